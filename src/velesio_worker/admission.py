@@ -1,0 +1,126 @@
+"""From a payload in a slot to a job that is to be run; whatever need not run ends here."""
+
+from __future__ import annotations
+
+import time
+
+from redis.asyncio import Redis
+
+from velesio_worker.closing import Closer
+from velesio_worker.errors import ExpiredError, UnusablePayloadError, WorkerLostError
+from velesio_worker.events import Done
+from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, parse_job
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.claims import Claim, Claims, Held
+from velesio_worker.queue.connection import Outage, until_done
+from velesio_worker.queue.keys import Slot, stream_key
+from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
+from velesio_worker.queue.slots import Slots
+from velesio_worker.stream import complete_stream
+
+log = get_logger(__name__)
+
+
+def cancelled_before_start(job_type: JobType) -> Done:
+    """The end of a job that was cancelled while it waited."""
+    result = {"text": "", "finish_reason": "cancelled", "usage": None, "timings": None}
+    if job_type is JobType.CHAT_COMPLETION:
+        result["message"] = {"role": "assistant", "content": ""}
+    return Done(result, "cancelled")
+
+
+class Admission:
+    """Claims what lies in a slot, or ends it: wrong, finished, cancelled, expired, lost too often.
+
+    Args:
+        commands: the client for commands.
+        claims: claims attempts.
+        slots: this worker's slots.
+        closer: ends attempts.
+        outage: whom to tell when Redis does not answer.
+        max_bytes: the largest job that is accepted, in bytes.
+        stream_ttl: how long a stream is kept, in seconds.
+    """
+
+    def __init__(
+        self,
+        commands: Redis,
+        claims: Claims,
+        slots: Slots,
+        closer: Closer,
+        outage: Outage,
+        *,
+        max_bytes: int,
+        stream_ttl: int,
+    ) -> None:
+        self._commands = commands
+        self._claims = claims
+        self._slots = slots
+        self._closer = closer
+        self._outage = outage
+        self._max_bytes = max_bytes
+        self._stream_ttl = stream_ttl
+
+    async def admit(self, slot: Slot, payload: bytes) -> Claim | None:
+        """Claim the job in the slot; None if it ended here, and then the slot is empty."""
+        try:
+            job = parse_job(payload, max_bytes=self._max_bytes)
+        except UnusablePayloadError as error:
+            await self._slots.bury(slot, payload, str(error))
+            return None
+        except RefusedJobError as refusal:
+            await self.refuse(refusal, slot, payload)
+            return None
+        reply = await self._claims.claim(job.id, slot, job.max_attempts)
+        held = Held(job.id, slot, payload, reply.attempt)
+        if await self._settled(job, held, reply):
+            return None
+        if reply.first and reply.attempt > 1:
+            await until_done(self._outage, lambda: self._forget_stream(job.id))
+        return Claim(job, held, reply.first)
+
+    async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
+        """Answer a job that has an id but is otherwise wrong."""
+        reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
+        held = Held(refusal.job_id, slot, payload, reply.attempt)
+        match reply.status:
+            case ClaimStatus.HELD:
+                reason = f"its id {refusal.job_id} is that of a job that runs, and it is wrong: {refusal}"
+                await self._slots.bury(slot, payload, reason)
+            case ClaimStatus.FINISHED:
+                await self._finished(held)
+            case _:
+                log.warning(str(refusal), action="job_refused", job_id=refusal.job_id, code=refusal.error.code)
+                bury = str(refusal) if len(payload) > self._max_bytes else ""
+                await self._closer.failed(held, refusal.error, bury=bury)
+
+    async def _settled(self, job: Job, held: Held, reply: ClaimReply) -> bool:
+        """End a job that need not run; False if it must."""
+        match reply.status:
+            case ClaimStatus.FINISHED:
+                await self._finished(held)
+            case ClaimStatus.HELD:
+                log.info("the job runs already", action="job_duplicate", job_id=job.id)
+                await self._slots.ack(held.slot, held.payload)
+            case ClaimStatus.CANCELLED:
+                await self._closer.done(held, cancelled_before_start(job.type))
+            case ClaimStatus.EXHAUSTED:
+                reason = f"{job.max_attempts} attempts were lost: each time the worker or its engine died"
+                await self._closer.failed(held, WorkerLostError(f"The job was given up: {reason}."), bury=reason)
+            case ClaimStatus.CLAIMED:
+                if job.expires_at is None or job.expires_at > time.time():
+                    return False
+                late = time.time() - job.expires_at
+                await self._closer.failed(held, ExpiredError(f"The job's expires_at passed {late:.1f} s ago."))
+        return True
+
+    async def _finished(self, held: Held) -> None:
+        await until_done(
+            self._outage,
+            lambda: complete_stream(self._commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl),
+        )
+        await self._slots.ack(held.slot, held.payload)
+
+    async def _forget_stream(self, job_id: str) -> None:
+        """Delete what an earlier submission under the same id left; its end would be read as this one's."""
+        await self._commands.delete(stream_key(job_id))

@@ -1,0 +1,192 @@
+"""The command line: ``velesio-worker [run | settings | submit | demo]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import anyio
+import orjson
+from redis.exceptions import RedisError
+
+from velesio_worker import __version__
+from velesio_worker.client import Client
+from velesio_worker.demo import run_demo
+from velesio_worker.errors import JobError, SettingsError, VelesioError
+from velesio_worker.events import START, TOKEN
+from velesio_worker.logs import configure_logging, get_logger
+from velesio_worker.settings import LogFormat, Settings, describe, hide_password, load_settings, misspelt
+from velesio_worker.worker import Worker
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="velesio-worker",
+        description="A GPU inference worker: jobs from Redis, tokens to Redis Streams as they are made.",
+        epilog="Settings are environment variables: see velesio-worker settings.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    commands.add_parser("run", help="run the worker (what happens without a command, too)")
+    settings = commands.add_parser("settings", help="show every setting: value, source, default, meaning")
+    settings.add_argument("--json", action="store_true", help="as JSON")
+    submit = commands.add_parser("submit", help="submit a text job and print what it yields")
+    submit.add_argument("prompt", nargs="?", help="the prompt; standard input if it is - or left out")
+    submit.add_argument("--type", default="chat_completion", choices=("completion", "chat_completion"))
+    submit.add_argument("--stream", action="store_true", help="print tokens as they come")
+    submit.add_argument("--system", help="a system message in front of the prompt (chat_completion)")
+    submit.add_argument("--max-tokens", type=int)
+    submit.add_argument("--data", type=_json_object, default={}, help="more parameters as JSON: '{\"temperature\": 0}'")
+    submit.add_argument("--id", help="the job's id; drawn at random if left out")
+    submit.add_argument("--json", action="store_true", help="print the result as JSON")
+    demo = commands.add_parser("demo", help="see it work on a Redis, a server and a model of its own")
+    demo.add_argument("--prompt", help="what to ask")
+    demo.add_argument("--chat", action="store_true", help="converse until Ctrl-D")
+    return parser
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _run_async(main: Callable[[], Awaitable[int]]) -> int:
+    """Run a coroutine function on uvloop where it is installed."""
+    fast = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(main, backend_options={"use_uvloop": fast})
+
+
+def _run_worker() -> int:
+    settings = load_settings()
+    worker = Worker(settings)
+    configure_logging(settings.log_level, settings.log_format, worker=worker.id)
+    log = get_logger(__name__)
+    for found, meant in misspelt(os.environ):
+        log.warning(f"{found} is no setting; did you mean {meant}?", action="unknown_setting")
+
+    async def main() -> int:
+        await worker.run()
+        return 0
+
+    try:
+        return _run_async(main)
+    except SettingsError:
+        raise
+    except VelesioError as error:
+        log.critical(str(error), action="worker_failed", error=type(error).__name__)
+        return EXIT_FAILED
+
+
+def _show_settings(*, as_json: bool) -> int:
+    rows = describe(load_settings(), os.environ)
+    if as_json:
+        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    for row in rows:
+        value = "(not set)" if row["value"] is None else row["value"]
+        default = "not set" if row["default"] is None else row["default"]
+        print(f"{row['name']}={value}\n    {row['description']}\n    from {row['source']}; default: {default}")
+    for found, meant in misspelt(os.environ):
+        print(f"{found} is no setting; did you mean {meant}?", file=sys.stderr)
+    return 0
+
+
+def _job_data(arguments: argparse.Namespace) -> dict[str, Any]:
+    prompt = arguments.prompt
+    if prompt in {None, "-"}:
+        prompt = sys.stdin.read()
+    data: dict[str, Any] = {"stream": arguments.stream}
+    if arguments.max_tokens is not None:
+        data["max_tokens"] = arguments.max_tokens
+    if arguments.type == "completion":
+        data["prompt"] = prompt
+    else:
+        system = [{"role": "system", "content": arguments.system}] if arguments.system else []
+        data["messages"] = [*system, {"role": "user", "content": prompt}]
+    return data | arguments.data
+
+
+async def _submit(settings: Settings, arguments: argparse.Namespace) -> int:
+    async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
+        job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
+        print(f"job {job_id}", file=sys.stderr)
+        if arguments.stream and not arguments.json:
+            await _print_stream(client, job_id)
+        result = await client.result(job_id)
+        if arguments.json:
+            print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+        elif not arguments.stream:
+            print(result.get("text", ""))
+    return 0
+
+
+async def _print_stream(client: Client, job_id: str) -> None:
+    async for event in client.events(job_id):
+        if event.event == TOKEN:
+            print(event.text, end="", flush=True)
+        elif event.event == START and event.data.get("mode") == "restart":
+            print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
+    print()
+
+
+def _submit_job(arguments: argparse.Namespace) -> int:
+    settings = load_settings()
+    configure_logging("WARNING", LogFormat.CONSOLE)
+
+    async def main() -> int:
+        return await _submit(settings, arguments)
+
+    try:
+        return _run_async(main)
+    except JobError as error:
+        print(f"error: {error} ({error.code})", file=sys.stderr)
+        return EXIT_FAILED
+    except RedisError as error:
+        where = hide_password(settings.redis_url)
+        print(f"error: Redis at {where} does not answer ({error}): check REDIS_URL", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    configure_logging("ERROR", LogFormat.CONSOLE)
+
+    async def main() -> int:
+        return await run_demo(prompt=arguments.prompt, chat=arguments.chat)
+
+    return _run_async(main)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 a setting or an argument is wrong."""
+    arguments = _parser().parse_args(argv)
+    try:
+        match arguments.command:
+            case "settings":
+                return _show_settings(as_json=arguments.json)
+            case "submit":
+                return _submit_job(arguments)
+            case "demo":
+                return _run_demo(arguments)
+            case _:
+                return _run_worker()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except VelesioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED

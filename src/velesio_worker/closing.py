@@ -1,0 +1,90 @@
+"""The end of a job: all its entries, then its result, then its terminal entry, then its slot is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from velesio_worker.errors import AbandonedError, FencedError, JobError
+from velesio_worker.events import DONE, ERROR, Done
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.claims import Claims, Held
+from velesio_worker.queue.slots import Slots
+from velesio_worker.stream import JobStream, Publisher
+
+log = get_logger(__name__)
+
+
+class Closer:
+    """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing.
+
+    Args:
+        claims: stores results.
+        slots: this worker's slots.
+        publisher: writes terminal entries.
+    """
+
+    def __init__(self, claims: Claims, slots: Slots, publisher: Publisher) -> None:
+        self._claims = claims
+        self._slots = slots
+        self._publisher = publisher
+
+    async def done(self, held: Held, done: Done, stream: JobStream | None = None) -> bool:
+        """End an attempt with a result; False if another attempt owns the job, which then ends it."""
+        return await self._close(held, done.result, DONE, done.entry(), stream)
+
+    async def failed(
+        self, held: Held, error: JobError, stream: JobStream | None = None, *, partial: bool = False, bury: str = ""
+    ) -> bool:
+        """End an attempt with an error; False if another attempt owns the job, which then ends it.
+
+        Args:
+            held: the attempt.
+            error: what went wrong.
+            stream: the attempt's stream, if it was opened.
+            partial: whether tokens were published before.
+            bury: if given, the job goes to the dead letters, with this as the reason.
+        """
+        result = {"error": str(error), "code": error.code}
+        entry = {**result, "retryable": error.retryable, "partial": partial}
+        return await self._close(held, result, ERROR, entry, stream, bury=bury)
+
+    async def _close(
+        self,
+        held: Held,
+        result: dict[str, Any],
+        event: str,
+        data: dict[str, Any],
+        stream: JobStream | None,
+        *,
+        bury: str = "",
+    ) -> bool:
+        stream = stream or self._publisher.open(held.job_id, held.attempt)
+        try:
+            owned = await self._publish(held, stream, result, event, data)
+        except FencedError:
+            owned = False
+        if not owned:
+            log.warning("another attempt owns the job", action="job_fenced", job_id=held.job_id, attempt=held.attempt)
+        if bury and owned:
+            await self._slots.bury(held.slot, held.payload, bury)
+        else:
+            await self._slots.ack(held.slot, held.payload)
+        return owned
+
+    async def _publish(
+        self, held: Held, stream: JobStream, result: dict[str, Any], event: str, data: dict[str, Any]
+    ) -> bool:
+        try:
+            await stream.flushed()
+        except AbandonedError:
+            pass  # nobody reads; the result is still owed
+        if not await self._claims.finish(held, orjson.dumps(result)):
+            return False
+        stream.put(event, orjson.dumps(data))
+        try:
+            await stream.flushed()
+        except AbandonedError:
+            log.info("the job's stream was deleted", action="stream_deleted", job_id=held.job_id)
+        return True

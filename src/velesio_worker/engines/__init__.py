@@ -1,0 +1,1 @@
+"""Engines: what runs jobs. Nothing in here knows of Redis."""

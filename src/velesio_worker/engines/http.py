@@ -1,0 +1,139 @@
+"""HTTP to an engine. The one module that imports httpx, so that its successor is a change of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Final, Self
+
+import httpx
+import orjson
+
+KEEPALIVE_SECONDS: Final = 4.0
+"""llama-server closes idle connections after 5 s; one that is closed earlier is never used a moment too late."""
+
+CONNECT_SECONDS: Final = 5.0
+
+
+class ConnectionLostError(Exception):
+    """The engine could not be reached, or went away in the middle of an answer."""
+
+
+class EngineResponse:
+    """A streamed answer.
+
+    Attributes:
+        status: the HTTP status.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self._response = response
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives.
+
+        Raises:
+            ConnectionLostError: it broke off.
+        """
+        try:
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        except httpx.HTTPError as error:
+            raise ConnectionLostError(_reason(error)) from error
+
+    async def body(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            ConnectionLostError: it broke off.
+        """
+        return b"".join([chunk async for chunk in self.chunks()])
+
+
+class EngineHTTP:
+    """A client of one engine's HTTP server. An async context manager.
+
+    Args:
+        base_url: the server's address, such as ``http://127.0.0.1:1337``.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            limits=limits,
+            transport=_transport(limits),
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            headers={"Accept-Encoding": "identity"},
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def get(self, path: str, *, timeout: float) -> tuple[int, Any]:  # noqa: ASYNC109 (httpx's own time-out)
+        """GET a JSON document.
+
+        Args:
+            path: the path.
+            timeout: the longest wait for the answer, in seconds.
+
+        Returns:
+            the status, and the document or None if the body is no JSON.
+
+        Raises:
+            ConnectionLostError: there was no answer.
+        """
+        try:
+            response = await self._client.get(path, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise ConnectionLostError(_reason(error)) from error
+        return response.status_code, decode_json(response.content)
+
+    @contextlib.asynccontextmanager
+    async def post(self, path: str, body: bytes) -> AsyncGenerator[EngineResponse, None]:
+        """POST JSON and stream the answer; leaving the context closes the connection if the answer is not at its end.
+
+        Raises:
+            ConnectionLostError: there was no answer.
+        """
+        request = self._client.build_request("POST", path, content=body, headers={"Content-Type": "application/json"})
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise ConnectionLostError(_reason(error)) from error
+        try:
+            yield EngineResponse(response)
+        finally:
+            with contextlib.suppress(httpx.HTTPError):
+                await response.aclose()
+
+
+def _transport(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
+    """httpx-aiohttp's transport where it is installed (a third of the CPU time per token), else httpx's own."""
+    if importlib.util.find_spec("httpx_aiohttp") is None:
+        return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+    from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 (an extra)
+
+    return AiohttpTransport(limits=limits, trust_env=False)
+
+
+def decode_json(data: bytes) -> Any:  # noqa: ANN401 (JSON)
+    """Decode JSON; bytes that are no UTF-8 become U+FFFD, and what is no JSON becomes None."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return orjson.loads(data.decode(errors="replace"))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return str(error) or type(error).__name__

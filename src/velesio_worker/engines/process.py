@@ -1,0 +1,163 @@
+"""An engine's process: its own process group, its output read to the end, never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Final
+
+import anyio
+
+from velesio_worker.errors import EngineStartError
+
+STOP_SECONDS: Final = 10.0
+"""How long a process may take to end after SIGTERM before it is killed."""
+
+TAIL_LINES: Final = 30
+_LINE_BYTES: Final = 16 * 1024
+_PR_SET_PDEATHSIG: Final = 1
+
+OnLine = Callable[[str], None]
+
+
+class EngineProcess:
+    """A running process. Made by :func:`running`.
+
+    Attributes:
+        pid: its process id.
+        lines: how many lines it has written so far.
+        tail: the last of them.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.lines = 0
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; negative for a signal, None while the process runs."""
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        """Wait for the end; returns the exit code."""
+        return await self._process.wait()
+
+    def how_it_ended(self) -> str:
+        """Say how the process ended."""
+        code = self.returncode
+        if code is None:
+            return "still runs"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    def start_draining(self, on_line: OnLine) -> None:
+        """Begin to hand every line of output to ``on_line``; ended by :meth:`drained`."""
+        self._drain = asyncio.create_task(self._read_lines(on_line))
+
+    async def drained(self) -> None:
+        """Wait until the output of a process that has ended is read, for a second at most."""
+        if self._drain is not None:
+            await asyncio.wait({self._drain}, timeout=1)
+            self._drain.cancel()
+            await asyncio.wait({self._drain})
+
+    async def _read_lines(self, on_line: OnLine) -> None:
+        stdout = self._process.stdout
+        if stdout is None:
+            return
+        rest = b""
+        while chunk := await stdout.read(64 * 1024):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LINE_BYTES:
+                lines.append(rest)
+                rest = b""
+            for line in lines:
+                self._take(line, on_line)
+        if rest:
+            self._take(rest, on_line)
+
+    def _take(self, line: bytes, on_line: OnLine) -> None:
+        text = line.rstrip(b"\r").decode(errors="replace")
+        self.lines += 1
+        if text.strip():
+            self.tail.append(text)
+            on_line(text)
+
+    async def stop(self) -> None:
+        """End the process and all that it started: SIGTERM, and SIGKILL after ``STOP_SECONDS``."""
+        if self.returncode is None:
+            self._signal(signal.SIGTERM)
+            with anyio.move_on_after(STOP_SECONDS):
+                await self.wait()
+        self._signal(signal.SIGKILL)
+        await self.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    command: Sequence[str], *, env: Mapping[str, str], on_line: OnLine, remedy: str
+) -> AsyncGenerator[EngineProcess, None]:
+    """Run a command in a process group of its own; leaving the context ends the whole group.
+
+    On Linux the kernel kills the process should this one die without a word.
+
+    Args:
+        command: program and arguments; no shell is involved.
+        env: the process's environment.
+        on_line: gets each line that it writes to standard output or standard error.
+        remedy: what to change if the program cannot be run.
+
+    Raises:
+        EngineStartError: there is no such program, or it cannot be run.
+    """
+    try:
+        handle = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(env),
+            start_new_session=True,
+            preexec_fn=_die_with_parent if _LIBC is not None else None,
+        )
+    except OSError as error:
+        raise EngineStartError(f"{command[0]} cannot be run ({error.strerror or error}): {remedy}") from None
+    process = EngineProcess(handle)
+    process.start_draining(on_line)
+    try:
+        yield process
+    finally:
+        with anyio.CancelScope(shield=True):
+            await process.stop()
+            await process.drained()
+
+
+def _load_libc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None)
+    except OSError:
+        return None
+
+
+_LIBC: Final = _load_libc()
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,174 @@
+"""A llama-server that serves: one that the worker starts, or one that runs elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from velesio_worker.engines.command import check_port, engine_environment, llama_command
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
+from velesio_worker.engines.process import EngineProcess, running
+from velesio_worker.errors import EngineRefusedError, EngineStartError
+from velesio_worker.logs import get_logger
+from velesio_worker.settings import Settings, hide_password
+
+START_SECONDS: Final = 60.0
+"""The longest that a starting server may show no progress: no line of log, no change in how it answers."""
+
+_POLL_SECONDS: Final = 0.1
+_LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
+_ONE_DOWN: Final = {"W": logging.INFO, "E": logging.WARNING}
+
+_HINTS: Final = (
+    ("invalid argument", "llama-server does not know an argument: check STARTUP_COMMAND, or use a newer build"),
+    ("out of memory", "the GPU has too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY"),
+    ("failed to load model", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
+    ("model loading error", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
+    ("couldn't bind", "the port is taken: set LLAMA_PORT"),
+)
+
+log = get_logger(__name__)
+server_log = get_logger("llama-server")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that is ready.
+
+    Attributes:
+        engine: the engine that it is.
+        gone: waits until it does not serve any more; returns what happened to it.
+    """
+
+    engine: LlamaEngine
+    gone: Callable[[], Awaitable[str]]
+
+
+def pass_on(line: str) -> None:
+    """Pass a line of the server's log on, one level down: what it does at length is of use in trouble only."""
+    match = _LOG_LEVEL.match(line)
+    level = _ONE_DOWN.get(match.group(1), logging.DEBUG) if match else logging.DEBUG
+    server_log.log(level, line, action="engine_log")
+
+
+@contextlib.asynccontextmanager
+async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenerator[Serving, None]:
+    """Start a llama-server, wait until it is ready, and end it on leaving.
+
+    Raises:
+        EngineStartError: it did not become ready, and what to change.
+    """
+    command = llama_command(settings)
+    check_port(command.port)
+    log.info(f"starting llama-server from {command.source}", action="engine_starting", port=command.port)
+    remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
+    environment = engine_environment(settings, environ, command.port)
+    began = anyio.current_time()
+    async with (
+        running(command.argv, env=environment, on_line=pass_on, remedy=remedy) as process,
+        EngineHTTP(command.url) as http,
+    ):
+        properties = await _until_ready(process, http)
+        log.info(
+            f"llama-server is ready: {properties.model}, {properties.slots} slots of {properties.context_length} tokens",
+            action="engine_ready",
+            duration_ms=round((anyio.current_time() - began) * 1000),
+            pid=process.pid,
+        )
+
+        async def gone() -> str:
+            await process.wait()
+            await process.drained()
+            return _last_words(process)
+
+        yield Serving(LlamaEngine(http, properties), gone)
+
+
+async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaProperties:
+    seen: tuple[int, str] | None = None
+    deadline = anyio.current_time() + START_SECONDS
+    while True:
+        if process.returncode is not None:
+            await process.drained()
+            raise EngineStartError(f"llama-server {_last_words(process)}")
+        try:
+            properties = await read_properties(http)
+        except ConnectionLostError:
+            answer = "none"
+        except EngineRefusedError as error:
+            raise EngineStartError(str(error)) from None
+        else:
+            if properties is not None:
+                return properties
+            answer = "loading"
+        if (process.lines, answer) != seen:
+            seen = (process.lines, answer)
+            deadline = anyio.current_time() + START_SECONDS
+        elif anyio.current_time() > deadline:
+            raise EngineStartError(
+                f"llama-server showed no progress for {START_SECONDS:.0f} s. Its last lines:\n{_tail(process)}"
+            )
+        await anyio.sleep(_POLL_SECONDS)
+
+
+def _tail(process: EngineProcess) -> str:
+    return "\n".join(f"  {line}" for line in process.tail) or "  (it wrote nothing)"
+
+
+def _last_words(process: EngineProcess) -> str:
+    tail = _tail(process)
+    hint = next((f"Most likely {hint}.\n" for sign, hint in _HINTS if sign in tail.lower()), "")
+    return f"{process.how_it_ended()}. {hint}Its last lines:\n{tail}"
+
+
+@contextlib.asynccontextmanager
+async def foreign_server(url: str, lost: anyio.Event) -> AsyncGenerator[Serving, None]:
+    """Wait until the server at ``url`` answers, however long that takes.
+
+    Args:
+        url: its address.
+        lost: set by whoever finds it gone.
+
+    Raises:
+        EngineStartError: what answers is no llama-server.
+    """
+    shown = hide_password(url)
+    async with EngineHTTP(url) as http:
+        properties = await _until_it_answers(http, shown)
+        log.info(
+            f"llama-server at {shown} is ready: {properties.model}, {properties.slots} slots of "
+            f"{properties.context_length} tokens",
+            action="engine_ready",
+        )
+
+        async def gone() -> str:
+            await lost.wait()
+            return "does not answer any more"
+
+        yield Serving(LlamaEngine(http, properties), gone)
+
+
+async def _until_it_answers(http: EngineHTTP, shown: str) -> LlamaProperties:
+    said = ""
+    while True:
+        try:
+            properties = await read_properties(http)
+        except ConnectionLostError as error:
+            trouble = f"does not answer ({error})"
+        except EngineRefusedError as error:
+            raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}") from None
+        else:
+            if properties is not None:
+                return properties
+            trouble = "loads its model"
+        if trouble != said:
+            said = trouble
+            log.warning(f"llama-server at {shown} {trouble}; trying again", action="engine_absent")
+        await anyio.sleep(1)

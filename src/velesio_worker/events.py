@@ -1,0 +1,93 @@
+"""What an engine yields while it runs a job, and what a subscriber reads off the job's stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+START: Final = "start"
+TOKEN: Final = "token"  # noqa: S105 (an event's name)
+PROGRESS: Final = "progress"
+DONE: Final = "done"
+ERROR: Final = "error"
+TERMINAL: Final = frozenset({DONE, ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of output, as the engine sent it.
+
+    Attributes:
+        data: the ``token`` entry's data (wire protocol, section 4).
+    """
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the engine is with something that yields no output yet.
+
+    Attributes:
+        data: the ``progress`` entry's data (wire protocol, section 4).
+    """
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of a job that succeeded.
+
+    Attributes:
+        result: the job's result (wire protocol, section 5).
+        finish_reason: ``stop``, ``length``, ``tool_calls`` or ``cancelled``.
+        usage: token counts, where the engine knows them.
+        timings: the engine's own timings, where it has them.
+    """
+
+    result: dict[str, Any]
+    finish_reason: str
+    usage: dict[str, Any] | None = None
+    timings: dict[str, Any] | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """Return the ``done`` entry's data."""
+        return {"finish_reason": self.finish_reason, "usage": self.usage, "timings": self.timings}
+
+
+EngineEvent = Token | Progress | Done
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One entry of a job's stream.
+
+    Attributes:
+        id: the entry's id, ``<attempt>-<sequence>``: a point to resume from.
+        event: ``start``, ``token``, ``progress``, ``done`` or ``error``.
+        data: the entry's data (wire protocol, section 4).
+    """
+
+    id: str
+    event: str
+    data: dict[str, Any]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows this entry."""
+        return self.event in TERMINAL
+
+    @property
+    def text(self) -> str:
+        """The text that this entry adds to the job's output; empty where it adds none."""
+        if self.event != TOKEN:
+            return ""
+        return "".join(piece_text(choice) for choice in self.data.get("choices", ()))
+
+
+def piece_text(choice: dict[str, Any]) -> str:
+    """Return the text of one choice of a ``token`` entry: ``text``, or ``delta.content``."""
+    if "text" in choice:
+        return choice["text"] or ""
+    return choice.get("delta", {}).get("content") or ""

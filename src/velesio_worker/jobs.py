@@ -1,0 +1,258 @@
+"""Jobs as they stand on the wire: the envelope and the parameters of each type (wire protocol, 1 and 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from velesio_worker.errors import BadJobError, JobError, TooLargeError, UnknownTypeError, UnusablePayloadError
+
+JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+DEFAULT_MAX_ATTEMPTS: Final = 3
+
+
+class Kind(StrEnum):
+    """The kinds of capacity that a worker has; each has a ready list of its own."""
+
+    TEXT = "text"
+    IMAGE = "image"
+
+
+class JobType(StrEnum):
+    """The types of job that this release knows."""
+
+    COMPLETION = "completion"
+    CHAT_COMPLETION = "chat_completion"
+    TXT2IMG = "txt2img"
+    IMG2IMG = "img2img"
+
+    @property
+    def kind(self) -> Kind:
+        """The capacity that a job of this type takes up."""
+        return Kind.IMAGE if self in {JobType.TXT2IMG, JobType.IMG2IMG} else Kind.TEXT
+
+
+class LoraAdapter(BaseModel):
+    """One LoRA adapter that the engine has loaded, and how strongly it counts."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: Annotated[int, Field(ge=0)]
+    scale: float
+
+
+class _Parameters(BaseModel):
+    """Parameters of a job; an unknown one is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class TextParameters(_Parameters):
+    """What ``completion`` and ``chat_completion`` have in common. Defaults are the wire protocol's."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 150
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_k: Annotated[int, Field(ge=0)] = 40
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0)] = 1.1
+    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool = False
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    logit_bias: list[Any] | dict[str, Any] | None = None
+    n_probs: Annotated[int, Field(ge=0)] | None = None
+    id_slot: Annotated[int, Field(ge=-1)] | None = None
+    cache_prompt: bool | None = None
+    lora: list[LoraAdapter] | None = None
+
+
+class CompletionParameters(TextParameters):
+    """Parameters of a ``completion`` job."""
+
+    prompt: str
+
+
+def _message(value: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value.get("role"), str):
+        raise ValueError("a message needs a role, such as system, user or assistant")  # noqa: TRY004
+    content = value.get("content")
+    for part in content if isinstance(content, list) else ():  # pyright: ignore[reportUnknownVariableType]
+        match part:
+            case {"type": "image_url", "image_url": {"url": str(url)}} if url.startswith("data:"):
+                pass
+            case {"type": "image_url"}:
+                raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
+            case _:
+                pass
+    return value
+
+
+Message = Annotated[dict[str, Any], AfterValidator(_message)]
+
+
+class ChatCompletionParameters(TextParameters):
+    """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+
+
+class ImageParameters(BaseModel):
+    """Parameters of an image job; the replica that has an image engine checks them."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+Parameters = CompletionParameters | ChatCompletionParameters | ImageParameters
+
+_PARAMETERS: Final[Mapping[JobType, type[Parameters]]] = {
+    JobType.COMPLETION: CompletionParameters,
+    JobType.CHAT_COMPLETION: ChatCompletionParameters,
+    JobType.TXT2IMG: ImageParameters,
+    JobType.IMG2IMG: ImageParameters,
+}
+
+
+class Envelope(BaseModel):
+    """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    expires_at: float | None = None
+    max_attempts: Annotated[int, Field(ge=1)] = DEFAULT_MAX_ATTEMPTS
+    on_crash: Literal["continue", "restart", "fail"] = "continue"
+    cache: bool | None = None
+    worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+    traceparent: str | None = None
+
+
+class Job(Envelope):
+    """A job that was found right.
+
+    Attributes:
+        id: the job's id.
+        type: what is to be done.
+        parameters: how; the job's ``data``, checked.
+    """
+
+    id: str
+    type: JobType
+    parameters: Parameters
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the job asked for ``token`` entries."""
+        return isinstance(self.parameters, TextParameters) and self.parameters.stream
+
+
+class RefusedJobError(Exception):
+    """A job with a usable id that is otherwise wrong: it is answered with ``error``.
+
+    Attributes:
+        job_id: whom to answer.
+        error: what to answer.
+    """
+
+    def __init__(self, job_id: str, error: JobError) -> None:
+        super().__init__(str(error))
+        self.job_id = job_id
+        self.error = error
+
+
+def is_job_id(value: object) -> bool:
+    """Whether ``value`` may be a job's id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``."""
+    return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
+
+
+def parse_job(payload: bytes, *, max_bytes: int) -> Job:
+    """Read a job off a list.
+
+    Args:
+        payload: what the producer pushed.
+        max_bytes: the largest payload that is accepted, in bytes (``MAX_JOB_BYTES``).
+
+    Raises:
+        UnusablePayloadError: it is not a JSON object or has no usable id, so nobody can be answered.
+        RefusedJobError: it has an id but is otherwise wrong.
+    """
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise UnusablePayloadError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UnusablePayloadError(f"not a JSON object but {_json_type(fields)}")
+    job_id: Any = fields.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if not is_job_id(job_id):
+        shown = "no id" if job_id is None else f"a bad id, {_shorten(repr(job_id))}"
+        raise UnusablePayloadError(f"{shown}: an id is 1 to 128 of A-Z a-z 0-9 . _ : -")
+    try:
+        if len(payload) > max_bytes:
+            raise TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
+        return _checked_job(fields)  # pyright: ignore[reportUnknownArgumentType]
+    except JobError as error:
+        raise RefusedJobError(job_id, error) from None
+
+
+def _checked_job(fields: dict[str, Any]) -> Job:
+    type_ = fields.get("type")
+    if type_ is None:
+        raise BadJobError(f"The job has no type; known types: {', '.join(JobType)}.")
+    try:
+        job_type = JobType(type_)
+    except ValueError:
+        raise UnknownTypeError(f"Unknown job type: {_shorten(str(type_))}") from None
+    data: Any = fields.get("data")
+    if not isinstance(data, dict):
+        raise BadJobError(f"data must be an object with the parameters of {job_type}, not {_json_type(data)}.")
+    model = _PARAMETERS[job_type]
+    try:
+        parameters = model.model_validate(data)
+    except ValidationError as error:
+        raise BadJobError(_sentences(error, "data.", known=tuple(model.model_fields))) from None
+    try:
+        envelope = Envelope.model_validate(fields)
+    except ValidationError as error:
+        raise BadJobError(_sentences(error, "")) from None
+    return Job.model_construct(id=fields["id"], type=job_type, parameters=parameters, **dict(envelope))
+
+
+def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = ()) -> str:
+    """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
+    sentences: list[str] = []
+    for mistake in error.errors(include_url=False, include_context=False):
+        path = prefix + ".".join(str(step) for step in mistake["loc"])
+        match mistake["type"]:
+            case "extra_forbidden":
+                sentences.append(f"{path}: unknown parameter; known ones: {', '.join(sorted(known))}")
+            case "missing":
+                sentences.append(f"{path}: required")
+            case _:
+                got = _shorten(repr(mistake["input"]))
+                sentences.append(f"{path}: {mistake['msg'].removeprefix('Value error, ')} (got {got})")
+    return "; ".join(sentences)
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "an object")
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,68 @@
+"""Log lines: one per event, with a machine-readable ``action``, as JSON or for people."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+import structlog
+
+from velesio_worker.settings import LogFormat
+
+Logger = structlog.stdlib.BoundLogger
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger of a module or of an engine."""
+    return structlog.stdlib.get_logger(name)
+
+
+def _dumps(event: dict[str, Any], **_: Any) -> str:  # noqa: ANN401 (structlog's serializer interface)
+    return orjson.dumps(event, default=str).decode()
+
+
+def configure_logging(level: str, log_format: LogFormat, *, worker: str | None = None) -> None:
+    """Send every log line, of this package and of libraries, to standard error in one shape.
+
+    Args:
+        level: the least important level that is shown, such as ``INFO``.
+        log_format: JSON objects or lines for people.
+        worker: the worker's id, which every line then carries.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("message"),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(serializer=_dumps)
+        if log_format is LogFormat.JSON
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), event_key="message", timestamp_key="time", pad_event_to=0
+        )
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for noisy in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    if worker is not None and log_format is LogFormat.JSON:
+        structlog.contextvars.bind_contextvars(worker=worker)

@@ -1,0 +1,1 @@
+"""The list side of Redis: from ``LPUSH`` to a claimed job, and back."""

@@ -1,0 +1,100 @@
+"""Claims: which attempt of which job is whose."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from velesio_worker.jobs import Job
+from velesio_worker.queue.connection import Outage, until_done
+from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
+from velesio_worker.queue.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job's next attempt, owned by one slot of this worker.
+
+    Attributes:
+        job_id: the job.
+        slot: the slot that holds it.
+        payload: the job, as it was taken.
+        attempt: which attempt, counted from 1.
+    """
+
+    job_id: str
+    slot: Slot
+    payload: bytes
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker is to run.
+
+    Attributes:
+        job: what is to be done.
+        held: the attempt that is this worker's.
+        first: whether it is the first attempt.
+    """
+
+    job: Job
+    held: Held
+    first: bool
+
+
+class Claims:
+    """Claims attempts, stores their results, gives them up. All of it survives lost replies.
+
+    Args:
+        commands: the client for commands.
+        slots: this worker's slots.
+        outage: whom to tell when Redis does not answer.
+        result_ttl: how long results are kept, in seconds.
+    """
+
+    def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int) -> None:
+        self._scripts = Scripts(commands)
+        self._slots = slots
+        self._outage = outage
+        self._result_ttl = result_ttl
+
+    async def claim(self, job_id: str, slot: Slot, max_attempts: int) -> ClaimReply:
+        """Claim the job's next attempt for ``slot``.
+
+        An owner that is gone, or no longer holds the job, is replaced; ``held`` therefore means that the job really
+        lies in another slot of a living worker.
+        """
+        nonce = secrets.token_hex(8)
+        take_over = ""
+        while True:
+            gone = take_over
+            reply = await until_done(self._outage, lambda: self._scripts.claim(job_id, slot, nonce, max_attempts, gone))
+            if reply.status is not ClaimStatus.HELD:
+                return reply
+            if await self._slots.holder_has(reply.owner, reply.slot, job_id):
+                return reply
+            take_over = reply.nonce
+
+    async def finish(self, held: Held, result: bytes) -> bool:
+        """Store the result; False if another attempt owns the job."""
+        return await until_done(
+            self._outage,
+            lambda: self._scripts.finish(held.job_id, held.slot.worker, held.attempt, result, self._result_ttl),
+        )
+
+    async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
+        """Give the attempt up and put the job to the front of its list.
+
+        Args:
+            held: the attempt.
+            in_good_order: whether the attempt does not count against ``max_attempts``.
+        """
+        await until_done(
+            self._outage,
+            lambda: self._scripts.release(held.job_id, held.slot.worker, held.attempt, in_good_order=in_good_order),
+        )
+        await self._slots.hand_back(held.slot)

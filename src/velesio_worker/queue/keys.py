@@ -1,0 +1,93 @@
+"""The names of all keys (wire protocol, section 2). Braces are Redis Cluster hash tags and part of the name."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+
+from velesio_worker.jobs import Kind
+
+
+def result_key(job_id: str) -> str:
+    """The string that holds a job's result."""
+    return f"result:{job_id}"
+
+
+def job_key(job_id: str) -> str:
+    """The hash with a job's attempt, owner and cancel flag; in the Cluster slot of its result."""
+    return f"{{result:{job_id}}}:job"
+
+
+def stream_key(job_id: str) -> str:
+    """The stream of everything that happened to a job."""
+    return f"stream:{job_id}"
+
+
+def new_worker_id() -> str:
+    """Name this process: host name plus a nonce, so that a restarted container inherits nothing."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "worker"
+    return f"{host}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A list of at most one job: what one consumer of one worker holds.
+
+    Attributes:
+        key: the list's name.
+        worker: the worker's id.
+        name: which of its slots, such as ``text-0``.
+        home: the list to whose front a job goes that is handed back.
+    """
+
+    key: str
+    worker: str
+    name: str
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The queue's keys, all named after ``QUEUE_NAME``.
+
+    Attributes:
+        incoming: the list that producers push to.
+    """
+
+    incoming: str
+
+    def _derived(self, suffix: str) -> str:
+        return f"{{{self.incoming}}}:{suffix}"
+
+    def ready(self, kind: Kind) -> str:
+        """The list of jobs that wait for one kind of capacity."""
+        return self._derived(kind.value)
+
+    def only(self, worker: str) -> str:
+        """The list of jobs that name this worker."""
+        return self._derived(f"only:{worker}")
+
+    def slot(self, worker: str, name: str, *, home: str | None = None) -> Slot:
+        """The slot ``name`` of a worker; what is handed back from it goes to ``home``, or to the incoming list."""
+        return Slot(self._derived(f"active:{worker}:{name}"), worker, name, home or self.incoming)
+
+    @property
+    def workers(self) -> str:
+        """The sorted set of workers and the ends of their leases."""
+        return self._derived("workers")
+
+    def worker(self, worker: str) -> str:
+        """The hash with what a worker is and does."""
+        return self._derived(f"worker:{worker}")
+
+    @property
+    def control(self) -> str:
+        """The stream of cancel and control messages."""
+        return self._derived("control")
+
+    @property
+    def dead(self) -> str:
+        """The list of dead letters."""
+        return self._derived("dead")

@@ -1,0 +1,104 @@
+"""Typed stubs of the Lua scripts in this folder; each script's head documents its keys, arguments and reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+
+from velesio_worker.queue.keys import Keys, Slot, job_key, result_key
+
+JOB_HASH_TTL = 24 * 3600
+DEAD_LETTERS_KEPT = 10_000
+
+
+class ClaimStatus(StrEnum):
+    """What a claim came to."""
+
+    CLAIMED = "claimed"
+    FINISHED = "finished"
+    HELD = "held"
+    CANCELLED = "cancelled"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimReply:
+    """The reply of ``claim.lua``.
+
+    Attributes:
+        status: what the claim came to.
+        attempt: the job's attempt, counted from 1.
+        first: whether this is the first attempt of its submission.
+        owner: the worker that owns the job now; empty for none.
+        slot: the name of the owner's slot.
+        nonce: the owner's claim.
+    """
+
+    status: ClaimStatus
+    attempt: int
+    first: bool
+    owner: str
+    slot: str
+    nonce: str
+
+
+class Scripts:
+    """The scripts, bound to a client. All are safe to repeat."""
+
+    def __init__(self, redis: Redis) -> None:
+        folder = files(__name__)
+
+        def load(name: str) -> Any:  # noqa: ANN401 (redis-py's script object is untyped)
+            return redis.register_script(  # pyright: ignore[reportUnknownMemberType]
+                folder.joinpath(f"{name}.lua").read_text()
+            )
+
+        self._claim = load("claim")
+        self._finish = load("finish")
+        self._release = load("release")
+        self._ack = load("ack")
+        self._bury = load("bury")
+        self._beat = load("beat")
+        self._alive = load("alive")
+
+    async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
+        """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
+        status, attempt, first, owner, name, holder = await self._claim(
+            keys=[job_key(job_id), result_key(job_id)],
+            args=[slot.worker, slot.name, nonce, max_attempts, take_over, JOB_HASH_TTL],
+        )
+        return ClaimReply(
+            ClaimStatus(status.decode()), int(attempt), bool(first), owner.decode(), name.decode(), holder.decode()
+        )
+
+    async def finish(self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int) -> bool:
+        """Store the result; False if another attempt owns the job."""
+        keys = [job_key(job_id), result_key(job_id)]
+        return bool(await self._finish(keys=keys, args=[worker, attempt, ttl, result, JOB_HASH_TTL]))
+
+    async def release(self, job_id: str, worker: str, attempt: int, *, in_good_order: bool) -> bool:
+        """Give up an attempt; False if it was not the caller's any more."""
+        return bool(await self._release(keys=[job_key(job_id)], args=[worker, attempt, int(in_good_order)]))
+
+    async def ack(self, slot: Slot) -> bool:
+        """Empty the slot; False if a second job lies in it, and then nothing was done."""
+        return not await self._ack(keys=[slot.key])
+
+    async def bury(self, keys: Keys, slot: Slot, letter: bytes) -> bool:
+        """Move the job in the slot to the dead letters; False if there was none."""
+        return bool(await self._bury(keys=[slot.key, keys.dead], args=[letter, DEAD_LETTERS_KEPT]))
+
+    async def beat(self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int]) -> float:
+        """Renew the worker's lease; returns its end, in Unix seconds by Redis's clock."""
+        pairs = [part for pair in facts.items() for part in pair]
+        ends = await self._beat(keys=[keys.workers, keys.worker(worker)], args=[worker, lease_seconds, *pairs])
+        return int(ends) / 1000
+
+    async def alive(self, keys: Keys, worker: str) -> bool:
+        """Whether the worker's lease runs."""
+        return bool(await self._alive(keys=[keys.workers], args=[worker]))

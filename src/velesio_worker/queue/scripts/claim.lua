@@ -1,0 +1,55 @@
+-- Make a worker the owner of a job's next attempt.
+--
+-- KEYS[1]  {result:<id>}:job   hash: the job's state
+-- KEYS[2]  result:<id>         string: the job's result
+-- ARGV[1]  worker id
+-- ARGV[2]  name of the worker's slot that holds the job
+-- ARGV[3]  nonce of this claim: the same nonce again gives the same answer, so a lost reply costs nothing
+-- ARGV[4]  max_attempts
+-- ARGV[5]  claim (its nonce) that may be taken over, because its owner was found gone; '' for none
+-- ARGV[6]  life of the hash, in seconds
+--
+-- Returns {status, attempt, first, owner, slot, nonce}; `first` is 1 on the first attempt of a submission.
+--   finished   the result is there already; nothing was changed
+--   held       another slot owns the job; nothing was changed
+--   claimed    the attempt is the caller's
+--   cancelled  the attempt is the caller's, to end it: somebody asked for that
+--   exhausted  the attempt is the caller's, to end it: max_attempts were lost already
+--
+-- Hash: attempt (counts up for ever), base (attempts of earlier submissions under this id), returned (attempts
+-- handed back in good order, which do not count), owner, slot, nonce, cancel, claimed_at, finished_at, finished_by.
+local state = redis.call('HMGET', KEYS[1],
+  'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by')
+local attempt = tonumber(state[1] or 0)
+local base = tonumber(state[2] or 0)
+local returned = tonumber(state[3] or 0)
+local owner, slot, nonce = state[4] or '', state[5] or '', state[6] or ''
+
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  return {'finished', attempt, 0, owner, slot, nonce}
+end
+
+local mine = owner == ARGV[1] and slot == ARGV[2]
+if not (mine and nonce == ARGV[3]) then
+  if owner ~= '' and not mine and nonce ~= ARGV[5] then
+    return {'held', attempt, 0, owner, slot, nonce}
+  end
+  if state[8] then
+    -- An earlier submission under this id ended and its result has expired: begin anew, with rising attempts.
+    base, returned = attempt, 0
+    redis.call('HDEL', KEYS[1], 'finished_by', 'finished_at')
+  end
+  attempt = attempt + 1
+  local now = redis.call('TIME')
+  redis.call('HSET', KEYS[1], 'attempt', attempt, 'base', base, 'returned', returned,
+    'owner', ARGV[1], 'slot', ARGV[2], 'nonce', ARGV[3], 'claimed_at', now[1])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[6])
+
+local status = 'claimed'
+if state[7] == '1' then
+  status = 'cancelled'
+elseif attempt - base - returned > tonumber(ARGV[4]) then
+  status = 'exhausted'
+end
+return {status, attempt, (attempt == base + 1) and 1 or 0, ARGV[1], ARGV[2], ARGV[3]}

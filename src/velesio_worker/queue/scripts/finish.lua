@@ -1,0 +1,25 @@
+-- Store a job's result, if the caller still owns the job. Safe to repeat.
+--
+-- KEYS[1]  {result:<id>}:job   hash: the job's state
+-- KEYS[2]  result:<id>         string: the job's result
+-- ARGV[1]  worker id
+-- ARGV[2]  attempt
+-- ARGV[3]  life of the result, in seconds
+-- ARGV[4]  the result, JSON
+-- ARGV[5]  life of the hash, in seconds
+--
+-- Returns 1: stored; 0: fenced, another attempt owns the job.
+local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt', 'finished_by')
+local me = ARGV[1] .. ':' .. ARGV[2]
+if state[3] == me then
+  return 1
+end
+if state[1] ~= ARGV[1] or state[2] ~= ARGV[2] then
+  return 0
+end
+local now = redis.call('TIME')
+redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[1], 'finished_by', me, 'finished_at', now[1])
+redis.call('HDEL', KEYS[1], 'owner', 'slot', 'nonce', 'cancel')
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return 1

@@ -1,0 +1,17 @@
+-- Give up an attempt, so that the job can be claimed again. Safe to repeat.
+--
+-- KEYS[1]  {result:<id>}:job   hash: the job's state
+-- ARGV[1]  worker id
+-- ARGV[2]  attempt
+-- ARGV[3]  '1': handed back in good order, which does not count against max_attempts
+--
+-- Returns 1: released; 0: the caller did not own the attempt (any more).
+local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt')
+if state[1] ~= ARGV[1] or state[2] ~= ARGV[2] then
+  return 0
+end
+redis.call('HDEL', KEYS[1], 'owner', 'slot', 'nonce')
+if ARGV[3] == '1' then
+  redis.call('HINCRBY', KEYS[1], 'returned', 1)
+end
+return 1

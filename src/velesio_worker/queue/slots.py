@@ -1,0 +1,122 @@
+"""A worker's slots: lists of at most one job, so that what a worker holds is always in Redis too."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.connection import BLOCK_SECONDS, TRANSIENT, Outage, until_done
+from velesio_worker.queue.keys import Keys, Slot
+from velesio_worker.queue.scripts import Scripts
+
+_LETTER_HEAD = 64 * 1024
+
+log = get_logger(__name__)
+
+
+class Slots:
+    """Moves jobs into slots and out of them. Nothing here loses a job, whichever reply is lost.
+
+    Args:
+        blocking: the client for blocking moves.
+        commands: the client for everything else.
+        keys: the queue's keys.
+        outage: whom to tell when Redis does not answer.
+    """
+
+    def __init__(self, blocking: Redis, commands: Redis, keys: Keys, outage: Outage) -> None:
+        self._blocking = blocking
+        self._commands: Any = commands
+        self._scripts = Scripts(commands)
+        self._keys = keys
+        self._outage = outage
+        self._doubtful: set[str] = set()
+
+    async def take(self, source: str, slot: Slot) -> bytes | None:
+        """Move the next job of ``source`` into the slot; None if none came within a second.
+
+        A move whose reply was lost may have happened, so after any trouble the slot itself is asked first.
+        """
+        if slot.key in self._doubtful:
+            payload = await self._inside(slot)
+            self._doubtful.discard(slot.key)
+            if payload is not None:
+                return payload
+        try:
+            blocking: Any = self._blocking
+            return await blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
+        except TRANSIENT as error:
+            self._outage.noticed(error)
+            self._doubtful.add(slot.key)
+            return await self._inside(slot)
+
+    async def _inside(self, slot: Slot) -> bytes | None:
+        return await until_done(self._outage, lambda: self._commands.lindex(slot.key, -1))
+
+    async def ack(self, slot: Slot, payload: bytes) -> None:
+        """Forget the job in the slot: it is over.
+
+        Args:
+            slot: where the job lies.
+            payload: the job, as it was taken.
+        """
+        if not await until_done(self._outage, lambda: self._scripts.ack(slot)):
+            self._doubtful.add(slot.key)
+            await until_done(self._outage, lambda: self._commands.lrem(slot.key, -1, payload))
+
+    async def send(self, slot: Slot, destination: str) -> None:
+        """Move the job in the slot to the end of a list."""
+        await until_done(self._outage, lambda: self._commands.lmove(slot.key, destination, "RIGHT", "LEFT"))
+
+    async def hand_back(self, slot: Slot) -> bool:
+        """Move the job in the slot to the front of the slot's home list; False if there was none."""
+        moved = await until_done(self._outage, lambda: self._commands.lmove(slot.key, slot.home, "RIGHT", "RIGHT"))
+        return moved is not None
+
+    async def return_to(self, source: str, destination: str) -> int:
+        """Move all jobs of one list, in their order, to the front of another; returns how many."""
+        count = 0
+        while await until_done(self._outage, lambda: self._commands.lmove(source, destination, "LEFT", "RIGHT")):
+            count += 1
+        return count
+
+    async def bury(self, slot: Slot, payload: bytes, reason: str) -> None:
+        """Move the job in the slot to the dead letters.
+
+        Args:
+            slot: where the job lies.
+            payload: the job, as it was taken.
+            reason: why it can't be run, for people.
+        """
+        log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
+        letter = _letter(slot.worker, payload, reason)
+        try:
+            await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter))
+        except ResponseError:  # larger than Redis takes in one piece
+            head = _letter(slot.worker, payload[:_LETTER_HEAD], f"{reason} (only the first 64 KiB are kept)")
+            await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, head))
+
+    async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
+        """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""
+        if not await until_done(self._outage, lambda: self._scripts.alive(self._keys, owner)):
+            return False
+        payload = await self._inside(self._keys.slot(owner, name))
+        try:
+            return payload is not None and orjson.loads(payload).get("id") == job_id
+        except (orjson.JSONDecodeError, AttributeError):
+            return False
+
+
+def _letter(worker: str, payload: bytes, reason: str) -> bytes:
+    """A dead letter (wire protocol, section 2); a payload that is no text is kept as base64."""
+    letter = {"reason": reason, "at": round(time.time(), 3), "worker": worker}
+    try:
+        return orjson.dumps(letter | {"payload": payload.decode()})
+    except UnicodeDecodeError:
+        return orjson.dumps(letter | {"payload_base64": base64.b64encode(payload).decode()})

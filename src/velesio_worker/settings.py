@@ -1,0 +1,218 @@
+"""Every environment variable of the worker, in one model."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from velesio_worker.errors import SettingsError
+
+_MEBIBYTE: Final = 1024 * 1024
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+def _command(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"a command line with balanced quotes ({error})") from None
+        if not words:
+            raise ValueError("a command line")
+    return value
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("a URL such as http://127.0.0.1:8080")
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
+        raise ValueError("a URL such as redis://:password@host:6379/0, rediss://… for TLS, or unix:///path")
+    return value
+
+
+def _queue_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
+        raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
+    return value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Command = Annotated[str | None, AfterValidator(_command)]
+HttpUrl = Annotated[str | None, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+WholeSeconds = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The worker's settings; each field is an environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
+
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        "redis://redis:6379", description="Where Redis is. redis://, rediss:// (TLS) or unix://."
+    )
+    queue_name: Annotated[str, AfterValidator(_queue_name)] = Field(
+        "llama_queue", description="The list that producers push to; every other queue key is named after it."
+    )
+    run_llm: bool = Field(default=True, description="Run text jobs.")
+    run_sd: bool = Field(default=True, description="Run image jobs.")
+
+    model_path: Path = Field(Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
+    gpu_layers: Annotated[int, Field(ge=0)] = Field(35, description="Layers that llama-server puts on the GPU.")
+    context_size: Annotated[int, Field(ge=64)] = Field(
+        4096, description="Context of one text job, prompt and answer together, in tokens."
+    )
+    cuda_visible_devices: str = Field("0", description="The GPUs that engines see, as CUDA reads it.")
+    llm_concurrency: Count | None = Field(
+        None, description="Text jobs at a time. Default: the engine's slots, which are 4 where the worker starts it."
+    )
+    startup_command: Command = Field(
+        None, description="The command that starts llama-server, instead of the worker's own (no shell)."
+    )
+    llama_server_url: HttpUrl = Field(
+        None, description="Use this llama-server, which already runs, instead of starting one."
+    )
+    llama_port: Port = Field(1337, description="The port on 127.0.0.1 that the worker's llama-server listens on.")
+
+    sd_model_path: Path = Field(Path("./data/models/image/"), description="The folder of image models.")
+    sd_concurrency: Count = Field(1, description="Image jobs at a time.")
+    sd_startup_command: Command = Field(None, description="The command that starts the Stable Diffusion WebUI.")
+    sd_server_url: HttpUrl = Field(None, description="Use this WebUI, which already runs, instead of starting one.")
+
+    worker_timeout: Seconds = Field(600, description="The longest that a job may run, in seconds.")
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
+    )
+    lease_seconds: WholeSeconds = Field(15, description="How long a worker counts as alive after its last heartbeat.")
+    result_ttl: WholeSeconds = Field(3600, description="How long a result is kept, in seconds.")
+    stream_ttl: WholeSeconds = Field(3600, description="How long a stream is kept after its last entry, in seconds.")
+    max_job_bytes: Count = Field(32 * _MEBIBYTE, description="The largest job that is accepted, in bytes.")
+
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "INFO", description="The least important lines that are logged: debug, info, warning or error."
+    )
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
+        LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
+    )
+
+
+SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url"})
+SECRET_FLAGS: Final = re.compile(r"(--(?:api-key|hf-token|api-auth|gradio-auth)[= ])(\S+)")
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: one line per mistake, each with the variable, its value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{str(mistake['loc'][0]).upper()}={_masked(str(mistake['loc'][0]), str(mistake['input']))!r}: "
+            f"{_allowed(mistake['type'], mistake['msg'])}"
+            for mistake in error.errors(include_url=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _allowed(kind: str, message: str) -> str:
+    if kind == "value_error":
+        return f"must be {message.removeprefix('Value error, ')}"
+    if kind == "bool_parsing":
+        return "must be true or false"
+    return message.replace("Input should be", "must be")
+
+
+def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
+    """Find variables that look like a setting's name with a slip, as pairs (found, meant)."""
+    known = [name.upper() for name in Settings.model_fields]
+    pairs: list[tuple[str, str]] = []
+    for name in sorted(set(environ) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.92)
+        if close:
+            pairs.append((name, close[0]))
+    return pairs
+
+
+def hide_password(url: str) -> str:
+    """Return ``url`` with its password, if any, replaced by ``***``."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    credentials, _, host = parts.netloc.rpartition("@")
+    user = credentials.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+
+
+def _masked(name: str, value: str) -> str:
+    if name in SECRET_URLS:
+        return hide_password(value)
+    return SECRET_FLAGS.sub(r"\1***", value)
+
+
+def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """List every setting with its value, where that comes from, its default and its meaning; secrets are hidden.
+
+    Args:
+        settings: what to list.
+        environ: the environment that they were read from.
+
+    Returns:
+        one ``{"name", "value", "source", "default", "description"}`` per setting, ``source`` being ``environment``
+        or ``default``; values are strings, or None where there is none.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        rows.append(
+            {
+                "name": name.upper(),
+                "value": None if value is None else _masked(name, _shown(value)),
+                "source": "environment" if environ.get(name.upper()) else "default",
+                "default": None if field.default is None else _shown(field.default),
+                "description": field.description,
+            }
+        )
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

@@ -1,0 +1,314 @@
+"""The stream side of Redis: one publisher for all jobs of a worker, and the subscriber.
+
+Entries carry explicit ids, ``<attempt>-<sequence>``. Redis refuses an id that is not above the last one, which
+does three things at once: an entry that is sent again after a lost reply is not there twice, a former owner of the
+job can write nothing once a newer attempt has begun, and any id is a point to resume from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final
+
+import anyio
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from velesio_worker.errors import AbandonedError, FencedError, InternalError, VelesioError, job_error
+from velesio_worker.events import DONE, ERROR, TERMINAL, StreamEvent
+from velesio_worker.queue.connection import TRANSIENT, Backoff, Outage, until_done
+from velesio_worker.queue.keys import result_key, stream_key
+
+FLUSH_ENTRIES: Final = 512
+"""The most entries in one round trip."""
+
+JOB_ENTRIES: Final = 256
+JOB_BYTES: Final = 1024 * 1024
+"""What one job may have waiting before the reading of its engine pauses."""
+
+SUBSCRIBER_BLOCK_MS: Final = 2000
+
+
+class JobStream:
+    """The writing end of one attempt's stream. Made by :meth:`Publisher.open`."""
+
+    def __init__(self, publisher: Publisher, job_id: str, attempt: int) -> None:
+        self.key = stream_key(job_id)
+        self.attempt = attempt
+        self.next_sequence = 0
+        self.expire_at = 0.0
+        self.failure: VelesioError | None = None
+        self._publisher = publisher
+        self._entries = 0
+        self._bytes = 0
+        self._moved = anyio.Event()
+
+    def put(self, event: str, data: bytes) -> None:
+        """Queue an entry; it leaves with the next flush.
+
+        Args:
+            event: the entry's event.
+            data: the entry's data, JSON.
+        """
+        if self.failure is not None:
+            return
+        self._entries += 1
+        self._bytes += len(data)
+        self._publisher.add(Entry(self, self.next_sequence, event, data))
+        self.next_sequence += 1
+
+    async def room(self) -> None:
+        """Wait until less than the job's bound is waiting.
+
+        Raises:
+            FencedError: another attempt owns the job.
+            AbandonedError: the stream was deleted.
+            InternalError: Redis refuses the stream's entries.
+        """
+        while self.failure is None and (self._entries >= JOB_ENTRIES or self._bytes >= JOB_BYTES):
+            await self._moved.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def flushed(self) -> None:
+        """Wait until all that was put is in Redis. Raises as :meth:`room` does."""
+        while self.failure is None and self._entries:
+            await self._moved.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def sent(self, size: int) -> None:
+        """Take note that an entry is in Redis; ``size`` is its data's, in bytes."""
+        self._entries -= 1
+        self._bytes -= size
+        self._moved.set()
+        self._moved = anyio.Event()
+
+    def fail(self, failure: VelesioError) -> None:
+        """Take note that no entry of this attempt gets into Redis any more."""
+        if self.failure is None:
+            self.failure = failure
+        self._moved.set()
+        self._moved = anyio.Event()
+
+
+class Entry:
+    """One entry on its way to Redis."""
+
+    __slots__ = ("data", "event", "sequence", "stream")
+
+    def __init__(self, stream: JobStream, sequence: int, event: str, data: bytes) -> None:
+        self.stream = stream
+        self.sequence = sequence
+        self.event = event
+        self.data = data
+
+    @property
+    def id(self) -> str:
+        """The entry's id."""
+        return f"{self.stream.attempt}-{self.sequence}"
+
+
+class Publisher:
+    """Writes the entries of all jobs of a worker, in order, one round trip at a time.
+
+    While a flush is under way the next entries gather; so the first entry leaves at once, and under load batches
+    grow by themselves. A transaction makes each flush all or nothing: a job's stream never has a gap.
+
+    Args:
+        redis: a client of its own, which repeats nothing by itself.
+        outage: whom to tell when Redis does not answer.
+        ttl: how long a stream is kept after its last entry, in seconds.
+    """
+
+    def __init__(self, redis: Redis, outage: Outage, *, ttl: int) -> None:
+        self._redis = redis
+        self._outage = outage
+        self._ttl = ttl
+        self._pending: list[Entry] = []
+        self._wake = anyio.Event()
+
+    def open(self, job_id: str, attempt: int) -> JobStream:
+        """Return the writing end of an attempt's stream."""
+        return JobStream(self, job_id, attempt)
+
+    def add(self, entry: Entry) -> None:
+        """Queue an entry for the next flush."""
+        self._pending.append(entry)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Flush for ever. To be run once, in a task group; what was put and flushed before its end is in Redis."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            while self._pending:
+                batch, self._pending = self._pending[:FLUSH_ENTRIES], self._pending[FLUSH_ENTRIES:]
+                await self._flush(batch)
+
+    async def _flush(self, batch: Sequence[Entry]) -> None:
+        backoff = Backoff(first=0.05, longest=2.0)
+        while live := [entry for entry in batch if entry.stream.failure is None]:
+            try:
+                replies = await self._send(live)
+            except TRANSIENT as error:
+                self._outage.noticed(error)
+                await backoff.pause()
+                continue
+            self._outage.over()
+            for entry, reply in zip(live, replies, strict=True):
+                await self._settle(entry, reply)
+            return
+
+    async def _send(self, entries: Sequence[Entry]) -> list[Any]:
+        """Send entries in one transaction; returns Redis's replies to the XADDs, errors among them."""
+        now = time.monotonic()
+        replies_at: list[int] = []
+        pipe: Any = self._redis.pipeline(transaction=True)
+        async with pipe:
+            for entry in entries:
+                stream = entry.stream
+                replies_at.append(len(pipe))
+                options = () if entry.sequence == 0 else ("NOMKSTREAM",)
+                pipe.execute_command("XADD", stream.key, *options, entry.id, "event", entry.event, "data", entry.data)
+                if now >= stream.expire_at or entry.event in TERMINAL:
+                    pipe.execute_command("EXPIRE", stream.key, self._ttl)
+                    stream.expire_at = now + self._ttl / 4
+            try:
+                replies = await pipe.execute(raise_on_error=False)
+            except RedisError:
+                for entry in entries:
+                    entry.stream.expire_at = 0.0
+                raise
+        return [replies[index] for index in replies_at]
+
+    async def _settle(self, entry: Entry, reply: object) -> None:
+        stream = entry.stream
+        if stream.failure is not None:
+            return
+        if reply is None:
+            stream.fail(AbandonedError())
+        elif not isinstance(reply, ResponseError):
+            stream.sent(len(entry.data))
+        elif "equal or smaller" in str(reply):
+            if await self._is_mine(entry):
+                stream.sent(len(entry.data))
+            else:
+                stream.fail(FencedError())
+        else:
+            stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
+
+    async def _is_mine(self, entry: Entry) -> bool:
+        """Whether a refused entry is there already: its reply was lost, and no newer attempt has begun."""
+        last = await until_done(self._outage, lambda: _last_entry(self._redis, entry.stream.key))
+        if last is None:
+            return False
+        attempt, sequence = split_id(last.id)
+        return attempt == entry.stream.attempt and sequence >= entry.sequence
+
+
+def split_id(entry_id: str) -> tuple[int, int]:
+    """Return attempt and sequence of an entry's id."""
+    attempt, _, sequence = entry_id.partition("-")
+    return int(attempt), int(sequence or 0)
+
+
+def terminal_of(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the terminal entry, event and data, that belongs to a stored result."""
+    if "error" in result:
+        error = job_error(result.get("code", InternalError.code), result["error"])
+        return ERROR, {"error": str(error), "code": error.code, "retryable": error.retryable, "partial": False}
+    reason = result.get("finish_reason", "stop")
+    return DONE, {"finish_reason": reason, "usage": result.get("usage"), "timings": result.get("timings")}
+
+
+async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> None:
+    """Make sure that the stream of a job whose result is stored has its terminal entry.
+
+    Args:
+        redis: a client.
+        job_id: the job.
+        attempt: the job's latest attempt; names the entry if nothing is left of the stream.
+        ttl: how long the stream is kept, in seconds.
+    """
+    commands: Any = redis
+    key = stream_key(job_id)
+    last = await _last_entry(redis, key)
+    if last is not None and last.terminal:
+        return
+    stored: bytes | None = await commands.get(result_key(job_id))
+    if stored is None:
+        return
+    event, data = terminal_of(orjson.loads(stored))
+    if last is not None:
+        attempt, sequence = split_id(last.id)
+    else:
+        sequence = 0
+    try:
+        await commands.xadd(key, {"event": event, "data": orjson.dumps(data)}, id=f"{max(attempt, 1)}-{sequence + 1}")
+    except ResponseError as error:
+        if "equal or smaller" not in str(error):  # its owner was faster, which is as well
+            raise
+    await commands.expire(key, ttl)
+
+
+async def _last_entry(redis: Redis, key: str) -> StreamEvent | None:
+    commands: Any = redis
+    entries = await commands.xrevrange(key, count=1)
+    return _parsed(*entries[0]) if entries else None
+
+
+def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEvent:
+    return StreamEvent(entry_id.decode(), fields[b"event"].decode(), orjson.loads(fields[b"data"]))
+
+
+async def subscribe(
+    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yield a job's stream from its beginning, or from after an entry, to its terminal entry.
+
+    Waits for a stream that is not there yet, and goes on where it was after Redis was away. A job whose stream is
+    gone while its result is still there gets the terminal entry that belongs to the result.
+
+    Args:
+        redis: a client whose socket time-out is above the block time.
+        job_id: the job.
+        after: the id of the last entry that is known already.
+        outage: whom to tell when Redis does not answer.
+    """
+    commands: Any = redis
+    key = stream_key(job_id)
+    while True:
+        last = after
+        reply = await until_done(
+            outage, lambda: commands.xread({key: last}, count=FLUSH_ENTRIES, block=SUBSCRIBER_BLOCK_MS)
+        )
+        if reply:
+            for entry_id, fields in reply[0][1]:
+                event = _parsed(entry_id, fields)
+                yield event
+                if event.terminal:
+                    return
+                after = event.id
+        else:
+            ended, final = await until_done(outage, lambda: _ended(redis, job_id, last))
+            if final is not None:
+                yield final
+            if ended:
+                return
+
+
+async def _ended(redis: Redis, job_id: str, after: str) -> tuple[bool, StreamEvent | None]:
+    """Whether nothing follows ``after`` any more, and the terminal entry that stands in for a stream that is gone."""
+    last = await _last_entry(redis, stream_key(job_id))
+    if last is not None:
+        return last.terminal and split_id(last.id) <= split_id(after), None
+    commands: Any = redis
+    stored: bytes | None = await commands.get(result_key(job_id))
+    if stored is None:
+        return False, None
+    attempt, sequence = split_id(after)
+    event, data = terminal_of(orjson.loads(stored))
+    return True, StreamEvent(f"{max(attempt, 1)}-{sequence + 1}", event, data)

@@ -1,0 +1,275 @@
+"""The whole worker, composed: Redis, engines, intake, consumers, and how they begin and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from velesio_worker import __version__
+from velesio_worker.admission import Admission
+from velesio_worker.closing import Closer
+from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
+from velesio_worker.errors import EngineStartError, RedisUnusableError, SettingsError, VelesioError
+from velesio_worker.executor import Executor
+from velesio_worker.jobs import Kind, RefusedJobError
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.claims import Claims
+from velesio_worker.queue.connection import Outage, connect, wait_for_redis
+from velesio_worker.queue.consumer import Consumer, Gate
+from velesio_worker.queue.intake import Intake
+from velesio_worker.queue.keys import Keys, Slot, new_worker_id
+from velesio_worker.queue.lease import Lease
+from velesio_worker.queue.scripts import Scripts
+from velesio_worker.queue.slots import Slots
+from velesio_worker.settings import Settings
+from velesio_worker.stream import Publisher
+
+LAST_SECONDS: Final = 10.0
+"""How long a worker that stops may take to hand back what it holds, should Redis not answer."""
+
+log = get_logger(__name__)
+
+
+class Worker:
+    """One worker process. :meth:`run` is its whole life.
+
+    Args:
+        settings: the settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.id = new_worker_id()
+        self._settings = settings
+        self._keys = Keys(settings.queue_name)
+        self._outage = Outage(settings.redis_url)
+        self._commands, self._blocking, self._publishing = (connect(settings.redis_url, name=self.id) for _ in range(3))
+        self._slots = Slots(self._blocking, self._commands, self._keys, self._outage)
+        self._claims = Claims(self._commands, self._slots, self._outage, result_ttl=settings.result_ttl)
+        self._publisher = Publisher(self._publishing, self._outage, ttl=settings.stream_ttl)
+        self._closer = Closer(self._claims, self._slots, self._publisher)
+        self._admission = Admission(
+            self._commands,
+            self._claims,
+            self._slots,
+            self._closer,
+            self._outage,
+            max_bytes=settings.max_job_bytes,
+            stream_ttl=settings.stream_ttl,
+        )
+        self._lease = Lease(
+            self._commands, self._keys, self.id, seconds=settings.lease_seconds, facts=self._facts, outage=self._outage
+        )
+        self._supervisor = LlamaSupervisor(settings, on_state=self._engine_changed)
+        self._gate = Gate()
+        self._stopping = anyio.Event()
+        self._began = time.time()
+        self._text_slots = 0
+        self._executor: Executor | None = None
+        self._used_slots: list[Slot] = []
+        self._failure: VelesioError | None = None
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT; then let running jobs end (``DRAIN_SECONDS``) and hand the rest back.
+
+        Raises:
+            SettingsError: the settings leave nothing to do.
+            RedisUnusableError: Redis cannot serve this worker.
+            EngineStartError: llama-server does not start.
+        """
+        self._check_settings()
+        async with self._connections(), anyio.create_task_group() as side:
+            side.start_soon(self._stop_on_signals)
+            if await self._redis_is_there():
+                side.start_soon(self._publisher.run)
+                async with self._enrolled(side):
+                    await self._serve(side)
+            side.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        log.info("the worker has stopped", action="worker_stopped")
+
+    def stop(self) -> None:
+        """Stop as a signal does: the first time gently, the second time at once."""
+        if self._stopping.is_set() and self._executor is not None:
+            self._executor.stop(within=LAST_SECONDS)
+        self._stopping.set()
+        self._gate.open()
+
+    def _check_settings(self) -> None:
+        if not self._settings.run_llm:
+            raise SettingsError("RUN_LLM='false': must be true, since this version has no image engine to run instead")
+        if self._settings.run_sd:
+            log.warning(
+                f"this version has no image engine yet: image jobs stay in {self._keys.ready(Kind.IMAGE)} until a "
+                "worker takes them that has one. RUN_SD=false: I know",
+                action="no_image_engine",
+            )
+
+    async def _stop_on_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info(f"{signal.Signals(number).name}: stopping", action="worker_stopping")
+                self.stop()
+
+    @asynccontextmanager
+    async def _connections(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                for client in (self._blocking, self._publishing, self._commands):
+                    await client.aclose()
+
+    async def _redis_is_there(self) -> bool:
+        """Wait for Redis; False if the worker was stopped meanwhile, or Redis can't be used."""
+        async with anyio.create_task_group() as group:
+
+            async def give_up() -> None:
+                await self._stopping.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(give_up)
+            try:
+                await wait_for_redis(self._commands, self._settings.redis_url)
+            except RedisUnusableError as error:
+                self._failure = error
+            group.cancel_scope.cancel()
+        return not self._stopping.is_set() and self._failure is None
+
+    @asynccontextmanager
+    async def _enrolled(self, side: anyio.abc.TaskGroup) -> AsyncGenerator[None, None]:
+        """Be in the list of workers that live; on leaving hand back whatever is still held."""
+        side.start_soon(self._lease.keep)
+        log.info(f"worker {self.id} {__version__} is up", action="worker_up", pid=os.getpid())
+        try:
+            yield
+        finally:
+            with anyio.move_on_after(LAST_SECONDS, shield=True):
+                await self._lease.end()
+                for slot in self._used_slots:
+                    if await self._slots.hand_back(slot):
+                        log.warning("handed back a job that was left", action="slot_returned", slot=slot.name)
+                await self._slots.return_to(self._keys.only(self.id), self._keys.incoming)
+
+    async def _serve(self, side: anyio.abc.TaskGroup) -> None:
+        """Take jobs until stopped; returns when the last one has ended or was handed back."""
+        async with anyio.create_task_group() as jobs:
+            jobs.start_soon(self._intake().run, self._stopping)
+            side.start_soon(self._supervise)
+            await self._gate.wait()
+            if not self._stopping.is_set():
+                self._executor = self._make_executor()
+                for consumer in self._consumers():
+                    jobs.start_soon(consumer.run, self._stopping)
+                log.info(f"taking text jobs, {self._text_slots} at a time", action="worker_ready")
+                self._lease.nudge()
+                await self._stopping.wait()
+                await self._drain(self._executor)
+            jobs.cancel_scope.deadline = anyio.current_time() + LAST_SECONDS
+
+    async def _supervise(self) -> None:
+        try:
+            await self._supervisor.run()
+        except EngineStartError as error:
+            self._failure = error
+            self.stop()
+
+    async def _drain(self, executor: Executor) -> None:
+        """Let running jobs end, for ``DRAIN_SECONDS`` at most; the rest goes back."""
+        with anyio.move_on_after(self._settings.drain_seconds):
+            await executor.idle()
+        if executor.running:
+            log.warning(f"handing back {executor.running} running jobs", action="drain_over")
+        executor.stop(within=LAST_SECONDS)
+
+    def _slot(self, name: str, home: str) -> Slot:
+        slot = self._keys.slot(self.id, name, home=home)
+        self._used_slots.append(slot)
+        return slot
+
+    def _intake(self) -> Intake:
+        return Intake(
+            self._slots,
+            Scripts(self._commands),
+            self._keys,
+            self._slot("intake", self._keys.incoming),
+            max_bytes=self._settings.max_job_bytes,
+            refuse=self._refuse,
+            outage=self._outage,
+        )
+
+    def _make_executor(self) -> Executor:
+        properties = self._supervisor.engine().properties
+        self._text_slots = self._settings.llm_concurrency or properties.slots
+        if self._text_slots > properties.slots:
+            log.warning(
+                f"LLM_CONCURRENCY={self._text_slots}, but llama-server has {properties.slots} slots: taking "
+                f"{properties.slots} jobs at a time. Start it with --parallel {self._text_slots}",
+                action="concurrency_lowered",
+            )
+            self._text_slots = properties.slots
+        return Executor(
+            self.id,
+            {Kind.TEXT: self._supervisor},
+            {Kind.TEXT: anyio.Semaphore(self._text_slots)},
+            self._publisher,
+            self._claims,
+            self._slots,
+            self._closer,
+            longest=self._settings.worker_timeout,
+        )
+
+    def _consumers(self) -> list[Consumer]:
+        """One for each text job at a time, and one for jobs that name this worker; they share the engine's slots."""
+        ready = self._keys.ready(Kind.TEXT)
+        places = [(f"text-{number}", ready, ready) for number in range(self._text_slots)]
+        places.append(("only-0", self._keys.only(self.id), self._keys.incoming))
+        return [
+            Consumer(self._slots, source, self._slot(name, home), self._gate, self._process)
+            for name, source, home in places
+        ]
+
+    async def _process(self, slot: Slot, payload: bytes) -> None:
+        await self._guarded(slot, payload, self._run_job(slot, payload))
+
+    async def _run_job(self, slot: Slot, payload: bytes) -> None:
+        claim = await self._admission.admit(slot, payload)
+        if claim is not None and self._executor is not None:
+            await self._executor.run(claim)
+
+    async def _refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
+        await self._guarded(slot, payload, self._admission.refuse(refusal, slot, payload))
+
+    async def _guarded(self, slot: Slot, payload: bytes, work: Coroutine[Any, Any, None]) -> None:
+        """Do what is to be done with a payload; if that fails, bury the payload rather than end the worker."""
+        try:
+            await work
+        except Exception as error:
+            log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
+            await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
+
+    def _engine_changed(self, state: EngineState) -> None:
+        if state is EngineState.READY or self._stopping.is_set():
+            self._gate.open()
+        else:
+            self._gate.close()
+        self._lease.nudge()
+
+    def _facts(self) -> Mapping[str, str | int]:
+        """What the worker is and does now, for its hash in Redis."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": f"{self._began:.3f}",
+            "kinds": Kind.TEXT.value,
+            "text_state": self._supervisor.state.value,
+            "text_slots": self._text_slots,
+            "running": self._executor.running if self._executor else 0,
+        }
