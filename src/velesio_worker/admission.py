@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -23,7 +24,7 @@ log = get_logger(__name__)
 
 def cancelled_before_start(job_type: JobType) -> Done:
     """The end of a job that was cancelled while it waited."""
-    result = {"text": "", "finish_reason": "cancelled", "usage": None, "timings": None}
+    result: dict[str, Any] = {"text": "", "finish_reason": "cancelled", "usage": None, "timings": None}
     if job_type is JobType.CHAT_COMPLETION:
         result["message"] = {"role": "assistant", "content": ""}
     return Done(result, "cancelled")

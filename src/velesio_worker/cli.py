@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -69,7 +69,7 @@ def _run_async(main: Callable[[], Awaitable[int]]) -> int:
     return anyio.run(main, backend_options={"use_uvloop": fast})
 
 
-def _run_worker() -> int:
+def _run_worker(_: argparse.Namespace) -> int:
     settings = load_settings()
     worker = Worker(settings)
     configure_logging(settings.log_level, settings.log_format, worker=worker.id)
@@ -90,9 +90,9 @@ def _run_worker() -> int:
         return EXIT_FAILED
 
 
-def _show_settings(*, as_json: bool) -> int:
+def _show_settings(arguments: argparse.Namespace) -> int:
     rows = describe(load_settings(), os.environ)
-    if as_json:
+    if arguments.json:
         print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
         return 0
     for row in rows:
@@ -169,19 +169,20 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     return _run_async(main)
 
 
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "run": _run_worker,
+    "settings": _show_settings,
+    "submit": _submit_job,
+    "demo": _run_demo,
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 a setting or an argument is wrong."""
     arguments = _parser().parse_args(argv)
+    command = _COMMANDS[arguments.command or "run"]
     try:
-        match arguments.command:
-            case "settings":
-                return _show_settings(as_json=arguments.json)
-            case "submit":
-                return _submit_job(arguments)
-            case "demo":
-                return _run_demo(arguments)
-            case _:
-                return _run_worker()
+        return command(arguments)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE

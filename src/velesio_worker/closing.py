@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import orjson
@@ -76,10 +77,8 @@ class Closer:
     async def _publish(
         self, held: Held, stream: JobStream, result: dict[str, Any], event: str, data: dict[str, Any]
     ) -> bool:
-        try:
+        with contextlib.suppress(AbandonedError):  # nobody reads; the result is still owed
             await stream.flushed()
-        except AbandonedError:
-            pass  # nobody reads; the result is still owed
         if not await self._claims.finish(held, orjson.dumps(result)):
             return False
         stream.put(event, orjson.dumps(data))

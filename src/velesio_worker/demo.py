@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -76,13 +77,12 @@ async def _until_redis_answers(url: str, process: EngineProcess) -> None:
     try:
         with anyio.fail_after(10):
             while True:
-                try:
+                with contextlib.suppress(RedisError):
                     await redis.execute_command("PING")
                     return
-                except RedisError:
-                    if process.returncode is not None:
-                        raise DemoError("Redis did not start:\n" + "\n".join(process.tail)) from None
-                    await anyio.sleep(0.02)
+                if process.returncode is not None:
+                    raise DemoError("Redis did not start:\n" + "\n".join(process.tail))
+                await anyio.sleep(0.02)
     finally:
         await redis.aclose()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeGuard, cast
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -85,14 +85,14 @@ def _message(value: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(value.get("role"), str):
         raise ValueError("a message needs a role, such as system, user or assistant")  # noqa: TRY004
     content = value.get("content")
-    for part in content if isinstance(content, list) else ():  # pyright: ignore[reportUnknownVariableType]
+    for part in cast("list[Any]", content) if isinstance(content, list) else ():
         match part:
             case {"type": "image_url", "image_url": {"url": str(url)}} if url.startswith("data:"):
-                pass
+                continue
             case {"type": "image_url"}:
                 raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
             case _:
-                pass
+                continue
     return value
 
 
@@ -174,7 +174,7 @@ class RefusedJobError(Exception):
         self.error = error
 
 
-def is_job_id(value: object) -> bool:
+def is_job_id(value: object) -> TypeGuard[str]:
     """Whether ``value`` may be a job's id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``."""
     return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
 
@@ -196,14 +196,15 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
         raise UnusablePayloadError(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise UnusablePayloadError(f"not a JSON object but {_json_type(fields)}")
-    job_id: Any = fields.get("id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    fields = cast("dict[str, Any]", fields)
+    job_id = fields.get("id")
     if not is_job_id(job_id):
         shown = "no id" if job_id is None else f"a bad id, {_shorten(repr(job_id))}"
         raise UnusablePayloadError(f"{shown}: an id is 1 to 128 of A-Z a-z 0-9 . _ : -")
     try:
         if len(payload) > max_bytes:
             raise TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
-        return _checked_job(fields)  # pyright: ignore[reportUnknownArgumentType]
+        return _checked_job(fields)
     except JobError as error:
         raise RefusedJobError(job_id, error) from None
 
@@ -250,8 +251,8 @@ def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = 
 def _json_type(value: object) -> str:
     if value is None:
         return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "an object")
+    names = {"bool": "a boolean", "int": "a number", "float": "a number", "str": "a string", "list": "an array"}
+    return names.get(type(value).__name__, "an object")
 
 
 def _shorten(text: str, limit: int = 80) -> str:

@@ -81,50 +81,59 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
-        "redis://redis:6379", description="Where Redis is. redis://, rediss:// (TLS) or unix://."
+        default="redis://redis:6379", description="Where Redis is. redis://, rediss:// (TLS) or unix://."
     )
     queue_name: Annotated[str, AfterValidator(_queue_name)] = Field(
-        "llama_queue", description="The list that producers push to; every other queue key is named after it."
+        default="llama_queue", description="The list that producers push to; every other queue key is named after it."
     )
     run_llm: bool = Field(default=True, description="Run text jobs.")
     run_sd: bool = Field(default=True, description="Run image jobs.")
 
-    model_path: Path = Field(Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
-    gpu_layers: Annotated[int, Field(ge=0)] = Field(35, description="Layers that llama-server puts on the GPU.")
+    model_path: Path = Field(default=Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
+    gpu_layers: Annotated[int, Field(ge=0)] = Field(default=35, description="Layers that llama-server puts on the GPU.")
     context_size: Annotated[int, Field(ge=64)] = Field(
-        4096, description="Context of one text job, prompt and answer together, in tokens."
+        default=4096, description="Context of one text job, prompt and answer together, in tokens."
     )
-    cuda_visible_devices: str = Field("0", description="The GPUs that engines see, as CUDA reads it.")
+    cuda_visible_devices: str = Field(default="0", description="The GPUs that engines see, as CUDA reads it.")
     llm_concurrency: Count | None = Field(
-        None, description="Text jobs at a time. Default: the engine's slots, which are 4 where the worker starts it."
+        default=None,
+        description="Text jobs at a time. Default: the engine's slots, which are 4 where the worker starts it.",
     )
     startup_command: Command = Field(
-        None, description="The command that starts llama-server, instead of the worker's own (no shell)."
+        default=None, description="The command that starts llama-server, instead of the worker's own (no shell)."
     )
     llama_server_url: HttpUrl = Field(
-        None, description="Use this llama-server, which already runs, instead of starting one."
+        default=None, description="Use this llama-server, which already runs, instead of starting one."
     )
-    llama_port: Port = Field(1337, description="The port on 127.0.0.1 that the worker's llama-server listens on.")
+    llama_port: Port = Field(
+        default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
+    )
 
-    sd_model_path: Path = Field(Path("./data/models/image/"), description="The folder of image models.")
-    sd_concurrency: Count = Field(1, description="Image jobs at a time.")
-    sd_startup_command: Command = Field(None, description="The command that starts the Stable Diffusion WebUI.")
-    sd_server_url: HttpUrl = Field(None, description="Use this WebUI, which already runs, instead of starting one.")
+    sd_model_path: Path = Field(default=Path("./data/models/image/"), description="The folder of image models.")
+    sd_concurrency: Count = Field(default=1, description="Image jobs at a time.")
+    sd_startup_command: Command = Field(default=None, description="The command that starts the Stable Diffusion WebUI.")
+    sd_server_url: HttpUrl = Field(
+        default=None, description="Use this WebUI, which already runs, instead of starting one."
+    )
 
-    worker_timeout: Seconds = Field(600, description="The longest that a job may run, in seconds.")
+    worker_timeout: Seconds = Field(default=600, description="The longest that a job may run, in seconds.")
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
+        default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
     )
-    lease_seconds: WholeSeconds = Field(15, description="How long a worker counts as alive after its last heartbeat.")
-    result_ttl: WholeSeconds = Field(3600, description="How long a result is kept, in seconds.")
-    stream_ttl: WholeSeconds = Field(3600, description="How long a stream is kept after its last entry, in seconds.")
-    max_job_bytes: Count = Field(32 * _MEBIBYTE, description="The largest job that is accepted, in bytes.")
+    lease_seconds: WholeSeconds = Field(
+        default=15, description="How long a worker counts as alive after its last heartbeat."
+    )
+    result_ttl: WholeSeconds = Field(default=3600, description="How long a result is kept, in seconds.")
+    stream_ttl: WholeSeconds = Field(
+        default=3600, description="How long a stream is kept after its last entry, in seconds."
+    )
+    max_job_bytes: Count = Field(default=32 * _MEBIBYTE, description="The largest job that is accepted, in bytes.")
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
-        "INFO", description="The least important lines that are logged: debug, info, warning or error."
+        default="INFO", description="The least important lines that are logged: debug, info, warning or error."
     )
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
-        LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
+        default=LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -281,10 +282,8 @@ async def subscribe(
     commands: Any = redis
     key = stream_key(job_id)
     while True:
-        last = after
-        reply = await until_done(
-            outage, lambda: commands.xread({key: last}, count=FLUSH_ENTRIES, block=SUBSCRIBER_BLOCK_MS)
-        )
+        read = partial(commands.xread, {key: after}, count=FLUSH_ENTRIES, block=SUBSCRIBER_BLOCK_MS)
+        reply = await until_done(outage, read)
         if reply:
             for entry_id, fields in reply[0][1]:
                 event = _parsed(entry_id, fields)
@@ -293,7 +292,7 @@ async def subscribe(
                     return
                 after = event.id
         else:
-            ended, final = await until_done(outage, lambda: _ended(redis, job_id, last))
+            ended, final = await until_done(outage, partial(_ended, redis, job_id, after))
             if final is not None:
                 yield final
             if ended:

@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import threading
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 LAYERS: Final = {"auto": -1, "all": -2}
@@ -67,13 +68,17 @@ def _params(xllamacpp: Any, flags: argparse.Namespace) -> Any:  # noqa: ANN401 (
     return params
 
 
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Leave the signal to the wake-up pipe."""
+
+
 def _wait_for_stop() -> None:
     """Wait for SIGTERM or SIGINT, whichever thread the system hands it to."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _ignore)
     select.select([readable], [], [])
 
 

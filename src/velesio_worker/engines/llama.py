@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import anyio
 import orjson
@@ -173,7 +173,7 @@ class _LlamaGeneration(ABC):
         chunk = decode_json(data)
         if not isinstance(chunk, dict):
             raise EngineRefusedError(f"llama-server sent what is no JSON object: {data[:200]!r}")
-        body: dict[str, Any] = chunk  # pyright: ignore[reportUnknownVariableType]
+        body = cast("dict[str, Any]", chunk)
         if "error" in body or ("code" in body and "message" in body):
             raise _refusal(500, body if "error" in body else {"error": body})
         if progress := body.get("prompt_progress"):
@@ -326,10 +326,10 @@ class ChatGeneration(_LlamaGeneration):
         return result
 
 
-def _refusal(status: int, body: Any) -> JobError:  # noqa: ANN401 (JSON)
+def _refusal(status: int, body: object) -> JobError:
     """Return the error that stands for an error answer of llama-server."""
-    error: Any = body.get("error") if isinstance(body, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    fields: dict[str, Any] = error if isinstance(error, dict) else {"message": error}
+    error = cast("dict[str, Any]", body).get("error") if isinstance(body, dict) else None
+    fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": error}
     message = str(fields.get("message") or f"status {status}")
     kind = fields.get("type")
     if kind == "exceed_context_size_error":

@@ -77,7 +77,8 @@ async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGen
     ):
         properties = await _until_ready(process, http)
         log.info(
-            f"llama-server is ready: {properties.model}, {properties.slots} slots of {properties.context_length} tokens",
+            f"llama-server is ready: {properties.model}, {properties.slots} slots of "
+            f"{properties.context_length} tokens",
             action="engine_ready",
             duration_ms=round((anyio.current_time() - began) * 1000),
             pid=process.pid,

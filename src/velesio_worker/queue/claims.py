@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import partial
 
 from redis.asyncio import Redis
 
@@ -71,8 +72,8 @@ class Claims:
         nonce = secrets.token_hex(8)
         take_over = ""
         while True:
-            gone = take_over
-            reply = await until_done(self._outage, lambda: self._scripts.claim(job_id, slot, nonce, max_attempts, gone))
+            claim = partial(self._scripts.claim, job_id, slot, nonce, max_attempts, take_over)
+            reply = await until_done(self._outage, claim)
             if reply.status is not ClaimStatus.HELD:
                 return reply
             if await self._slots.holder_has(reply.owner, reply.slot, job_id):
