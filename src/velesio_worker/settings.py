@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -151,18 +152,24 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"{str(mistake['loc'][0]).upper()}={_masked(str(mistake['loc'][0]), str(mistake['input']))!r}: "
-            f"{_allowed(mistake['type'], mistake['msg'])}"
+            _complaint(str(mistake["loc"][0]), str(mistake["input"]), mistake["type"], mistake["msg"])
             for mistake in error.errors(include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
 
 
+def _complaint(name: str, value: str, kind: str, message: str) -> str:
+    """Say one mistake: the variable, its value and what is allowed."""
+    value = os.environ.get(name.upper(), value)
+    return f"{name.upper()}={_masked(name, value)!r}: {_allowed(kind, message)}"
+
+
 def _allowed(kind: str, message: str) -> str:
     if kind == "value_error":
         return f"must be {message.removeprefix('Value error, ')}"
-    if kind == "bool_parsing":
-        return "must be true or false"
+    plain = {"bool_parsing": "true or false", "int_parsing": "a whole number", "float_parsing": "a number"}
+    if kind in plain:
+        return f"must be {plain[kind]}"
     return message.replace("Input should be", "must be")
 
 

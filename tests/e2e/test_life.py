@@ -1,0 +1,251 @@
+"""How a worker begins, ends, and lives through what happens to it and its engine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis as sync_redis
+
+from tests.conftest import RedisServer, base_environment
+from tests.e2e.conftest import MakeWorker
+from tests.e2e.processes import WorkerProcess, wait_until_gone
+
+pytestmark = pytest.mark.engine
+
+
+def push(redis: Any, job_id: str, **data: Any) -> None:
+    redis.lpush(
+        "llama_queue", json.dumps({"id": job_id, "type": "completion", "data": {"prompt": "One, two,", **data}})
+    )
+
+
+def read(redis: Any, job_id: str, *, until: str, limit: float = 60) -> list[tuple[str, str, dict[str, Any]]]:
+    """Read a stream until an entry of this event is there; returns all entries so far."""
+    deadline = time.monotonic() + limit
+    while True:
+        entries = [
+            (entry_id, fields["event"], json.loads(fields["data"]))
+            for entry_id, fields in redis.xrange(f"stream:{job_id}")
+        ]
+        if any(event == until for _, event, _ in entries):
+            return entries
+        assert time.monotonic() < deadline, (job_id, until, entries[-3:])
+        time.sleep(0.02)
+
+
+def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain: Any, make_worker: MakeWorker) -> None:
+    first = make_worker(DRAIN_SECONDS="0")
+    first.wait_for("worker_ready")
+    engine = first.engine()
+    push(plain, "long", max_tokens=400, stream=True)
+    read(plain, "long", until="token")
+    assert first.stop() == 0
+    wait_until_gone(engine)
+    assert plain.llen("{llama_queue}:text") == 1
+    assert not plain.keys("{llama_queue}:active:*")
+
+    make_worker()
+    entries = read(plain, "long", until="done")
+    starts = [data for _, event, data in entries if event == "start"]
+    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "restart")]
+    again = [data for entry_id, event, data in entries if event == "token" and entry_id.startswith("2-")]
+    text = "".join(token["choices"][0]["text"] for token in again)
+    assert json.loads(plain.get("result:long"))["text"] == text
+
+
+def test_a_stop_lets_running_jobs_end(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.wait_for("worker_ready")
+    push(plain, "short", max_tokens=60, stream=True)
+    read(plain, "short", until="token")
+    assert worker.stop() == 0
+    assert json.loads(plain.get("result:short"))["finish_reason"] in {"stop", "length"}
+
+
+def test_a_second_signal_hands_back_at_once(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker(DRAIN_SECONDS="300")
+    worker.wait_for("worker_ready")
+    push(plain, "long", max_tokens=400, stream=True)
+    read(plain, "long", until="token")
+    worker.signal(signal.SIGINT)
+    worker.wait_for("worker_stopping")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert plain.llen("{llama_queue}:text") == 1
+
+
+def test_a_killed_worker_leaves_no_engine(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.wait_for("worker_ready")
+    engine = worker.engine()
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    wait_until_gone(engine)
+
+
+def test_a_job_whose_engine_was_killed_is_run_again(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.wait_for("worker_ready")
+    push(plain, "one", max_tokens=300, stream=True)
+    read(plain, "one", until="token")
+    worker.engine().kill()
+    entries = read(plain, "one", until="done")
+    starts = [data for _, event, data in entries if event == "start"]
+    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "restart")]
+    assert worker.wait_for("engine_ready", count=2)
+    assert worker.stop() == 0
+
+
+def test_a_job_that_wants_no_second_attempt_fails_with_its_engine(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.wait_for("worker_ready")
+    job = {"id": "once", "type": "completion", "on_crash": "fail"}
+    plain.lpush("llama_queue", json.dumps({**job, "data": {"prompt": "One,", "max_tokens": 400, "stream": True}}))
+    read(plain, "once", until="token")
+    worker.engine().kill()
+    error = read(plain, "once", until="error")[-1][2]
+    assert (error["code"], error["retryable"], error["partial"]) == ("engine_crashed", True, True)
+    assert json.loads(plain.get("result:once"))["code"] == "engine_crashed"
+
+
+def test_a_job_that_runs_too_long_ends_with_timeout_and_its_slot_is_free(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker(LLM_CONCURRENCY="1")
+    worker.wait_for("worker_ready")
+    slow = {"prompt": "One, two,", "max_tokens": 450, "stream": True, "logit_bias": [[0, False], [2, False]]}
+    plain.lpush("llama_queue", json.dumps({"id": "slow", "type": "completion", "timeout": 0.5, "data": slow}))
+    error = read(plain, "slow", until="error")[-1][2]
+    assert error["code"] == "timeout"
+    assert "0.5 s" in error["error"]
+    push(plain, "next", max_tokens=2)
+    read(plain, "next", until="done")
+
+
+def test_a_worker_waits_for_redis_and_says_so(own_redis: RedisServer, model_path: Path, tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL=own_redis.url, MODEL_PATH=str(model_path))
+    worker.start()
+    try:
+        line = worker.wait_for("redis_absent", count=2)
+        assert "REDIS_URL" in line["message"]
+        own_redis.start()
+        worker.wait_for("worker_ready")
+        assert worker.stop() == 0
+    finally:
+        worker.end()
+
+
+def test_a_worker_that_waits_for_redis_can_be_stopped(own_redis: RedisServer, tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL=own_redis.url)
+    worker.start()
+    try:
+        worker.wait_for("redis_absent")
+        assert worker.stop() == 0
+    finally:
+        worker.end()
+
+
+def test_a_job_goes_on_while_redis_is_away(own_redis: RedisServer, model_path: Path, tmp_path: Path) -> None:
+    own_redis.start()
+    worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL=own_redis.url, MODEL_PATH=str(model_path))
+    worker.start()
+    try:
+        worker.wait_for("worker_ready")
+        with sync_redis.Redis(port=own_redis.port, decode_responses=True) as client:
+            push(client, "through", max_tokens=300, stream=True)
+            read(client, "through", until="token")
+        own_redis.kill()
+        worker.wait_for("redis_lost")
+        own_redis.start()
+        with sync_redis.Redis(port=own_redis.port, decode_responses=True) as client:
+            entries = read(client, "through", until="done")
+            result = json.loads(client.get("result:through"))  # pyright: ignore[reportArgumentType]
+        assert [data["attempt"] for _, event, data in entries if event == "start"] == [1]
+        texts = [data["choices"][0]["text"] for _, event, data in entries if event == "token"]
+        assert "".join(texts) == result["text"]
+        worker.wait_for("redis_back")
+        assert worker.stop() == 0
+    finally:
+        worker.end()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"MODEL_PATH": "/nowhere/model.gguf"}, ["MODEL_PATH=/nowhere/model.gguf", "does not exist", "make demo"]),
+        ({"STARTUP_COMMAND": "/nowhere/llama-server"}, ["/nowhere/llama-server", "STARTUP_COMMAND"]),
+        ({"STARTUP_COMMAND": "sh -c 'echo broken pipe dream; exit 3'"}, ["exit code 3", "broken pipe dream"]),
+    ],
+)
+def test_an_engine_that_cannot_start_ends_the_worker_and_says_what_to_change(
+    make_worker: MakeWorker, settings: dict[str, str], expected: list[str]
+) -> None:
+    worker = make_worker(**settings)
+    assert worker.wait() == 1
+    message = next(line["message"] for line in worker.lines() if line.get("action") == "worker_failed")
+    for part in expected:
+        assert part in message
+
+
+def test_a_truncated_model_is_named(make_worker: MakeWorker, model_path: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    with model_path.open("rb") as whole:
+        cut.write_bytes(whole.read(100_000))
+    worker = make_worker(MODEL_PATH=str(cut))
+    assert worker.wait() == 1
+    message = next(line["message"] for line in worker.lines() if line.get("action") == "worker_failed")
+    assert "MODEL_PATH" in message
+    assert "exit code 1" in message
+
+
+def test_wrong_settings_end_the_start_with_a_line_each(tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL="http://x", CONTEXT_SIZE="big", LOG_LEVEL="loud")
+    worker.start()
+    assert worker.wait() == 2
+    lines = worker.log_text().splitlines()
+    assert len(lines) == 3, lines
+    for name, value in (("REDIS_URL", "http://x"), ("CONTEXT_SIZE", "big"), ("LOG_LEVEL", "loud")):
+        assert any(line.startswith(f"{name}='{value}': must be") for line in lines), lines
+
+
+def test_jobs_that_name_a_worker_run_there_or_are_told(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.wait_for("worker_ready")
+    (name,) = plain.zrange("{llama_queue}:workers", 0, -1)
+    job = {"type": "completion", "data": {"prompt": "One,", "max_tokens": 2}}
+    plain.lpush("llama_queue", json.dumps({"id": "here", "worker": name, **job}))
+    plain.lpush("llama_queue", json.dumps({"id": "gone", "worker": "nobody-0", **job}))
+    assert read(plain, "here", until="done")[0][2]["worker"] == name
+    assert read(plain, "gone", until="error")[-1][2]["code"] == "no_worker"
+
+
+def test_a_worker_uses_a_server_that_already_runs(plain: Any, make_worker: MakeWorker) -> None:
+    owner = make_worker(QUEUE_NAME="other_queue")
+    owner.wait_for("worker_ready")
+    url = f"http://127.0.0.1:{owner.environment['LLAMA_PORT']}"
+    guest = make_worker(LLAMA_SERVER_URL=url, LLM_CONCURRENCY="5")
+    guest.wait_for("concurrency_lowered")
+    guest.wait_for("worker_ready")
+    assert not psutil.Process(guest.pid).children()
+    push(plain, "abroad", max_tokens=3)
+    read(plain, "abroad", until="done")
+    assert guest.stop() == 0
+
+
+def test_the_command_line_submits_and_prints(plain: Any, make_worker: MakeWorker, redis_url: str) -> None:
+    worker = make_worker()
+    worker.wait_for("worker_ready")
+    command = [sys.executable, "-m", "velesio_worker", "submit", "--id", "mine", "--max-tokens", "8", "--stream", "Hi!"]
+    environment = {**base_environment(), "REDIS_URL": redis_url}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == json.loads(plain.get("result:mine"))["text"] + "\n"
+    command = [sys.executable, "-m", "velesio_worker", "submit", "--data", '{"warmth": 1}', "Hi!"]
+    failed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert failed.returncode == 1
+    assert "data.warmth: unknown parameter" in failed.stderr
