@@ -281,9 +281,10 @@ async def subscribe(
     """
     commands: Any = redis
     key = stream_key(job_id)
+    block: int | None = None  # what is over already is said at once
     while True:
-        read = partial(commands.xread, {key: after}, count=FLUSH_ENTRIES, block=SUBSCRIBER_BLOCK_MS)
-        reply = await until_done(outage, read)
+        reply = await until_done(outage, partial(commands.xread, {key: after}, count=FLUSH_ENTRIES, block=block))
+        block = SUBSCRIBER_BLOCK_MS
         if reply:
             for entry_id, fields in reply[0][1]:
                 event = _parsed(entry_id, fields)

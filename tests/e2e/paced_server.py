@@ -1,0 +1,88 @@
+"""A test double of llama-server that sends each token only when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Self
+
+from tests.conftest import free_port
+
+
+class PacedServer:
+    """Answers /health, /props and /completion; a completion's tokens wait for :meth:`release`.
+
+    Attributes:
+        closed: set when a client closed its connection before the end.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.closed = asyncio.Event()
+        self._tokens = tokens
+        self._permits = asyncio.Semaphore(0)
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    def release(self) -> None:
+        """Let one more token go."""
+        self._permits.release()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            path = head.split(b" ")[1].decode()
+            if path == "/completion":
+                await self._complete(reader, writer)
+            else:
+                self._answer(writer, path)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    def _answer(self, writer: asyncio.StreamWriter, path: str) -> None:
+        body: dict[str, Any] = {"status": "ok"}
+        if path == "/props":
+            body = {
+                "model_path": "paced.gguf",
+                "total_slots": 1,
+                "default_generation_settings": {"n_ctx": 100},
+            }
+        data = json.dumps(body).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + data)
+
+    async def _complete(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        end = asyncio.create_task(self._until_closed(reader))
+        for number in range(self._tokens):
+            permit = asyncio.create_task(self._permits.acquire())
+            await asyncio.wait({permit, end}, return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                permit.cancel()
+                self.closed.set()
+                return
+            writer.write(_event({"index": 0, "content": f" {number}", "stop": False}))
+            await writer.drain()
+        last = {"content": "", "stop": True, "stop_type": "limit", "tokens_evaluated": 1, "tokens_predicted": 1}
+        writer.write(_event(last))
+        await writer.drain()
+        end.cancel()
+
+    async def _until_closed(self, reader: asyncio.StreamReader) -> None:
+        while await reader.read(4096):
+            pass
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"

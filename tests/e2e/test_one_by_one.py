@@ -1,0 +1,63 @@
+"""Tokens are published one by one: each is in Redis before its source has made the next."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.e2e.conftest import MakeWorker
+from tests.e2e.paced_server import PacedServer
+
+pytestmark = pytest.mark.anyio
+TOKENS = 20
+
+
+async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, make_worker: MakeWorker) -> None:
+    async with PacedServer(TOKENS) as server:
+        worker = make_worker(LLAMA_SERVER_URL=server.url)
+        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+        job = {"id": "paced", "type": "completion", "data": {"prompt": "x", "stream": True}}
+        await commands.lpush("llama_queue", json.dumps(job))
+        after = "0-0"
+        for number in range(TOKENS):
+            server.release()
+            fields: dict[bytes, bytes] = {}
+            while fields.get(b"event") != b"token":
+                reply = await commands.xread({"stream:paced": after}, count=1, block=4000)
+                assert reply, f"token {number} was made and is not in Redis, though nothing else can follow it"
+                ((after, fields),) = reply[0][1]
+            assert json.loads(fields[b"data"])["choices"][0]["text"] == f" {number}"
+        await commands.xread({"stream:paced": after}, count=1, block=4000)
+        result = json.loads(await commands.get("result:paced"))
+        assert result["text"] == "".join(f" {number}" for number in range(TOKENS))
+
+
+async def test_a_job_whose_time_is_up_stops_the_engine(commands: Any, make_worker: MakeWorker) -> None:
+    async with PacedServer(TOKENS) as server:
+        worker = make_worker(LLAMA_SERVER_URL=server.url)
+        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+        job = {"id": "slow", "type": "completion", "timeout": 0.2, "data": {"prompt": "x"}}
+        await commands.lpush("llama_queue", json.dumps(job))
+        with anyio.fail_after(10):
+            await server.closed.wait()
+
+
+async def test_a_job_whose_stream_is_deleted_stops_the_engine(commands: Any, make_worker: MakeWorker) -> None:
+    async with PacedServer(TOKENS) as server:
+        worker = make_worker(LLAMA_SERVER_URL=server.url)
+        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+        job = {"id": "unread", "type": "completion", "data": {"prompt": "x", "stream": True}}
+        await commands.lpush("llama_queue", json.dumps(job))
+        server.release()
+        await commands.xread({"stream:unread": "1-0"}, block=4000)
+        await commands.delete("stream:unread")
+        with anyio.fail_after(10):
+            while not server.closed.is_set():
+                server.release()
+                await anyio.sleep(0.05)
+            while not await commands.exists("result:unread"):
+                await anyio.sleep(0.05)
+        assert json.loads(await commands.get("result:unread"))["finish_reason"] == "cancelled"

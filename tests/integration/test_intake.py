@@ -1,0 +1,200 @@
+"""Intake and admission: right jobs go on, wrong ones are answered or buried, none is lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.integration.conftest import MAX_BYTES, Side
+from velesio_worker.events import Done
+from velesio_worker.queue.claims import Claim
+from velesio_worker.queue.intake import Intake
+
+pytestmark = pytest.mark.anyio
+
+
+def job(**fields: Any) -> bytes:
+    return json.dumps({"id": "a", "type": "completion", "data": {"prompt": "hi"}} | fields).encode()
+
+
+async def sort(side: Side, commands: Any, *payloads: bytes) -> None:
+    """Push payloads and let the intake sort them all."""
+    await commands.lpush("llama_queue", *payloads)
+    slot = side.keys.slot("w1", "intake")
+    intake = Intake(
+        side.slots,
+        side.scripts,
+        side.keys,
+        slot,
+        max_bytes=MAX_BYTES,
+        refuse=side.admission.refuse,
+        outage=side.outage,
+    )
+    stopping = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.run, stopping)
+        with anyio.fail_after(10):
+            while await commands.exists("llama_queue", slot.key):
+                await anyio.sleep(0.01)
+        stopping.set()
+
+
+async def admit(side: Side, commands: Any, payload: bytes) -> Claim | None:
+    slot = side.slot()
+    await commands.lpush(slot.key, payload)
+    claim = await side.admission.admit(slot, payload)
+    if claim is None:
+        assert not await commands.exists(slot.key), "what is over leaves its slot"
+    return claim
+
+
+async def the_end(commands: Any, job_id: str = "a") -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The only terminal entry's event and data, and the result."""
+    entries = await commands.xrange(f"stream:{job_id}")
+    terminal = [entry for _, entry in entries if entry[b"event"] in {b"done", b"error"}]
+    assert len(terminal) == 1, entries
+    assert entries[-1][1] == terminal[0]
+    result = json.loads(await commands.get(f"result:{job_id}"))
+    return terminal[0][b"event"].decode(), json.loads(terminal[0][b"data"]), result
+
+
+async def test_jobs_go_to_the_list_of_their_kind_in_order(side: Side, commands: Any) -> None:
+    texts = [job(id=f"t{number}") for number in range(3)]
+    image = job(id="i", type="txt2img", data={"prompt": "a cat"})
+    await sort(side, commands, *texts, image)
+    assert await commands.lrange("{llama_queue}:text", 0, -1) == texts[::-1]
+    assert await commands.lrange("{llama_queue}:image", 0, -1) == [image]
+
+
+async def test_a_job_for_one_worker_goes_to_its_list_or_is_told(side: Side, commands: Any) -> None:
+    await sort(side, commands, job(id="here", worker="w1"), job(id="gone", worker="w9"))
+    assert await commands.lrange("{llama_queue}:only:w1", 0, -1) == [job(id="here", worker="w1")]
+    event, data, result = await the_end(commands, "gone")
+    assert (event, data["code"], result["code"]) == ("error", "no_worker", "no_worker")
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"\x00\xff", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "no id"),
+        (b'{"id": "a b"}', "a bad id"),
+        (b'{"id": 7}', "a bad id"),
+    ],
+)
+async def test_what_names_no_job_is_buried_with_the_reason(
+    side: Side, commands: Any, payload: bytes, reason: str
+) -> None:
+    await sort(side, commands, payload)
+    (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
+    assert reason in letter["reason"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"type": "poem"}, "unknown_type", "Unknown job type: poem"),
+        ({"type": "embedding"}, "unknown_type", "Unknown job type: embedding"),
+        ({"data": {}}, "bad_job", "data.prompt: required"),
+        ({"data": {"prompt": "x", "heat": 1}}, "bad_job", "data.heat: unknown parameter"),
+        ({"timeout": -1}, "bad_job", "timeout"),
+    ],
+)
+async def test_a_wrong_job_with_an_id_is_answered(
+    side: Side, commands: Any, fields: dict[str, Any], code: str, message: str
+) -> None:
+    await sort(side, commands, job(**fields))
+    event, data, result = await the_end(commands)
+    assert (event, data["code"], data["retryable"], data["partial"]) == ("error", code, False, False)
+    assert message in result["error"]
+    assert not await commands.exists("{llama_queue}:dead")
+
+
+async def test_a_job_that_is_too_large_is_buried_and_answered(side: Side, commands: Any) -> None:
+    payload = job(data={"prompt": "x" * MAX_BYTES})
+    await sort(side, commands, payload)
+    event, data, _ = await the_end(commands)
+    assert (event, data["code"]) == ("error", "too_large")
+    assert "MAX_JOB_BYTES" in data["error"]
+    (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
+    assert letter["payload"] == payload.decode()
+
+
+async def test_a_wrong_job_does_not_disturb_the_running_job_whose_id_it_uses(side: Side, commands: Any) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    await sort(side, commands, job(type="poem"))
+    assert await commands.llen("{llama_queue}:dead") == 1
+    assert await side.closer.done(claim.held, Done({"text": "x"}, "stop"))
+
+
+async def test_a_right_job_is_claimed(side: Side, commands: Any) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    assert (claim.job.id, claim.held.attempt, claim.first) == ("a", 1, True)
+    assert await commands.exists(side.slot().key)
+
+
+async def test_a_second_copy_of_a_running_job_is_dropped(side: Side, commands: Any) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    slot = side.slot("text-1")
+    await commands.lpush(slot.key, job())
+    assert await side.admission.admit(slot, job()) is None
+    assert not await commands.exists(slot.key)
+    assert await side.closer.done(claim.held, Done({"text": "x"}, "stop")), "the first copy is not disturbed"
+
+
+async def test_a_finished_job_is_not_run_again_and_its_stream_is_completed(side: Side, commands: Any) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    stream = side.publisher.open("a", 1)
+    stream.put("start", b"{}")
+    await stream.flushed()
+    await side.claims.finish(claim.held, b'{"text": "x", "finish_reason": "stop"}')
+    await side.slots.ack(claim.held.slot, claim.held.payload)
+    for _ in range(2):
+        assert await admit(side, commands, job()) is None
+        event, data, _ = await the_end(commands)
+        assert (event, data["finish_reason"]) == ("done", "stop")
+
+
+async def test_an_id_used_again_after_its_result_expired_is_a_new_job(side: Side, commands: Any) -> None:
+    first = await admit(side, commands, job(max_attempts=1))
+    assert first is not None
+    await side.closer.done(first.held, Done({"text": "x"}, "stop"))
+    await commands.delete("result:a")
+    second = await admit(side, commands, job(max_attempts=1))
+    assert second is not None
+    assert (second.held.attempt, second.first) == (2, True)
+    assert not await commands.exists("stream:a"), "the old end would be read as the new one's"
+
+
+async def test_a_job_cancelled_while_it_waits_ends_without_running(side: Side, commands: Any) -> None:
+    await commands.hset("{result:a}:job", "cancel", 1)
+    assert await admit(side, commands, job()) is None
+    event, data, result = await the_end(commands)
+    assert (event, data["finish_reason"]) == ("done", "cancelled")
+    assert (result["text"], result["finish_reason"]) == ("", "cancelled")
+
+
+async def test_a_job_past_its_expiry_never_runs(side: Side, commands: Any) -> None:
+    assert await admit(side, commands, job(expires_at=time.time() - 1)) is None
+    assert (await the_end(commands))[1]["code"] == "expired"
+    assert await admit(side, commands, job(id="b", expires_at=time.time() + 100)) is not None
+
+
+async def test_a_job_that_was_lost_too_often_is_buried_and_answered(side: Side, commands: Any) -> None:
+    for _ in range(2):
+        assert await admit(side, commands, job(max_attempts=2)) is not None
+        await commands.delete(side.slot().key)
+    assert await admit(side, commands, job(max_attempts=2)) is None
+    event, data, result = await the_end(commands)
+    assert (event, data["code"], result["code"]) == ("error", "worker_lost", "worker_lost")
+    assert await commands.llen("{llama_queue}:dead") == 1

@@ -1,0 +1,83 @@
+"""Slots: what a worker holds is always in Redis too, whichever reply is lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.integration.conftest import Side
+from velesio_worker.queue.slots import Slots
+
+pytestmark = pytest.mark.anyio
+
+QUEUE = "{llama_queue}:text"
+
+
+class LosesReplies:
+    """A client that carries out a blocking move and loses its reply."""
+
+    def __init__(self, client: Any, losses: int) -> None:
+        self._client = client
+        self._losses = losses
+
+    async def blmove(self, *arguments: Any) -> Any:
+        reply = await self._client.blmove(*arguments)
+        if self._losses > 0:
+            self._losses -= 1
+            raise RedisConnectionError("the reply was lost")
+        return reply
+
+
+async def test_jobs_are_taken_in_the_order_in_which_they_were_pushed(side: Side, commands: Any) -> None:
+    await commands.lpush(QUEUE, b"1", b"2")
+    for expected in (b"1", b"2"):
+        assert await side.slots.take(QUEUE, side.slot()) == expected
+        assert await commands.lrange(side.slot().key, 0, -1) == [expected]
+        await side.slots.ack(side.slot(), expected)
+    assert await side.slots.take(QUEUE, side.slot()) is None
+
+
+async def test_a_lost_reply_loses_and_doubles_no_job(side: Side, commands: Any) -> None:
+    slots = Slots(LosesReplies(commands, 2), commands, side.keys, side.outage)  # pyright: ignore[reportArgumentType]
+    await commands.lpush(QUEUE, b"1", b"2", b"3")
+    for expected in (b"1", b"2", b"3"):
+        assert await slots.take(QUEUE, side.slot()) == expected
+        await slots.ack(side.slot(), expected)
+    assert not await commands.exists(QUEUE, side.slot().key)
+
+
+async def test_a_move_that_lands_late_is_not_acked_with_the_job_before_it(side: Side, commands: Any) -> None:
+    await commands.lpush(QUEUE, b"1")
+    taken = await side.slots.take(QUEUE, side.slot())
+    await commands.lpush(side.slot().key, b"late")
+    assert taken == b"1"
+    await side.slots.ack(side.slot(), b"1")
+    assert await side.slots.take(QUEUE, side.slot()) == b"late"
+
+
+async def test_a_job_handed_back_is_the_next_to_be_taken(side: Side, commands: Any) -> None:
+    await commands.lpush(QUEUE, b"1", b"2")
+    await side.slots.take(QUEUE, side.slot())
+    assert await side.slots.hand_back(side.slot())
+    assert not await side.slots.hand_back(side.slot())
+    assert await side.slots.take(QUEUE, side.slot()) == b"1"
+
+
+@pytest.mark.parametrize(("payload", "field"), [(b"text", "payload"), (b"\xff\xfe", "payload_base64")])
+async def test_a_dead_letter_keeps_the_payload(side: Side, commands: Any, payload: bytes, field: str) -> None:
+    await commands.lpush(side.slot().key, payload)
+    await side.slots.bury(side.slot(), payload, "why")
+    await side.slots.bury(side.slot(), payload, "again")
+    (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
+    assert (letter["reason"], letter["worker"]) == ("why", "w1")
+    assert letter[field] in {"text", "//4="}
+
+
+async def test_a_list_returned_to_the_front_keeps_its_order(side: Side, commands: Any) -> None:
+    await commands.lpush("only", b"1", b"2", b"3")
+    await commands.lpush("llama_queue", b"4")
+    assert await side.slots.return_to("only", "llama_queue") == 3
+    assert await commands.lrange("llama_queue", 0, -1) == [b"4", b"3", b"2", b"1"]
