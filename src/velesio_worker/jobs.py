@@ -119,6 +119,9 @@ class ImageParameters(BaseModel):
 
 Parameters = CompletionParameters | ChatCompletionParameters | ImageParameters
 
+_PRIVATE: Final = frozenset({"prompt", "messages"})
+"""Fields whose values are never repeated in an error, since errors are logged."""
+
 _PARAMETERS: Final[Mapping[JobType, type[Parameters]]] = {
     JobType.COMPLETION: CompletionParameters,
     JobType.CHAT_COMPLETION: ChatCompletionParameters,
@@ -243,8 +246,9 @@ def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = 
             case "missing":
                 sentences.append(f"{path}: required")
             case _:
-                got = _shorten(repr(mistake["input"]))
-                sentences.append(f"{path}: {mistake['msg'].removeprefix('Value error, ')} (got {got})")
+                text = f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
+                private = _PRIVATE.intersection(mistake["loc"])
+                sentences.append(text if private else f"{text} (got {_shorten(repr(mistake['input']))})")
     return "; ".join(sentences)
 
 

@@ -15,8 +15,16 @@ Logger = structlog.stdlib.BoundLogger
 
 
 def get_logger(name: str) -> Logger:
-    """Return the logger of a module or of an engine."""
-    return structlog.stdlib.get_logger(name)
+    """Return the logger of a module or of an engine.
+
+    It hands its lines to the standard library's logging, with their fields as ``extra``; so a program that imports
+    the client decides by itself what becomes of them.
+    """
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 def _dumps(event: dict[str, Any], **_: Any) -> str:  # noqa: ANN401 (structlog's serializer interface)
@@ -33,6 +41,7 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -45,12 +54,6 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), event_key="message", timestamp_key="time", pad_event_to=0
         )
-    )
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -7,6 +7,7 @@ job can write nothing once a newer attempt has begun, and any id is a point to r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ class JobStream:
         self._publisher = publisher
         self._entries = 0
         self._bytes = 0
-        self._moved = anyio.Event()
+        self._moved: anyio.Event | None = None
 
     def put(self, event: str, data: bytes) -> None:
         """Queue an entry; it leaves with the next flush.
@@ -69,30 +70,38 @@ class JobStream:
             InternalError: Redis refuses the stream's entries.
         """
         while self.failure is None and (self._entries >= JOB_ENTRIES or self._bytes >= JOB_BYTES):
-            await self._moved.wait()
+            await self._next_move()
         if self.failure is not None:
             raise self.failure
 
     async def flushed(self) -> None:
         """Wait until all that was put is in Redis. Raises as :meth:`room` does."""
         while self.failure is None and self._entries:
-            await self._moved.wait()
+            await self._next_move()
         if self.failure is not None:
             raise self.failure
+
+    async def _next_move(self) -> None:
+        if self._moved is None:
+            self._moved = anyio.Event()
+        await self._moved.wait()
+
+    def _has_moved(self) -> None:
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     def sent(self, size: int) -> None:
         """Take note that an entry is in Redis; ``size`` is its data's, in bytes."""
         self._entries -= 1
         self._bytes -= size
-        self._moved.set()
-        self._moved = anyio.Event()
+        self._has_moved()
 
     def fail(self, failure: VelesioError) -> None:
         """Take note that no entry of this attempt gets into Redis any more."""
         if self.failure is None:
             self.failure = failure
-        self._moved.set()
-        self._moved = anyio.Event()
+        self._has_moved()
 
 
 class Entry:
@@ -121,13 +130,15 @@ class Publisher:
     Args:
         redis: a client of its own, which repeats nothing by itself.
         outage: whom to tell when Redis does not answer.
-        ttl: how long a stream is kept after its last entry, in seconds.
+        ttl: how long a stream is kept after its terminal entry, in seconds.
+        longest: how long a job may run without an entry, in seconds; its stream is kept that much longer.
     """
 
-    def __init__(self, redis: Redis, outage: Outage, *, ttl: int) -> None:
+    def __init__(self, redis: Redis, outage: Outage, *, ttl: int, longest: float = 0) -> None:
         self._redis = redis
         self._outage = outage
         self._ttl = ttl
+        self._running_ttl = ttl + math.ceil(longest)
         self._pending: list[Entry] = []
         self._wake = anyio.Event()
 
@@ -174,8 +185,9 @@ class Publisher:
                 replies_at.append(len(pipe))
                 options = () if entry.sequence == 0 else ("NOMKSTREAM",)
                 pipe.execute_command("XADD", stream.key, *options, entry.id, "event", entry.event, "data", entry.data)
-                if now >= stream.expire_at or entry.event in TERMINAL:
-                    pipe.execute_command("EXPIRE", stream.key, self._ttl)
+                terminal = entry.event in TERMINAL
+                if terminal or now >= stream.expire_at:
+                    pipe.execute_command("EXPIRE", stream.key, self._ttl if terminal else self._running_ttl)
                     stream.expire_at = now + self._ttl / 4
             try:
                 replies = await pipe.execute(raise_on_error=False)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.abc
+from redis.exceptions import RedisError
 
 from velesio_worker import __version__
 from velesio_worker.admission import Admission
@@ -52,7 +53,9 @@ class Worker:
         self._commands, self._blocking, self._publishing = (connect(settings.redis_url, name=self.id) for _ in range(3))
         self._slots = Slots(self._blocking, self._commands, self._keys, self._outage)
         self._claims = Claims(self._commands, self._slots, self._outage, result_ttl=settings.result_ttl)
-        self._publisher = Publisher(self._publishing, self._outage, ttl=settings.stream_ttl)
+        self._publisher = Publisher(
+            self._publishing, self._outage, ttl=settings.stream_ttl, longest=settings.worker_timeout
+        )
         self._closer = Closer(self._claims, self._slots, self._publisher)
         self._admission = Admission(
             self._commands,
@@ -84,13 +87,16 @@ class Worker:
             EngineStartError: llama-server does not start.
         """
         self._check_settings()
-        async with self._connections(), anyio.create_task_group() as side:
-            side.start_soon(self._stop_on_signals)
-            if await self._redis_is_there():
-                side.start_soon(self._publisher.run)
-                async with self._enrolled(side):
-                    await self._serve(side)
-            side.cancel_scope.cancel()
+        try:
+            async with self._connections(), anyio.create_task_group() as side:
+                side.start_soon(self._stop_on_signals)
+                if await self._redis_is_there():
+                    side.start_soon(self._publisher.run)
+                    async with self._enrolled(side):
+                        await self._serve(side)
+                side.cancel_scope.cancel()
+        except* RedisError as errors:
+            self._failure = RedisUnusableError(f"Redis refuses what the worker needs: {_first(errors)}")
         if self._failure is not None:
             raise self._failure
         log.info("the worker has stopped", action="worker_stopped")
@@ -273,3 +279,9 @@ class Worker:
             "text_slots": self._text_slots,
             "running": self._executor.running if self._executor else 0,
         }
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception in a group of groups."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error  # pyright: ignore[reportUnknownArgumentType]

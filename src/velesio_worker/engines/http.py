@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final, Self
 
+import anyio
 import httpx
 import orjson
 
@@ -14,6 +15,7 @@ KEEPALIVE_SECONDS: Final = 4.0
 """llama-server closes idle connections after 5 s; one that is closed earlier is never used a moment too late."""
 
 CONNECT_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 2.0
 
 
 class ConnectionLostError(Exception):
@@ -110,7 +112,7 @@ class EngineHTTP:
         try:
             yield EngineResponse(response)
         finally:
-            with contextlib.suppress(httpx.HTTPError):
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(httpx.HTTPError):
                 await response.aclose()
 
 

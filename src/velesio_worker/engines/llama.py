@@ -172,7 +172,7 @@ class _LlamaGeneration(ABC):
     def _event(self, data: bytes) -> EngineEvent | None:
         chunk = decode_json(data)
         if not isinstance(chunk, dict):
-            raise EngineRefusedError(f"llama-server sent what is no JSON object: {data[:200]!r}")
+            raise EngineRefusedError("llama-server sent what is no JSON object.")
         body = cast("dict[str, Any]", chunk)
         if "error" in body or ("code" in body and "message" in body):
             raise _refusal(500, body if "error" in body else {"error": body})

@@ -1,0 +1,77 @@
+"""A source of tokens: the streams of a llama-server, at a pace or as fast as they are taken."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+
+
+class Source:
+    """Answers /completion with ``tokens`` tokens; each one's text is the time at which it was made, in nanoseconds.
+
+    Args:
+        tokens: how many tokens a stream has.
+        rate: tokens per second of each stream; 0: no pause.
+    """
+
+    def __init__(self, tokens: int, rate: float) -> None:
+        self._tokens = tokens
+        self._pause = 1 / rate if rate else 0.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        )
+        await reader.readexactly(length)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        try:
+            await self._stream(writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        begun = time.monotonic()
+        for number in range(self._tokens):
+            if self._pause:
+                await asyncio.sleep(max(0.0, begun + number * self._pause - time.monotonic()))
+            chunk = {
+                "index": 0,
+                "content": f" {time.monotonic_ns()}",
+                "tokens": [number],
+                "stop": False,
+                "id_slot": -1,
+                "tokens_predicted": number + 1,
+                "tokens_evaluated": 3,
+            }
+            writer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            await writer.drain()
+        last = {
+            "content": "",
+            "stop": True,
+            "stop_type": "limit",
+            "tokens_evaluated": 3,
+            "tokens_predicted": self._tokens,
+        }
+        writer.write(b"data: " + json.dumps(last).encode() + b"\n\n")
+        await writer.drain()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--rate", type=float, default=0.0)
+    arguments = parser.parse_args()
+    source = Source(arguments.tokens, arguments.rate)
+    server = await asyncio.start_server(source.serve, "127.0.0.1", arguments.port, backlog=1024)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
