@@ -25,6 +25,7 @@ from velesio_worker.worker import Worker
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+CANCEL_SECONDS: Final = 2.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,13 +72,13 @@ def _run_async(main: Callable[[], Awaitable[int]]) -> int:
 
 def _run_worker(_: argparse.Namespace) -> int:
     settings = load_settings()
-    worker = Worker(settings)
-    configure_logging(settings.log_level, settings.log_format, worker=worker.id)
     log = get_logger(__name__)
-    for found, meant in misspelt(os.environ):
-        log.warning(f"{found} is no setting; did you mean {meant}?", action="unknown_setting")
 
     async def main() -> int:
+        worker = Worker(settings)
+        configure_logging(settings.log_level, settings.log_format, worker=worker.id)
+        for found, meant in misspelt(os.environ):
+            log.warning(f"{found} is no setting; did you mean {meant}?", action="unknown_setting")
         await worker.run()
         return 0
 
@@ -123,14 +124,23 @@ async def _submit(settings: Settings, arguments: argparse.Namespace) -> int:
     async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
         job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
         print(f"job {job_id}", file=sys.stderr)
-        if arguments.stream and not arguments.json:
-            await _print_stream(client, job_id)
-        result = await client.result(job_id)
-        if arguments.json:
-            print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
-        elif not arguments.stream:
-            print(result.get("text", ""))
+        try:
+            await _print_answer(client, job_id, arguments)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                await client.cancel(job_id)
+            raise
     return 0
+
+
+async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespace) -> None:
+    if arguments.stream and not arguments.json:
+        await _print_stream(client, job_id)
+    result = await client.result(job_id)
+    if arguments.json:
+        print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+    elif not arguments.stream:
+        print(result.get("text", ""))
 
 
 async def _print_stream(client: Client, job_id: str) -> None:

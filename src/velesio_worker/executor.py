@@ -148,12 +148,14 @@ class Executor:
                     self._stop(run)
                 outcome = await self._outcome(run)
         finally:
-            with run.ending:
-                await self._end(run, outcome)
-            self._runs.discard(run)
-            self._changed.set()
-            self._changed = anyio.Event()
-            _report(run, outcome)
+            try:
+                with run.ending:
+                    await self._end(run, outcome)
+                _report(run, outcome)
+            finally:
+                self._runs.discard(run)
+                self._changed.set()
+                self._changed = anyio.Event()
 
     async def _outcome(self, run: Run) -> Outcome:
         job = run.claim.job
