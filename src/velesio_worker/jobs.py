@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeGuard, cast
@@ -14,6 +15,12 @@ from velesio_worker.errors import BadJobError, JobError, TooLargeError, UnknownT
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_MAX_ATTEMPTS: Final = 3
+_INT32: Final = 2**31 - 1
+_MISTAKES: Final = 5
+"""How many mistakes of one job are told; the rest is counted."""
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 80, 80  # repr() fails on what is nested a thousand deep
 
 
 class Kind(StrEnum):
@@ -37,42 +44,41 @@ class JobType(StrEnum):
         return Kind.IMAGE if self in {JobType.TXT2IMG, JobType.IMG2IMG} else Kind.TEXT
 
 
-class LoraAdapter(BaseModel):
-    """One LoRA adapter that the engine has loaded, and how strongly it counts."""
-
-    model_config = ConfigDict(extra="forbid")
-    id: Annotated[int, Field(ge=0)]
-    scale: float
-
-
 class _Parameters(BaseModel):
     """Parameters of a job; an unknown one is refused by name."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+class LoraAdapter(_Parameters):
+    """One LoRA adapter that the engine has loaded, and how strongly it counts."""
+
+    id: Annotated[int, Field(ge=0, le=_INT32)]
+    scale: float
+
+
 class TextParameters(_Parameters):
     """What ``completion`` and ``chat_completion`` have in common. Defaults are the wire protocol's."""
 
-    max_tokens: Annotated[int, Field(ge=1)] = 150
+    max_tokens: Annotated[int, Field(ge=1, le=_INT32)] = 150
     temperature: Annotated[float, Field(ge=0)] = 0.7
-    top_k: Annotated[int, Field(ge=0)] = 40
+    top_k: Annotated[int, Field(ge=0, le=_INT32)] = 40
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0)] = 1.1
-    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    seed: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool = False
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     logit_bias: list[Any] | dict[str, Any] | None = None
-    n_probs: Annotated[int, Field(ge=0)] | None = None
-    id_slot: Annotated[int, Field(ge=-1)] | None = None
+    n_probs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
+    id_slot: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
     cache_prompt: bool | None = None
-    lora: list[LoraAdapter] | None = None
+    lora: Annotated[list[LoraAdapter], Field(fail_fast=True)] | None = None
 
 
 class CompletionParameters(TextParameters):
@@ -102,13 +108,13 @@ Message = Annotated[dict[str, Any], AfterValidator(_message)]
 class ChatCompletionParameters(TextParameters):
     """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
 
 
 class ImageParameters(BaseModel):
@@ -202,7 +208,7 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
     fields = cast("dict[str, Any]", fields)
     job_id = fields.get("id")
     if not is_job_id(job_id):
-        shown = "no id" if job_id is None else f"a bad id, {_shorten(repr(job_id))}"
+        shown = "no id" if job_id is None else f"a bad id, {_shorten(_REPR.repr(job_id))}"
         raise UnusablePayloadError(f"{shown}: an id is 1 to 128 of A-Z a-z 0-9 . _ : -")
     try:
         if len(payload) > max_bytes:
@@ -216,13 +222,17 @@ def _checked_job(fields: dict[str, Any]) -> Job:
     type_ = fields.get("type")
     if type_ is None:
         raise BadJobError(f"The job has no type; known types: {', '.join(JobType)}.")
-    try:
-        job_type = JobType(type_)
-    except ValueError:
-        raise UnknownTypeError(f"Unknown job type: {_shorten(str(type_))}") from None
+    job_type = next((known for known in JobType if known == type_), None)
+    if job_type is None:
+        shown = type_ if isinstance(type_, str) else _REPR.repr(type_)
+        raise UnknownTypeError(f"Unknown job type: {_shorten(shown)}")
     data: Any = fields.get("data")
     if not isinstance(data, dict):
         raise BadJobError(f"data must be an object with the parameters of {job_type}, not {_json_type(data)}.")
+    try:
+        orjson.dumps(data)  # what cannot be written again could not be sent to an engine
+    except TypeError:
+        raise BadJobError("data is nested too deeply.") from None
     model = _PARAMETERS[job_type]
     try:
         parameters = model.model_validate(data)
@@ -238,8 +248,9 @@ def _checked_job(fields: dict[str, Any]) -> Job:
 def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = ()) -> str:
     """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
     sentences: list[str] = []
-    for mistake in error.errors(include_url=False, include_context=False):
-        path = prefix + ".".join(str(step) for step in mistake["loc"])
+    mistakes = error.errors(include_url=False, include_context=False)
+    for mistake in mistakes[:_MISTAKES]:
+        path = prefix + ".".join(_shorten(str(step)) for step in mistake["loc"])
         match mistake["type"]:
             case "extra_forbidden":
                 sentences.append(f"{path}: unknown parameter; known ones: {', '.join(sorted(known))}")
@@ -248,7 +259,9 @@ def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = 
             case _:
                 text = f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
                 private = _PRIVATE.intersection(mistake["loc"])
-                sentences.append(text if private else f"{text} (got {_shorten(repr(mistake['input']))})")
+                sentences.append(text if private else f"{text} (got {_shorten(_REPR.repr(mistake['input']))})")
+    if len(mistakes) > _MISTAKES:
+        sentences.append(f"and {len(mistakes) - _MISTAKES} more mistakes")
     return "; ".join(sentences)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,18 +38,28 @@ def _command(value: str | None) -> str | None:
     return value
 
 
+def _well_formed(url: str) -> SplitResult | None:
+    """Split a URL; None if it has no ``//`` behind its scheme, or a host or port that is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if url.partition(":")[2].startswith("//") else None
+
+
 def _http_url(value: str | None) -> str | None:
     if value is None:
         return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    parts = _well_formed(value)
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("a URL such as http://127.0.0.1:8080")
     return value.rstrip("/")
 
 
 def _redis_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
+    parts = _well_formed(value)
+    if parts is None or parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
         raise ValueError("a URL such as redis://:password@host:6379/0, rediss://… for TLS, or unix:///path")
     return value
 
@@ -106,6 +116,9 @@ class Settings(BaseSettings):
     llama_server_url: HttpUrl = Field(
         default=None, description="Use this llama-server, which already runs, instead of starting one."
     )
+    llama_api_key: str | None = Field(
+        default=None, description="The key that llama-server wants (--api-key); it is sent with every request."
+    )
     llama_port: Port = Field(
         default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
     )
@@ -138,8 +151,11 @@ class Settings(BaseSettings):
     )
 
 
+SECRETS: Final = frozenset({"llama_api_key"})
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url"})
-SECRET_FLAGS: Final = re.compile(r"(--(?:api-key|hf-token|api-auth|gradio-auth)[= ])(\S+)")
+SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
+_PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+_PASSWORD_PARAMETER: Final = re.compile(r"([?&]password=)[^&#]*")
 
 
 def load_settings() -> Settings:
@@ -186,15 +202,12 @@ def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
 
 def hide_password(url: str) -> str:
     """Return ``url`` with its password, if any, replaced by ``***``."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    credentials, _, host = parts.netloc.rpartition("@")
-    user = credentials.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
 
 
 def _masked(name: str, value: str) -> str:
+    if name in SECRETS:
+        return "***"
     if name in SECRET_URLS:
         return hide_password(value)
     return SECRET_FLAGS.sub(r"\1***", value)
@@ -230,5 +243,5 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        return str(int(value)) if value.is_integer() else str(value)
     return str(value)

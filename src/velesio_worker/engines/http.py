@@ -11,11 +11,17 @@ import anyio
 import httpx
 import orjson
 
+FAST: Final = importlib.util.find_spec("httpx_aiohttp") is not None
+
 KEEPALIVE_SECONDS: Final = 4.0
 """llama-server closes idle connections after 5 s; one that is closed earlier is never used a moment too late."""
 
 CONNECT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
+
+_POST_HEADERS: Final = {"Content-Type": "application/json", "Connection": "close"}
+"""llama-server promises to keep a connection and closes it after a streamed answer all the same; the next request on
+it would be lost."""
 
 
 class ConnectionLostError(Exception):
@@ -42,7 +48,7 @@ class EngineResponse:
         try:
             async for chunk in self._response.aiter_raw():
                 yield chunk
-        except httpx.HTTPError as error:
+        except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
 
     async def body(self) -> bytes:
@@ -58,17 +64,20 @@ class EngineHTTP:
     """A client of one engine's HTTP server. An async context manager.
 
     Args:
-        base_url: the server's address, such as ``http://127.0.0.1:1337``.
+        base_url: the server's address, such as ``http://127.0.0.1:1337``; a user and password in it are sent as such.
+        api_key: sent as a bearer token.
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
+        url = httpx.URL(base_url)
         self._client = httpx.AsyncClient(
-            base_url=base_url,
+            base_url=url.copy_with(userinfo=b""),
+            auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             limits=limits,
             transport=_transport(limits),
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             trust_env=False,
         )
 
@@ -93,7 +102,7 @@ class EngineHTTP:
         """
         try:
             response = await self._client.get(path, timeout=timeout)
-        except httpx.HTTPError as error:
+        except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
         return response.status_code, decode_json(response.content)
 
@@ -104,25 +113,37 @@ class EngineHTTP:
         Raises:
             ConnectionLostError: there was no answer.
         """
-        request = self._client.build_request("POST", path, content=body, headers={"Content-Type": "application/json"})
+        request = self._client.build_request("POST", path, content=body, headers=_POST_HEADERS)
         try:
             response = await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
+        except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
         try:
             yield EngineResponse(response)
         finally:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(httpx.HTTPError):
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
                 await response.aclose()
+
+
+def _errors_of_the_transport() -> tuple[type[Exception], ...]:
+    if not FAST:
+        return (httpx.HTTPError,)
+    from aiohttp import ClientError  # noqa: PLC0415 (an extra; not all of its errors become httpx's)
+
+    return (httpx.HTTPError, ClientError)
+
+
+_LOST: Final = _errors_of_the_transport()
 
 
 def _transport(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
     """httpx-aiohttp's transport where it is installed (a third of the CPU time per token), else httpx's own."""
-    if importlib.util.find_spec("httpx_aiohttp") is None:
+    if not FAST:
         return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
     from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 (an extra)
 
-    return AiohttpTransport(limits=limits, trust_env=False)
+    unlimited = httpx.Limits(max_connections=0, keepalive_expiry=limits.keepalive_expiry)  # None is 100 to aiohttp
+    return AiohttpTransport(limits=unlimited, trust_env=False)
 
 
 def decode_json(data: bytes) -> Any:  # noqa: ANN401 (JSON)
@@ -137,5 +158,5 @@ def decode_json(data: bytes) -> Any:  # noqa: ANN401 (JSON)
         return None
 
 
-def _reason(error: httpx.HTTPError) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__

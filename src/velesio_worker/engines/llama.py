@@ -36,6 +36,7 @@ _END_SECONDS: Final = 1.0
 
 _BUSY: Final = 503
 _REFUSALS: Final = frozenset({400, 404, 422, 501})
+_UNAUTHORISED: Final = frozenset({401, 403})
 _DONE_MARK: Final = b"[DONE]"
 _FINISH_REASONS: Final = {"limit": "length"}
 
@@ -103,7 +104,9 @@ async def read_properties(http: EngineHTTP) -> LlamaProperties | None:
             slots=int(props["total_slots"]),
         )
     except (KeyError, TypeError, ValueError):
-        raise EngineRefusedError(f"It answers /props with status {status}, which is not llama-server's way.") from None
+        if status in _UNAUTHORISED:
+            raise EngineRefusedError("it wants another API key: set LLAMA_API_KEY to the one it was given") from None
+        raise EngineRefusedError(f"it answers /props with status {status}, which is not llama-server's way") from None
 
 
 class _LlamaGeneration(ABC):
@@ -150,12 +153,11 @@ class _LlamaGeneration(ABC):
         decoder = SSEDecoder()
         async for chunk in chunks:
             batch: list[EngineEvent] = []
-            for data in decoder.feed(chunk):
-                event = None if data == _DONE_MARK else self._event(data)
-                if event is not None:
-                    batch.append(event)
+            failure = self._take_all(decoder.feed(chunk), batch)
             if batch:
                 yield batch
+            if failure is not None:
+                raise failure
             if self._complete():
                 break
         if self._finish_reason is None:
@@ -164,6 +166,17 @@ class _LlamaGeneration(ABC):
             async for _ in chunks:
                 pass
         yield [self._done(self._finish_reason)]
+
+    def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
+        """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
+        try:
+            for data in events:
+                event = None if data == _DONE_MARK else self._event(data)
+                if event is not None:
+                    batch.append(event)
+        except JobError as error:
+            return error
+        return None
 
     def _complete(self) -> bool:
         """Whether nothing that matters follows."""
@@ -182,10 +195,10 @@ class _LlamaGeneration(ABC):
 
     def _progress(self, progress: dict[str, Any]) -> Progress | None:
         """Report a prompt that is read in several parts; a short one has nothing to report."""
-        processed, total = progress["processed"], progress["total"]
-        if 0 < processed < total:
+        processed, total, cached = progress["processed"], progress["total"], progress.get("cache", 0)
+        if cached < processed < total:
             self._prompt_in_parts = True
-        if processed > 0 and self._prompt_in_parts:
+        if processed > cached and self._prompt_in_parts:
             return Progress({"stage": "prompt", "processed": processed, "total": total})
         return None
 

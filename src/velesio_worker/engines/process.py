@@ -35,8 +35,12 @@ class EngineProcess:
         tail: the last of them.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, output: asyncio.StreamReader, transport: asyncio.ReadTransport
+    ) -> None:
         self._process = process
+        self._output = output
+        self._transport = transport
         self.pid = process.pid
         self.lines = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -56,9 +60,12 @@ class EngineProcess:
         code = self.returncode
         if code is None:
             return "still runs"
-        if code < 0:
+        if code >= 0:
+            return f"ended with exit code {code}"
+        try:
             return f"was ended by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
+        except ValueError:  # a real-time signal has no name
+            return f"was ended by signal {-code}"
 
     def start_draining(self, on_line: OnLine) -> None:
         """Begin to hand every line of output to ``on_line``; ended by :meth:`drained`."""
@@ -70,13 +77,11 @@ class EngineProcess:
             await asyncio.wait({self._drain}, timeout=1)
             self._drain.cancel()
             await asyncio.wait({self._drain})
+        self._transport.close()
 
     async def _read_lines(self, on_line: OnLine) -> None:
-        stdout = self._process.stdout
-        if stdout is None:
-            return
         rest = b""
-        while chunk := await stdout.read(64 * 1024):
+        while chunk := await self._output.read(64 * 1024):
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LINE_BYTES:
                 lines.append(rest)
@@ -107,6 +112,34 @@ class EngineProcess:
             os.killpg(self.pid, number)
 
 
+async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str) -> EngineProcess:
+    """Start a process whose output comes through a pipe of our own.
+
+    With asyncio's own pipe the end of a process is not noticed while a child of it holds the output open.
+    """
+    reading, writing = os.pipe()
+    output = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reading, "rb", buffering=0)
+    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=writing,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(env),
+            start_new_session=True,
+            preexec_fn=_die_with_parent if _LIBC is not None else None,
+        )
+    except OSError as error:
+        transport.close()
+        raise EngineStartError(f"{command[0]} cannot be run ({error.strerror or error}): {remedy}") from None
+    finally:
+        os.close(writing)
+    return EngineProcess(process, output, transport)
+
+
 @contextlib.asynccontextmanager
 async def running(
     command: Sequence[str], *, env: Mapping[str, str], on_line: OnLine, remedy: str
@@ -124,19 +157,9 @@ async def running(
     Raises:
         EngineStartError: there is no such program, or it cannot be run.
     """
-    try:
-        handle = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=dict(env),
-            start_new_session=True,
-            preexec_fn=_die_with_parent if _LIBC is not None else None,
-        )
-    except OSError as error:
-        raise EngineStartError(f"{command[0]} cannot be run ({error.strerror or error}): {remedy}") from None
-    process = EngineProcess(handle)
+    with anyio.CancelScope(shield=True):  # a process that exists has an owner, whatever happens
+        spawned = await _spawn(command, env, remedy)
+    process = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
     process.start_draining(on_line)
     try:
         yield process

@@ -73,7 +73,7 @@ async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGen
     began = anyio.current_time()
     async with (
         running(command.argv, env=environment, on_line=pass_on, remedy=remedy) as process,
-        EngineHTTP(command.url) as http,
+        EngineHTTP(command.url, api_key=settings.llama_api_key) as http,
     ):
         properties = await _until_ready(process, http)
         log.info(
@@ -104,7 +104,8 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaPropert
         except ConnectionLostError:
             answer = "none"
         except EngineRefusedError as error:
-            raise EngineStartError(str(error)) from None
+            check = "" if "LLAMA_API_KEY" in str(error) else " Check STARTUP_COMMAND."
+            raise EngineStartError(f"What was started does not serve as llama-server: {error}.{check}") from None
         else:
             if properties is not None:
                 return properties
@@ -130,18 +131,19 @@ def _last_words(process: EngineProcess) -> str:
 
 
 @contextlib.asynccontextmanager
-async def foreign_server(url: str, lost: anyio.Event) -> AsyncGenerator[Serving, None]:
+async def foreign_server(url: str, lost: anyio.Event, *, api_key: str | None = None) -> AsyncGenerator[Serving, None]:
     """Wait until the server at ``url`` answers, however long that takes.
 
     Args:
         url: its address.
         lost: set by whoever finds it gone.
+        api_key: the key that it wants.
 
     Raises:
         EngineStartError: what answers is no llama-server.
     """
     shown = hide_password(url)
-    async with EngineHTTP(url) as http:
+    async with EngineHTTP(url, api_key=api_key) as http:
         properties = await _until_it_answers(http, shown)
         log.info(
             f"llama-server at {shown} is ready: {properties.model}, {properties.slots} slots of "

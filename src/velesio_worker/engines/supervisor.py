@@ -107,22 +107,24 @@ class LlamaSupervisor:
                     async with self._serving() as serving:
                         failures, reason = await self._watch(serving, failures)
                 except EngineStartError as error:
-                    failures, reason = failures + 1, str(error)
+                    failures, reason = failures + 1, str(error).removeprefix("llama-server ")
+            raise EngineStartError(  # noqa: TRY301 (one way out for all that failed)
+                f"llama-server failed {failures} times in a row; the last time it {reason}"
+            )
         except EngineStartError:
             self._become(EngineState.FAILED)
             raise
         finally:
             if self._state is not EngineState.FAILED:
                 self._become(EngineState.STOPPED)
-        self._become(EngineState.FAILED)
-        raise EngineStartError(f"llama-server failed {failures} times in a row; the last time it {reason}")
 
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncGenerator[Serving, None]:
         self._become(EngineState.STARTING)
         self._lost = anyio.Event()
         url = self._settings.llama_server_url
-        server = foreign_server(url, self._lost) if url else own_server(self._settings, self._environ)
+        api_key = self._settings.llama_api_key
+        server = foreign_server(url, self._lost, api_key=api_key) if url else own_server(self._settings, self._environ)
         async with server as serving:
             self._engine = serving.engine
             self._become(EngineState.READY)

@@ -1,0 +1,126 @@
+"""Whatever a producer pushes, intake either has a job or knows whom to tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.llama import ChatGeneration, CompletionGeneration
+from velesio_worker.errors import UnusablePayloadError
+from velesio_worker.jobs import (
+    ChatCompletionParameters,
+    CompletionParameters,
+    Job,
+    JobType,
+    RefusedJobError,
+    parse_job,
+)
+
+LIMIT = 1024 * 1024
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(["nan", "inf", "-1", "9" * 30, "9" * 5000, "true", "a1", "http://x"])
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+)
+PARAMETERS = sorted({*CompletionParameters.model_fields, *ChatCompletionParameters.model_fields})
+DATA = st.fixed_dictionaries(
+    {}, optional={"prompt": st.text(max_size=10) | VALUES, "messages": st.lists(VALUES, max_size=3) | VALUES}
+).flatmap(lambda known: st.dictionaries(st.sampled_from(PARAMETERS), VALUES, max_size=4).map(lambda more: known | more))
+ENVELOPES = st.fixed_dictionaries(
+    {"id": st.just("a1") | VALUES, "type": st.sampled_from([*JobType, "banana"]) | VALUES, "data": DATA | VALUES},
+    optional=dict.fromkeys(
+        ("timeout", "expires_at", "max_attempts", "on_crash", "cache", "worker", "traceparent"), VALUES
+    ),
+)
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+def outcome(payload: bytes) -> Job | UnusablePayloadError | RefusedJobError:
+    try:
+        return parse_job(payload, max_bytes=LIMIT)
+    except (UnusablePayloadError, RefusedJobError) as error:
+        return error
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\xef\xbb\xbf{}")
+@example(rb'{"id": "a1", "type": "\udc00"}')
+def test_bytes_are_a_job_or_one_of_two_errors(payload: bytes) -> None:
+    outcome(payload)
+
+
+@given(VALUES | ENVELOPES)
+def test_json_is_a_job_or_one_of_two_errors(value: Any) -> None:
+    outcome(orjson.dumps(value))
+
+
+TEMPLATES = [
+    b"%s",
+    b'{"id":%s}',
+    b'{"id":"a1","type":%s}',
+    b'{"id":"a1","type":"completion","data":%s}',
+    b'{"id":"a1","type":"completion","data":{"prompt":%s}}',
+    b'{"id":"a1","type":"completion","data":{"prompt":"x","banana":%s}}',
+    b'{"id":"a1","type":"completion","data":{"prompt":"x","logit_bias":%s}}',
+    b'{"id":"a1","type":"chat_completion","data":{"messages":%s}}',
+    b'{"id":"a1","type":"chat_completion","data":{"messages":[{"role":%s}]}}',
+    b'{"id":"a1","type":"chat_completion","data":{"messages":[{"role":"user","content":%s}]}}',
+    b'{"id":"a1","type":"txt2img","data":{"prompt":%s}}',
+    b'{"id":"a1","type":"completion","data":{"prompt":"x"},"timeout":%s}',
+    b'{"id":"a1","type":"completion","data":{"prompt":"x"},"ignored":%s}',
+]
+
+
+@pytest.mark.parametrize("depth", [100, 900, 1000, 1015, 1022, 1024, 5000])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_deep_nesting_is_a_job_or_one_of_two_errors(template: bytes, depth: int) -> None:
+    outcome(template % nested(depth))
+
+
+def request_of(job: Job) -> bytes | None:
+    http: EngineHTTP = None  # pyright: ignore[reportAssignmentType] (a request is put together without)
+    match job.parameters:
+        case CompletionParameters() as parameters:
+            return orjson.dumps(CompletionGeneration(http, parameters).request())
+        case ChatCompletionParameters() as parameters:
+            return orjson.dumps(ChatGeneration(http, parameters).request())
+        case _:
+            return None
+
+
+@given(
+    st.fixed_dictionaries(
+        {"id": st.just("a1"), "type": st.sampled_from([JobType.COMPLETION, JobType.CHAT_COMPLETION])}
+    ),
+    st.dictionaries(st.sampled_from(PARAMETERS), LEAVES | VALUES, max_size=3),
+)
+@example({"id": "a1", "type": "completion"}, {"seed": "9" * 30})
+@example({"id": "a1", "type": "completion"}, {"top_k": "9" * 30})
+def test_every_job_that_is_accepted_can_be_sent_to_the_engine(job: dict[str, Any], data: dict[str, Any]) -> None:
+    needed = {"prompt": "x"} if job["type"] == JobType.COMPLETION else {"messages": [{"role": "user"}]}
+    read = outcome(orjson.dumps(job | {"data": data | needed}))
+    if isinstance(read, Job):
+        assert request_of(read)
+
+
+@pytest.mark.parametrize("depth", [100, 253, 300, 900])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_deep_job_that_is_accepted_can_be_sent_to_the_engine(template: bytes, depth: int) -> None:
+    read = outcome(template % nested(depth))
+    if isinstance(read, Job):
+        request_of(read)
