@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 .PHONY: help setup demo test lint format bench lock clean
 
 help:
-	@sed -n 's/^# //p' Makefile; echo "also: setup lint format bench lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup lint format bench lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
+import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.closing import Closer
-from velesio_worker.errors import ExpiredError, UnusablePayloadError, WorkerLostError
-from velesio_worker.events import Done
+from velesio_worker.errors import ExpiredError, FencedError, UnusablePayloadError, WorkerLostError
+from velesio_worker.events import START, Done
 from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, parse_job
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Claims, Held
@@ -17,16 +19,17 @@ from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Slot, stream_key
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
-from velesio_worker.stream import complete_stream
+from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.subscriber import complete_stream, published_text
 
 log = get_logger(__name__)
 
 
-def cancelled_before_start(job_type: JobType) -> Done:
-    """The end of a job that was cancelled while it waited."""
-    result: dict[str, Any] = {"text": "", "finish_reason": "cancelled", "usage": None, "timings": None}
+def cancelled_while_waiting(job_type: JobType, text: str) -> Done:
+    """The end of a job that was cancelled while it waited; ``text`` is what an earlier attempt published."""
+    result: dict[str, Any] = {"text": text, "finish_reason": "cancelled", "usage": None, "timings": None}
     if job_type is JobType.CHAT_COMPLETION:
-        result["message"] = {"role": "assistant", "content": ""}
+        result["message"] = {"role": "assistant", "content": text}
     return Done(result, "cancelled")
 
 
@@ -38,6 +41,7 @@ class Admission:
         claims: claims attempts.
         slots: this worker's slots.
         closer: ends attempts.
+        publisher: writes streams.
         outage: whom to tell when Redis does not answer.
         max_bytes: the largest job that is accepted, in bytes.
         stream_ttl: how long a stream is kept, in seconds.
@@ -49,15 +53,17 @@ class Admission:
         claims: Claims,
         slots: Slots,
         closer: Closer,
+        publisher: Publisher,
         outage: Outage,
         *,
         max_bytes: int,
         stream_ttl: int,
     ) -> None:
-        self._commands = commands
+        self._commands: Any = commands
         self._claims = claims
         self._slots = slots
         self._closer = closer
+        self._publisher = publisher
         self._outage = outage
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
@@ -73,16 +79,16 @@ class Admission:
             await self.refuse(refusal, slot, payload)
             return None
         reply = await self._claims.claim(job.id, slot, job.max_attempts)
+        await self._begin(job.id, reply)
         held = Held(job.id, slot, payload, reply.attempt)
         if await self._settled(job, held, reply):
             return None
-        if reply.first and reply.attempt > 1:
-            await until_done(self._outage, lambda: self._forget_stream(job.id))
         return Claim(job, held, reply.first)
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
         reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
+        await self._begin(refusal.job_id, reply)
         held = Held(refusal.job_id, slot, payload, reply.attempt)
         match reply.status:
             case ClaimStatus.HELD:
@@ -103,25 +109,59 @@ class Admission:
             case ClaimStatus.HELD:
                 log.info("the job runs already", action="job_duplicate", job_id=job.id)
                 await self._slots.ack(held.slot, held.payload)
-            case ClaimStatus.CANCELLED:
-                await self._closer.done(held, cancelled_before_start(job.type))
-            case ClaimStatus.EXHAUSTED:
-                reason = f"{job.max_attempts} attempts were lost: each time the worker or its engine died"
-                await self._closer.failed(held, WorkerLostError(f"The job was given up: {reason}."), bury=reason)
+            case ClaimStatus.CANCELLED | ClaimStatus.EXHAUSTED:
+                await self._end_unrun(job, held, reply)
             case ClaimStatus.CLAIMED:
                 if job.expires_at is None or job.expires_at > time.time():
                     return False
-                late = time.time() - job.expires_at
-                await self._closer.failed(held, ExpiredError(f"The job's expires_at passed {late:.1f} s ago."))
+                await self._end_unrun(job, held, reply)
         return True
 
+    async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply) -> None:
+        """End a job that this attempt need not run; what earlier attempts published counts."""
+        stream, text = None, ""
+        if not reply.first:
+            stream, text = await self._published(job, held)
+        match reply.status:
+            case ClaimStatus.CANCELLED:
+                log.info("cancelled while it waited", action="job_cancelled", job_id=job.id)
+                await self._closer.done(held, cancelled_while_waiting(job.type, text), stream)
+            case ClaimStatus.EXHAUSTED:
+                lost = "1 attempt was" if job.max_attempts == 1 else f"{job.max_attempts} attempts were"
+                reason = f"{lost} lost: each time the worker or its engine died"
+                error = WorkerLostError(f"The job was given up: {reason}.")
+                await self._closer.failed(held, error, stream, partial=bool(text), bury=reason)
+            case _:
+                late = time.time() - (job.expires_at or 0)
+                error = ExpiredError(f"The job's expires_at passed {late:.1f} s ago.")
+                log.info("expired while it waited", action="job_expired", job_id=job.id)
+                await self._closer.failed(held, error, stream, partial=bool(text))
+
+    async def _published(self, job: Job, held: Held) -> tuple[JobStream, str]:
+        """Shut earlier attempts out of the stream, then read what they published."""
+        stream = self._publisher.open(job.id, held.attempt)
+        start = {
+            "type": job.type,
+            "attempt": held.attempt,
+            "worker": held.slot.worker,
+            "model": None,
+            "mode": "continue",
+            "created": round(time.time(), 3),
+        }
+        stream.put(START, orjson.dumps(start))
+        with contextlib.suppress(FencedError):
+            await stream.flushed()
+        return stream, await until_done(self._outage, lambda: published_text(self._commands, job.id))
+
     async def _finished(self, held: Held) -> None:
+        log.info("the job is over already", action="job_finished_before", job_id=held.job_id)
         await until_done(
             self._outage,
             lambda: complete_stream(self._commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl),
         )
         await self._slots.ack(held.slot, held.payload)
 
-    async def _forget_stream(self, job_id: str) -> None:
+    async def _begin(self, job_id: str, reply: ClaimReply) -> None:
         """Delete what an earlier submission under the same id left; its end would be read as this one's."""
-        await self._commands.delete(stream_key(job_id))
+        if reply.first and reply.attempt > 1:
+            await until_done(self._outage, lambda: self._commands.delete(stream_key(job_id)))

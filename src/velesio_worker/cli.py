@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import anyio
 import orjson
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from velesio_worker import __version__
 from velesio_worker.client import Client
@@ -164,6 +164,10 @@ def _submit_job(arguments: argparse.Namespace) -> int:
     except JobError as error:
         print(f"error: {error} ({error.code})", file=sys.stderr)
         return EXIT_FAILED
+    except (AuthenticationError, NoPermissionError) as error:
+        where = hide_password(settings.redis_url)
+        print(f"error: Redis at {where} refuses the user or password ({error}): check REDIS_URL", file=sys.stderr)
+        return EXIT_FAILED
     except RedisError as error:
         where = hide_password(settings.redis_url)
         print(f"error: Redis at {where} does not answer ({error}): check REDIS_URL", file=sys.stderr)
@@ -192,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command = _COMMANDS[arguments.command or "run"]
     try:
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
@@ -201,3 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    else:
+        return code

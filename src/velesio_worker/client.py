@@ -16,7 +16,7 @@ from velesio_worker.jobs import is_job_id
 from velesio_worker.queue.connection import Outage, connect
 from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.keys import Keys, result_key
-from velesio_worker.stream import subscribe
+from velesio_worker.subscriber import subscribe
 
 
 class JobRestartedError(VelesioError):

@@ -23,6 +23,13 @@ class Token:
 
     data: dict[str, Any]
 
+    @property
+    def has_output(self) -> bool:
+        """Whether there is any: the first piece of a chat carries the role alone."""
+        choice = self.data["choices"][0]
+        delta = choice.get("delta")
+        return bool(choice.get("text")) if delta is None else any(delta[name] for name in delta if name != "role")
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -109,7 +109,7 @@ class Executor:
         self._slots = slots
         self._closer = closer
         self._longest = longest
-        self._runs: set[Run] = set()
+        self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = anyio.Event()
 
@@ -130,7 +130,7 @@ class Executor:
             within: how long that may take, should Redis not answer, in seconds.
         """
         self._stop_by = anyio.current_time() + within
-        for run in self._runs:
+        for run in reversed(list(self._runs)):  # so that the oldest is at the front of its list again
             self._stop(run)
 
     def _stop(self, run: Run) -> None:
@@ -140,7 +140,7 @@ class Executor:
     async def run(self, claim: Claim) -> None:
         """Run a job to its end, or hand it back if the run is stopped or cancelled."""
         run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt))
-        self._runs.add(run)
+        self._runs[run] = None
         outcome: Outcome = None
         try:
             with run.scope:
@@ -153,7 +153,7 @@ class Executor:
                     await self._end(run, outcome)
                 _report(run, outcome)
             finally:
-                self._runs.discard(run)
+                del self._runs[run]
                 self._changed.set()
                 self._changed = anyio.Event()
 
@@ -204,7 +204,7 @@ class Executor:
         for event in batch:
             match event:
                 case Token():
-                    run.tokens += 1
+                    run.tokens += event.has_output
                     if streamed:
                         run.stream.put(TOKEN, orjson.dumps(event.data))
                 case Progress():
@@ -217,7 +217,7 @@ class Executor:
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         job, held = run.claim.job, run.claim.held
-        if isinstance(outcome, EngineCrashedError):
+        if isinstance(outcome, EngineCrashedError | EngineUnavailableError):
             await self._engines[job.type.kind].lost()
         match outcome:
             case None:
@@ -236,6 +236,14 @@ class Executor:
 
 def _report(run: Run, outcome: Outcome) -> None:
     """Log how a run ended: one line per run."""
+    if run.ending.cancelled_caught:
+        log.error(
+            "Redis did not answer in time: the job stays in its slot",
+            action="job_left",
+            job_id=run.claim.job.id,
+            slot=run.claim.held.slot.name,
+        )
+        return
     fields: dict[str, Any] = {
         "job_id": run.claim.job.id,
         "attempt": run.claim.held.attempt,

@@ -194,7 +194,7 @@ def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
     known = [name.upper() for name in Settings.model_fields]
     pairs: list[tuple[str, str]] = []
     for name in sorted(set(environ) - set(known)):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.92)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
         if close:
             pairs.append((name, close[0]))
     return pairs

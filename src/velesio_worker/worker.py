@@ -62,6 +62,7 @@ class Worker:
             self._claims,
             self._slots,
             self._closer,
+            self._publisher,
             self._outage,
             max_bytes=settings.max_job_bytes,
             stream_ttl=settings.stream_ttl,
@@ -74,6 +75,7 @@ class Worker:
         self._stopping = anyio.Event()
         self._began = time.time()
         self._text_slots = 0
+        self._capacity: dict[Kind, anyio.Semaphore] = {}
         self._executor: Executor | None = None
         self._used_slots: list[Slot] = []
         self._failure: VelesioError | None = None
@@ -192,7 +194,7 @@ class Worker:
         with anyio.move_on_after(self._settings.drain_seconds):
             await executor.idle()
         if executor.running:
-            log.warning(f"handing back {executor.running} running jobs", action="drain_over")
+            log.warning("handing back the jobs that still run", action="drain_over", jobs=executor.running)
         executor.stop(within=LAST_SECONDS)
 
     def _slot(self, name: str, home: str) -> Slot:
@@ -211,7 +213,8 @@ class Worker:
             outage=self._outage,
         )
 
-    def _make_executor(self) -> Executor:
+    def _fit_capacity(self) -> None:
+        """Take as many jobs at a time as the engine, which may be another than before, has slots."""
         properties = self._supervisor.engine().properties
         self._text_slots = self._settings.llm_concurrency or properties.slots
         if self._text_slots > properties.slots:
@@ -221,10 +224,13 @@ class Worker:
                 action="concurrency_lowered",
             )
             self._text_slots = properties.slots
+        self._capacity[Kind.TEXT] = anyio.Semaphore(self._text_slots)
+
+    def _make_executor(self) -> Executor:
         return Executor(
             self.id,
             {Kind.TEXT: self._supervisor},
-            {Kind.TEXT: anyio.Semaphore(self._text_slots)},
+            self._capacity,
             self._publisher,
             self._claims,
             self._slots,
@@ -262,6 +268,8 @@ class Worker:
             await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
 
     def _engine_changed(self, state: EngineState) -> None:
+        if state is EngineState.READY:
+            self._fit_capacity()
         if state is EngineState.READY or self._stopping.is_set():
             self._gate.open()
         else:

@@ -45,7 +45,7 @@ def make_side(url: str, name: str, commands: Any, blocking: Any, publishing: Any
     claims = Claims(commands, slots, outage, result_ttl=100)
     publisher = Publisher(publishing, outage, ttl=200)
     closer = Closer(claims, slots, publisher)
-    admission = Admission(commands, claims, slots, closer, outage, max_bytes=MAX_BYTES, stream_ttl=200)
+    admission = Admission(commands, claims, slots, closer, publisher, outage, max_bytes=MAX_BYTES, stream_ttl=200)
     return Side(name, keys, Scripts(commands), slots, claims, publisher, closer, admission, outage)
 
 

@@ -184,6 +184,47 @@ async def test_a_job_cancelled_while_it_waits_ends_without_running(side: Side, c
     assert (result["text"], result["finish_reason"]) == ("", "cancelled")
 
 
+@pytest.mark.parametrize("how", ["cancelled", "expired", "lost too often"])
+async def test_what_an_earlier_attempt_published_counts_when_the_job_ends_unrun(
+    side: Side, commands: Any, how: str
+) -> None:
+    streamed: dict[str, Any] = {
+        "data": {"prompt": "x", "stream": True},
+        "max_attempts": 1 if how == "lost too often" else 3,
+    }
+    if how == "expired":
+        streamed["expires_at"] = time.time() + 3600
+    first = await admit(side, commands, job(**streamed))
+    assert first is not None
+    stream = side.publisher.open("a", 1)
+    stream.put("start", b'{"mode": "fresh"}')
+    for text in ("One", " two"):
+        stream.put("token", json.dumps({"choices": [{"text": text, "index": 0}]}).encode())
+    await stream.flushed()
+    await side.claims.hand_back(first.held, in_good_order=False)
+    await commands.delete("{llama_queue}:text")
+    if how == "cancelled":
+        await commands.hset("{result:a}:job", "cancel", 1)
+    if how == "expired":
+        streamed["expires_at"] = time.time() - 1
+    assert await admit(side, commands, job(**streamed)) is None
+    event, data, result = await the_end(commands)
+    if how == "cancelled":
+        assert (event, data["finish_reason"], result["text"]) == ("done", "cancelled", "One two")
+    else:
+        assert (event, data["partial"]) == ("error", True)
+
+
+async def test_a_new_submission_under_an_old_id_has_one_end(side: Side, commands: Any) -> None:
+    first = await admit(side, commands, job())
+    assert first is not None
+    await side.closer.done(first.held, Done({"text": "x"}, "stop"))
+    await commands.delete("result:a")
+    await commands.hset("{result:a}:job", "cancel", 1)
+    assert await admit(side, commands, job()) is None
+    assert (await the_end(commands))[1]["finish_reason"] == "cancelled"
+
+
 async def test_a_job_past_its_expiry_never_runs(side: Side, commands: Any) -> None:
     assert await admit(side, commands, job(expires_at=time.time() - 1)) is None
     assert (await the_end(commands))[1]["code"] == "expired"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from velesio_worker.engines.generation import ChatGeneration, CompletionGeneration
 from velesio_worker.engines.http import EngineHTTP
-from velesio_worker.engines.llama import ChatGeneration, CompletionGeneration
 from velesio_worker.errors import UnusablePayloadError
 from velesio_worker.jobs import (
     ChatCompletionParameters,

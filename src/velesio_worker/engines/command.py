@@ -85,7 +85,7 @@ def _program() -> tuple[list[str], str]:
         return [sys.executable, "-m", "velesio_worker.engines.embedded"], "the xllamacpp wheel"
     raise EngineStartError(
         "No llama-server was found. Put one at data/binaries/llama-server or on PATH (llama.cpp's releases have them), "
-        "install the one in a wheel (pip install 'velesio-worker[demo]'), or name yours with STARTUP_COMMAND or "
+        "install the one in a wheel (pip install xllamacpp, or make demo), or name yours with STARTUP_COMMAND or "
         "LLAMA_SERVER_URL."
     )
 

@@ -28,6 +28,10 @@ class ConnectionLostError(Exception):
     """The engine could not be reached, or went away in the middle of an answer."""
 
 
+class NotReachedError(ConnectionLostError):
+    """Nothing listens at the engine's address: the request never began."""
+
+
 class EngineResponse:
     """A streamed answer.
 
@@ -111,13 +115,15 @@ class EngineHTTP:
         """POST JSON and stream the answer; leaving the context closes the connection if the answer is not at its end.
 
         Raises:
+            NotReachedError: nothing listens there.
             ConnectionLostError: there was no answer.
         """
         request = self._client.build_request("POST", path, content=body, headers=_POST_HEADERS)
         try:
             response = await self._client.send(request, stream=True)
         except _LOST as error:
-            raise ConnectionLostError(_reason(error)) from error
+            refused = isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
+            raise (NotReachedError if refused else ConnectionLostError)(_reason(error)) from error
         try:
             yield EngineResponse(response)
         finally:
@@ -125,15 +131,16 @@ class EngineHTTP:
                 await response.aclose()
 
 
-def _errors_of_the_transport() -> tuple[type[Exception], ...]:
+def _errors_of_the_transport() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
+    """Return the errors of any trouble, and those of a connection that was refused."""
     if not FAST:
-        return (httpx.HTTPError,)
-    from aiohttp import ClientError  # noqa: PLC0415 (an extra; not all of its errors become httpx's)
+        return (httpx.HTTPError,), (httpx.ConnectError,)
+    from aiohttp import ClientConnectorError, ClientError  # noqa: PLC0415 (an extra; not all become httpx's)
 
-    return (httpx.HTTPError, ClientError)
+    return (httpx.HTTPError, ClientError), (httpx.ConnectError, ClientConnectorError)
 
 
-_LOST: Final = _errors_of_the_transport()
+_LOST, _REFUSED = _errors_of_the_transport()
 
 
 def _transport(limits: httpx.Limits) -> httpx.AsyncBaseTransport:

@@ -24,7 +24,6 @@ START_SECONDS: Final = 60.0
 
 _POLL_SECONDS: Final = 0.1
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
-_ONE_DOWN: Final = {"W": logging.INFO, "E": logging.WARNING}
 
 _HINTS: Final = (
     ("invalid argument", "llama-server does not know an argument: check STARTUP_COMMAND, or use a newer build"),
@@ -52,9 +51,9 @@ class Serving:
 
 
 def pass_on(line: str) -> None:
-    """Pass a line of the server's log on, one level down: what it does at length is of use in trouble only."""
+    """Pass a line of the server's log on: errors as warnings, the rest, which is of use in trouble only, as debug."""
     match = _LOG_LEVEL.match(line)
-    level = _ONE_DOWN.get(match.group(1), logging.DEBUG) if match else logging.DEBUG
+    level = logging.WARNING if match and match.group(1) == "E" else logging.DEBUG
     server_log.log(level, line, action="engine_log")
 
 

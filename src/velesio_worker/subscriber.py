@@ -1,0 +1,145 @@
+"""The reading end of streams: follow a job, look up what was published, complete what was left open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from velesio_worker.errors import InternalError, job_error
+from velesio_worker.events import DONE, ERROR, START, TOKEN, StreamEvent
+from velesio_worker.queue.connection import Outage, until_done
+from velesio_worker.queue.keys import result_key, stream_key
+
+READ_ENTRIES: Final = 512
+BLOCK_MS: Final = 2000
+"""How long a read of a quiet stream waits before it is asked whether the job is over."""
+
+
+def split_id(entry_id: str) -> tuple[int, int]:
+    """Return attempt and sequence of an entry's id."""
+    attempt, _, sequence = entry_id.partition("-")
+    return int(attempt), int(sequence or 0)
+
+
+def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:
+    """Return the terminal entry, event and data, that belongs to a stored result.
+
+    Args:
+        result: the result.
+        partial: whether tokens were published before.
+    """
+    if "error" in result:
+        error = job_error(result.get("code", InternalError.code), result["error"])
+        return ERROR, {"error": str(error), "code": error.code, "retryable": error.retryable, "partial": partial}
+    reason = result.get("finish_reason", "stop")
+    return DONE, {"finish_reason": reason, "usage": result.get("usage"), "timings": result.get("timings")}
+
+
+async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> None:
+    """Make sure that the stream of a job whose result is stored has its terminal entry.
+
+    Args:
+        redis: a client.
+        job_id: the job.
+        attempt: the job's latest attempt; names the entry if nothing is left of the stream.
+        ttl: how long the stream is kept, in seconds.
+    """
+    commands: Any = redis
+    key = stream_key(job_id)
+    last = await last_entry(redis, key)
+    if last is not None and last.terminal:
+        return
+    stored: bytes | None = await commands.get(result_key(job_id))
+    if stored is None:
+        return
+    event, data = terminal_of(orjson.loads(stored), partial=last is not None and last.event == TOKEN)
+    if last is not None:
+        attempt, sequence = split_id(last.id)
+    else:
+        sequence = 0
+    try:
+        await commands.xadd(key, {"event": event, "data": orjson.dumps(data)}, id=f"{max(attempt, 1)}-{sequence + 1}")
+    except ResponseError as error:
+        if "equal or smaller" not in str(error):  # its owner was faster, which is as well
+            raise
+    await commands.expire(key, ttl)
+
+
+async def published_text(redis: Redis, job_id: str) -> str:
+    """Return the text that a job's stream holds so far: all tokens since the attempt that began it anew."""
+    commands: Any = redis
+    pieces: list[str] = []
+    after = "-"
+    while entries := await commands.xrange(stream_key(job_id), min=after, count=READ_ENTRIES):
+        for entry_id, fields in entries:
+            event = _parsed(entry_id, fields)
+            if event.event == START and event.data.get("mode") != "continue":
+                pieces.clear()
+            pieces.append(event.text)
+        after = f"({entries[-1][0].decode()}"
+    return "".join(pieces)
+
+
+async def last_entry(redis: Redis, key: str) -> StreamEvent | None:
+    """Return the newest entry of a stream; None if there is none."""
+    commands: Any = redis
+    entries = await commands.xrevrange(key, count=1)
+    return _parsed(*entries[0]) if entries else None
+
+
+def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEvent:
+    return StreamEvent(entry_id.decode(), fields[b"event"].decode(), orjson.loads(fields[b"data"]))
+
+
+async def subscribe(
+    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yield a job's stream from its beginning, or from after an entry, to its terminal entry.
+
+    Waits for a stream that is not there yet, and goes on where it was after Redis was away. A job whose stream is
+    gone while its result is still there gets the terminal entry that belongs to the result.
+
+    Args:
+        redis: a client whose socket time-out is above the block time.
+        job_id: the job.
+        after: the id of the last entry that is known already.
+        outage: whom to tell when Redis does not answer.
+    """
+    commands: Any = redis
+    key = stream_key(job_id)
+    block: int | None = None  # what is over already is said at once
+    while True:
+        reply = await until_done(outage, partial(commands.xread, {key: after}, count=READ_ENTRIES, block=block))
+        block = BLOCK_MS
+        if reply:
+            for entry_id, fields in reply[0][1]:
+                event = _parsed(entry_id, fields)
+                yield event
+                if event.terminal:
+                    return
+                after = event.id
+        else:
+            ended, final = await until_done(outage, partial(_ended, redis, job_id, after))
+            if final is not None:
+                yield final
+            if ended:
+                return
+
+
+async def _ended(redis: Redis, job_id: str, after: str) -> tuple[bool, StreamEvent | None]:
+    """Whether nothing follows ``after`` any more, and the terminal entry that stands in for a stream that is gone."""
+    last = await last_entry(redis, stream_key(job_id))
+    if last is not None:
+        return last.terminal and split_id(last.id) <= split_id(after), None
+    commands: Any = redis
+    stored: bytes | None = await commands.get(result_key(job_id))
+    if stored is None:
+        return False, None
+    attempt, sequence = split_id(after)
+    event, data = terminal_of(orjson.loads(stored))
+    return True, StreamEvent(f"{max(attempt, 1)}-{sequence + 1}", event, data)
