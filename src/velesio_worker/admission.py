@@ -10,7 +10,7 @@ import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.closing import Closer
-from velesio_worker.errors import ExpiredError, FencedError, UnusablePayloadError, WorkerLostError
+from velesio_worker.errors import ExpiredError, FencedError, InternalError, UnusablePayloadError, WorkerLostError
 from velesio_worker.events import START, Done
 from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, parse_job
 from velesio_worker.logs import get_logger
@@ -78,7 +78,7 @@ class Admission:
         except RefusedJobError as refusal:
             await self.refuse(refusal, slot, payload)
             return None
-        reply = await self._claims.claim(job.id, slot, job.max_attempts)
+        reply = await self._claims.claim(job.id, slot, 1 if job.on_crash == "fail" else job.max_attempts)
         await self._begin(job.id, reply)
         held = Held(job.id, slot, payload, reply.attempt)
         if await self._settled(job, held, reply):
@@ -127,7 +127,8 @@ class Admission:
                 log.info("cancelled while it waited", action="job_cancelled", job_id=job.id)
                 await self._closer.done(held, cancelled_while_waiting(job.type, text), stream)
             case ClaimStatus.EXHAUSTED:
-                lost = "1 attempt was" if job.max_attempts == 1 else f"{job.max_attempts} attempts were"
+                once = job.on_crash == "fail" or job.max_attempts == 1
+                lost = "1 attempt was" if once else f"{job.max_attempts} attempts were"
                 reason = f"{lost} lost: each time the worker or its engine died"
                 error = WorkerLostError(f"The job was given up: {reason}.")
                 await self._closer.failed(held, error, stream, partial=bool(text), bury=reason)
@@ -149,7 +150,7 @@ class Admission:
             "created": round(time.time(), 3),
         }
         stream.put(START, orjson.dumps(start))
-        with contextlib.suppress(FencedError):
+        with contextlib.suppress(FencedError, InternalError):
             await stream.flushed()
         return stream, await until_done(self._outage, lambda: published_text(self._commands, job.id))
 

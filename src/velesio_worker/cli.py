@@ -180,7 +180,9 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     async def main() -> int:
         return await run_demo(prompt=arguments.prompt, chat=arguments.chat)
 
-    return _run_async(main)
+    code = _run_async(main)
+    sys.stdout.flush()
+    os._exit(code)  # a thread may still wait for a line of input
 
 
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {

@@ -29,7 +29,7 @@ class Client:
     Args:
         redis_url: where Redis is.
         queue_name: the list that the workers take jobs from (their ``QUEUE_NAME``).
-        max_connections: the most connections to Redis at a time; each job that is followed takes one.
+        max_connections: the most connections to Redis at a time (None: no limit); each job that is followed takes one.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Client:
             worker: the one worker that may take the job.
 
         Raises:
-            BadJobError: the id is no id.
+            BadJobError: the id is no id, or the job is no JSON.
             redis.exceptions.RedisError: Redis did not take the job.
         """
         job_id = uuid.uuid4().hex if job_id is None else job_id
@@ -91,7 +91,11 @@ class Client:
         }
         job = {"id": job_id, "type": job_type, "data": dict(data)}
         job |= {name: value for name, value in optional.items() if value is not None}
-        await self._commands.lpush(self._keys.incoming, orjson.dumps(job))
+        try:
+            payload = orjson.dumps(job)
+        except TypeError as error:
+            raise BadJobError(f"The job cannot be written as JSON: {error}") from None
+        await self._commands.lpush(self._keys.incoming, payload)
         return job_id
 
     def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:

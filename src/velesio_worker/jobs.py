@@ -15,6 +15,9 @@ from velesio_worker.errors import BadJobError, JobError, TooLargeError, UnknownT
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_MAX_ATTEMPTS: Final = 3
+READABLE: Final = 4
+"""Up to so many times MAX_JOB_BYTES a job is read for its id, so that somebody can be told that it is too large."""
+
 _INT32: Final = 2**31 - 1
 _MISTAKES: Final = 5
 """How many mistakes of one job are told; the rest is counted."""
@@ -199,6 +202,8 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
         UnusablePayloadError: it is not a JSON object or has no usable id, so nobody can be answered.
         RefusedJobError: it has an id but is otherwise wrong.
     """
+    if len(payload) > READABLE * max_bytes:
+        raise UnusablePayloadError(f"too large to be read: {len(payload)} bytes, MAX_JOB_BYTES allows {max_bytes}")
     try:
         fields = orjson.loads(payload)
     except orjson.JSONDecodeError as error:

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from velesio_worker.errors import AbandonedError, FencedError, InternalError, VelesioError
 from velesio_worker.events import TERMINAL
-from velesio_worker.queue.connection import TRANSIENT, Backoff, Outage, until_done
+from velesio_worker.queue.connection import Backoff, Outage, passes, until_done
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.subscriber import last_entry, split_id
 
@@ -137,6 +137,8 @@ class Publisher:
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
         self._pending: list[Entry] = []
+        self._batch: list[Entry] = []
+        self._ended = False
         self._wake = anyio.Event()
 
     def open(self, job_id: str, attempt: int) -> JobStream:
@@ -145,24 +147,34 @@ class Publisher:
 
     def add(self, entry: Entry) -> None:
         """Queue an entry for the next flush."""
+        if self._ended:
+            entry.stream.fail(InternalError("The publisher has stopped."))
+            return
         self._pending.append(entry)
         self._wake.set()
 
     async def run(self) -> None:
         """Flush for ever. To be run once, in a task group; what was put and flushed before its end is in Redis."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            while self._pending:
-                batch, self._pending = self._pending[:FLUSH_ENTRIES], self._pending[FLUSH_ENTRIES:]
-                await self._flush(batch)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+                while self._pending:
+                    self._batch, self._pending = self._pending[:FLUSH_ENTRIES], self._pending[FLUSH_ENTRIES:]
+                    await self._flush(self._batch)
+        finally:
+            self._ended = True
+            for entry in (*self._batch, *self._pending):
+                entry.stream.fail(InternalError("The publisher has stopped."))
 
     async def _flush(self, batch: Sequence[Entry]) -> None:
         backoff = Backoff(first=0.05, longest=2.0)
         while live := [entry for entry in batch if entry.stream.failure is None]:
             try:
                 replies = await self._send(live)
-            except TRANSIENT as error:
+            except RedisError as error:
+                if not passes(error):
+                    raise
                 self._outage.noticed(error)
                 await backoff.pause()
                 continue

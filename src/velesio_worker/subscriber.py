@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from velesio_worker.errors import InternalError, job_error
 from velesio_worker.events import DONE, ERROR, START, TOKEN, StreamEvent
@@ -58,16 +57,13 @@ async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) 
     if stored is None:
         return
     event, data = terminal_of(orjson.loads(stored), partial=last is not None and last.event == TOKEN)
-    if last is not None:
-        attempt, sequence = split_id(last.id)
-    else:
-        sequence = 0
-    try:
-        await commands.xadd(key, {"event": event, "data": orjson.dumps(data)}, id=f"{max(attempt, 1)}-{sequence + 1}")
-    except ResponseError as error:
-        if "equal or smaller" not in str(error):  # its owner was faster, which is as well
-            raise
-    await commands.expire(key, ttl)
+    attempt, sequence = (attempt, -1) if last is None else split_id(last.id)  # the id that the owner would use, too
+    async with commands.pipeline(transaction=True) as pipe:
+        pipe.xadd(key, {"event": event, "data": orjson.dumps(data)}, id=f"{max(attempt, 1)}-{sequence + 1}")
+        pipe.expire(key, ttl)
+        added, _ = await pipe.execute(raise_on_error=False)
+    if isinstance(added, Exception) and "equal or smaller" not in str(added):  # else its owner was faster
+        raise added
 
 
 async def published_text(redis: Redis, job_id: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -18,22 +19,18 @@ from velesio_worker.admission import Admission
 from velesio_worker.closing import Closer
 from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
 from velesio_worker.errors import EngineStartError, RedisUnusableError, SettingsError, VelesioError
-from velesio_worker.executor import Executor
+from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.jobs import Kind, RefusedJobError
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claims
-from velesio_worker.queue.connection import Outage, connect, wait_for_redis
+from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, wait_for_redis
 from velesio_worker.queue.consumer import Consumer, Gate
 from velesio_worker.queue.intake import Intake
 from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
-from velesio_worker.queue.scripts import Scripts
 from velesio_worker.queue.slots import Slots
 from velesio_worker.settings import Settings
 from velesio_worker.stream import Publisher
-
-LAST_SECONDS: Final = 10.0
-"""How long a worker that stops may take to hand back what it holds, should Redis not answer."""
 
 log = get_logger(__name__)
 
@@ -50,9 +47,16 @@ class Worker:
         self._settings = settings
         self._keys = Keys(settings.queue_name)
         self._outage = Outage(settings.redis_url)
-        self._commands, self._blocking, self._publishing = (connect(settings.redis_url, name=self.id) for _ in range(3))
+        self._commands, self._publishing = (connect(settings.redis_url, name=self.id) for _ in range(2))
+        self._blocking = connect(settings.redis_url, name=self.id, socket_timeout=PAYLOAD_SECONDS)
         self._slots = Slots(self._blocking, self._commands, self._keys, self._outage)
-        self._claims = Claims(self._commands, self._slots, self._outage, result_ttl=settings.result_ttl)
+        self._claims = Claims(
+            self._commands,
+            self._slots,
+            self._outage,
+            result_ttl=settings.result_ttl,
+            job_ttl=settings.stream_ttl + 2 * math.ceil(settings.worker_timeout),
+        )
         self._publisher = Publisher(
             self._publishing, self._outage, ttl=settings.stream_ttl, longest=settings.worker_timeout
         )
@@ -94,7 +98,7 @@ class Worker:
                 side.start_soon(self._stop_on_signals)
                 if await self._redis_is_there():
                     side.start_soon(self._publisher.run)
-                    async with self._enrolled(side):
+                    async with self._enrolled():
                         await self._serve(side)
                 side.cancel_scope.cancel()
         except* RedisError as errors:
@@ -152,17 +156,19 @@ class Worker:
         return not self._stopping.is_set() and self._failure is None
 
     @asynccontextmanager
-    async def _enrolled(self, side: anyio.abc.TaskGroup) -> AsyncGenerator[None, None]:
+    async def _enrolled(self) -> AsyncGenerator[None, None]:
         """Be in the list of workers that live; on leaving hand back whatever is still held."""
-        side.start_soon(self._lease.keep)
-        log.info(f"worker {self.id} {__version__} is up", action="worker_up", pid=os.getpid())
         try:
-            yield
+            async with anyio.create_task_group() as beating:
+                beating.start_soon(self._lease.keep)
+                log.info(f"worker {self.id} {__version__} is up", action="worker_up", pid=os.getpid())
+                yield
+                beating.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(LAST_SECONDS, shield=True):
                 await self._lease.end()
                 for slot in self._used_slots:
-                    if await self._slots.hand_back(slot):
+                    while await self._slots.hand_back(slot):
                         log.warning("handed back a job that was left", action="slot_returned", slot=slot.name)
                 await self._slots.return_to(self._keys.only(self.id), self._keys.incoming)
 
@@ -205,12 +211,10 @@ class Worker:
     def _intake(self) -> Intake:
         return Intake(
             self._slots,
-            Scripts(self._commands),
             self._keys,
             self._slot("intake", self._keys.incoming),
             max_bytes=self._settings.max_job_bytes,
             refuse=self._refuse,
-            outage=self._outage,
         )
 
     def _fit_capacity(self) -> None:

@@ -13,6 +13,7 @@ from tests.integration.conftest import MAX_BYTES, Side
 from velesio_worker.events import Done
 from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.intake import Intake
+from velesio_worker.subscriber import complete_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -27,12 +28,10 @@ async def sort(side: Side, commands: Any, *payloads: bytes) -> None:
     slot = side.keys.slot("w1", "intake")
     intake = Intake(
         side.slots,
-        side.scripts,
         side.keys,
         slot,
         max_bytes=MAX_BYTES,
         refuse=side.admission.refuse,
-        outage=side.outage,
     )
     stopping = anyio.Event()
     async with anyio.create_task_group() as group:
@@ -163,6 +162,35 @@ async def test_a_finished_job_is_not_run_again_and_its_stream_is_completed(side:
         assert await admit(side, commands, job()) is None
         event, data, _ = await the_end(commands)
         assert (event, data["finish_reason"]) == ("done", "stop")
+
+
+async def test_completing_a_stream_and_its_owner_write_one_end_between_them(side: Side, commands: Any) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    await side.claims.finish(claim.held, b'{"error": "no", "code": "internal"}')
+    await complete_stream(commands, "a", attempt=1, ttl=100)
+    assert 0 < await commands.ttl("stream:a") <= 100
+    stream = side.publisher.open("a", 1)
+    stream.put("error", b'{"code": "internal"}')
+    await stream.flushed()
+    await the_end(commands)
+
+
+async def test_a_job_that_wants_no_second_attempt_is_not_run_after_its_worker_was_lost(
+    side: Side, commands: Any
+) -> None:
+    assert await admit(side, commands, job(on_crash="fail")) is not None
+    await commands.delete(side.slot().key)
+    assert await admit(side, commands, job(on_crash="fail")) is None
+    assert (await the_end(commands))[1]["code"] == "worker_lost"
+
+
+async def test_a_stream_that_redis_refuses_costs_no_result(side: Side, commands: Any) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    await commands.set("stream:a", "in the way")
+    assert await side.closer.done(claim.held, Done({"text": "x"}, "stop"))
+    assert json.loads(await commands.get("result:a")) == {"text": "x"}
 
 
 async def test_an_id_used_again_after_its_result_expired_is_a_new_job(side: Side, commands: Any) -> None:

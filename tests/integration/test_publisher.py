@@ -82,6 +82,35 @@ async def test_a_key_of_another_type_fails_this_job_only(side: Side, commands: A
     assert await ids(commands, "b") == ["1-0"]
 
 
+async def test_a_publisher_that_has_stopped_leaves_nobody_waiting(redis_url: str, commands: Any) -> None:
+    publisher = Publisher(commands, Outage(redis_url), ttl=100)
+    before, after = publisher.open("a", 1), publisher.open("b", 1)
+    before.put("start", b"{}")
+    async with anyio.create_task_group() as group:
+        group.cancel_scope.cancel()
+        group.start_soon(publisher.run)
+    after.put("start", b"{}")
+    for stream in (before, after):
+        with anyio.fail_after(5), pytest.raises(InternalError, match="stopped"):
+            await stream.flushed()
+
+
+async def test_redis_that_takes_no_writes_loses_no_entry(side: Side, commands: Any) -> None:
+    stream = side.publisher.open("a", 1)
+    await commands.config_set("min-replicas-to-write", 1)
+    try:
+        for number in range(5):
+            stream.put("token", b"%d" % number)
+        with anyio.move_on_after(0.3) as waited:
+            await stream.flushed()
+        assert waited.cancelled_caught
+    finally:
+        await commands.config_set("min-replicas-to-write", 0)
+    with anyio.fail_after(10):
+        await stream.flushed()
+    assert await ids(commands) == [f"1-{number}" for number in range(5)]
+
+
 class FlakyPublisher(Publisher):
     """Sends, and then loses the reply, or loses what was to be sent."""
 

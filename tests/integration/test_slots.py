@@ -9,6 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.integration.conftest import Side
+from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.slots import Slots
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +75,38 @@ async def test_a_dead_letter_keeps_the_payload(side: Side, commands: Any, payloa
     (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
     assert (letter["reason"], letter["worker"]) == ("why", "w1")
     assert letter[field] in {"text", "//4="}
+
+
+async def test_burying_one_of_two_jobs_in_a_slot_leaves_the_other(side: Side, commands: Any) -> None:
+    await commands.lpush(QUEUE, b"1")
+    assert await side.slots.take(QUEUE, side.slot()) == b"1"
+    await commands.lpush(side.slot().key, b"late")
+    await side.slots.bury(side.slot(), b"1", "why")
+    assert await side.slots.take(QUEUE, side.slot()) == b"late"
+    (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
+    assert letter["payload"] == "1"
+
+
+async def test_a_large_dead_letter_is_cut_and_says_so(
+    side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "_LETTER_BYTES", 100)
+    monkeypatch.setattr(slots_module, "_LETTER_HEAD", 10)
+    await commands.lpush(side.slot().key, b"x" * 1000)
+    await side.slots.bury(side.slot(), b"x" * 1000, "why")
+    (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
+    assert letter["payload"] == "x" * 10
+    assert "1000 bytes" in letter["reason"]
+
+
+async def test_redis_that_takes_no_writes_is_waited_for(side: Side, commands: Any) -> None:
+    await commands.lpush(QUEUE, b"1")
+    await commands.config_set("min-replicas-to-write", 1)
+    try:
+        assert await side.slots.take(QUEUE, side.slot()) is None
+    finally:
+        await commands.config_set("min-replicas-to-write", 0)
+    assert await side.slots.take(QUEUE, side.slot()) == b"1"
 
 
 async def test_a_list_returned_to_the_front_keeps_its_order(side: Side, commands: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +45,10 @@ def main(behaviour: str, note: str = "") -> None:
         sys.exit(1)
     if behaviour == "silent":
         threading.Event().wait()
+    if behaviour == "dots":
+        for _ in range(20):
+            print(".", end="", flush=True)  # noqa: T201
+            time.sleep(0.1)
     if behaviour == "once":
         Path(note).touch()
     if behaviour == "stranger":

@@ -52,7 +52,7 @@ async def lines_of(code: str) -> list[str]:
 
 
 async def has_written(process: EngineProcess, lines: int = 1) -> None:
-    await until(lambda: process.lines >= lines)
+    await until(lambda: len(process.tail) >= lines)
 
 
 def is_gone(pid: int) -> bool:
@@ -114,7 +114,7 @@ async def test_the_last_lines_are_kept() -> None:
     async with script("for number in range(100): print(number)") as process:
         await process.wait()
         await process.drained()
-        assert process.lines == 100
+        assert process.bytes == len("".join(f"{number}\n" for number in range(100)))
         assert list(process.tail) == [str(number) for number in range(100 - module.TAIL_LINES, 100)]
 
 
@@ -247,7 +247,7 @@ from velesio_worker.engines.process import running
 
 async def main():
     async with running({[*PYTHON, SLEEPER]!r}, env={{}}, on_line=lambda line: None, remedy="") as process:
-        while not process.lines:
+        while not process.bytes:
             await anyio.sleep(0.01)
         print(process.pid, flush=True)
         await anyio.sleep_forever()

@@ -19,7 +19,7 @@ from velesio_worker.engines import servers, supervisor
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaProperties
 from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
-from velesio_worker.errors import EngineStartError, EngineUnavailableError
+from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
 from velesio_worker.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +92,45 @@ async def test_a_server_that_is_ready_is_an_engine() -> None:
     assert watched.states == [STARTING, READY, STOPPED]
     with pytest.raises(EngineUnavailableError, match="stopped"):
         watched.supervisor.engine()
+
+
+async def test_whoever_uses_an_engine_is_told_at_once_that_it_went_away() -> None:
+    watched = Watched()
+    async with watched.ready(), anyio.create_task_group() as group:
+        using = anyio.Event()
+
+        async def use() -> None:
+            with pytest.raises(EngineCrashedError), watched.supervisor.using():
+                using.set()
+                await anyio.sleep_forever()
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as users:
+                users.start_soon(use)
+                await using.wait()
+                await watched.die()
+        group.cancel_scope.cancel()
+
+
+async def test_a_foreign_server_that_still_answers_is_not_given_up_for_one_jobs_trouble() -> None:
+    own = Watched()
+    async with own.ready():
+        guest = Watched(startup_command=None, llama_server_url=f"http://127.0.0.1:{own.port}")
+        async with guest.ready():
+            for _ in range(supervisor.FAILURES + 1):
+                guest.supervisor.report()
+                await anyio.wait_all_tasks_blocked()
+            assert guest.states == [STARTING, READY]
+            await own.die()
+            guest.supervisor.report()
+            await until(lambda: guest.states[2:] != [])
+            assert guest.states[2] is BACKOFF
+
+
+async def test_a_server_that_writes_without_ending_a_line_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "START_SECONDS", 0.5)
+    async with Watched("dots").ready() as properties:
+        assert properties.model == "fake"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class _LlamaGeneration(ABC):
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
-        async for chunk in chunks:
+        async for chunk in self._until_lost(chunks):
             batch: list[EngineEvent] = []
             failure = self._take_all(decoder.feed(chunk), batch)
             if batch:
@@ -95,9 +95,18 @@ class _LlamaGeneration(ABC):
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
         with anyio.move_on_after(_END_SECONDS):
-            async for _ in chunks:
+            async for _ in self._until_lost(chunks):
                 pass
         yield [self._done(self._finish_reason)]
+
+    async def _until_lost(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield chunks; a connection that is lost after the end of the text is no loss."""
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except ConnectionLostError:
+            if self._finish_reason is None:
+                raise
 
     def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
         """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""

@@ -8,10 +8,11 @@ from typing import Final
 
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.generation import BUSY, ChatGeneration, CompletionGeneration
-from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.errors import BadJobError, EngineRefusedError
 from velesio_worker.jobs import ChatCompletionParameters, CompletionParameters, Parameters
 
+SERVER_ERRORS: Final = 500
 _UNAUTHORISED: Final = frozenset({401, 403})
 
 
@@ -71,6 +72,8 @@ async def read_properties(http: EngineHTTP) -> LlamaProperties | None:
     status, props = await http.get("/props", timeout=5)
     if status == BUSY:
         return None
+    if status >= SERVER_ERRORS:
+        raise ConnectionLostError(f"status {status}")
     try:
         return LlamaProperties(
             model=PurePath(props["model_path"]).stem,

@@ -31,7 +31,7 @@ class EngineProcess:
 
     Attributes:
         pid: its process id.
-        lines: how many lines it has written so far.
+        bytes: how much it has written so far.
         tail: the last of them.
     """
 
@@ -42,7 +42,7 @@ class EngineProcess:
         self._output = output
         self._transport = transport
         self.pid = process.pid
-        self.lines = 0
+        self.bytes = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._drain: asyncio.Task[None] | None = None
 
@@ -82,6 +82,7 @@ class EngineProcess:
     async def _read_lines(self, on_line: OnLine) -> None:
         rest = b""
         while chunk := await self._output.read(64 * 1024):
+            self.bytes += len(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LINE_BYTES:
                 lines.append(rest)
@@ -93,7 +94,6 @@ class EngineProcess:
 
     def _take(self, line: bytes, on_line: OnLine) -> None:
         text = line.rstrip(b"\r").decode(errors="replace")
-        self.lines += 1
         if text.strip():
             self.tail.append(text)
             on_line(text)

@@ -20,7 +20,7 @@ from velesio_worker.logs import get_logger
 from velesio_worker.settings import Settings, hide_password
 
 START_SECONDS: Final = 60.0
-"""The longest that a starting server may show no progress: no line of log, no change in how it answers."""
+"""The longest that a starting server may show no progress: no output, no change in how it answers."""
 
 _POLL_SECONDS: Final = 0.1
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
@@ -92,7 +92,7 @@ async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGen
 
 
 async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaProperties:
-    seen: tuple[int, str] | None = None
+    seen: tuple[int, str] | None = None  # bytes, not lines: llama.cpp writes a dot at a time while it loads
     deadline = anyio.current_time() + START_SECONDS
     while True:
         if process.returncode is not None:
@@ -109,8 +109,8 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaPropert
             if properties is not None:
                 return properties
             answer = "loading"
-        if (process.lines, answer) != seen:
-            seen = (process.lines, answer)
+        if (process.bytes, answer) != seen:
+            seen = (process.bytes, answer)
             deadline = anyio.current_time() + START_SECONDS
         elif anyio.current_time() > deadline:
             raise EngineStartError(
@@ -130,12 +130,14 @@ def _last_words(process: EngineProcess) -> str:
 
 
 @contextlib.asynccontextmanager
-async def foreign_server(url: str, lost: anyio.Event, *, api_key: str | None = None) -> AsyncGenerator[Serving, None]:
+async def foreign_server(
+    url: str, reported: Callable[[], Awaitable[None]], *, api_key: str | None = None
+) -> AsyncGenerator[Serving, None]:
     """Wait until the server at ``url`` answers, however long that takes.
 
     Args:
         url: its address.
-        lost: set by whoever finds it gone.
+        reported: waits until somebody says that it is gone.
         api_key: the key that it wants.
 
     Raises:
@@ -151,8 +153,13 @@ async def foreign_server(url: str, lost: anyio.Event, *, api_key: str | None = N
         )
 
         async def gone() -> str:
-            await lost.wait()
-            return "does not answer any more"
+            while True:
+                await reported()
+                try:
+                    if await read_properties(http) is None:
+                        return "loads its model again"
+                except (ConnectionLostError, EngineRefusedError):
+                    return "does not answer any more"
 
         yield Serving(LlamaEngine(http, properties), gone)
 

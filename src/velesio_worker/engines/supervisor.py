@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -14,7 +14,7 @@ import anyio.abc
 
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
 from velesio_worker.engines.servers import Serving, foreign_server, own_server
-from velesio_worker.errors import EngineStartError, EngineUnavailableError
+from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
 from velesio_worker.logs import get_logger
 from velesio_worker.settings import Settings
 
@@ -62,6 +62,8 @@ class LlamaSupervisor:
         self._engine: LlamaEngine | None = None
         self._state = EngineState.STOPPED
         self._lost = anyio.Event()
+        self._users: set[anyio.CancelScope] = set()
+        self._user_left = anyio.Event()
         self._changed = anyio.Event()
 
     @property
@@ -79,6 +81,25 @@ class LlamaSupervisor:
             raise EngineUnavailableError(f"llama-server is {self._state}.")
         return self._engine
 
+    @contextlib.contextmanager
+    def using(self) -> Generator[LlamaEngine, None, None]:
+        """Use the engine for a while; the while ends with it.
+
+        Raises:
+            EngineUnavailableError: it is not ready.
+            EngineCrashedError: it went away meanwhile.
+        """
+        engine = self.engine()
+        with anyio.CancelScope() as scope:
+            self._users.add(scope)
+            try:
+                yield engine
+            finally:
+                self._users.discard(scope)
+                self._user_left.set()
+        if scope.cancelled_caught:
+            raise EngineCrashedError("llama-server went away while the job ran.")
+
     async def lost(self) -> None:
         """Take note that a request found the engine gone.
 
@@ -86,7 +107,7 @@ class LlamaSupervisor:
         """
         if self._state is not EngineState.READY:
             return
-        self._lost.set()
+        self.report()
         changed = self._changed
         with anyio.move_on_after(NOTICE_SECONDS):
             await changed.wait()
@@ -121,10 +142,13 @@ class LlamaSupervisor:
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncGenerator[Serving, None]:
         self._become(EngineState.STARTING)
-        self._lost = anyio.Event()
         url = self._settings.llama_server_url
         api_key = self._settings.llama_api_key
-        server = foreign_server(url, self._lost, api_key=api_key) if url else own_server(self._settings, self._environ)
+        server = (
+            foreign_server(url, self._next_report, api_key=api_key)
+            if url
+            else own_server(self._settings, self._environ)
+        )
         async with server as serving:
             self._engine = serving.engine
             self._become(EngineState.READY)
@@ -132,6 +156,21 @@ class LlamaSupervisor:
                 yield serving
             finally:
                 self._engine = None
+                await self._dismiss_users()
+
+    async def _dismiss_users(self) -> None:
+        """End every use of the engine before its connections are closed: a reader would wait on those for ever."""
+        for scope in list(self._users):
+            scope.cancel()
+        with anyio.move_on_after(NOTICE_SECONDS, shield=True):
+            while self._users:
+                self._user_left = anyio.Event()
+                await self._user_left.wait()
+
+    async def _next_report(self) -> None:
+        """Wait until somebody says that the engine is lost."""
+        self._lost = anyio.Event()
+        await self._lost.wait()
 
     async def _watch(self, serving: Serving, failures: int) -> tuple[int, str]:
         """Wait until the server is gone; returns the failures in a row, and what happened."""
@@ -145,6 +184,10 @@ class LlamaSupervisor:
         delay = min(LONGEST_DELAY, 2.0 ** (failures - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
         log.error(f"llama-server {reason}", action="engine_lost", failures=failures, retry_seconds=round(delay, 1))
         await anyio.sleep(delay)
+
+    def report(self) -> None:
+        """Have a server that runs elsewhere looked at: a request found it gone."""
+        self._lost.set()
 
     def _become(self, state: EngineState) -> None:
         if state is not self._state:

@@ -55,10 +55,11 @@ class Claims:
         slots: this worker's slots.
         outage: whom to tell when Redis does not answer.
         result_ttl: how long results are kept, in seconds.
+        job_ttl: how long a job's hash is kept at least, in seconds.
     """
 
-    def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int) -> None:
-        self._scripts = Scripts(commands)
+    def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int, job_ttl: int = 0) -> None:
+        self._scripts = Scripts(commands, job_ttl=job_ttl)
         self._slots = slots
         self._outage = outage
         self._result_ttl = result_ttl

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -40,19 +42,24 @@ from velesio_worker.settings import hide_password
 BLOCK_SECONDS: Final = 1.0
 """How long a blocking read waits: the longest that a consumer takes to notice that it shall stop."""
 
+PAYLOAD_SECONDS: Final = 60.0
+"""How long a read that may carry a large payload waits for its reply."""
+
+_NO_LIMIT: Final = 2**31 - 1
 OLDEST_REDIS: Final = (6, 2)
 
-TRANSIENT: Final = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    BusyLoadingError,
-    ClusterDownError,
-    ExecAbortError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
+_PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterDownError, ExecAbortError, TryAgainError)
+_PASSING_REPLY: Final = re.compile(
+    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b"
 )
-"""What passes by itself, or once an operator mends Redis: wait and repeat."""
+_WORDS: Final[dict[type[Exception], str]] = {
+    BusyLoadingError: "LOADING",
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+}
+"""redis-py cuts the first word off some replies and makes a class of it."""
+
+_PIPELINE_PREFIX: Final = "caused error: "
 
 _REFUSED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
 
@@ -67,7 +74,7 @@ def connect(url: str, *, name: str, socket_timeout: float = 5.0, max_connections
         url: where Redis is.
         name: the client name that its connections carry.
         socket_timeout: the longest wait for a reply, in seconds; above the block time for blocking reads.
-        max_connections: the most connections at a time.
+        max_connections: the most connections at a time; None: no limit (redis-py's own default is 100).
     """
     return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
         url,
@@ -77,21 +84,38 @@ def connect(url: str, *, name: str, socket_timeout: float = 5.0, max_connections
         socket_connect_timeout=5.0,
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
-        max_connections=max_connections,
+        max_connections=max_connections or _NO_LIMIT,
     )
 
 
+def passes(error: RedisError) -> bool:
+    """Whether an error passes by itself, or once an operator mends Redis: then wait and repeat."""
+    if isinstance(error, (*_PASSING, OutOfMemoryError, ReadOnlyError)):
+        return True
+    return isinstance(error, ResponseError) and _PASSING_REPLY.search(_reply(error)) is not None
+
+
+def _reply(error: Exception) -> str:
+    """Redis's own words; redis-py puts the command in front, and that may hold anything."""
+    return str(error).rpartition(_PIPELINE_PREFIX)[2]
+
+
+_REMEDIES: Final = {
+    "LOADING": "is loading its data",
+    "MISCONF": "cannot save its data and takes no writes: look at its log and its disk",
+    "NOREPLICAS": "has too few replicas to take writes: check min-replicas-to-write",
+    "OOM": "is out of memory: raise its maxmemory or remove keys",
+    "READONLY": "is a read-only replica: point REDIS_URL at the primary",
+}
+
+
 def _remedy(error: Exception, url: str) -> str:
-    where = hide_password(url)
-    match error:
-        case OutOfMemoryError():
-            return f"Redis at {where} is out of memory: raise its maxmemory or remove keys"
-        case ReadOnlyError():
-            return f"Redis at {where} is a read-only replica: point REDIS_URL at the primary"
-        case BusyLoadingError():
-            return f"Redis at {where} is loading its data"
-        case _:
-            return f"Redis at {where} does not answer ({error}): check REDIS_URL and that Redis runs"
+    where = f"Redis at {hide_password(url)}"
+    found = _PASSING_REPLY.search(_reply(error))
+    word = _WORDS.get(type(error)) or (found.group() if found else "")
+    if not word and not isinstance(error, ResponseError):
+        return f"{where} does not answer ({error}): check REDIS_URL and that Redis runs"
+    return f"{where} {_REMEDIES.get(word, f'takes no commands now ({error})')}"
 
 
 class Backoff:
@@ -136,8 +160,13 @@ class Outage:
             log.info("Redis answers again", action="redis_back")
 
 
-async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]]) -> T:
+async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]], *, writes: bool = True) -> T:
     """Run an operation that is safe to repeat until Redis answers it.
+
+    Args:
+        outage: whom to tell when Redis does not answer.
+        operation: what to do.
+        writes: whether its success shows that Redis takes writes again.
 
     Raises:
         redis.exceptions.RedisError: Redis answered with an error that waiting does not mend.
@@ -146,11 +175,14 @@ async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]]) -> T
     while True:
         try:
             result = await operation()
-        except TRANSIENT as error:
+        except RedisError as error:
+            if not passes(error):
+                raise
             outage.noticed(error)
             await backoff.pause()
         else:
-            outage.over()
+            if writes:
+                outage.over()
             return result
 
 
@@ -164,24 +196,24 @@ async def wait_for_redis(redis: Redis, url: str) -> None:
     while True:
         try:
             await redis.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]
+            await _check_version(redis)
             break
         except _REFUSED as error:
             raise RedisUnusableError(
                 f"REDIS_URL={hide_password(url)!r}: Redis refuses the user or password ({error})"
             ) from None
-        except TRANSIENT as error:
+        except RedisError as error:
+            if not passes(error):
+                raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: Redis answers {error}") from None
             log.warning(f"{_remedy(error, url)}; trying again", action="redis_absent")
             await backoff.pause()
-        except ResponseError as error:
-            raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: Redis answers {error}") from None
-    await _check_version(redis)
 
 
 async def _check_version(redis: Redis) -> None:
     try:
         info: dict[str, Any] = await redis.info("server")  # pyright: ignore[reportUnknownMemberType]
-    except ResponseError:
-        return  # an ACL may forbid INFO; a too old server then shows at its first BLMOVE
+    except NoPermissionError:
+        return  # a too old server then shows at its first BLMOVE
     version = str(info.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_REDIS:

@@ -24,5 +24,6 @@ async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
     if await commands.exists(result_key(job_id)):
         return
     await commands.hset(job_key(job_id), "cancel", 1)
-    await commands.expire(job_key(job_id), JOB_HASH_TTL)
+    if await commands.ttl(job_key(job_id)) < 0:
+        await commands.expire(job_key(job_id), JOB_HASH_TTL)
     await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)

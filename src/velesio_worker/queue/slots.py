@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
 from velesio_worker.logs import get_logger
-from velesio_worker.queue.connection import BLOCK_SECONDS, TRANSIENT, Outage, until_done
+from velesio_worker.queue.connection import BLOCK_SECONDS, Backoff, Outage, passes, until_done
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.scripts import Scripts
 
-_LETTER_HEAD = 64 * 1024
+_LETTER_BYTES: Final = 64 * 1024 * 1024
+_LETTER_HEAD: Final = 64 * 1024
 
 log = get_logger(__name__)
 
@@ -24,19 +25,20 @@ class Slots:
     """Moves jobs into slots and out of them. Nothing here loses a job, whichever reply is lost.
 
     Args:
-        blocking: the client for blocking moves.
+        blocking: the client for blocking moves and for reading payloads; patient.
         commands: the client for everything else.
         keys: the queue's keys.
         outage: whom to tell when Redis does not answer.
     """
 
     def __init__(self, blocking: Redis, commands: Redis, keys: Keys, outage: Outage) -> None:
-        self._blocking = blocking
+        self._blocking: Any = blocking
         self._commands: Any = commands
         self._scripts = Scripts(commands)
         self._keys = keys
         self._outage = outage
         self._doubtful: set[str] = set()
+        self._backoffs: dict[str, Backoff] = {}
 
     async def take(self, source: str, slot: Slot) -> bytes | None:
         """Move the next job of ``source`` into the slot; None if none came within a second.
@@ -48,16 +50,22 @@ class Slots:
             self._doubtful.discard(slot.key)
             if payload is not None:
                 return payload
+        backoff = self._backoffs.setdefault(slot.key, Backoff())
         try:
-            blocking: Any = self._blocking
-            return await blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
-        except TRANSIENT as error:
+            payload = await self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
+        except RedisError as error:
+            if not passes(error):
+                raise
             self._outage.noticed(error)
             self._doubtful.add(slot.key)
-            return await self._inside(slot)
+            await backoff.pause()
+            return None
+        self._outage.over()
+        backoff.reset()
+        return payload
 
     async def _inside(self, slot: Slot) -> bytes | None:
-        return await until_done(self._outage, lambda: self._commands.lindex(slot.key, -1))
+        return await until_done(self._outage, lambda: self._blocking.lindex(slot.key, -1), writes=False)
 
     async def ack(self, slot: Slot, payload: bytes) -> None:
         """Forget the job in the slot: it is over.
@@ -79,6 +87,10 @@ class Slots:
         moved = await until_done(self._outage, lambda: self._commands.lmove(slot.key, slot.home, "RIGHT", "RIGHT"))
         return moved is not None
 
+    async def send_to_worker(self, slot: Slot, worker: str) -> bool:
+        """Move the job in the slot to the list of one worker; False if that worker does not live."""
+        return await until_done(self._outage, lambda: self._scripts.send_to_worker(self._keys, slot, worker))
+
     async def return_to(self, source: str, destination: str) -> int:
         """Move all jobs of one list, in their order, to the front of another; returns how many."""
         count = 0
@@ -96,11 +108,12 @@ class Slots:
         """
         log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
         letter = _letter(slot.worker, payload, reason)
-        try:
-            await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter))
-        except ResponseError:  # larger than Redis takes in one piece
-            head = _letter(slot.worker, payload[:_LETTER_HEAD], f"{reason} (only the first 64 KiB are kept)")
-            await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, head))
+        if len(letter) > _LETTER_BYTES:
+            head = payload[:_LETTER_HEAD]
+            letter = _letter(slot.worker, head, f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)")
+        if not await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter)):
+            self._doubtful.add(slot.key)
+            await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter, payload))
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
         """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""

@@ -13,6 +13,8 @@ from redis.asyncio import Redis
 from velesio_worker.queue.keys import Keys, Slot, job_key, result_key
 
 JOB_HASH_TTL = 24 * 3600
+"""The least life of a job's hash, in seconds; it must outlive the job's stream, whose ids it continues."""
+
 DEAD_LETTERS_KEPT = 10_000
 
 
@@ -48,9 +50,15 @@ class ClaimReply:
 
 
 class Scripts:
-    """The scripts, bound to a client. All are safe to repeat."""
+    """The scripts, bound to a client. All are safe to repeat.
 
-    def __init__(self, redis: Redis) -> None:
+    Args:
+        redis: the client.
+        job_ttl: how long a job's hash is kept, in seconds.
+    """
+
+    def __init__(self, redis: Redis, *, job_ttl: int = JOB_HASH_TTL) -> None:
+        self._job_ttl = max(job_ttl, JOB_HASH_TTL)
         folder = files(__name__)
 
         def load(name: str) -> Any:  # noqa: ANN401 (redis-py's script object is untyped)
@@ -63,6 +71,7 @@ class Scripts:
         self._release = load("release")
         self._ack = load("ack")
         self._bury = load("bury")
+        self._send_to_worker = load("send_to_worker")
         self._beat = load("beat")
         self._alive = load("alive")
 
@@ -70,7 +79,7 @@ class Scripts:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
         status, attempt, first, owner, name, holder = await self._claim(
             keys=[job_key(job_id), result_key(job_id)],
-            args=[slot.worker, slot.name, nonce, max_attempts, take_over, JOB_HASH_TTL],
+            args=[slot.worker, slot.name, nonce, max_attempts, take_over, self._job_ttl],
         )
         return ClaimReply(
             ClaimStatus(status.decode()), int(attempt), bool(first), owner.decode(), name.decode(), holder.decode()
@@ -79,7 +88,7 @@ class Scripts:
     async def finish(self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int) -> bool:
         """Store the result; False if another attempt owns the job."""
         keys = [job_key(job_id), result_key(job_id)]
-        return bool(await self._finish(keys=keys, args=[worker, attempt, ttl, result, JOB_HASH_TTL]))
+        return bool(await self._finish(keys=keys, args=[worker, attempt, ttl, result, self._job_ttl]))
 
     async def release(self, job_id: str, worker: str, attempt: int, *, in_good_order: bool) -> bool:
         """Give up an attempt; False if it was not the caller's any more."""
@@ -89,9 +98,13 @@ class Scripts:
         """Empty the slot; False if a second job lies in it, and then nothing was done."""
         return not await self._ack(keys=[slot.key])
 
-    async def bury(self, keys: Keys, slot: Slot, letter: bytes) -> bool:
-        """Move the job in the slot to the dead letters; False if there was none."""
-        return bool(await self._bury(keys=[slot.key, keys.dead], args=[letter, DEAD_LETTERS_KEPT]))
+    async def bury(self, keys: Keys, slot: Slot, letter: bytes, payload: bytes = b"") -> bool:
+        """Move the job in the slot to the dead letters; False if a second job lies in it and no payload tells which."""
+        return bool(await self._bury(keys=[slot.key, keys.dead], args=[letter, DEAD_LETTERS_KEPT, payload]))
+
+    async def send_to_worker(self, keys: Keys, slot: Slot, worker: str) -> bool:
+        """Move the job in the slot to the worker's list; False if the worker does not live."""
+        return bool(await self._send_to_worker(keys=[slot.key, keys.only(worker), keys.workers], args=[worker]))
 
     async def beat(self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int]) -> float:
         """Renew the worker's lease; returns its end, in Unix seconds by Redis's clock."""

@@ -4,11 +4,22 @@
 -- KEYS[2]  {llama_queue}:dead             list: the dead letters, newest first
 -- ARGV[1]  the dead letter, JSON
 -- ARGV[2]  how many dead letters are kept
+-- ARGV[3]  the job, or '' if it is the only one in the slot
 --
--- Returns 1: buried; 0: the slot was empty.
-if not redis.call('RPOP', KEYS[1]) then
+-- Returns 1: buried, or the slot was empty; 0: nothing was done, since a second job lies in the slot (see ack.lua)
+-- and ARGV[3] does not say which of them is meant.
+local inside = redis.call('LLEN', KEYS[1])
+if inside > 1 and ARGV[3] == '' then
   return 0
 end
-redis.call('LPUSH', KEYS[2], ARGV[1])
-redis.call('LTRIM', KEYS[2], 0, tonumber(ARGV[2]) - 1)
+local removed
+if ARGV[3] == '' then
+  removed = redis.call('DEL', KEYS[1])
+else
+  removed = redis.call('LREM', KEYS[1], -1, ARGV[3])
+end
+if removed > 0 then
+  redis.call('LPUSH', KEYS[2], ARGV[1])
+  redis.call('LTRIM', KEYS[2], 0, tonumber(ARGV[2]) - 1)
+end
 return 1
