@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any, Self
 
@@ -16,11 +17,13 @@ class PacedServer:
         closed: set when a client closed its connection before the end.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, *, slots: int = 1) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.closed = asyncio.Event()
         self._tokens = tokens
+        self._slots = slots
+        self._writers: list[asyncio.StreamWriter] = []
         self._permits = asyncio.Semaphore(0)
         self._server: asyncio.Server | None = None
 
@@ -35,6 +38,15 @@ class PacedServer:
     def release(self) -> None:
         """Let one more token go."""
         self._permits.release()
+
+    @property
+    def running(self) -> int:
+        """How many completions have begun."""
+        return len(self._writers)
+
+    def drop_first(self) -> None:
+        """Cut the connection of the completion that began first."""
+        self._writers[0].transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -55,7 +67,7 @@ class PacedServer:
         if path == "/props":
             body = {
                 "model_path": "paced.gguf",
-                "total_slots": 1,
+                "total_slots": self._slots,
                 "default_generation_settings": {"n_ctx": 100},
             }
         data = json.dumps(body).encode()
@@ -64,6 +76,7 @@ class PacedServer:
 
     async def _complete(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        self._writers.append(writer)
         end = asyncio.create_task(self._until_closed(reader))
         for number in range(self._tokens):
             permit = asyncio.create_task(self._permits.acquire())
@@ -80,8 +93,9 @@ class PacedServer:
         end.cancel()
 
     async def _until_closed(self, reader: asyncio.StreamReader) -> None:
-        while await reader.read(4096):
-            pass
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                pass
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -58,10 +58,10 @@ def test_a_conversation_ends_with_the_input() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_interrupted_leaves_no_process(number: signal.Signals) -> None:
-    demo = start("--chat")
-    children = family(demo.pid, at_least=3)
-    demo.send_signal(number)
-    demo.wait(timeout=60)  # its input stays open: it must not wait for a line
+    with start("--chat") as demo:
+        children = family(demo.pid, at_least=3)
+        demo.send_signal(number)
+        demo.wait(timeout=60)  # its input stays open: it must not wait for a line
     assert demo.returncode in {130, -number}
     for child in children:
         wait_until_gone(child)

@@ -35,6 +35,28 @@ async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, mak
         assert result["text"] == "".join(f" {number}" for number in range(TOKENS))
 
 
+async def test_one_jobs_lost_connection_costs_the_others_nothing(commands: Any, make_worker: MakeWorker) -> None:
+    async with PacedServer(TOKENS, slots=2) as server:
+        worker = make_worker(LLAMA_SERVER_URL=server.url)
+        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+        for name in ("cut", "other"):
+            job = {"id": name, "type": "completion", "data": {"prompt": "x", "stream": True}}
+            await commands.lpush("llama_queue", json.dumps(job))
+            with anyio.fail_after(10):
+                while server.running < (1 if name == "cut" else 2):
+                    await anyio.sleep(0.01)
+        server.drop_first()
+        with anyio.fail_after(20):
+            while await commands.exists("result:cut", "result:other") != 2:
+                server.release()
+                await anyio.sleep(0.01)
+        starts = {
+            name: sum(fields[b"event"] == b"start" for _, fields in await commands.xrange(f"stream:{name}"))
+            for name in ("cut", "other")
+        }
+        assert starts == {"cut": 2, "other": 1}
+
+
 async def test_a_job_whose_time_is_up_stops_the_engine(commands: Any, make_worker: MakeWorker) -> None:
     async with PacedServer(TOKENS) as server:
         worker = make_worker(LLAMA_SERVER_URL=server.url)

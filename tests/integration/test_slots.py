@@ -24,6 +24,9 @@ class LosesReplies:
         self._client = client
         self._losses = losses
 
+    async def lindex(self, *arguments: Any) -> Any:
+        return await self._client.lindex(*arguments)
+
     async def blmove(self, *arguments: Any) -> Any:
         reply = await self._client.blmove(*arguments)
         if self._losses > 0:
@@ -44,10 +47,13 @@ async def test_jobs_are_taken_in_the_order_in_which_they_were_pushed(side: Side,
 async def test_a_lost_reply_loses_and_doubles_no_job(side: Side, commands: Any) -> None:
     slots = Slots(LosesReplies(commands, 2), commands, side.keys, side.outage)  # pyright: ignore[reportArgumentType]
     await commands.lpush(QUEUE, b"1", b"2", b"3")
-    for expected in (b"1", b"2", b"3"):
-        assert await slots.take(QUEUE, side.slot()) == expected
-        await slots.ack(side.slot(), expected)
-    assert not await commands.exists(QUEUE, side.slot().key)
+    taken: list[bytes] = []
+    while await commands.exists(QUEUE, side.slot().key):
+        payload = await slots.take(QUEUE, side.slot())
+        if payload is not None:
+            taken.append(payload)
+            await slots.ack(side.slot(), payload)
+    assert taken == [b"1", b"2", b"3"]
 
 
 async def test_a_move_that_lands_late_is_not_acked_with_the_job_before_it(side: Side, commands: Any) -> None:

@@ -100,7 +100,7 @@ async def test_whoever_uses_an_engine_is_told_at_once_that_it_went_away() -> Non
         using = anyio.Event()
 
         async def use() -> None:
-            with pytest.raises(EngineCrashedError), watched.supervisor.using():
+            with pytest.raises(EngineCrashedError), watched.supervisor.using():  # noqa: PT012 (raised on leaving)
                 using.set()
                 await anyio.sleep_forever()
 
@@ -279,6 +279,7 @@ async def test_the_password_of_a_server_elsewhere_is_not_told(double: EngineDoub
 async def test_a_server_elsewhere_that_is_lost_is_looked_for_again(double: EngineDouble) -> None:
     watched = foreign(double)
     async with watched.ready():
+        double.answers["/health"].insert(0, document(LOADING, 503))
         await watched.supervisor.lost()
         assert watched.states[2] is BACKOFF
         with pytest.raises(EngineUnavailableError):
