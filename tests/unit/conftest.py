@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -16,8 +18,22 @@ from velesio_worker.engines.http import EngineHTTP
 
 TLS = ssl.create_default_context()
 
-settings.register_profile("unit", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "unit",
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_is_put_back() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(params=["httpx", "aiohttp"])

@@ -2,20 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from velesio_worker.logs import configure_logging, get_logger
 from velesio_worker.settings import LogFormat
-
-
-@pytest.fixture(autouse=True)
-def _root_logger_is_put_back() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def test_a_json_line_has_the_events_fields(capsys: pytest.CaptureFixture[str]) -> None:
