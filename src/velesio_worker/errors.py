@@ -40,6 +40,10 @@ class AbandonedError(VelesioError):
     """The job's stream was deleted while it ran: nobody wants it any more."""
 
 
+class StoppedError(VelesioError):
+    """The worker is ending and publishes nothing any more; its jobs go back to their lists."""
+
+
 class JobError(VelesioError):
     """A job ended without a result.
 

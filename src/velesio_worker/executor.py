@@ -23,6 +23,7 @@ from velesio_worker.errors import (
     JobError,
     JobTimeoutError,
     NoCapacityError,
+    StoppedError,
 )
 from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token
 from velesio_worker.jobs import Kind
@@ -175,6 +176,8 @@ class Executor:
             return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
         except AbandonedError:
             return run.generation.cut_short() if run.generation else None
+        except StoppedError:
+            return None
         except (JobError, FencedError) as error:
             return error
         except Exception as error:
@@ -271,7 +274,9 @@ def _report(run: Run, outcome: Outcome) -> None:
             log.info("job handed back", action="job_handed_back", **fields)
         case FencedError():
             log.warning("another attempt owns the job", action="job_fenced", **fields)
-        case EngineCrashedError() | EngineUnavailableError() if run.claim.job.on_crash != "fail":
+        case EngineUnavailableError():
+            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
+        case EngineCrashedError() if run.claim.job.on_crash != "fail":
             log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
         case JobError():
             log.warning(f"job failed: {outcome}", action="job_failed", code=outcome.code, **fields)

@@ -16,7 +16,7 @@ import anyio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from velesio_worker.errors import AbandonedError, FencedError, InternalError, VelesioError
+from velesio_worker.errors import AbandonedError, FencedError, InternalError, StoppedError, VelesioError
 from velesio_worker.events import TERMINAL
 from velesio_worker.queue.connection import Backoff, Outage, passes, until_done
 from velesio_worker.queue.keys import stream_key
@@ -65,6 +65,7 @@ class JobStream:
             FencedError: another attempt owns the job.
             AbandonedError: the stream was deleted.
             InternalError: Redis refuses the stream's entries.
+            StoppedError: the publisher has stopped.
         """
         while self.failure is None and (self._entries >= JOB_ENTRIES or self._bytes >= JOB_BYTES):
             await self._next_move()
@@ -148,7 +149,7 @@ class Publisher:
     def add(self, entry: Entry) -> None:
         """Queue an entry for the next flush."""
         if self._ended:
-            entry.stream.fail(InternalError("The publisher has stopped."))
+            entry.stream.fail(StoppedError())
             return
         self._pending.append(entry)
         self._wake.set()
@@ -165,7 +166,7 @@ class Publisher:
         finally:
             self._ended = True
             for entry in (*self._batch, *self._pending):
-                entry.stream.fail(InternalError("The publisher has stopped."))
+                entry.stream.fail(StoppedError())
 
     async def _flush(self, batch: Sequence[Entry]) -> None:
         backoff = Backoff(first=0.05, longest=2.0)

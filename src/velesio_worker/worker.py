@@ -18,7 +18,7 @@ from velesio_worker import __version__
 from velesio_worker.admission import Admission
 from velesio_worker.closing import Closer
 from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
-from velesio_worker.errors import EngineStartError, RedisUnusableError, SettingsError, VelesioError
+from velesio_worker.errors import EngineStartError, RedisUnusableError, SettingsError, StoppedError, VelesioError
 from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.jobs import Kind, RefusedJobError
 from velesio_worker.logs import get_logger
@@ -267,6 +267,8 @@ class Worker:
         """Do what is to be done with a payload; if that fails, bury the payload rather than end the worker."""
         try:
             await work
+        except StoppedError:
+            raise  # the job stays in its slot until the slots are handed back
         except Exception as error:
             log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
             await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
