@@ -71,7 +71,10 @@ class _LlamaGeneration(ABC):
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != 200:  # noqa: PLR2004
                     raise _refusal(response.status, decode_json(await response.body()))
-                async with aclosing(self._read(response.chunks())) as batches:
+                async with (
+                    aclosing(self._until_lost(response.chunks())) as chunks,
+                    aclosing(self._read(chunks)) as batches,
+                ):
                     async for batch in batches:
                         yield batch
         except NotReachedError as error:
@@ -83,7 +86,7 @@ class _LlamaGeneration(ABC):
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
-        async for chunk in self._until_lost(chunks):
+        async for chunk in chunks:
             batch: list[EngineEvent] = []
             failure = self._take_all(decoder.feed(chunk), batch)
             if batch:
@@ -95,15 +98,16 @@ class _LlamaGeneration(ABC):
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
         with anyio.move_on_after(_END_SECONDS):
-            async for _ in self._until_lost(chunks):
+            async for _ in chunks:
                 pass
         yield [self._done(self._finish_reason)]
 
-    async def _until_lost(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _until_lost(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """Yield chunks; a connection that is lost after the end of the text is no loss."""
         try:
-            async for chunk in chunks:
-                yield chunk
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
         except ConnectionLostError:
             if self._finish_reason is None:
                 raise
