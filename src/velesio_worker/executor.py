@@ -59,6 +59,7 @@ class Run:
         stream: where its entries go.
         scope: cancelled to stop it; the job is then handed back.
         ending: the scope of what is still to be done then.
+        cancelled: whether somebody asked that it be stopped for good.
         generation: its run on the engine, once that has begun.
         began: when it began, in monotonic seconds.
         tokens: how many tokens the engine has sent.
@@ -69,6 +70,7 @@ class Run:
     stream: JobStream
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
+    cancelled: bool = False
     generation: Generation | None = None
     began: float = field(default_factory=time.monotonic)
     tokens: int = 0
@@ -137,6 +139,17 @@ class Executor:
         for run in reversed(list(self._runs)):  # so that the oldest is at the front of its list again
             self._stop(run)
 
+    def running_ids(self) -> list[str]:
+        """The ids of the jobs that run now."""
+        return [run.claim.job.id for run in self._runs]
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job for good, if it runs here: its result is what it has so far."""
+        for run in self._runs:
+            if run.claim.job.id == job_id and not run.cancelled:
+                run.cancelled = True
+                run.scope.cancel()
+
     def _stop(self, run: Run) -> None:
         run.scope.cancel()
         run.ending.deadline = self._stop_by
@@ -151,6 +164,8 @@ class Executor:
                 if self._stop_by < math.inf:
                     self._stop(run)
                 outcome = await self._outcome(run)
+            if outcome is None and run.cancelled and run.generation is not None:
+                outcome = run.generation.cut_short()  # else it goes back, and is ended when it is claimed again
         except anyio.get_cancelled_exc_class():
             run.ending.deadline = min(run.ending.deadline, anyio.current_time() + LAST_SECONDS)
             raise

@@ -25,9 +25,11 @@ from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, wait_for_redis
 from velesio_worker.queue.consumer import Consumer, Gate
+from velesio_worker.queue.control import Control
 from velesio_worker.queue.intake import Intake
 from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
+from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
 from velesio_worker.settings import Settings
 from velesio_worker.stream import Publisher
@@ -71,8 +73,18 @@ class Worker:
             max_bytes=settings.max_job_bytes,
             stream_ttl=settings.stream_ttl,
         )
+        self._used_slots: list[Slot] = []
         self._lease = Lease(
-            self._commands, self._keys, self.id, seconds=settings.lease_seconds, facts=self._facts, outage=self._outage
+            self._commands,
+            self._keys,
+            self.id,
+            seconds=settings.lease_seconds,
+            facts=self._facts,
+            slots=self._used_slots,
+            outage=self._outage,
+        )
+        self._reaper = Reaper(
+            self._commands, self._keys, self.id, lease_seconds=settings.lease_seconds, outage=self._outage
         )
         self._supervisor = LlamaSupervisor(settings, on_state=self._engine_changed)
         self._gate = Gate()
@@ -81,7 +93,6 @@ class Worker:
         self._text_slots = 0
         self._capacity: dict[Kind, anyio.Semaphore] = {}
         self._executor: Executor | None = None
-        self._used_slots: list[Slot] = []
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:
@@ -161,6 +172,7 @@ class Worker:
         try:
             async with anyio.create_task_group() as beating:
                 beating.start_soon(self._lease.keep)
+                beating.start_soon(self._reaper.run)
                 log.info(f"worker {self.id} {__version__} is up", action="worker_up", pid=os.getpid())
                 yield
                 beating.cancel_scope.cancel()
@@ -180,6 +192,7 @@ class Worker:
             await self._gate.wait()
             if not self._stopping.is_set():
                 self._executor = self._make_executor()
+                side.start_soon(self._control(self._executor).run)
                 for consumer in self._consumers():
                     jobs.start_soon(consumer.run, self._stopping)
                 log.info(f"taking text jobs, {self._text_slots} at a time", action="worker_ready")
@@ -215,6 +228,16 @@ class Worker:
             self._slot("intake", self._keys.incoming),
             max_bytes=self._settings.max_job_bytes,
             refuse=self._refuse,
+        )
+
+    def _control(self, executor: Executor) -> Control:
+        return Control(
+            self._blocking,
+            self._commands,
+            self._keys,
+            running=executor.running_ids,
+            cancel=executor.cancel,
+            outage=self._outage,
         )
 
     def _fit_capacity(self) -> None:

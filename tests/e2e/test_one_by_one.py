@@ -57,6 +57,30 @@ async def test_one_jobs_lost_connection_costs_the_others_nothing(commands: Any, 
         assert starts == {"cut": 2, "other": 1}
 
 
+@pytest.mark.parametrize("bell", [True, False], ids=["with the doorbell", "with the flag alone"])
+async def test_a_running_job_that_is_cancelled_stops_the_engine_and_keeps_its_text(
+    commands: Any, make_worker: MakeWorker, *, bell: bool
+) -> None:
+    async with PacedServer(TOKENS) as server:
+        worker = make_worker(LLAMA_SERVER_URL=server.url)
+        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+        job = {"id": "unwanted", "type": "completion", "data": {"prompt": "x", "stream": True}}
+        await commands.lpush("llama_queue", json.dumps(job))
+        server.release()
+        assert await commands.xread({"stream:unwanted": "1-0"}, block=4000)
+        await commands.hset("{result:unwanted}:job", "cancel", 1)
+        if bell:
+            await commands.xadd("{llama_queue}:control", {"cancel": "unwanted"})
+        with anyio.fail_after(10):
+            await server.closed.wait()
+            while not await commands.exists("result:unwanted"):
+                await anyio.sleep(0.01)
+        result = json.loads(await commands.get("result:unwanted"))
+        assert (result["text"], result["finish_reason"]) == (" 0", "cancelled")
+        ((_, entries),) = await commands.xread({"stream:unwanted": "1-1"}, block=4000)
+        assert [(entry_id, fields[b"event"]) for entry_id, fields in entries] == [(b"1-2", b"done")]
+
+
 async def test_a_job_whose_time_is_up_stops_the_engine(commands: Any, make_worker: MakeWorker) -> None:
     async with PacedServer(TOKENS) as server:
         worker = make_worker(LLAMA_SERVER_URL=server.url)

@@ -7,8 +7,10 @@ client here repeats anything by itself: :func:`until_done` repeats what is safe 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -141,22 +143,28 @@ class Outage:
     """Says once that Redis is lost and once that it is back, however many tasks notice.
 
     One for a whole worker.
+
+    Attributes:
+        ended_at: when the last outage ended, in monotonic seconds; infinite while one lasts.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._lost = False
+        self.ended_at = -math.inf
 
     def noticed(self, error: Exception) -> None:
         """Take note of a command that failed for a reason that passes."""
         if not self._lost:
             self._lost = True
+            self.ended_at = math.inf
             log.warning(_remedy(error, self._url), action="redis_lost")
 
     def over(self) -> None:
         """Take note of a command that went through."""
         if self._lost:
             self._lost = False
+            self.ended_at = time.monotonic()
             log.info("Redis answers again", action="redis_back")
 
 

@@ -82,6 +82,10 @@ class Keys:
         """The hash with what a worker is and does."""
         return self._derived(f"worker:{worker}")
 
+    def slots(self, worker: str) -> str:
+        """The hash of a worker's slots and the lists that their jobs came from."""
+        return self._derived(f"slots:{worker}")
+
     @property
     def control(self) -> str:
         """The stream of cancel and control messages."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 from redis.asyncio import Redis
 
 from velesio_worker.queue.connection import Outage, until_done
-from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.scripts import Scripts
 
 BEATS_PER_LEASE: Final = 3
@@ -26,23 +26,36 @@ class Lease:
         worker: the worker's id.
         seconds: how long it counts as alive after a beat.
         facts: says what the worker is and does, for its hash.
+        slots: the worker's slots, which grow as it gets ready; whoever reaps it looks there.
         outage: whom to tell when Redis does not answer.
     """
 
-    def __init__(self, commands: Redis, keys: Keys, worker: str, *, seconds: int, facts: Facts, outage: Outage) -> None:
+    def __init__(
+        self,
+        commands: Redis,
+        keys: Keys,
+        worker: str,
+        *,
+        seconds: int,
+        facts: Facts,
+        slots: Sequence[Slot],
+        outage: Outage,
+    ) -> None:
         self._commands: Any = commands
         self._scripts = Scripts(commands)
         self._keys = keys
         self._worker = worker
         self._seconds = seconds
         self._facts = facts
+        self._slots = slots
         self._outage = outage
         self._nudged = anyio.Event()
 
     async def beat(self) -> None:
         """Renew the lease once."""
         await until_done(
-            self._outage, lambda: self._scripts.beat(self._keys, self._worker, self._seconds, self._facts())
+            self._outage,
+            lambda: self._scripts.beat(self._keys, self._worker, self._seconds, self._facts(), self._slots),
         )
 
     async def keep(self) -> None:
@@ -61,3 +74,4 @@ class Lease:
         """Leave the list of those that live."""
         await until_done(self._outage, lambda: self._commands.zrem(self._keys.workers, self._worker))
         await until_done(self._outage, lambda: self._commands.delete(self._keys.worker(self._worker)))
+        await until_done(self._outage, lambda: self._commands.delete(self._keys.slots(self._worker)))

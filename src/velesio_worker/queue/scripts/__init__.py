@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -74,6 +74,7 @@ class Scripts:
         self._send_to_worker = load("send_to_worker")
         self._beat = load("beat")
         self._alive = load("alive")
+        self._reap = load("reap")
 
     async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
@@ -106,11 +107,26 @@ class Scripts:
         """Move the job in the slot to the worker's list; False if the worker does not live."""
         return bool(await self._send_to_worker(keys=[slot.key, keys.only(worker), keys.workers], args=[worker]))
 
-    async def beat(self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int]) -> float:
+    async def beat(
+        self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int], slots: Iterable[Slot] = ()
+    ) -> float:
         """Renew the worker's lease; returns its end, in Unix seconds by Redis's clock."""
         pairs = [part for pair in facts.items() for part in pair]
-        ends = await self._beat(keys=[keys.workers, keys.worker(worker)], args=[worker, lease_seconds, *pairs])
+        homes = [part for slot in slots for part in (slot.key, slot.home)]
+        ends = await self._beat(
+            keys=[keys.workers, keys.worker(worker), keys.slots(worker)],
+            args=[worker, lease_seconds, len(pairs), *pairs, *homes],
+        )
         return int(ends) / 1000
+
+    async def reap(self, keys: Keys, worker: str, lease_ends: float, *, gone: bool) -> int:
+        """Put the jobs of a lost worker back; returns how many, or -1 if the worker lives."""
+        return int(
+            await self._reap(
+                keys=[keys.workers, keys.slots(worker), keys.only(worker), keys.incoming],
+                args=[worker, repr(lease_ends), int(gone)],
+            )
+        )
 
     async def alive(self, keys: Keys, worker: str) -> bool:
         """Whether the worker's lease runs."""

@@ -1,20 +1,24 @@
--- Renew a worker's lease, by Redis's own clock, and say what the worker is and does.
+-- Renew a worker's lease, by Redis's own clock, and say what the worker is, does and holds.
 --
 -- KEYS[1]  {llama_queue}:workers       sorted set: worker -> end of its lease, in seconds
 -- KEYS[2]  {llama_queue}:worker:<w>    hash: what the worker is and does
+-- KEYS[3]  {llama_queue}:slots:<w>     hash: slot -> the list to whose front its job goes should the worker be lost
 -- ARGV[1]  worker id
 -- ARGV[2]  lease, in seconds
--- ARGV[3…] fields and values of the hash
+-- ARGV[3]  how many of the following belong to KEYS[2]
+-- ARGV[4…] fields and values of KEYS[2], then those of KEYS[3]
 --
 -- Returns the end of the lease, in whole milliseconds of Unix time.
 local now = redis.call('TIME')
 local ends = tonumber(now[1]) + tonumber(now[2]) / 1000000 + tonumber(ARGV[2])
 redis.call('ZADD', KEYS[1], string.format('%.3f', ends), ARGV[1])
-local fields = {}
-for i = 3, #ARGV do
-  fields[#fields + 1] = ARGV[i]
-end
+local last = 3 + tonumber(ARGV[3])
 redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], unpack(fields))
+for i = 4, last, 2 do
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+end
 redis.call('EXPIRE', KEYS[2], ARGV[2])
+for i = last + 1, #ARGV, 2 do
+  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+end
 return math.floor(ends * 1000)

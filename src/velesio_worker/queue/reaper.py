@@ -1,0 +1,102 @@
+"""The reaper: any worker puts the jobs of one that is lost back to their lists.
+
+A worker is lost when its lease has run out, or sooner when it has missed a beat and has no connection to Redis any
+more. Fencing makes a mistake cheap: reaping one that lives costs work, never correctness.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final
+
+import anyio
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.connection import Outage, passes, until_done
+from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.lease import BEATS_PER_LEASE
+from velesio_worker.queue.scripts import Scripts
+
+LOOK_SECONDS: Final = 0.5
+SLACK_SECONDS: Final = 0.25
+"""How much later than due a beat may come before it counts as missed."""
+
+_CLIENT_NAME: Final = re.compile(r"\bname=(\S+)")
+
+log = get_logger(__name__)
+
+
+class Reaper:
+    """Looks after the other workers of a queue.
+
+    Args:
+        commands: the client for commands.
+        keys: the queue's keys.
+        worker: the worker that looks; never reaped by itself.
+        lease_seconds: how long a worker counts as alive after a beat.
+        outage: tells when Redis was away, during which nobody could beat.
+    """
+
+    def __init__(self, commands: Redis, keys: Keys, worker: str, *, lease_seconds: int, outage: Outage) -> None:
+        self._commands: Any = commands
+        self._scripts = Scripts(commands)
+        self._keys = keys
+        self._worker = worker
+        self._lease_seconds = lease_seconds
+        self._outage = outage
+        self._may_list_clients = True
+
+    async def run(self) -> None:
+        """Look for ever, twice a second; after an outage only when everybody has had a lease's time to beat."""
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            if time.monotonic() - self._outage.ended_at >= self._lease_seconds:
+                await until_done(self._outage, self.look)
+
+    async def look(self) -> int:
+        """Reap whoever is lost now; returns how many jobs were put back."""
+        seconds, microseconds = await self._commands.time()
+        now = seconds + microseconds / 1e6
+        due = self._lease_seconds - self._lease_seconds / BEATS_PER_LEASE - SLACK_SECONDS
+        connected: set[str] | None = None
+        moved = 0
+        for member, ends in await self._commands.zrange(self._keys.workers, 0, -1, withscores=True):
+            worker = member.decode()
+            if worker == self._worker or ends - now > due:
+                continue
+            expired = ends <= now
+            if not expired:
+                connected = await self._connected() if connected is None else connected
+                if connected is None or worker in connected:
+                    continue
+            moved += await self._reap(worker, ends, expired=expired)
+        return moved
+
+    async def _reap(self, worker: str, ends: float, *, expired: bool) -> int:
+        moved = await self._scripts.reap(self._keys, worker, ends, gone=not expired)
+        if moved < 0:
+            return 0
+        why = "its lease ran out" if expired else "it missed a beat and has no connection"
+        log.warning(f"worker {worker} is lost: {why}", action="worker_reaped", lost=worker, jobs=moved)
+        return moved
+
+    async def _connected(self) -> set[str] | None:
+        """Return the names of all connected clients; None if Redis does not tell."""
+        if not self._may_list_clients:
+            return None
+        try:
+            listing = await self._commands.execute_command("CLIENT LIST")
+        except ResponseError as error:
+            if passes(error):
+                raise
+            log.info(
+                f"lost workers are noticed when their lease runs out, not before: {error}", action="no_client_list"
+            )
+            self._may_list_clients = False
+            return None
+        if isinstance(listing, bytes):
+            return set(_CLIENT_NAME.findall(listing.decode(errors="replace")))
+        return {str(client.get("name", "")) for client in listing}

@@ -1,0 +1,112 @@
+"""The reaper: a lost worker's jobs are the next to be taken; a living worker's are left alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Side
+from velesio_worker.jobs import Kind
+from velesio_worker.queue.connection import connect
+from velesio_worker.queue.reaper import Reaper
+
+pytestmark = pytest.mark.anyio
+LEASE = 15
+
+
+@pytest.fixture
+def reaper(side: Side, commands: Any) -> Reaper:
+    return Reaper(commands, side.keys, "w1", lease_seconds=LEASE, outage=side.outage)
+
+
+async def enrol(side: Side, commands: Any, *, beat_ago: float) -> None:
+    """Have a worker ``w2`` that holds two jobs, has one that names it, and beat some time ago."""
+    ready = side.keys.ready(Kind.TEXT)
+    slots = [side.keys.slot("w2", name, home=ready) for name in ("text-0", "text-1")]
+    await side.scripts.beat(side.keys, "w2", LEASE, {"state": "test"}, slots)
+    await commands.zadd(side.keys.workers, {"w2": time.time() + LEASE - beat_ago})
+    await commands.lpush(ready, b"waiting")
+    await commands.lpush(slots[0].key, b"first")
+    await commands.lpush(side.keys.only("w2"), b"for w2")
+
+
+@pytest.fixture
+async def connected(redis_url: str) -> AsyncIterator[None]:
+    """A connection under the name of ``w2``."""
+    client: Any = connect(redis_url, name="w2")
+    await client.execute_command("PING")
+    yield
+    await client.aclose()
+
+
+async def is_left_alone(commands: Any) -> bool:
+    return await commands.lrange("{llama_queue}:active:w2:text-0", 0, -1) == [b"first"]
+
+
+async def test_after_its_lease_a_workers_jobs_go_to_the_front(
+    side: Side, commands: Any, reaper: Reaper, connected: None
+) -> None:
+    assert connected is None
+    await enrol(side, commands, beat_ago=LEASE + 0.1)
+    assert await reaper.look() == 2
+    assert await commands.lrange("{llama_queue}:text", 0, -1) == [b"waiting", b"first"]
+    assert await commands.lrange("llama_queue", 0, -1) == [b"for w2"]
+    assert await commands.zrange("{llama_queue}:workers", 0, -1) == [b"w1"]
+    assert not await commands.exists("{llama_queue}:slots:w2", "{llama_queue}:active:w2:text-0")
+    assert await reaper.look() == 0
+
+
+async def test_a_worker_that_missed_a_beat_and_has_no_connection_is_reaped_before_its_lease_ends(
+    side: Side, commands: Any, reaper: Reaper
+) -> None:
+    await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
+    assert await reaper.look() == 2
+
+
+async def test_a_worker_that_missed_a_beat_but_is_connected_is_left_alone(
+    side: Side, commands: Any, reaper: Reaper, connected: None
+) -> None:
+    assert connected is None
+    await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
+    assert await reaper.look() == 0
+    assert await is_left_alone(commands)
+
+
+async def test_a_worker_that_beats_is_left_alone_even_without_a_connection(
+    side: Side, commands: Any, reaper: Reaper
+) -> None:
+    await enrol(side, commands, beat_ago=1)
+    assert await reaper.look() == 0
+    assert await is_left_alone(commands)
+
+
+async def test_a_worker_that_beats_while_it_is_judged_is_left_alone(side: Side, commands: Any) -> None:
+    await enrol(side, commands, beat_ago=LEASE + 1)
+    seen = await commands.zscore(side.keys.workers, "w2")
+    await side.scripts.beat(side.keys, "w2", LEASE, {"state": "test"})
+    assert await side.scripts.reap(side.keys, "w2", seen, gone=False) == -1
+    assert await side.scripts.reap(side.keys, "w2", seen, gone=True) == -1
+    assert await is_left_alone(commands)
+
+
+async def test_a_worker_does_not_reap_itself(side: Side, commands: Any, reaper: Reaper) -> None:
+    await commands.zadd(side.keys.workers, {"w1": 1})
+    assert await reaper.look() == 0
+    assert await commands.zscore(side.keys.workers, "w1") == 1
+
+
+async def test_without_the_right_to_list_clients_the_lease_decides(side: Side, commands: Any, redis_url: str) -> None:
+    await commands.execute_command("ACL SETUSER limited on nopass ~* &* +@all -client|list")
+    limited = connect(redis_url.replace("redis://", "redis://limited:x@"), name="w1")
+    reaper = Reaper(limited, side.keys, "w1", lease_seconds=LEASE, outage=side.outage)
+    try:
+        await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
+        assert await reaper.look() == 0
+        await commands.zadd(side.keys.workers, {"w2": time.time() - 0.1})
+        assert await reaper.look() == 2
+    finally:
+        await limited.aclose()
+        await commands.execute_command("ACL DELUSER limited")
