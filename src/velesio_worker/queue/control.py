@@ -63,7 +63,7 @@ class Control:
 
     async def run(self) -> None:
         """Listen for ever: to the doorbell at once, and once a second to the flags, should it not have rung."""
-        after = "$"
+        after = await until_done(self._outage, self._newest, writes=False)
         while True:
             read = partial(self._blocking.xread, {self._keys.control: after}, block=int(BLOCK_SECONDS * 1000))
             reply = await until_done(self._outage, read, writes=False)
@@ -72,6 +72,10 @@ class Control:
                 self._cancel(fields.get(b"cancel", b"").decode(errors="replace"))
             if not reply:
                 await until_done(self._outage, self._look_at_flags, writes=False)
+
+    async def _newest(self) -> str:
+        entries = await self._commands.xrevrange(self._keys.control, count=1)
+        return entries[0][0].decode() if entries else "0-0"
 
     async def _look_at_flags(self) -> None:
         ids = self._running()
