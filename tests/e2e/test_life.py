@@ -92,18 +92,19 @@ def test_a_killed_worker_leaves_no_engine(make_worker: MakeWorker) -> None:
 
 
 def test_a_killed_workers_job_is_run_by_another_before_its_lease_ends(plain: Any, make_worker: MakeWorker) -> None:
-    first = make_worker(LEASE_SECONDS="60")
-    first.wait_for("worker_ready")
+    workers = [make_worker(LEASE_SECONDS="60") for _ in range(2)]
+    for worker in workers:
+        worker.wait_for("worker_ready")
     push(plain, "one", max_tokens=400, stream=True)
-    read(plain, "one", until="token")
-    second = make_worker(LEASE_SECONDS="60")
-    second.wait_for("worker_ready")
-    plain.zincrby("{llama_queue}:workers", -21, plain.zrange("{llama_queue}:workers", 0, 0)[0])
-    first.signal(signal.SIGKILL)
+    owner = read(plain, "one", until="token")[0][2]["worker"]
+    pid = int(plain.hget(f"{{llama_queue}}:worker:{owner}", "pid"))
+    killed, other = sorted(workers, key=lambda worker: worker.pid != pid)
+    plain.zincrby("{llama_queue}:workers", -21, owner)  # a third of the lease and more since the last beat
+    killed.signal(signal.SIGKILL)
     entries = read(plain, "one", until="done", limit=50)
     starts = [data for _, event, data in entries if event == "start"]
     assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "restart")]
-    assert second.wait_for("worker_reaped")["jobs"] == 1
+    assert other.wait_for("worker_reaped")["jobs"] == 1
     again = [data for entry_id, event, data in entries if event == "token" and entry_id.startswith("2-")]
     assert json.loads(plain.get("result:one"))["text"] == "".join(one["choices"][0]["text"] for one in again)
 
