@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from velesio_worker.closing import Closer
 from velesio_worker.errors import ExpiredError, FencedError, InternalError, UnusablePayloadError, WorkerLostError
-from velesio_worker.events import START, Done
+from velesio_worker.events import START, Done, start_entry
 from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, parse_job
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Claims, Held
@@ -78,7 +78,7 @@ class Admission:
         except RefusedJobError as refusal:
             await self.refuse(refusal, slot, payload)
             return None
-        reply = await self._claims.claim(job.id, slot, 1 if job.on_crash == "fail" else job.max_attempts)
+        reply = await self._claims.claim(job.id, slot, job.attempts_allowed)
         await self._begin(job.id, reply)
         held = Held(job.id, slot, payload, reply.attempt)
         if await self._settled(job, held, reply):
@@ -127,8 +127,8 @@ class Admission:
                 log.info("cancelled while it waited", action="job_cancelled", job_id=job.id)
                 await self._closer.done(held, cancelled_while_waiting(job.type, text), stream)
             case ClaimStatus.EXHAUSTED:
-                once = job.on_crash == "fail" or job.max_attempts == 1
-                lost = "1 attempt was" if once else f"{job.max_attempts} attempts were"
+                allowed = job.attempts_allowed
+                lost = "1 attempt was" if allowed == 1 else f"{allowed} attempts were"
                 reason = f"{lost} lost: each time the worker or its engine died"
                 error = WorkerLostError(f"The job was given up: {reason}.")
                 await self._closer.failed(held, error, stream, partial=bool(text), bury=reason)
@@ -141,14 +141,7 @@ class Admission:
     async def _published(self, job: Job, held: Held) -> tuple[JobStream, str]:
         """Shut earlier attempts out of the stream, then read what they published."""
         stream = self._publisher.open(job.id, held.attempt)
-        start = {
-            "type": job.type,
-            "attempt": held.attempt,
-            "worker": held.slot.worker,
-            "model": None,
-            "mode": "continue",
-            "created": round(time.time(), 3),
-        }
+        start = start_entry(job.type, held.attempt, held.slot.worker, None, "continue")
         stream.put(START, orjson.dumps(start))
         with contextlib.suppress(FencedError, InternalError):
             await stream.flushed()

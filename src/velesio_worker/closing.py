@@ -47,9 +47,7 @@ class Closer:
             partial: whether tokens were published before.
             bury: if given, the job goes to the dead letters, with this as the reason.
         """
-        result = {"error": str(error), "code": error.code}
-        entry = {**result, "retryable": error.retryable, "partial": partial}
-        return await self._close(held, result, ERROR, entry, stream, bury=bury)
+        return await self._close(held, error.result(), ERROR, error.entry(partial=partial), stream, bury=bury)
 
     async def _close(
         self,

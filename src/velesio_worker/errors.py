@@ -6,7 +6,7 @@ An exception's docstring is its message where none is given.
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class VelesioError(Exception):
@@ -54,6 +54,14 @@ class JobError(VelesioError):
 
     code: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
+
+    def result(self) -> dict[str, Any]:
+        """Return the job's result (wire protocol, section 5)."""
+        return {"error": str(self), "code": self.code}
+
+    def entry(self, *, partial: bool) -> dict[str, Any]:
+        """Return the ``error`` entry's data (wire protocol, section 4); ``partial``: tokens were published before."""
+        return {**self.result(), "retryable": self.retryable, "partial": partial}
 
 
 class BadJobError(JobError):

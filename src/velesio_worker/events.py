@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,6 +62,26 @@ class Done:
     def entry(self) -> dict[str, Any]:
         """Return the ``done`` entry's data."""
         return {"finish_reason": self.finish_reason, "usage": self.usage, "timings": self.timings}
+
+
+def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mode: str) -> dict[str, Any]:
+    """Return the ``start`` entry's data (wire protocol, section 4).
+
+    Args:
+        job_type: the job's type.
+        attempt: which attempt begins, counted from 1.
+        worker: whose it is.
+        model: the name of the model that is loaded; None where none is used.
+        mode: ``fresh``, ``restart`` or ``continue``.
+    """
+    return {
+        "type": job_type,
+        "attempt": attempt,
+        "worker": worker,
+        "model": model,
+        "mode": mode,
+        "created": round(time.time(), 3),
+    }
 
 
 EngineEvent = Token | Progress | Done

@@ -25,7 +25,7 @@ from velesio_worker.errors import (
     NoCapacityError,
     StoppedError,
 )
-from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token
+from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token, start_entry
 from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Claims
@@ -207,14 +207,8 @@ class Executor:
 
     async def _generate_on(self, engine: Engine, run: Run) -> Done:
         job, held = run.claim.job, run.claim.held
-        start = {
-            "type": job.type,
-            "attempt": held.attempt,
-            "worker": self._worker,
-            "model": engine.model,
-            "mode": "fresh" if run.claim.first else "restart",
-            "created": round(time.time(), 3),
-        }
+        mode = "fresh" if run.claim.first else "restart"
+        start = start_entry(job.type, held.attempt, self._worker, engine.model, mode)
         run.stream.put(START, orjson.dumps(start))
         if not run.claim.first:
             await run.stream.flushed()  # from here on an earlier attempt can write nothing

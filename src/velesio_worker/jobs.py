@@ -11,7 +11,14 @@ from typing import Annotated, Any, Final, Literal, TypeGuard, cast
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from velesio_worker.errors import BadJobError, JobError, TooLargeError, UnknownTypeError, UnusablePayloadError
+from velesio_worker.errors import (
+    BadJobError,
+    JobError,
+    TooLargeError,
+    UnknownTypeError,
+    UnusablePayloadError,
+    VelesioError,
+)
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_MAX_ATTEMPTS: Final = 3
@@ -167,12 +174,17 @@ class Job(Envelope):
     parameters: Parameters
 
     @property
+    def attempts_allowed(self) -> int:
+        """How many attempts may be lost before the job is given up."""
+        return 1 if self.on_crash == "fail" else self.max_attempts
+
+    @property
     def streamed(self) -> bool:
         """Whether the job asked for ``token`` entries."""
         return isinstance(self.parameters, TextParameters) and self.parameters.stream
 
 
-class RefusedJobError(Exception):
+class RefusedJobError(VelesioError):
     """A job with a usable id that is otherwise wrong: it is answered with ``error``.
 
     Attributes:

@@ -20,7 +20,7 @@ from velesio_worker.errors import AbandonedError, FencedError, InternalError, St
 from velesio_worker.events import TERMINAL
 from velesio_worker.queue.connection import Backoff, Outage, passes, until_done
 from velesio_worker.queue.keys import stream_key
-from velesio_worker.subscriber import last_entry, split_id
+from velesio_worker.subscriber import is_outdated, last_entry, split_id
 
 FLUSH_ENTRIES: Final = 512
 """The most entries in one round trip."""
@@ -215,7 +215,7 @@ class Publisher:
             stream.fail(AbandonedError())
         elif not isinstance(reply, ResponseError):
             stream.sent(len(entry.data))
-        elif "equal or smaller" in str(reply):
+        elif is_outdated(reply):
             if await self._is_mine(entry):
                 stream.sent(len(entry.data))
             else:

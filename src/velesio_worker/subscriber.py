@@ -10,7 +10,7 @@ import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.errors import InternalError, job_error
-from velesio_worker.events import DONE, ERROR, START, TOKEN, StreamEvent
+from velesio_worker.events import DONE, ERROR, START, TOKEN, Done, StreamEvent
 from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import result_key, stream_key
 
@@ -25,6 +25,11 @@ def split_id(entry_id: str) -> tuple[int, int]:
     return int(attempt), int(sequence or 0)
 
 
+def is_outdated(reply: Exception) -> bool:
+    """Whether Redis refused an entry because the stream has come to its id, or past it."""
+    return "equal or smaller" in str(reply)
+
+
 def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:
     """Return the terminal entry, event and data, that belongs to a stored result.
 
@@ -33,10 +38,9 @@ def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, 
         partial: whether tokens were published before.
     """
     if "error" in result:
-        error = job_error(result.get("code", InternalError.code), result["error"])
-        return ERROR, {"error": str(error), "code": error.code, "retryable": error.retryable, "partial": partial}
+        return ERROR, job_error(result.get("code", InternalError.code), result["error"]).entry(partial=partial)
     reason = result.get("finish_reason", "stop")
-    return DONE, {"finish_reason": reason, "usage": result.get("usage"), "timings": result.get("timings")}
+    return DONE, Done(result, reason, result.get("usage"), result.get("timings")).entry()
 
 
 async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> None:
@@ -62,7 +66,7 @@ async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) 
         pipe.xadd(key, {"event": event, "data": orjson.dumps(data)}, id=f"{max(attempt, 1)}-{sequence + 1}")
         pipe.expire(key, ttl)
         added, _ = await pipe.execute(raise_on_error=False)
-    if isinstance(added, Exception) and "equal or smaller" not in str(added):  # else its owner was faster
+    if isinstance(added, Exception) and not is_outdated(added):  # else its owner was faster
         raise added
 
 

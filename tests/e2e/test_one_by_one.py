@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -15,12 +17,23 @@ pytestmark = pytest.mark.anyio
 TOKENS = 20
 
 
-async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, make_worker: MakeWorker) -> None:
-    async with PacedServer(TOKENS) as server:
+@asynccontextmanager
+async def paced(make_worker: MakeWorker, *, slots: int = 1) -> AsyncGenerator[PacedServer, None]:
+    """A paced server, and a worker that is ready to use it."""
+    async with PacedServer(TOKENS, slots=slots) as server:
         worker = make_worker(LLAMA_SERVER_URL=server.url)
         await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
-        job = {"id": "paced", "type": "completion", "data": {"prompt": "x", "stream": True}}
-        await commands.lpush("llama_queue", json.dumps(job))
+        yield server
+
+
+async def push(commands: Any, job_id: str, **fields: Any) -> None:
+    job = {"id": job_id, "type": "completion", "data": {"prompt": "x", "stream": True}, **fields}
+    await commands.lpush("llama_queue", json.dumps(job))
+
+
+async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, make_worker: MakeWorker) -> None:
+    async with paced(make_worker) as server:
+        await push(commands, "paced")
         after = "0-0"
         for number in range(TOKENS):
             server.release()
@@ -36,12 +49,9 @@ async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, mak
 
 
 async def test_one_jobs_lost_connection_costs_the_others_nothing(commands: Any, make_worker: MakeWorker) -> None:
-    async with PacedServer(TOKENS, slots=2) as server:
-        worker = make_worker(LLAMA_SERVER_URL=server.url)
-        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+    async with paced(make_worker, slots=2) as server:
         for name in ("cut", "other"):
-            job = {"id": name, "type": "completion", "data": {"prompt": "x", "stream": True}}
-            await commands.lpush("llama_queue", json.dumps(job))
+            await push(commands, name)
             with anyio.fail_after(10):
                 while server.running < (1 if name == "cut" else 2):
                     await anyio.sleep(0.01)
@@ -61,11 +71,8 @@ async def test_one_jobs_lost_connection_costs_the_others_nothing(commands: Any, 
 async def test_a_running_job_that_is_cancelled_stops_the_engine_and_keeps_its_text(
     commands: Any, make_worker: MakeWorker, *, bell: bool
 ) -> None:
-    async with PacedServer(TOKENS) as server:
-        worker = make_worker(LLAMA_SERVER_URL=server.url)
-        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
-        job = {"id": "unwanted", "type": "completion", "data": {"prompt": "x", "stream": True}}
-        await commands.lpush("llama_queue", json.dumps(job))
+    async with paced(make_worker) as server:
+        await push(commands, "unwanted")
         server.release()
         assert await commands.xread({"stream:unwanted": "1-0"}, block=4000)
         await commands.hset("{result:unwanted}:job", "cancel", 1)
@@ -82,21 +89,15 @@ async def test_a_running_job_that_is_cancelled_stops_the_engine_and_keeps_its_te
 
 
 async def test_a_job_whose_time_is_up_stops_the_engine(commands: Any, make_worker: MakeWorker) -> None:
-    async with PacedServer(TOKENS) as server:
-        worker = make_worker(LLAMA_SERVER_URL=server.url)
-        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
-        job = {"id": "slow", "type": "completion", "timeout": 0.2, "data": {"prompt": "x"}}
-        await commands.lpush("llama_queue", json.dumps(job))
+    async with paced(make_worker) as server:
+        await push(commands, "slow", timeout=0.2, data={"prompt": "x"})
         with anyio.fail_after(10):
             await server.closed.wait()
 
 
 async def test_a_job_whose_stream_is_deleted_stops_the_engine(commands: Any, make_worker: MakeWorker) -> None:
-    async with PacedServer(TOKENS) as server:
-        worker = make_worker(LLAMA_SERVER_URL=server.url)
-        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
-        job = {"id": "unread", "type": "completion", "data": {"prompt": "x", "stream": True}}
-        await commands.lpush("llama_queue", json.dumps(job))
+    async with paced(make_worker) as server:
+        await push(commands, "unread")
         server.release()
         await commands.xread({"stream:unread": "1-0"}, block=4000)
         await commands.delete("stream:unread")

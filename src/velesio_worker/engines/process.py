@@ -32,7 +32,7 @@ class EngineProcess:
     Attributes:
         pid: its process id.
         bytes: how much it has written so far.
-        tail: the last of them.
+        tail: the last lines of it.
     """
 
     def __init__(
