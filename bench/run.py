@@ -25,7 +25,7 @@ import httpx
 import orjson
 import redis.asyncio as aioredis
 
-from velesio_worker.engines.generation import CompletionGeneration
+from velesio_worker.engines.completion import CompletionGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.sse import SSEDecoder
 from velesio_worker.engines.wheels import redis_server

@@ -10,7 +10,14 @@ import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.closing import Closer
-from velesio_worker.errors import ExpiredError, FencedError, InternalError, UnusablePayloadError, WorkerLostError
+from velesio_worker.errors import (
+    ExpiredError,
+    FencedError,
+    InternalError,
+    StreamLostError,
+    UnusablePayloadError,
+    WorkerLostError,
+)
 from velesio_worker.events import START, Done, start_entry
 from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, parse_job
 from velesio_worker.logs import get_logger
@@ -20,7 +27,7 @@ from velesio_worker.queue.keys import Slot, stream_key
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
-from velesio_worker.subscriber import complete_stream, published_text
+from velesio_worker.subscriber import complete_stream, published
 
 log = get_logger(__name__)
 
@@ -83,7 +90,7 @@ class Admission:
         held = Held(job.id, slot, payload, reply.attempt)
         if await self._settled(job, held, reply):
             return None
-        return Claim(job, held, reply.first)
+        return Claim(job, held, first=reply.first, last=reply.counted >= job.attempts_allowed)
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
@@ -121,7 +128,7 @@ class Admission:
         """End a job that this attempt need not run; what earlier attempts published counts."""
         stream, text = None, ""
         if not reply.first:
-            stream, text = await self._published(job, held)
+            stream, text = await self._shut_out(job, held)
         match reply.status:
             case ClaimStatus.CANCELLED:
                 log.info("cancelled while it waited", action="job_cancelled", job_id=job.id)
@@ -138,14 +145,14 @@ class Admission:
                 log.info("expired while it waited", action="job_expired", job_id=job.id)
                 await self._closer.failed(held, error, stream, partial=bool(text))
 
-    async def _published(self, job: Job, held: Held) -> tuple[JobStream, str]:
+    async def _shut_out(self, job: Job, held: Held) -> tuple[JobStream, str]:
         """Shut earlier attempts out of the stream, then read what they published."""
         stream = self._publisher.open(job.id, held.attempt)
         start = start_entry(job.type, held.attempt, held.slot.worker, None, "continue")
         stream.put(START, orjson.dumps(start))
-        with contextlib.suppress(FencedError, InternalError):
+        with contextlib.suppress(FencedError, InternalError, StreamLostError):
             await stream.flushed()
-        return stream, await until_done(self._outage, lambda: published_text(self._commands, job.id))
+        return stream, (await until_done(self._outage, lambda: published(self._commands, job.id))).text
 
     async def _finished(self, held: Held) -> None:
         log.info("the job is over already", action="job_finished_before", job_id=held.job_id)

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from velesio_worker.errors import AbandonedError, FencedError, InternalError, JobError
+from velesio_worker.errors import AbandonedError, FencedError, InternalError, JobError, StreamLostError
 from velesio_worker.events import DONE, ERROR, Done
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claims, Held
@@ -32,13 +32,13 @@ class Closer:
         self._publisher = publisher
 
     async def done(self, held: Held, done: Done, stream: JobStream | None = None) -> bool:
-        """End an attempt with a result; False if another attempt owns the job, which then ends it."""
+        """End an attempt with a result; False if another attempt owns the job, or has to end it."""
         return await self._close(held, done.result, DONE, done.entry(), stream)
 
     async def failed(
         self, held: Held, error: JobError, stream: JobStream | None = None, *, partial: bool = False, bury: str = ""
     ) -> bool:
-        """End an attempt with an error; False if another attempt owns the job, which then ends it.
+        """End an attempt with an error; False if another attempt owns the job, or has to end it.
 
         Args:
             held: the attempt.
@@ -48,6 +48,10 @@ class Closer:
             bury: if given, the job goes to the dead letters, with this as the reason.
         """
         return await self._close(held, error.result(), ERROR, error.entry(partial=partial), stream, bury=bury)
+
+    async def drop(self, held: Held) -> None:
+        """Forget an attempt that another one has taken the place of."""
+        await self._slots.ack(held.slot, held.payload)
 
     async def _close(
         self,
@@ -62,6 +66,9 @@ class Closer:
         stream = stream or self._publisher.open(held.job_id, held.attempt)
         try:
             owned = await self._publish(held, stream, result, event, data)
+        except StreamLostError:
+            await self._claims.hand_back(held, in_good_order=True)
+            return False
         except FencedError:
             owned = False
         if not owned:
@@ -69,7 +76,7 @@ class Closer:
         if bury and owned:
             await self._slots.bury(held.slot, held.payload, bury)
         else:
-            await self._slots.ack(held.slot, held.payload)
+            await self.drop(held)
         return owned
 
     async def _publish(
@@ -82,6 +89,6 @@ class Closer:
         stream.put(event, orjson.dumps(data))
         try:
             await stream.flushed()
-        except (AbandonedError, InternalError) as error:
+        except (AbandonedError, InternalError, StreamLostError) as error:
             log.warning(f"no terminal entry: {error}", action="stream_lost", job_id=held.job_id)
         return True

@@ -40,6 +40,10 @@ class AbandonedError(VelesioError):
     """The job's stream was deleted while it ran: nobody wants it any more."""
 
 
+class StreamLostError(VelesioError):
+    """Redis lost more of the job's stream than this attempt can write again: another attempt goes on from there."""
+
+
 class StoppedError(VelesioError):
     """The worker is ending and publishes nothing any more; its jobs go back to their lists."""
 
@@ -120,6 +124,13 @@ class EngineCrashedError(JobError):
     """The engine went away while the job ran."""
 
     code = "engine_crashed"
+    retryable = True
+
+
+class EngineStalledError(JobError):
+    """The engine sent nothing for too long."""
+
+    code = "engine_stalled"
     retryable = True
 
 

@@ -113,6 +113,17 @@ class StreamEvent:
             return ""
         return "".join(piece_text(choice) for choice in self.data.get("choices", ()))
 
+    @property
+    def plain(self) -> bool:
+        """Whether this entry adds nothing to the job's output but text."""
+        if self.event != TOKEN:
+            return True
+        deltas: list[dict[str, Any]] = [choice.get("delta") or {} for choice in self.data.get("choices", ())]
+        return not any(delta[name] for delta in deltas for name in delta.keys() - _TEXT)
+
+
+_TEXT: Final = frozenset({"role", "content"})
+
 
 def piece_text(choice: dict[str, Any]) -> str:
     """Return the text of one choice of a ``token`` entry: ``text``, or ``delta.content``."""

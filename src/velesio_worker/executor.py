@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final
 
 import anyio
 import orjson
 
 from velesio_worker.closing import Closer
-from velesio_worker.engines.base import Engine, Generation
+from velesio_worker.engines.base import Engine, EngineSource
 from velesio_worker.errors import (
     AbandonedError,
+    BadJobError,
+    ContextExceededError,
     EngineCrashedError,
+    EngineRefusedError,
+    EngineStalledError,
     EngineUnavailableError,
     FencedError,
     InternalError,
@@ -24,61 +27,25 @@ from velesio_worker.errors import (
     JobTimeoutError,
     NoCapacityError,
     StoppedError,
+    StreamLostError,
 )
 from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token, start_entry
 from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Claims
-from velesio_worker.queue.slots import Slots
-from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.runs import Halt, Limits, Outcome, Run, report
+from velesio_worker.stream import Publisher
+from velesio_worker.subscriber import Published
 
 LAST_SECONDS: Final = 10.0
 """How long the end of a job may take once the worker is ending, should Redis not answer."""
 
+WATCH_SECONDS: Final = 1.0
+"""How often it is looked for engines that send nothing."""
+
+ReadPublished = Callable[[str], Awaitable[Published]]
+
 log = get_logger(__name__)
-
-
-class EngineSource(Protocol):
-    """Whoever knows the engine of one kind of job."""
-
-    def using(self) -> AbstractContextManager[Engine]:
-        """Use the engine; raises EngineUnavailableError if it is not ready, EngineCrashedError if it goes away."""
-        ...
-
-    async def lost(self) -> None:
-        """Take note that a request found the engine gone, before anybody asks for it again."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """A job that runs.
-
-    Attributes:
-        claim: the job.
-        stream: where its entries go.
-        scope: cancelled to stop it; the job is then handed back.
-        ending: the scope of what is still to be done then.
-        cancelled: whether somebody asked that it be stopped for good.
-        generation: its run on the engine, once that has begun.
-        began: when it began, in monotonic seconds.
-        tokens: how many tokens the engine has sent.
-        first_token_at: when the first of them came, in monotonic seconds.
-    """
-
-    claim: Claim
-    stream: JobStream
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
-    cancelled: bool = False
-    generation: Generation | None = None
-    began: float = field(default_factory=time.monotonic)
-    tokens: int = 0
-    first_token_at: float | None = None
-
-
-Outcome = Done | JobError | FencedError | None
-"""How a run ended; None: it was stopped, and the job is to be handed back."""
 
 
 class Executor:
@@ -90,9 +57,9 @@ class Executor:
         capacity: how many jobs of a kind may be on its engine at a time.
         publisher: writes the streams.
         claims: hands jobs back.
-        slots: this worker's slots.
         closer: ends jobs.
-        longest: the longest that a job may run, in seconds (``WORKER_TIMEOUT``).
+        published: reads what a job's stream holds, by the job's id.
+        limits: how long what may take.
     """
 
     def __init__(
@@ -102,19 +69,18 @@ class Executor:
         capacity: Mapping[Kind, anyio.Semaphore],
         publisher: Publisher,
         claims: Claims,
-        slots: Slots,
         closer: Closer,
-        *,
-        longest: float,
+        published: ReadPublished,
+        limits: Limits,
     ) -> None:
         self._worker = worker
         self._engines = engines
         self._capacity = capacity
         self._publisher = publisher
         self._claims = claims
-        self._slots = slots
         self._closer = closer
-        self._longest = longest
+        self._published = published
+        self._limits = limits
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = anyio.Event()
@@ -139,19 +105,34 @@ class Executor:
         for run in reversed(list(self._runs)):  # so that the oldest is at the front of its list again
             self._stop(run)
 
-    def running_ids(self) -> list[str]:
-        """The ids of the jobs that run now."""
-        return [run.claim.job.id for run in self._runs]
+    def claims(self) -> list[Claim]:
+        """The jobs that run now."""
+        return [run.claim for run in self._runs if run.halted is None]
 
     def cancel(self, job_id: str) -> None:
         """Stop a job for good, if it runs here: its result is what it has so far."""
+        self._halt(Halt.CANCELLED, job_id)
+
+    def fence(self, job_id: str, attempt: int) -> None:
+        """Stop an attempt that is not this worker's any more; what it still had to say is void."""
+        self._halt(Halt.FENCED, job_id, attempt)
+
+    def _halt(self, why: Halt, job_id: str, attempt: int | None = None) -> None:
         for run in self._runs:
-            if run.claim.job.id == job_id and not run.cancelled:
-                run.cancelled = True
-                run.scope.cancel()
+            if run.claim.job.id == job_id and attempt in {None, run.claim.held.attempt}:
+                run.halt(why)
+
+    async def watch(self) -> None:
+        """Look for ever for engines that send nothing, and stop their runs."""
+        while True:
+            await anyio.sleep(min(WATCH_SECONDS, self._limits.stall / 2))
+            too_long = time.monotonic() - self._limits.stall
+            for run in self._runs:
+                if run.waiting_since < too_long:
+                    run.halt(Halt.STALLED)
 
     def _stop(self, run: Run) -> None:
-        run.scope.cancel()
+        run.halt(Halt.HANDED_BACK)
         run.ending.deadline = self._stop_by
 
     async def run(self, claim: Claim) -> None:
@@ -164,8 +145,8 @@ class Executor:
                 if self._stop_by < math.inf:
                     self._stop(run)
                 outcome = await self._outcome(run)
-            if outcome is None and run.cancelled and run.generation is not None:
-                outcome = run.generation.cut_short()  # else it goes back, and is ended when it is claimed again
+            if outcome is None:
+                outcome = self._halted(run)
         except anyio.get_cancelled_exc_class():
             run.ending.deadline = min(run.ending.deadline, anyio.current_time() + LAST_SECONDS)
             raise
@@ -173,15 +154,27 @@ class Executor:
             try:
                 with run.ending:
                     await self._end(run, outcome)
-                _report(run, outcome)
+                report(run, outcome)
             finally:
                 del self._runs[run]
                 self._changed.set()
                 self._changed = anyio.Event()
 
+    def _halted(self, run: Run) -> Outcome:
+        """How a run ended that was stopped."""
+        match run.halted:
+            case Halt.CANCELLED if run.generation is not None:
+                return run.generation.cut_short()  # else it goes back, and is ended when it is claimed again
+            case Halt.FENCED:
+                return FencedError()
+            case Halt.STALLED:
+                return EngineStalledError(f"The engine sent nothing for {self._limits.stall:g} s (STALL_SECONDS).")
+            case _:
+                return None
+
     async def _outcome(self, run: Run) -> Outcome:
         job = run.claim.job
-        limit = min(job.timeout or self._longest, self._longest)
+        limit = min(job.timeout or self._limits.job, self._limits.job)
         try:
             if job.type.kind not in self._engines:
                 raise NoCapacityError(f"The worker {self._worker} runs no {job.type.kind} jobs.")  # noqa: TRY301
@@ -193,7 +186,7 @@ class Executor:
             return run.generation.cut_short() if run.generation else None
         except StoppedError:
             return None
-        except (JobError, FencedError) as error:
+        except (JobError, FencedError, StreamLostError) as error:
             return error
         except Exception as error:
             log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=job.id)
@@ -206,19 +199,56 @@ class Executor:
         raise EngineCrashedError
 
     async def _generate_on(self, engine: Engine, run: Run) -> Done:
-        job, held = run.claim.job, run.claim.held
-        mode = "fresh" if run.claim.first else "restart"
-        start = start_entry(job.type, held.attempt, self._worker, engine.model, mode)
-        run.stream.put(START, orjson.dumps(start))
+        job = run.claim.job
+        mode = "fresh" if run.claim.first else job.mode_after_loss
+        self._announce(engine, run, mode)
         if not run.claim.first:
             await run.stream.flushed()  # from here on an earlier attempt can write nothing
-        run.generation = engine.generate(job.parameters)
-        async with aclosing(run.generation.events()) as batches:
-            async for batch in batches:
-                done = self._publish(run, batch)
-                if done is not None:
-                    return done
-                await run.stream.room()
+        if mode == "continue":
+            done = await self._continue(engine, run)
+            if done is not None:
+                return done
+            self._announce(engine, run, "restart")
+        return await self._generate_after("", engine, run)
+
+    def _announce(self, engine: Engine, run: Run, mode: str) -> None:
+        job, held = run.claim.job, run.claim.held
+        start = start_entry(job.type, held.attempt, self._worker, engine.model, mode)
+        run.stream.put(START, orjson.dumps(start))
+
+    async def _continue(self, engine: Engine, run: Run) -> Done | None:
+        """Go on from the text that is published; None if there is no going on from it."""
+        published = await self._published(run.claim.job.id)
+        if not published.plain:
+            return None
+        run.before = published.text
+        try:
+            return await self._generate_after(published.text, engine, run)
+        except ContextExceededError:
+            if not run.before or run.tokens or run.generation is None:
+                raise
+            return run.generation.cut_short("length")  # the text so far is all that the context holds
+        except (BadJobError, EngineRefusedError) as error:
+            if not run.before or run.tokens:
+                raise
+            log.info(f"beginning anew: {error}", action="job_not_continued", job_id=run.claim.job.id)
+            run.before = ""
+            return None
+
+    async def _generate_after(self, text: str, engine: Engine, run: Run) -> Done:
+        run.generation = engine.generate(run.claim.job.parameters, text)
+        try:
+            run.waiting_since = time.monotonic()
+            async with aclosing(run.generation.events()) as batches:
+                async for batch in batches:
+                    run.waiting_since = math.inf
+                    done = self._publish(run, batch)
+                    if done is not None:
+                        return done
+                    await run.stream.room()
+                    run.waiting_since = time.monotonic()
+        finally:
+            run.waiting_since = math.inf
         raise EngineCrashedError
 
     def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
@@ -228,7 +258,7 @@ class Executor:
             match event:
                 case Token():
                     run.tokens += event.has_output
-                    if streamed:
+                    if streamed and (event.has_output or not run.before):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
                 case Progress():
                     run.stream.put(PROGRESS, orjson.dumps(event.data))
@@ -242,50 +272,26 @@ class Executor:
         job, held = run.claim.job, run.claim.held
         if isinstance(outcome, EngineCrashedError | EngineUnavailableError):
             await self._engines[job.type.kind].lost()
+        if isinstance(outcome, EngineStalledError):
+            await self._engines[job.type.kind].stalled(f"sent nothing for {self._limits.stall:g} s")
         match outcome:
-            case None:
+            case None | StreamLostError() | EngineUnavailableError():
                 await self._claims.hand_back(held, in_good_order=True)
             case FencedError():
-                await self._slots.ack(held.slot, held.payload)
-            case EngineCrashedError() if job.on_crash != "fail":
+                await self._closer.drop(held)
+            case JobError() if run.goes_on(outcome):
                 await self._claims.hand_back(held, in_good_order=False)
-            case EngineUnavailableError():
-                await self._claims.hand_back(held, in_good_order=True)
             case JobError():
-                await self._closer.failed(held, outcome, run.stream, partial=job.streamed and run.tokens > 0)
+                await self._closer.failed(
+                    held, outcome, run.stream, partial=run.partial, bury=_reason_to_bury(run, outcome)
+                )
             case Done():
                 await self._closer.done(held, outcome, run.stream)
 
 
-def _report(run: Run, outcome: Outcome) -> None:
-    """Log how a run ended: one line per run."""
-    if run.ending.cancelled_caught:
-        log.error(
-            "Redis did not answer in time: the job stays in its slot",
-            action="job_left",
-            job_id=run.claim.job.id,
-            slot=run.claim.held.slot.name,
-        )
-        return
-    fields: dict[str, Any] = {
-        "job_id": run.claim.job.id,
-        "attempt": run.claim.held.attempt,
-        "type": run.claim.job.type.value,
-        "duration_ms": round((time.monotonic() - run.began) * 1000),
-        "tokens": run.tokens,
-    }
-    if run.first_token_at is not None:
-        fields["first_token_ms"] = round((run.first_token_at - run.began) * 1000)
-    match outcome:
-        case Done():
-            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **fields)
-        case None:
-            log.info("job handed back", action="job_handed_back", **fields)
-        case FencedError():
-            log.warning("another attempt owns the job", action="job_fenced", **fields)
-        case EngineUnavailableError():
-            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
-        case EngineCrashedError() if run.claim.job.on_crash != "fail":
-            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
-        case JobError():
-            log.warning(f"job failed: {outcome}", action="job_failed", code=outcome.code, **fields)
+def _reason_to_bury(run: Run, error: JobError) -> str:
+    """Why a job is to go to the dead letters; empty if it is not."""
+    lost = isinstance(error, EngineCrashedError | EngineStalledError)
+    if not lost or run.claim.job.on_crash == "fail":
+        return ""
+    return f"{error} It was the last of {run.claim.job.attempts_allowed} attempts."

@@ -90,6 +90,11 @@ class TextParameters(_Parameters):
     cache_prompt: bool | None = None
     lora: Annotated[list[LoraAdapter], Field(fail_fast=True)] | None = None
 
+    @property
+    def continuable(self) -> bool:
+        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
+        return not (self.grammar or self.json_schema is not None or self.n_probs)
+
 
 class CompletionParameters(TextParameters):
     """Parameters of a ``completion`` job."""
@@ -126,6 +131,15 @@ class ChatCompletionParameters(TextParameters):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
 
+    @property
+    def continuable(self) -> bool:
+        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
+        plain = self.response_format is None or self.response_format.get("type") == "text"
+        last = self.messages[-1]
+        begun = last["role"] == "assistant"
+        can_grow = not begun or (isinstance(last.get("content"), str | None) and not last.get("tool_calls"))
+        return super().continuable and plain and can_grow and not (self.tools or self.logprobs or self.top_logprobs)
+
 
 class ImageParameters(BaseModel):
     """Parameters of an image job; the replica that has an image engine checks them."""
@@ -155,6 +169,7 @@ class Envelope(BaseModel):
     expires_at: float | None = None
     max_attempts: Annotated[int, Field(ge=1)] = DEFAULT_MAX_ATTEMPTS
     on_crash: Literal["continue", "restart", "fail"] = "continue"
+    unread_timeout: Annotated[float, Field(gt=0)] | None = None
     cache: bool | None = None
     worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     traceparent: str | None = None
@@ -177,6 +192,13 @@ class Job(Envelope):
     def attempts_allowed(self) -> int:
         """How many attempts may be lost before the job is given up."""
         return 1 if self.on_crash == "fail" else self.max_attempts
+
+    @property
+    def mode_after_loss(self) -> Literal["continue", "restart"]:
+        """How a later attempt begins: by going on from the text that is published, or anew."""
+        if self.on_crash == "restart" or not self.streamed:
+            return "restart"
+        return "continue" if isinstance(self.parameters, TextParameters) and self.parameters.continuable else "restart"
 
     @property
     def streamed(self) -> bool:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.errors import SettingsError
+from velesio_worker.redis_url import parse_redis_url
 
 _MEBIBYTE: Final = 1024 * 1024
 
@@ -58,9 +59,7 @@ def _http_url(value: str | None) -> str | None:
 
 
 def _redis_url(value: str) -> str:
-    parts = _well_formed(value)
-    if parts is None or parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
-        raise ValueError("a URL such as redis://:password@host:6379/0, rediss://… for TLS, or unix:///path")
+    parse_redis_url(value)
     return value
 
 
@@ -92,7 +91,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
-        default="redis://redis:6379", description="Where Redis is. redis://, rediss:// (TLS) or unix://."
+        default="redis://redis:6379",
+        description="Where Redis is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://.",
     )
     queue_name: Annotated[str, AfterValidator(_queue_name)] = Field(
         default="llama_queue", description="The list that producers push to; every other queue key is named after it."
@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     )
 
     worker_timeout: Seconds = Field(default=600, description="The longest that a job may run, in seconds.")
+    stall_seconds: Seconds = Field(
+        default=120, description="How long an engine may send nothing for a running job before it is replaced."
+    )
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
     )
@@ -155,7 +158,7 @@ SECRETS: Final = frozenset({"llama_api_key"})
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url"})
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
 _PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
-_PASSWORD_PARAMETER: Final = re.compile(r"([?&]password=)[^&#]*")
+_PASSWORD_PARAMETER: Final = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
 
 
 def load_settings() -> Settings:

@@ -1,33 +1,61 @@
 """The writing end of streams: one publisher for all jobs of a worker.
 
-Entries carry explicit ids, ``<attempt>-<sequence>``. Redis refuses an id that is not above the last one, which
-does three things at once: an entry that is sent again after a lost reply is not there twice, a former owner of the
-job can write nothing once a newer attempt has begun, and any id is a point to resume from.
+Entries carry explicit ids, ``<attempt>-<sequence>``, and one script per stream and flush adds them (``publish.lua``).
+Each id may follow only upon the one before it, which does four things at once: an entry that is sent again after a
+lost reply is not there twice, a former owner of the job can write nothing once a newer attempt has begun, entries
+that Redis acknowledged and then lost in a failover are noticed and written again, and any id is a point to resume from.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from itertools import islice
 from typing import Any, Final
 
 import anyio
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
-from velesio_worker.errors import AbandonedError, FencedError, InternalError, StoppedError, VelesioError
+from velesio_worker.errors import (
+    AbandonedError,
+    FencedError,
+    InternalError,
+    StoppedError,
+    StreamLostError,
+    VelesioError,
+)
 from velesio_worker.events import TERMINAL
-from velesio_worker.queue.connection import Backoff, Outage, passes, until_done
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.clients import forget_topology
+from velesio_worker.queue.connection import Backoff, Outage, passes
 from velesio_worker.queue.keys import stream_key
-from velesio_worker.subscriber import is_outdated, last_entry, split_id
+from velesio_worker.queue.scripts import PublishReply, PublishStatus, Scripts, publish_reply
 
 FLUSH_ENTRIES: Final = 512
-"""The most entries in one round trip."""
+FLUSH_BYTES: Final = 1024 * 1024
+"""The most in one round trip, over all jobs."""
 
 JOB_ENTRIES: Final = 256
 JOB_BYTES: Final = 1024 * 1024
 """What one job may have waiting before the reading of its engine pauses."""
+
+RECENT_ENTRIES: Final = 1024
+"""How many entries of a job are kept after Redis acknowledged them, should a failover lose them."""
+
+log = get_logger(__name__)
+
+
+class Entry:
+    """One entry of a stream."""
+
+    __slots__ = ("data", "event", "sequence")
+
+    def __init__(self, sequence: int, event: str, data: bytes) -> None:
+        self.sequence = sequence
+        self.event = event
+        self.data = data
 
 
 class JobStream:
@@ -36,11 +64,13 @@ class JobStream:
     def __init__(self, publisher: Publisher, job_id: str, attempt: int) -> None:
         self.key = stream_key(job_id)
         self.attempt = attempt
-        self.next_sequence = 0
+        self.opened_at = time.monotonic()
         self.expire_at = 0.0
         self.failure: VelesioError | None = None
         self._publisher = publisher
-        self._entries = 0
+        self.next_sequence = 0
+        self._waiting: deque[Entry] = deque()
+        self._recent: deque[Entry] = deque(maxlen=RECENT_ENTRIES)
         self._bytes = 0
         self._moved: anyio.Event | None = None
 
@@ -53,10 +83,15 @@ class JobStream:
         """
         if self.failure is not None:
             return
-        self._entries += 1
+        self._waiting.append(Entry(self.next_sequence, event, data))
         self._bytes += len(data)
-        self._publisher.add(Entry(self, self.next_sequence, event, data))
         self.next_sequence += 1
+        self._publisher.has_entries(self)
+
+    @property
+    def waiting(self) -> deque[Entry]:
+        """The entries that are not in Redis yet, in order."""
+        return self._waiting
 
     async def room(self) -> None:
         """Wait until less than the job's bound is waiting.
@@ -64,17 +99,18 @@ class JobStream:
         Raises:
             FencedError: another attempt owns the job.
             AbandonedError: the stream was deleted.
+            StreamLostError: Redis lost more of the stream than can be written again.
             InternalError: Redis refuses the stream's entries.
             StoppedError: the publisher has stopped.
         """
-        while self.failure is None and (self._entries >= JOB_ENTRIES or self._bytes >= JOB_BYTES):
+        while self.failure is None and (len(self._waiting) >= JOB_ENTRIES or self._bytes >= JOB_BYTES):
             await self._next_move()
         if self.failure is not None:
             raise self.failure
 
     async def flushed(self) -> None:
         """Wait until all that was put is in Redis. Raises as :meth:`room` does."""
-        while self.failure is None and self._entries:
+        while self.failure is None and self._waiting:
             await self._next_move()
         if self.failure is not None:
             raise self.failure
@@ -89,41 +125,36 @@ class JobStream:
             self._moved.set()
             self._moved = None
 
-    def sent(self, size: int) -> None:
-        """Take note that an entry is in Redis; ``size`` is its data's, in bytes."""
-        self._entries -= 1
-        self._bytes -= size
+    def written(self, at: int) -> None:
+        """Take note that the entries up to the sequence ``at`` are in Redis."""
+        while self._waiting and self._waiting[0].sequence <= at:
+            entry = self._waiting.popleft()
+            self._bytes -= len(entry.data)
+            self._recent.append(entry)
         self._has_moved()
+
+    def rewind(self, at: int) -> bool:
+        """Queue again what follows upon the sequence ``at``; False if some of that is not kept any more."""
+        while self._recent and self._recent[-1].sequence > at:
+            entry = self._recent.pop()
+            self._bytes += len(entry.data)
+            self._waiting.appendleft(entry)
+        return bool(self._waiting) and self._waiting[0].sequence == at + 1
 
     def fail(self, failure: VelesioError) -> None:
         """Take note that no entry of this attempt gets into Redis any more."""
         if self.failure is None:
             self.failure = failure
+        self._waiting.clear()
+        self._recent.clear()
         self._has_moved()
-
-
-class Entry:
-    """One entry on its way to Redis."""
-
-    __slots__ = ("data", "event", "sequence", "stream")
-
-    def __init__(self, stream: JobStream, sequence: int, event: str, data: bytes) -> None:
-        self.stream = stream
-        self.sequence = sequence
-        self.event = event
-        self.data = data
-
-    @property
-    def id(self) -> str:
-        """The entry's id."""
-        return f"{self.stream.attempt}-{self.sequence}"
 
 
 class Publisher:
     """Writes the entries of all jobs of a worker, in order, one round trip at a time.
 
     While a flush is under way the next entries gather; so the first entry leaves at once, and under load batches
-    grow by themselves. A transaction makes each flush all or nothing: a job's stream never has a gap.
+    grow by themselves.
 
     Args:
         redis: a client of its own, which repeats nothing by itself.
@@ -134,11 +165,13 @@ class Publisher:
 
     def __init__(self, redis: Redis, outage: Outage, *, ttl: int, longest: float = 0) -> None:
         self._redis = redis
+        self._scripts = Scripts(redis)
         self._outage = outage
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
-        self._pending: list[Entry] = []
-        self._batch: list[Entry] = []
+        self._dirty: dict[JobStream, None] = {}
+        self._batch: list[tuple[JobStream, list[Entry]]] = []
+        self._backoff = Backoff(first=0.05, longest=2.0)
         self._ended = False
         self._wake = anyio.Event()
 
@@ -146,12 +179,12 @@ class Publisher:
         """Return the writing end of an attempt's stream."""
         return JobStream(self, job_id, attempt)
 
-    def add(self, entry: Entry) -> None:
-        """Queue an entry for the next flush."""
+    def has_entries(self, stream: JobStream) -> None:
+        """Have the stream's entries leave with the next flush."""
         if self._ended:
-            entry.stream.fail(StoppedError())
+            stream.fail(StoppedError())
             return
-        self._pending.append(entry)
+        self._dirty[stream] = None
         self._wake.set()
 
     async def run(self) -> None:
@@ -160,73 +193,111 @@ class Publisher:
             while True:
                 await self._wake.wait()
                 self._wake = anyio.Event()
-                while self._pending:
-                    self._batch, self._pending = self._pending[:FLUSH_ENTRIES], self._pending[FLUSH_ENTRIES:]
-                    await self._flush(self._batch)
+                while self._dirty:
+                    self._batch = self._next_batch()
+                    await self._flush()
         finally:
             self._ended = True
-            for entry in (*self._batch, *self._pending):
-                entry.stream.fail(StoppedError())
+            for stream in self._dirty.keys() | {stream for stream, _ in self._batch}:
+                stream.fail(StoppedError())
 
-    async def _flush(self, batch: Sequence[Entry]) -> None:
-        backoff = Backoff(first=0.05, longest=2.0)
-        while live := [entry for entry in batch if entry.stream.failure is None]:
+    def _next_batch(self) -> list[tuple[JobStream, list[Entry]]]:
+        """Take what fits into one round trip; a stream that is left over comes first in the next."""
+        batch: list[tuple[JobStream, list[Entry]]] = []
+        room, size = FLUSH_ENTRIES, 0
+        while self._dirty and room > 0 and size < FLUSH_BYTES:
+            stream = next(iter(self._dirty))
+            del self._dirty[stream]
+            entries: list[Entry] = []
+            for entry in islice(stream.waiting, room):
+                entries.append(entry)
+                size += len(entry.data)
+                if size >= FLUSH_BYTES:
+                    break
+            if entries:
+                batch.append((stream, entries))
+                room -= len(entries)
+        return batch
+
+    async def _flush(self) -> None:
+        if not self._batch:
+            return
+        try:
+            replies = await self._send()
+        except RedisError as error:
+            replies: list[Any] = [error] * len(self._batch)
+        trouble: RedisError | None = None
+        for (stream, entries), reply in zip(self._batch, replies, strict=True):
+            if isinstance(reply, RedisError):
+                if isinstance(reply, NoScriptError) or passes(reply):
+                    trouble = reply
+                    stream.expire_at = 0.0
+                else:
+                    stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
+            elif stream.failure is None:
+                self._settle(stream, entries, publish_reply(reply))
+            if stream.waiting:
+                self._dirty[stream] = None
+        self._batch = []
+        if trouble is None:
+            self._outage.over()
+            self._backoff.reset()
+        else:
+            await self._wait_out(trouble)
+
+    async def _send(self) -> list[Any]:
+        """Send the batch in one round trip; returns Redis's replies, errors among them."""
+        now = time.monotonic()
+        pipe: Any = self._redis.pipeline(transaction=False)
+        async with pipe:
+            for stream, entries in self._batch:
+                parts: list[str | bytes] = []
+                for entry in entries:
+                    parts += (entry.event, entry.data)
+                life = None
+                if entries[-1].event in TERMINAL:
+                    life = self._ttl
+                elif now >= stream.expire_at:
+                    life = self._running_ttl
+                    stream.expire_at = now + self._ttl / 4
+                self._scripts.publish_with(pipe, stream.key, stream.attempt, entries[0].sequence, life, parts)
+            return await pipe.execute(raise_on_error=False)
+
+    async def _wait_out(self, trouble: RedisError) -> None:
+        """Wait before what did not get through is sent again."""
+        if isinstance(trouble, NoScriptError):
             try:
-                replies = await self._send(live)
+                await self._scripts.load_publish()
             except RedisError as error:
                 if not passes(error):
                     raise
-                self._outage.noticed(error)
-                await backoff.pause()
-                continue
-            self._outage.over()
-            for entry, reply in zip(live, replies, strict=True):
-                await self._settle(entry, reply)
-            return
-
-    async def _send(self, entries: Sequence[Entry]) -> list[Any]:
-        """Send entries in one transaction; returns Redis's replies to the XADDs, errors among them."""
-        now = time.monotonic()
-        replies_at: list[int] = []
-        pipe: Any = self._redis.pipeline(transaction=True)
-        async with pipe:
-            for entry in entries:
-                stream = entry.stream
-                replies_at.append(len(pipe))
-                options = () if entry.sequence == 0 else ("NOMKSTREAM",)
-                pipe.execute_command("XADD", stream.key, *options, entry.id, "event", entry.event, "data", entry.data)
-                terminal = entry.event in TERMINAL
-                if terminal or now >= stream.expire_at:
-                    pipe.execute_command("EXPIRE", stream.key, self._ttl if terminal else self._running_ttl)
-                    stream.expire_at = now + self._ttl / 4
-            try:
-                replies = await pipe.execute(raise_on_error=False)
-            except RedisError:
-                for entry in entries:
-                    entry.stream.expire_at = 0.0
-                raise
-        return [replies[index] for index in replies_at]
-
-    async def _settle(self, entry: Entry, reply: object) -> None:
-        stream = entry.stream
-        if stream.failure is not None:
-            return
-        if reply is None:
-            stream.fail(AbandonedError())
-        elif not isinstance(reply, ResponseError):
-            stream.sent(len(entry.data))
-        elif is_outdated(reply):
-            if await self._is_mine(entry):
-                stream.sent(len(entry.data))
+                trouble = error
             else:
-                stream.fail(FencedError())
-        else:
-            stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
+                return
+        self._outage.noticed(trouble)
+        await self._backoff.pause()
+        await forget_topology(self._redis)
 
-    async def _is_mine(self, entry: Entry) -> bool:
-        """Whether a refused entry is there already: its reply was lost, and no newer attempt has begun."""
-        last = await until_done(self._outage, lambda: last_entry(self._redis, entry.stream.key))
-        if last is None:
-            return False
-        attempt, sequence = split_id(last.id)
-        return attempt == entry.stream.attempt and sequence >= entry.sequence
+    def _settle(self, stream: JobStream, entries: list[Entry], reply: PublishReply) -> None:
+        match reply.status:
+            case PublishStatus.WRITTEN:
+                stream.written(entries[-1].sequence)
+            case PublishStatus.BEHIND:
+                self._repair(stream, reply.at)
+            case PublishStatus.GONE if self._outage.since(stream.opened_at):
+                self._repair(stream, -1)
+            case PublishStatus.GONE:
+                stream.fail(AbandonedError())
+            case PublishStatus.FENCED:
+                stream.fail(FencedError())
+            case PublishStatus.TAKEN:
+                stream.fail(StreamLostError())
+
+    def _repair(self, stream: JobStream, at: int) -> None:
+        """Write again what Redis had acknowledged and does not have any more: a failover lost it."""
+        if stream.rewind(at):
+            log.warning(
+                "entries that Redis had lost are written again", action="stream_repaired", stream=stream.key, after=at
+            )
+        else:
+            stream.fail(StreamLostError())

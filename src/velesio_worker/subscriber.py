@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from velesio_worker.errors import InternalError, job_error
 from velesio_worker.events import DONE, ERROR, START, TOKEN, Done, StreamEvent
 from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import result_key, stream_key
+from velesio_worker.queue.scripts import Scripts
 
 READ_ENTRIES: Final = 512
 BLOCK_MS: Final = 2000
@@ -23,11 +25,6 @@ def split_id(entry_id: str) -> tuple[int, int]:
     """Return attempt and sequence of an entry's id."""
     attempt, _, sequence = entry_id.partition("-")
     return int(attempt), int(sequence or 0)
-
-
-def is_outdated(reply: Exception) -> bool:
-    """Whether Redis refused an entry because the stream has come to its id, or past it."""
-    return "equal or smaller" in str(reply)
 
 
 def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:
@@ -62,27 +59,39 @@ async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) 
         return
     event, data = terminal_of(orjson.loads(stored), partial=last is not None and last.event == TOKEN)
     attempt, sequence = (attempt, -1) if last is None else split_id(last.id)  # the id that the owner would use, too
-    async with commands.pipeline(transaction=True) as pipe:
-        pipe.xadd(key, {"event": event, "data": orjson.dumps(data)}, id=f"{max(attempt, 1)}-{sequence + 1}")
-        pipe.expire(key, ttl)
-        added, _ = await pipe.execute(raise_on_error=False)
-    if isinstance(added, Exception) and not is_outdated(added):  # else its owner was faster
-        raise added
+    # Whatever else this comes to than written: the owner was faster.
+    await Scripts(redis).publish(key, max(attempt, 1), sequence + 1, ttl, [(event, orjson.dumps(data))])
 
 
-async def published_text(redis: Redis, job_id: str) -> str:
-    """Return the text that a job's stream holds so far: all tokens since the attempt that began it anew."""
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a job's stream holds of its output.
+
+    Attributes:
+        text: the text of all tokens since the attempt that began it anew.
+        plain: whether the text is all that there is: no reasoning, no tool calls.
+    """
+
+    text: str
+    plain: bool
+
+
+async def published(redis: Redis, job_id: str) -> Published:
+    """Return the output that a job's stream holds so far."""
     commands: Any = redis
     pieces: list[str] = []
+    plain = True
     after = "-"
     while entries := await commands.xrange(stream_key(job_id), min=after, count=READ_ENTRIES):
         for entry_id, fields in entries:
             event = _parsed(entry_id, fields)
             if event.event == START and event.data.get("mode") != "continue":
                 pieces.clear()
+                plain = True
             pieces.append(event.text)
+            plain = plain and event.plain
         after = f"({entries[-1][0].decode()}"
-    return "".join(pieces)
+    return Published("".join(pieces), plain)
 
 
 async def last_entry(redis: Redis, key: str) -> StreamEvent | None:

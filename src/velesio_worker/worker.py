@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -23,7 +24,7 @@ from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.jobs import Kind, RefusedJobError
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claims
-from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, wait_for_redis
+from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
 from velesio_worker.queue.consumer import Consumer, Gate
 from velesio_worker.queue.control import Control
 from velesio_worker.queue.intake import Intake
@@ -31,8 +32,10 @@ from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
+from velesio_worker.runs import Limits
 from velesio_worker.settings import Settings
 from velesio_worker.stream import Publisher
+from velesio_worker.subscriber import Published, published
 
 log = get_logger(__name__)
 
@@ -192,6 +195,7 @@ class Worker:
             await self._gate.wait()
             if not self._stopping.is_set():
                 self._executor = self._make_executor()
+                side.start_soon(self._executor.watch)
                 side.start_soon(self._control(self._executor).run)
                 for consumer in self._consumers():
                     jobs.start_soon(consumer.run, self._stopping)
@@ -235,8 +239,7 @@ class Worker:
             self._blocking,
             self._commands,
             self._keys,
-            running=executor.running_ids,
-            cancel=executor.cancel,
+            jobs=executor,
             outage=self._outage,
         )
 
@@ -260,10 +263,13 @@ class Worker:
             self._capacity,
             self._publisher,
             self._claims,
-            self._slots,
             self._closer,
-            longest=self._settings.worker_timeout,
+            self._published,
+            Limits(job=self._settings.worker_timeout, stall=self._settings.stall_seconds),
         )
+
+    async def _published(self, job_id: str) -> Published:
+        return await until_done(self._outage, partial(published, self._commands, job_id), writes=False)
 
     def _consumers(self) -> list[Consumer]:
         """One for each text job at a time, and one for jobs that name this worker; they share the engine's slots."""

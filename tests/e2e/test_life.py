@@ -41,6 +41,10 @@ def read(redis: Any, job_id: str, *, until: str, limit: float = 60) -> list[tupl
         time.sleep(0.02)
 
 
+def joined(entries: list[tuple[str, str, dict[str, Any]]]) -> str:
+    return "".join(data["choices"][0]["text"] for _, event, data in entries if event == "token")
+
+
 def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain: Any, make_worker: MakeWorker) -> None:
     first = make_worker(DRAIN_SECONDS="0")
     first.wait_for("worker_ready")
@@ -55,10 +59,8 @@ def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain
     make_worker()
     entries = read(plain, "long", until="done")
     starts = [data for _, event, data in entries if event == "start"]
-    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "restart")]
-    again = [data for entry_id, event, data in entries if event == "token" and entry_id.startswith("2-")]
-    text = "".join(token["choices"][0]["text"] for token in again)
-    assert json.loads(plain.get("result:long"))["text"] == text
+    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "continue")]
+    assert json.loads(plain.get("result:long"))["text"] == joined(entries)
 
 
 def test_a_stop_lets_running_jobs_end(plain: Any, make_worker: MakeWorker) -> None:
@@ -103,10 +105,9 @@ def test_a_killed_workers_job_is_run_by_another_before_its_lease_ends(plain: Any
     killed.signal(signal.SIGKILL)
     entries = read(plain, "one", until="done", limit=50)
     starts = [data for _, event, data in entries if event == "start"]
-    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "restart")]
+    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "continue")]
     assert other.wait_for("worker_reaped")["jobs"] == 1
-    again = [data for entry_id, event, data in entries if event == "token" and entry_id.startswith("2-")]
-    assert json.loads(plain.get("result:one"))["text"] == "".join(one["choices"][0]["text"] for one in again)
+    assert json.loads(plain.get("result:one"))["text"] == joined(entries)
 
 
 def test_a_job_whose_engine_was_killed_is_run_again(plain: Any, make_worker: MakeWorker) -> None:
@@ -117,7 +118,7 @@ def test_a_job_whose_engine_was_killed_is_run_again(plain: Any, make_worker: Mak
     worker.engine().kill()
     entries = read(plain, "one", until="done")
     starts = [data for _, event, data in entries if event == "start"]
-    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "restart")]
+    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "continue")]
     assert worker.wait_for("engine_ready", count=2)
     assert worker.stop() == 0
 

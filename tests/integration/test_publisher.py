@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.integration.conftest import Side
 from velesio_worker import stream as stream_module
-from velesio_worker.errors import AbandonedError, FencedError, InternalError, StoppedError
+from velesio_worker.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 from velesio_worker.queue.connection import Outage
 from velesio_worker.stream import JobStream, Publisher
 
@@ -111,6 +111,64 @@ async def test_redis_that_takes_no_writes_loses_no_entry(side: Side, commands: A
     assert await ids(commands) == [f"1-{number}" for number in range(5)]
 
 
+async def published(side: Side, count: int) -> JobStream:
+    stream = side.publisher.open("a", 1)
+    stream.put("start", b"mine")
+    for number in range(1, count):
+        stream.put("token", b"%d" % number)
+    await stream.flushed()
+    return stream
+
+
+async def test_entries_that_redis_acknowledged_and_lost_are_written_again(side: Side, commands: Any) -> None:
+    stream = await published(side, 20)
+    kept = (await commands.xrange("stream:a"))[:12]
+    await commands.delete("stream:a")
+    for entry_id, fields in kept:
+        await commands.xadd("stream:a", fields, id=entry_id)
+    stream.put("done", b"{}")
+    await stream.flushed()
+    assert await ids(commands) == [f"1-{number}" for number in range(21)]
+
+
+async def test_a_whole_stream_that_was_lost_with_redis_is_written_again(side: Side, commands: Any) -> None:
+    stream = await published(side, 5)
+    await commands.delete("stream:a")
+    side.outage.noticed(RedisConnectionError("failing over"))
+    stream.put("done", b"{}")
+    await stream.flushed()
+    assert await ids(commands) == [f"1-{number}" for number in range(6)]
+
+
+async def test_where_too_much_was_lost_the_attempt_ends_rather_than_leave_a_gap(side: Side, commands: Any) -> None:
+    stream = await published(side, stream_module.RECENT_ENTRIES + 10)
+    await commands.delete("stream:a")
+    await commands.xadd("stream:a", {"event": "start", "data": "mine"}, id="1-0")
+    stream.put("done", b"{}")
+    with pytest.raises(StreamLostError):
+        await stream.flushed()
+    assert await ids(commands) == ["1-0"]
+
+
+async def test_two_that_begin_the_same_attempt_do_not_mix(side: Side, commands: Any) -> None:
+    await published(side, 3)
+    other = side.publisher.open("a", 1)
+    other.put("start", b"theirs")
+    other.put("token", b"x")
+    with pytest.raises(StreamLostError):
+        await other.flushed()
+    assert await ids(commands) == ["1-0", "1-1", "1-2"]
+
+
+async def test_a_redis_that_forgot_its_scripts_is_told_again(side: Side, commands: Any) -> None:
+    await commands.script_flush()
+    stream = await published(side, 3)
+    await commands.script_flush()
+    stream.put("token", b"3")
+    await stream.flushed()
+    assert await ids(commands) == [f"1-{number}" for number in range(4)]
+
+
 class FlakyPublisher(Publisher):
     """Sends, and then loses the reply, or loses what was to be sent."""
 
@@ -118,11 +176,11 @@ class FlakyPublisher(Publisher):
         super().__init__(*arguments, **options)
         self._faults = faults
 
-    async def _send(self, entries: Any) -> list[Any]:
+    async def _send(self) -> list[Any]:
         fault = self._faults.pop(0) if self._faults else ""
         if fault == "before":
             raise RedisConnectionError("lost before it was sent")
-        replies = await super()._send(entries)
+        replies = await super()._send()
         if fault == "after":
             raise RedisConnectionError("the reply was lost")
         return replies

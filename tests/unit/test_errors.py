@@ -17,13 +17,14 @@ CODES = {
     "worker_lost",
     "engine_unavailable",
     "engine_crashed",
+    "engine_stalled",
     "engine_error",
     "context_exceeded",
     "out_of_memory",
     "no_capacity",
     "internal",
 }
-"""Wire protocol, section 5."""
+"""Wire protocol, section 5, and one of our own: ``engine_stalled``."""
 
 KINDS = JobError.__subclasses__()
 

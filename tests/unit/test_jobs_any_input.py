@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from velesio_worker.engines.generation import ChatGeneration, CompletionGeneration
+from velesio_worker.engines.chat import ChatGeneration
+from velesio_worker.engines.completion import CompletionGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.errors import UnusablePayloadError
 from velesio_worker.jobs import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from velesio_worker.events import Done, EngineEvent
@@ -22,8 +23,8 @@ class Generation(Protocol):
         """
         ...
 
-    def cut_short(self) -> Done:
-        """Return the end of a job that was cancelled: what it has so far, with ``finish_reason`` ``cancelled``."""
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is, with what it has so far."""
         ...
 
 
@@ -35,6 +36,27 @@ class Engine(Protocol):
         """The name of the model that is loaded."""
         ...
 
-    def generate(self, parameters: Parameters) -> Generation:
-        """Return one job's run, not begun yet."""
+    def generate(self, parameters: Parameters, after: str = "") -> Generation:
+        """Return one job's run, not begun yet.
+
+        Args:
+            parameters: the job's.
+            after: text that an earlier attempt made: the run goes on from its end, and its result has all of it.
+        """
+        ...
+
+
+class EngineSource(Protocol):
+    """Whoever knows the engine of one kind of job."""
+
+    def using(self) -> AbstractContextManager[Engine]:
+        """Use the engine; raises EngineUnavailableError if it is not ready, EngineCrashedError if it goes away."""
+        ...
+
+    async def lost(self) -> None:
+        """Take note that a request found the engine gone, before anybody asks for it again."""
+        ...
+
+    async def stalled(self, reason: str) -> None:
+        """Take note that the engine hangs, and replace it where that can be done."""
         ...

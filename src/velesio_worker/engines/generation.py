@@ -1,4 +1,4 @@
-"""The runs of text jobs on llama-server: requests, streams, results.
+"""What the runs of all text jobs on llama-server have in common: requests, streams, errors.
 
 Source of the formats: llama.cpp, ``tools/server/README.md``. Every request is streamed, also for a job that is not,
 since closing the connection is the only way to stop a generation.
@@ -25,7 +25,7 @@ from velesio_worker.errors import (
     JobError,
     OutOfMemoryError,
 )
-from velesio_worker.events import Done, EngineEvent, Progress, Token
+from velesio_worker.events import Done, EngineEvent, Progress
 from velesio_worker.jobs import TextParameters
 
 _END_SECONDS: Final = 1.0
@@ -34,20 +34,29 @@ _END_SECONDS: Final = 1.0
 BUSY: Final = 503
 """llama-server's status while it loads its model."""
 
+OK: Final = 200
+_TOKENIZE: Final = "/tokenize"
 _REFUSALS: Final = frozenset({400, 404, 422, 501})
 _DONE_MARK: Final = b"[DONE]"
-_FINISH_REASONS: Final = {"limit": "length"}
 
 
-class _LlamaGeneration(ABC):
-    """One request, from its body to its result."""
+class LlamaGeneration(ABC):
+    """One request, from its body to its result.
+
+    Args:
+        http: the server.
+        parameters: the job's.
+        after: the text that an earlier attempt made, from which this one goes on; it counts as this run's own.
+    """
 
     path: ClassVar[str]
 
-    def __init__(self, http: EngineHTTP, parameters: TextParameters) -> None:
+    def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "") -> None:
         self._http = http
         self._parameters = parameters
-        self._pieces: list[str] = []
+        self._after = after
+        self._tokens_before = 0
+        self._pieces: list[str] = [after]
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
         self._timings: dict[str, Any] | None = None
@@ -68,8 +77,10 @@ class _LlamaGeneration(ABC):
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         try:
+            if self._after:
+                self._tokens_before = await self._count(self._after)
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
-                if response.status != 200:  # noqa: PLR2004
+                if response.status != OK:
                     raise _refusal(response.status, decode_json(await response.body()))
                 async with (
                     aclosing(self._until_lost(response.chunks())) as chunks,
@@ -83,6 +94,15 @@ class _LlamaGeneration(ABC):
             raise EngineCrashedError(f"llama-server went away while the job ran ({error}).") from error
         except EventTooLargeError as error:
             raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error
+
+    async def _count(self, text: str) -> int:
+        """Return how many tokens a text has."""
+        body = orjson.dumps({"content": text})
+        async with self._http.post(_TOKENIZE, body) as response:
+            answer = decode_json(await response.body())
+            if response.status != OK:
+                raise _refusal(response.status, answer)
+            return len(answer["tokens"])
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
@@ -150,9 +170,22 @@ class _LlamaGeneration(ABC):
     def _done(self, finish_reason: str) -> Done:
         return Done(self.result(finish_reason), finish_reason, self._usage, self._timings)
 
-    def cut_short(self) -> Done:
-        """Return the end of a job that was cancelled."""
-        return self._done("cancelled")
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is."""
+        return self._done(finish_reason)
+
+    def _tokens_left(self) -> int:
+        """How many tokens the run may still make."""
+        return max(self._parameters.max_tokens - self._tokens_before, 0)
+
+    def _take_usage(self, prompt: int, completion: int) -> None:
+        """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt."""
+        before = min(self._tokens_before, prompt)
+        self._usage = {
+            "prompt_tokens": prompt - before,
+            "completion_tokens": completion + before,
+            "total_tokens": prompt + completion,
+        }
 
     def _sampling(self) -> dict[str, Any]:
         """The parameters that go to the server as they are."""
@@ -165,123 +198,6 @@ class _LlamaGeneration(ABC):
             "usage": self._usage,
             "timings": self._timings,
         }
-
-
-class CompletionGeneration(_LlamaGeneration):
-    """A ``completion`` job on ``/completion``."""
-
-    path = "/completion"
-
-    def __init__(self, http: EngineHTTP, parameters: TextParameters) -> None:
-        super().__init__(http, parameters)
-        self._probabilities: list[Any] = []
-
-    def request(self) -> dict[str, Any]:
-        """Return the request's body."""
-        return self._sampling() | {
-            "n_predict": self._parameters.max_tokens,
-            "stream": True,
-            "return_progress": True,
-        }
-
-    def take(self, chunk: dict[str, Any]) -> Token | None:
-        """Take one chunk."""
-        text: str = chunk.get("content") or ""
-        if chunk.get("stop"):
-            prompt, completion = chunk.get("tokens_evaluated", 0), chunk.get("tokens_predicted", 0)
-            self._usage = {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "total_tokens": prompt + completion,
-            }
-            self._timings = chunk.get("timings")
-            self._finish_reason = _FINISH_REASONS.get(chunk.get("stop_type", ""), "stop")
-        probabilities: list[Any] = [] if chunk.get("stop") else chunk.get("completion_probabilities") or []
-        if not text and not probabilities:
-            return None
-        self._pieces.append(text)
-        choice: dict[str, Any] = {"text": text, "index": 0, "finish_reason": None}
-        if probabilities:
-            self._probabilities.extend(probabilities)
-            choice["completion_probabilities"] = probabilities
-        return Token({"choices": [choice]})
-
-    def result(self, finish_reason: str) -> dict[str, Any]:
-        """Return the job's result as it stands."""
-        result = self._base_result(finish_reason)
-        if self._probabilities:
-            result["completion_probabilities"] = self._probabilities
-        return result
-
-
-class ChatGeneration(_LlamaGeneration):
-    """A ``chat_completion`` job on ``/v1/chat/completions``."""
-
-    path = "/v1/chat/completions"
-
-    def __init__(self, http: EngineHTTP, parameters: TextParameters) -> None:
-        super().__init__(http, parameters)
-        self._reasoning: list[str] = []
-        self._tool_calls: dict[int, dict[str, Any]] = {}
-        self._logprobs: list[Any] = []
-
-    def request(self) -> dict[str, Any]:
-        """Return the request's body."""
-        return self._sampling() | {
-            "max_tokens": self._parameters.max_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_progress": True,
-        }
-
-    def take(self, chunk: dict[str, Any]) -> Token | None:
-        """Take one chunk."""
-        if usage := chunk.get("usage"):
-            self._usage = {name: usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-        self._timings = chunk.get("timings") or self._timings
-        choices: list[dict[str, Any]] = chunk.get("choices") or []
-        if not choices:
-            return None
-        choice = choices[0]
-        delta: dict[str, Any] = choice.get("delta") or {}
-        self._take_delta(delta)
-        logprobs: dict[str, Any] | None = choice.get("logprobs")
-        if logprobs:
-            self._logprobs.extend(logprobs.get("content") or [])
-        if reason := choice.get("finish_reason"):
-            self._finish_reason = reason
-        if not delta:
-            return None
-        return Token({"choices": [choice | {"finish_reason": None}]})
-
-    def _complete(self) -> bool:
-        # The usage follows in a chunk of its own, and [DONE] after it: the body is read to its end.
-        return False
-
-    def _take_delta(self, delta: dict[str, Any]) -> None:
-        self._pieces.append(delta.get("content") or "")
-        self._reasoning.append(delta.get("reasoning_content") or "")
-        for fragment in delta.get("tool_calls") or ():
-            call = self._tool_calls.setdefault(
-                fragment.get("index", 0), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            )
-            call["id"] = fragment.get("id") or call["id"]
-            function: dict[str, Any] = fragment.get("function") or {}
-            for name in ("name", "arguments"):
-                call["function"][name] += function.get(name) or ""
-
-    def result(self, finish_reason: str) -> dict[str, Any]:
-        """Return the job's result as it stands."""
-        result = self._base_result(finish_reason)
-        message: dict[str, Any] = {"role": "assistant", "content": result["text"]}
-        if reasoning := "".join(self._reasoning):
-            message["reasoning_content"] = reasoning
-        if self._tool_calls:
-            message["tool_calls"] = [call for _, call in sorted(self._tool_calls.items())]
-        result["message"] = message
-        if self._logprobs:
-            result["logprobs"] = {"content": self._logprobs}
-        return result
 
 
 def _refusal(status: int, body: object) -> JobError:

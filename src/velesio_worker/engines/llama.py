@@ -7,7 +7,9 @@ from pathlib import PurePath
 from typing import Final
 
 from velesio_worker.engines.base import Generation
-from velesio_worker.engines.generation import BUSY, ChatGeneration, CompletionGeneration
+from velesio_worker.engines.chat import ChatGeneration
+from velesio_worker.engines.completion import CompletionGeneration
+from velesio_worker.engines.generation import BUSY
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.errors import BadJobError, EngineRefusedError
 from velesio_worker.jobs import ChatCompletionParameters, CompletionParameters, Parameters
@@ -48,13 +50,13 @@ class LlamaEngine:
         """The name of the model that is loaded."""
         return self.properties.model
 
-    def generate(self, parameters: Parameters) -> Generation:
-        """Return the run of a text job, not begun yet."""
+    def generate(self, parameters: Parameters, after: str = "") -> Generation:
+        """Return the run of a text job, not begun yet; ``after``: the text that it goes on from."""
         match parameters:
             case CompletionParameters():
-                return CompletionGeneration(self._http, parameters)
+                return CompletionGeneration(self._http, parameters, after)
             case ChatCompletionParameters():
-                return ChatGeneration(self._http, parameters)
+                return ChatGeneration(self._http, parameters, after)
             case _:
                 raise BadJobError("A text engine runs no image jobs.")
 

@@ -107,6 +107,10 @@ class EngineProcess:
         self._signal(signal.SIGKILL)
         await self.wait()
 
+    def kill(self) -> None:
+        """End the process and all that it started, at once."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)

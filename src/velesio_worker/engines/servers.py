@@ -44,10 +44,12 @@ class Serving:
     Attributes:
         engine: the engine that it is.
         gone: waits until it does not serve any more; returns what happened to it.
+        kill: ends it at once, so that another can be started; None if it is not the worker's own.
     """
 
     engine: LlamaEngine
     gone: Callable[[], Awaitable[str]]
+    kill: Callable[[], None] | None = None
 
 
 def pass_on(line: str) -> None:
@@ -88,7 +90,7 @@ async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGen
             await process.drained()
             return _last_words(process)
 
-        yield Serving(LlamaEngine(http, properties), gone)
+        yield Serving(LlamaEngine(http, properties), gone, process.kill)
 
 
 async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaProperties:

@@ -59,7 +59,8 @@ class LlamaSupervisor:
         self._settings = settings
         self._on_state = on_state
         self._environ = os.environ if environ is None else environ
-        self._engine: LlamaEngine | None = None
+        self._serving_now: Serving | None = None
+        self._replaced = ""
         self._state = EngineState.STOPPED
         self._lost = anyio.Event()
         self._users: set[anyio.CancelScope] = set()
@@ -77,16 +78,16 @@ class LlamaSupervisor:
         Raises:
             EngineUnavailableError: it is not ready.
         """
-        if self._engine is None:
+        if self._serving_now is None:
             raise EngineUnavailableError(f"llama-server is {self._state}.")
-        return self._engine
+        return self._serving_now.engine
 
     @contextlib.contextmanager
     def using(self) -> Generator[LlamaEngine, None, None]:
         """Use the engine for a while; the while ends with it.
 
         Raises:
-            EngineUnavailableError: it is not ready.
+            EngineUnavailableError: it is not ready, or was replaced meanwhile.
             EngineCrashedError: it went away meanwhile.
         """
         engine = self.engine()
@@ -97,6 +98,8 @@ class LlamaSupervisor:
             finally:
                 self._users.discard(scope)
                 self._user_left.set()
+        if scope.cancelled_caught and self._replaced:
+            raise EngineUnavailableError(f"llama-server was replaced while the job ran: it {self._replaced}.")
         if scope.cancelled_caught:
             raise EngineCrashedError("llama-server went away while the job ran.")
 
@@ -111,6 +114,14 @@ class LlamaSupervisor:
         changed = self._changed
         with anyio.move_on_after(NOTICE_SECONDS):
             await changed.wait()
+
+    async def stalled(self, reason: str) -> None:
+        """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
+        serving = self._serving_now
+        if serving is not None and serving.kill is not None and not self._replaced:
+            self._replaced = reason
+            serving.kill()
+        await self.lost()
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[LlamaProperties] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep the engine serving until cancelled; reports as started once it is ready for the first time.
@@ -150,12 +161,13 @@ class LlamaSupervisor:
             else own_server(self._settings, self._environ)
         )
         async with server as serving:
-            self._engine = serving.engine
+            self._serving_now = serving
+            self._replaced = ""
             self._become(EngineState.READY)
             try:
                 yield serving
             finally:
-                self._engine = None
+                self._serving_now = None
                 await self._dismiss_users()
 
     async def _dismiss_users(self) -> None:
@@ -176,6 +188,8 @@ class LlamaSupervisor:
         """Wait until the server is gone; returns the failures in a row, and what happened."""
         began = anyio.current_time()
         reason = await serving.gone()
+        if self._replaced:
+            reason = f"was replaced: it {self._replaced}"
         steady = anyio.current_time() - began > STEADY_SECONDS
         return (1 if steady else failures + 1), reason
 

@@ -40,11 +40,13 @@ class Claim:
         job: what is to be done.
         held: the attempt that is this worker's.
         first: whether it is the first attempt.
+        last: whether no further one is allowed, should this one be lost.
     """
 
     job: Job
     held: Held
     first: bool
+    last: bool
 
 
 class Claims:

@@ -39,6 +39,8 @@ from redis.exceptions import (
 
 from velesio_worker.errors import RedisUnusableError
 from velesio_worker.logs import get_logger
+from velesio_worker.queue.clients import cluster, primary, single
+from velesio_worker.redis_url import Topology, parse_redis_url
 from velesio_worker.settings import hide_password
 
 BLOCK_SECONDS: Final = 1.0
@@ -46,6 +48,8 @@ BLOCK_SECONDS: Final = 1.0
 
 PAYLOAD_SECONDS: Final = 60.0
 """How long a read that may carry a large payload waits for its reply."""
+
+CONNECT_SECONDS: Final = 3.0
 
 _NO_LIMIT: Final = 2**31 - 1
 OLDEST_REDIS: Final = (6, 2)
@@ -73,20 +77,31 @@ def connect(url: str, *, name: str, socket_timeout: float = 5.0, max_connections
     """Make a client that never repeats a command by itself; it connects when it is first used.
 
     Args:
-        url: where Redis is.
+        url: where Redis is, and how it is run (:func:`velesio_worker.redis_url.parse_redis_url`).
         name: the client name that its connections carry.
         socket_timeout: the longest wait for a reply, in seconds; above the block time for blocking reads.
         max_connections: the most connections at a time; None: no limit (redis-py's own default is 100).
+
+    Returns:
+        a client of one server, of the primary that Sentinels watch over, or of a Cluster; it takes the commands that
+        all of them have.
+
+    Raises:
+        ValueError: the URL is none.
     """
-    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        url,
-        client_name=name,
-        protocol=2,
-        socket_timeout=socket_timeout,
-        socket_connect_timeout=5.0,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=max_connections or _NO_LIMIT,
+    where = parse_redis_url(url)
+    make = {Topology.STANDALONE: single, Topology.SENTINEL: primary, Topology.CLUSTER: cluster}[where.topology]
+    return make(
+        where,
+        {
+            "client_name": name,
+            "protocol": 2,
+            "socket_timeout": socket_timeout,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_keepalive": True,
+            "retry": Retry(NoBackoff(), 0),
+            "max_connections": max_connections or _NO_LIMIT,
+        },
     )
 
 
@@ -160,6 +175,10 @@ class Outage:
             self.ended_at = math.inf
             log.warning(_remedy(error, self._url), action="redis_lost")
 
+    def since(self, moment: float) -> bool:
+        """Whether Redis was, or is, away at any time after ``moment``, in monotonic seconds."""
+        return self.ended_at > moment
+
     def over(self) -> None:
         """Take note of a command that went through."""
         if self._lost:
@@ -219,10 +238,11 @@ async def wait_for_redis(redis: Redis, url: str) -> None:
 
 async def _check_version(redis: Redis) -> None:
     try:
-        info: dict[str, Any] = await redis.info("server")  # pyright: ignore[reportUnknownMemberType]
+        info: Any = await redis.info("server")  # pyright: ignore[reportUnknownMemberType]
     except NoPermissionError:
         return  # a too old server then shows at its first BLMOVE
-    version = str(info.get("redis_version", ""))
+    node = info if "redis_version" in info else next(iter(info.values()))  # a Cluster's: by node
+    version = str(node.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_REDIS:
         raise RedisUnusableError(f"Redis {version} is too old: the worker needs 6.2 or newer (it has no BLMOVE)")

@@ -1,18 +1,24 @@
-"""Control: how a job is cancelled (wire protocol, section 6), waiting or running."""
+"""Control: how a job is cancelled (wire protocol, section 6), waiting or running, and how a reader shows itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
 
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.connection import BLOCK_SECONDS, Outage, until_done
-from velesio_worker.queue.keys import Keys, job_key, result_key
+from velesio_worker.queue.keys import Keys, job_key, reader_key, result_key
 from velesio_worker.queue.scripts import JOB_HASH_TTL
 
 CONTROL_ENTRIES: Final = 1000
+
+log = get_logger(__name__)
 
 
 async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
@@ -32,15 +38,30 @@ async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
     await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
 
 
+class RunningJobs(Protocol):
+    """Whoever runs jobs, and can stop them."""
+
+    def claims(self) -> Sequence[Claim]:
+        """The jobs that run now."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job for good."""
+        ...
+
+    def fence(self, job_id: str, attempt: int) -> None:
+        """Stop an attempt that is not this worker's any more."""
+        ...
+
+
 class Control:
-    """Hears of jobs that are to be stopped.
+    """Hears of jobs that are to be stopped: cancelled, read by nobody, or taken over by another worker.
 
     Args:
         blocking: the client for blocking reads.
         commands: the client for commands.
         keys: the queue's keys.
-        running: the ids of the jobs that run now.
-        cancel: stops one of them.
+        jobs: the jobs that run here.
         outage: whom to tell when Redis does not answer.
     """
 
@@ -50,41 +71,59 @@ class Control:
         commands: Redis,
         keys: Keys,
         *,
-        running: Callable[[], Sequence[str]],
-        cancel: Callable[[str], None],
+        jobs: RunningJobs,
         outage: Outage,
     ) -> None:
         self._blocking: Any = blocking
         self._commands: Any = commands
         self._keys = keys
-        self._running = running
-        self._cancel = cancel
+        self._jobs = jobs
         self._outage = outage
+        self._looked_at = -math.inf
+        self._unread: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Listen for ever: to the doorbell at once, and once a second to the flags, should it not have rung."""
+        """Listen for ever: to the doorbell at once, and once a second to the truth, should it not have rung."""
         after = await until_done(self._outage, self._newest, writes=False)
         while True:
             read = partial(self._blocking.xread, {self._keys.control: after}, block=int(BLOCK_SECONDS * 1000))
             reply = await until_done(self._outage, read, writes=False)
             for entry_id, fields in reply[0][1] if reply else ():
                 after = entry_id.decode()
-                self._cancel(fields.get(b"cancel", b"").decode(errors="replace"))
-            if not reply:
-                await until_done(self._outage, self._look_at_flags, writes=False)
+                self._jobs.cancel(fields.get(b"cancel", b"").decode(errors="replace"))
+            if time.monotonic() - self._looked_at >= BLOCK_SECONDS:
+                await until_done(self._outage, self.look, writes=False)
 
     async def _newest(self) -> str:
         entries = await self._commands.xrevrange(self._keys.control, count=1)
         return entries[0][0].decode() if entries else "0-0"
 
-    async def _look_at_flags(self) -> None:
-        ids = self._running()
-        if not ids:
+    async def look(self) -> None:
+        """Look once at what is true of each job that runs here, and stop those that are to be stopped."""
+        now = time.monotonic()
+        passed = min(now - self._looked_at, 2 * BLOCK_SECONDS)  # while Redis was away no reader could show itself
+        self._looked_at = now
+        claims = self._jobs.claims()
+        if not claims:
             return
         async with self._commands.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hget(job_key(job_id), "cancel")
-            flags = await pipe.execute()
-        for job_id, flag in zip(ids, flags, strict=True):
+            for claim in claims:
+                pipe.hmget(job_key(claim.job.id), "cancel", "owner", "attempt")
+                pipe.exists(reader_key(claim.job.id))
+            replies = await pipe.execute()
+        unread = self._unread
+        self._unread = {}
+        for claim, (flag, owner, attempt), read in zip(claims, replies[::2], replies[1::2], strict=True):
+            held = claim.held
             if flag == b"1":
-                self._cancel(job_id)
+                self._jobs.cancel(held.job_id)
+            elif attempt is not None and (owner, attempt) != (held.slot.worker.encode(), b"%d" % held.attempt):
+                self._jobs.fence(held.job_id, held.attempt)
+            elif claim.job.unread_timeout is not None and not read:
+                self._unread[held.job_id] = unread.get(held.job_id, 0.0) + passed
+                self._stop_if_unread(claim)
+
+    def _stop_if_unread(self, claim: Claim) -> None:
+        if self._unread[claim.job.id] > (claim.job.unread_timeout or 0.0):
+            log.info("nobody reads the job's stream", action="job_unread", job_id=claim.job.id)
+            self._jobs.cancel(claim.job.id)

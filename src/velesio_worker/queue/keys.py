@@ -25,6 +25,11 @@ def stream_key(job_id: str) -> str:
     return f"stream:{job_id}"
 
 
+def reader_key(job_id: str) -> str:
+    """The key that is there as long as somebody reads a job's stream; readers set it, with a short life."""
+    return f"{{result:{job_id}}}:reader"
+
+
 def new_worker_id() -> str:
     """Name this process: host name plus a nonce, so that a restarted container inherits nothing."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "worker"

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError
 
 from velesio_worker.logs import get_logger
+from velesio_worker.queue.clients import is_cluster
 from velesio_worker.queue.connection import Outage, passes, until_done
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.lease import BEATS_PER_LEASE
-from velesio_worker.queue.scripts import Scripts
+from velesio_worker.queue.scripts import LeaseEnd, Scripts
 
 LOOK_SECONDS: Final = 0.5
 SLACK_SECONDS: Final = 0.25
@@ -48,6 +49,7 @@ class Reaper:
         self._lease_seconds = lease_seconds
         self._outage = outage
         self._may_list_clients = True
+        self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(commands) else {}
 
     async def run(self) -> None:
         """Look for ever, twice a second; after an outage only when everybody has had a lease's time to beat."""
@@ -58,29 +60,25 @@ class Reaper:
 
     async def look(self) -> int:
         """Reap whoever is lost now; returns how many jobs were put back."""
-        seconds, microseconds = await self._commands.time()
-        now = seconds + microseconds / 1e6
         due = self._lease_seconds - self._lease_seconds / BEATS_PER_LEASE - SLACK_SECONDS
         connected: set[str] | None = None
         moved = 0
-        for member, ends in await self._commands.zrange(self._keys.workers, 0, -1, withscores=True):
-            worker = member.decode()
-            if worker == self._worker or ends - now > due:
+        for lease in await self._scripts.leases(self._keys, due):
+            if lease.worker == self._worker:
                 continue
-            expired = ends <= now
-            if not expired:
+            if not lease.over:
                 connected = await self._connected() if connected is None else connected
-                if connected is None or worker in connected:
+                if connected is None or lease.worker in connected:
                     continue
-            moved += await self._reap(worker, ends, expired=expired)
+            moved += await self._reap(lease)
         return moved
 
-    async def _reap(self, worker: str, ends: float, *, expired: bool) -> int:
-        moved = await self._scripts.reap(self._keys, worker, ends, gone=not expired)
+    async def _reap(self, lease: LeaseEnd) -> int:
+        moved = await self._scripts.reap(self._keys, lease.worker, lease.ends, gone=not lease.over)
         if moved < 0:
             return 0
-        why = "its lease ran out" if expired else "it missed a beat and has no connection"
-        log.warning(f"worker {worker} is lost: {why}", action="worker_reaped", lost=worker, jobs=moved)
+        why = "its lease ran out" if lease.over else "it missed a beat and has no connection"
+        log.warning(f"worker {lease.worker} is lost: {why}", action="worker_reaped", lost=lease.worker, jobs=moved)
         return moved
 
     async def _connected(self) -> set[str] | None:
@@ -88,7 +86,7 @@ class Reaper:
         if not self._may_list_clients:
             return None
         try:
-            listing = await self._commands.execute_command("CLIENT LIST")
+            listing = await self._commands.execute_command("CLIENT LIST", **self._everywhere)
         except ResponseError as error:
             if passes(error):
                 raise
@@ -97,6 +95,14 @@ class Reaper:
             )
             self._may_list_clients = False
             return None
-        if isinstance(listing, bytes):
-            return set(_CLIENT_NAME.findall(listing.decode(errors="replace")))
-        return {str(client.get("name", "")) for client in listing}
+        return _names(listing)
+
+
+def _names(listing: object) -> set[str]:
+    """Read the names of clients out of a reply to CLIENT LIST, or out of those of all nodes of a Cluster."""
+    if isinstance(listing, dict):
+        replies = cast("dict[str, object]", listing).values()
+        return {name for reply in replies for name in _names(reply)}
+    if isinstance(listing, bytes):
+        return set(_CLIENT_NAME.findall(listing.decode(errors="replace")))
+    return {str(client.get("name", "")) for client in cast("list[dict[str, Any]]", listing)}

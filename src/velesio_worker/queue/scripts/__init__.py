@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from velesio_worker.queue.keys import Keys, Slot, job_key, result_key
 
@@ -39,6 +40,7 @@ class ClaimReply:
         owner: the worker that owns the job now; empty for none.
         slot: the name of the owner's slot.
         nonce: the owner's claim.
+        counted: how many attempts of the submission count against ``max_attempts``, this one too.
     """
 
     status: ClaimStatus
@@ -47,6 +49,44 @@ class ClaimReply:
     owner: str
     slot: str
     nonce: str
+    counted: int
+
+
+class PublishStatus(StrEnum):
+    """What became of entries."""
+
+    WRITTEN = "written"
+    BEHIND = "behind"
+    FENCED = "fenced"
+    TAKEN = "taken"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReply:
+    """The reply of ``publish.lua``.
+
+    Attributes:
+        status: what became of the entries.
+        at: the sequence of the last entry of the attempt in the stream; -1 for none.
+    """
+
+    status: PublishStatus
+    at: int
+
+
+class LeaseEnd(NamedTuple):
+    """A worker whose lease ends soon, or has ended.
+
+    Attributes:
+        worker: the worker's id.
+        ends: the end of its lease, just as Redis has it.
+        over: whether that is past.
+    """
+
+    worker: str
+    ends: str
+    over: bool
 
 
 class Scripts:
@@ -75,15 +115,26 @@ class Scripts:
         self._beat = load("beat")
         self._alive = load("alive")
         self._reap = load("reap")
+        self._retry = load("retry")
+        self._forget = load("forget")
+        self._leases = load("leases")
+        self._publish = load("publish")
+        self._redis: Any = redis
 
     async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
-        status, attempt, first, owner, name, holder = await self._claim(
+        status, attempt, first, owner, name, holder, counted = await self._claim(
             keys=[job_key(job_id), result_key(job_id)],
             args=[slot.worker, slot.name, nonce, max_attempts, take_over, self._job_ttl],
         )
         return ClaimReply(
-            ClaimStatus(status.decode()), int(attempt), bool(first), owner.decode(), name.decode(), holder.decode()
+            ClaimStatus(status.decode()),
+            int(attempt),
+            bool(first),
+            owner.decode(),
+            name.decode(),
+            holder.decode(),
+            int(counted),
         )
 
     async def finish(self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int) -> bool:
@@ -119,15 +170,57 @@ class Scripts:
         )
         return int(ends) / 1000
 
-    async def reap(self, keys: Keys, worker: str, lease_ends: float, *, gone: bool) -> int:
+    async def leases(self, keys: Keys, within: float) -> list[LeaseEnd]:
+        """Return the workers whose leases end within so many seconds, or have ended."""
+        reply: list[Any] = await self._leases(keys=[keys.workers], args=[within])
+        return [
+            LeaseEnd(worker.decode(), ends.decode(), bool(over))
+            for worker, ends, over in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        ]
+
+    async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool) -> int:
         """Put the jobs of a lost worker back; returns how many, or -1 if the worker lives."""
         return int(
             await self._reap(
                 keys=[keys.workers, keys.slots(worker), keys.only(worker), keys.incoming],
-                args=[worker, repr(lease_ends), int(gone)],
+                args=[worker, lease_ends, int(gone)],
             )
         )
 
     async def alive(self, keys: Keys, worker: str) -> bool:
         """Whether the worker's lease runs."""
         return bool(await self._alive(keys=[keys.workers], args=[worker]))
+
+    async def retry(self, keys: Keys, letter: bytes, payload: bytes) -> int:
+        """Put a dead letter's job back; returns how many copies of the letter there were, 0 if it is gone."""
+        return int(await self._retry(keys=[keys.dead, keys.incoming], args=[letter, payload]))
+
+    async def forget(self, job_id: str, result: bytes) -> bool:
+        """Delete the job's result; False if it is not (any more) the one given."""
+        return bool(await self._forget(keys=[result_key(job_id)], args=[result]))
+
+    async def publish(
+        self, key: str, attempt: int, first: int, life: int | None, entries: Sequence[tuple[str, bytes]]
+    ) -> PublishReply:
+        """Add entries, event and data each, to a stream; ``first`` is the sequence of the first of them."""
+        args = [part for entry in entries for part in entry]
+        reply = await self._publish(keys=[key], args=[attempt, first, "" if life is None else life, *args])
+        return publish_reply(reply)
+
+    def publish_with(
+        self, pipe: Pipeline, key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]
+    ) -> None:
+        """Put the same into a pipeline; ``parts``: events and data in turn. :func:`publish_reply` reads what comes back."""
+        pipe.execute_command(  # pyright: ignore[reportUnknownMemberType]
+            "EVALSHA", self._publish.sha, 1, key, attempt, first, "" if life is None else life, *parts
+        )
+
+    async def load_publish(self) -> None:
+        """Have Redis know the script that a pipeline found missing: a restart or a failover forgets scripts."""
+        await self._redis.script_load(self._publish.script)
+
+
+def publish_reply(reply: list[Any]) -> PublishReply:
+    """Read the reply of ``publish.lua``."""
+    status, at = reply
+    return PublishReply(PublishStatus(status.decode()), int(at))

@@ -8,18 +8,21 @@
 -- ARGV[4]  the result, JSON
 -- ARGV[5]  life of the hash, in seconds
 --
--- Returns 1: stored; 0: fenced, another attempt owns the job.
+-- Returns 1: stored; 0: fenced, another attempt owns the job, or the caller gave it up. A job that nobody owns and
+-- whose attempt is older than the caller's has lost the caller's claim in a failover: then the result is welcome.
 local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt', 'finished_by')
 local me = ARGV[1] .. ':' .. ARGV[2]
 if state[3] == me then
   return 1
 end
-if state[1] ~= ARGV[1] or state[2] ~= ARGV[2] then
+local mine = state[1] == ARGV[1] and state[2] == ARGV[2]
+local nobodys = not state[1] and not state[3] and tonumber(state[2] or 0) < tonumber(ARGV[2])
+if not mine and not nobodys then
   return 0
 end
 local now = redis.call('TIME')
 redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
-redis.call('HSET', KEYS[1], 'finished_by', me, 'finished_at', now[1])
+redis.call('HSET', KEYS[1], 'attempt', ARGV[2], 'finished_by', me, 'finished_at', now[1])
 redis.call('HDEL', KEYS[1], 'owner', 'slot', 'nonce', 'cancel')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 return 1

@@ -1,0 +1,47 @@
+-- Add entries to a job's stream: all of them, in order and without a gap, or none. Safe to repeat: what is there
+-- already is passed over.
+--
+-- KEYS[1]  stream:<id>   stream: everything that happened to the job
+-- ARGV[1]  attempt
+-- ARGV[2]  sequence of the first entry; 0 begins an attempt and may create the stream
+-- ARGV[3]  life of the stream from now on, in seconds; '' leaves it as it is
+-- ARGV[4…] event and data of each entry
+--
+-- Returns {status, sequence of the last entry of this attempt, -1 for none}:
+--   written  the entries are in the stream
+--   behind   the stream lacks entries before the first one (a failover lost what was acknowledged)
+--   fenced   a newer attempt has begun
+--   taken    somebody else has begun this very attempt (a failover lost the claim)
+--   gone     there is no stream (any more)
+local attempt, first = tonumber(ARGV[1]), tonumber(ARGV[2])
+local at = -1
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last then
+  local its_attempt, sequence = string.match(last[1], '^(%d+)-(%d+)$')
+  if tonumber(its_attempt) > attempt then
+    return {'fenced', -1}
+  end
+  if tonumber(its_attempt) == attempt then
+    at = tonumber(sequence)
+  end
+elseif first > 0 then
+  return {'gone', -1}
+end
+if at < first - 1 then
+  return {'behind', at}
+end
+if first == 0 and at >= 0 and ARGV[4] == 'start' then
+  local id = ARGV[1] .. '-0'
+  local begun = redis.call('XRANGE', KEYS[1], id, id)[1]
+  if not begun or begun[2][4] ~= ARGV[5] then
+    return {'taken', at}
+  end
+end
+for i = 4 + 2 * (at + 1 - first), #ARGV, 2 do
+  at = at + 1
+  redis.call('XADD', KEYS[1], string.format('%s-%d', ARGV[1], at), 'event', ARGV[i], 'data', ARGV[i + 1])
+end
+if ARGV[3] ~= '' then
+  redis.call('EXPIRE', KEYS[1], ARGV[3])
+end
+return {'written', at}

@@ -1,0 +1,133 @@
+"""A job that runs: what is known of it, how it ended, and the line in the log that says so."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import anyio
+
+from velesio_worker.engines.base import Generation
+from velesio_worker.errors import (
+    EngineCrashedError,
+    EngineStalledError,
+    EngineUnavailableError,
+    FencedError,
+    JobError,
+    StreamLostError,
+)
+from velesio_worker.events import Done
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.claims import Claim
+from velesio_worker.stream import JobStream
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long what may take.
+
+    Attributes:
+        job: the longest that a job may run, in seconds (``WORKER_TIMEOUT``).
+        stall: how long an engine may send nothing for a job, in seconds (``STALL_SECONDS``).
+    """
+
+    job: float
+    stall: float
+
+
+class Halt(StrEnum):
+    """Why a run is stopped before its end."""
+
+    HANDED_BACK = "handed_back"
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+    STALLED = "stalled"
+
+
+Outcome = Done | JobError | FencedError | StreamLostError | None
+"""How a run ended; None: it was stopped, and the job is to be handed back."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A job that runs.
+
+    Attributes:
+        claim: the job.
+        stream: where its entries go.
+        scope: cancelled to stop it.
+        ending: the scope of what is still to be done then.
+        halted: why it was stopped, if it was.
+        generation: its run on the engine, once that has begun.
+        before: the text of earlier attempts that it goes on from.
+        began: when it began, in monotonic seconds.
+        waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
+        tokens: how many tokens the engine has sent.
+        first_token_at: when the first of them came, in monotonic seconds.
+    """
+
+    claim: Claim
+    stream: JobStream
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
+    halted: Halt | None = None
+    generation: Generation | None = None
+    before: str = ""
+    began: float = field(default_factory=time.monotonic)
+    waiting_since: float = math.inf
+    tokens: int = 0
+    first_token_at: float | None = None
+
+    def halt(self, why: Halt) -> None:
+        """Stop the run; the first reason stands."""
+        if self.halted is None:
+            self.halted = why
+        self.scope.cancel()
+
+    @property
+    def partial(self) -> bool:
+        """Whether the job's stream holds some of its output."""
+        return self.claim.job.streamed and (self.tokens > 0 or bool(self.before))
+
+    def goes_on(self, outcome: Outcome) -> bool:
+        """Whether a run that was lost with its engine is followed by another attempt."""
+        return isinstance(outcome, EngineCrashedError | EngineStalledError) and not self.claim.last
+
+
+def report(run: Run, outcome: Outcome) -> None:
+    """Log how a run ended: one line per run."""
+    if run.ending.cancelled_caught:
+        log.error(
+            "Redis did not answer in time: the job stays in its slot",
+            action="job_left",
+            job_id=run.claim.job.id,
+            slot=run.claim.held.slot.name,
+        )
+        return
+    fields: dict[str, Any] = {
+        "job_id": run.claim.job.id,
+        "attempt": run.claim.held.attempt,
+        "type": run.claim.job.type.value,
+        "duration_ms": round((time.monotonic() - run.began) * 1000),
+        "tokens": run.tokens,
+    }
+    if run.first_token_at is not None:
+        fields["first_token_ms"] = round((run.first_token_at - run.began) * 1000)
+    match outcome:
+        case Done():
+            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **fields)
+        case None:
+            log.info("job handed back", action="job_handed_back", **fields)
+        case FencedError():
+            log.warning("another attempt owns the job", action="job_fenced", **fields)
+        case EngineUnavailableError() | StreamLostError():
+            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
+        case EngineCrashedError() | EngineStalledError() if run.goes_on(outcome):
+            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
+        case JobError():
+            log.warning(f"job failed: {outcome}", action="job_failed", code=outcome.code, **fields)
