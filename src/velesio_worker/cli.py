@@ -1,4 +1,4 @@
-"""The command line: ``velesio-worker [run | settings | submit | demo]``."""
+"""The command line: ``velesio-worker [run | settings | submit | dead | demo]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio
 import orjson
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from velesio_worker import __version__
+from velesio_worker import __version__, cli_dead
 from velesio_worker.client import Client
 from velesio_worker.demo import run_demo
 from velesio_worker.errors import JobError, SettingsError, VelesioError
@@ -26,6 +26,8 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 CANCEL_SECONDS: Final = 2.0
+
+Command = Callable[[argparse.Namespace], int]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--data", type=_json_object, default={}, help="more parameters as JSON: '{\"temperature\": 0}'")
     submit.add_argument("--id", help="the job's id; drawn at random if left out")
     submit.add_argument("--json", action="store_true", help="print the result as JSON")
+    cli_dead.add_parser(commands)
     demo = commands.add_parser("demo", help="see it work on a Redis, a server and a model of its own")
     demo.add_argument("--prompt", help="what to ask")
     demo.add_argument("--chat", action="store_true", help="converse until Ctrl-D")
@@ -164,14 +167,23 @@ def _submit_job(arguments: argparse.Namespace) -> int:
     except JobError as error:
         print(f"error: {error} ({error.code})", file=sys.stderr)
         return EXIT_FAILED
-    except (AuthenticationError, NoPermissionError) as error:
-        where = hide_password(settings.redis_url)
-        print(f"error: Redis at {where} refuses the user or password ({error}): check REDIS_URL", file=sys.stderr)
+
+
+def _with_redis(command: Command) -> Command:
+    """Have a command say in one line what its trouble with Redis is."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            return command(arguments)
+        except (AuthenticationError, NoPermissionError) as error:
+            trouble = f"refuses the user or password ({error})"
+        except RedisError as error:
+            trouble = f"does not answer ({error})"
+        where = hide_password(load_settings().redis_url)
+        print(f"error: Redis at {where} {trouble}: check REDIS_URL", file=sys.stderr)
         return EXIT_FAILED
-    except RedisError as error:
-        where = hide_password(settings.redis_url)
-        print(f"error: Redis at {where} does not answer ({error}): check REDIS_URL", file=sys.stderr)
-        return EXIT_FAILED
+
+    return run
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:
@@ -185,10 +197,11 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     os._exit(code)  # a thread may still wait for a line of input
 
 
-_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+_COMMANDS: Final[Mapping[str, Command]] = {
     "run": _run_worker,
     "settings": _show_settings,
-    "submit": _submit_job,
+    "submit": _with_redis(_submit_job),
+    "dead": _with_redis(cli_dead.run),
     "demo": _run_demo,
 }
 

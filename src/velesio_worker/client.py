@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import anyio
 import orjson
@@ -17,6 +17,27 @@ from velesio_worker.queue.connection import Outage, connect
 from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.keys import Keys, result_key
 from velesio_worker.subscriber import subscribe
+
+
+class JobOptions(TypedDict, total=False):
+    """What may be said of a job beside its parameters (wire protocol, section 1).
+
+    Attributes:
+        timeout: the longest that the job may run, in seconds.
+        expires_at: Unix time at which a job that still waits is given up.
+        max_attempts: how often the job may be lost with its worker or its engine.
+        on_crash: what is to happen when it is: ``continue`` where that is sound, ``restart``, or ``fail``.
+        unread_timeout: cancel the job once nobody has read its stream for so many seconds; whoever follows it through
+            :meth:`Client.events`, :meth:`Client.text` or :meth:`Client.result` counts as a reader.
+        worker: the one worker that may take the job.
+    """
+
+    timeout: float | None
+    expires_at: float | None
+    max_attempts: int | None
+    on_crash: Literal["continue", "restart", "fail"] | None
+    unread_timeout: float | None
+    worker: str | None
 
 
 class JobRestartedError(VelesioError):
@@ -51,16 +72,7 @@ class Client:
         await self._redis.aclose()
 
     async def submit(
-        self,
-        job_type: str,
-        data: Mapping[str, Any],
-        *,
-        job_id: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 (the job's, not this call's)
-        expires_at: float | None = None,
-        max_attempts: int | None = None,
-        on_crash: Literal["continue", "restart", "fail"] | None = None,
-        worker: str | None = None,
+        self, job_type: str, data: Mapping[str, Any], *, job_id: str | None = None, **options: Unpack[JobOptions]
     ) -> str:
         """Submit a job; returns its id.
 
@@ -69,28 +81,20 @@ class Client:
             data: the parameters of that type.
             job_id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``; drawn at random by default. The same id again, while the
                 job's result lives, does not run the job again.
-            timeout: the longest that the job may run, in seconds.
-            expires_at: Unix time at which a job that still waits is given up.
-            max_attempts: how often the job may be lost with its worker.
-            on_crash: what is to happen when it is.
-            worker: the one worker that may take the job.
+            options: see :class:`JobOptions`.
 
         Raises:
             BadJobError: the id is no id, or the job is no JSON.
+            TypeError: there is no such option.
             redis.exceptions.RedisError: Redis did not take the job.
         """
+        if unknown := options.keys() - JobOptions.__annotations__.keys():
+            raise TypeError(f"submit() has no option {', '.join(sorted(unknown))}")
         job_id = uuid.uuid4().hex if job_id is None else job_id
         if not is_job_id(job_id):
             raise BadJobError(f"{job_id!r} is no job id: 1 to 128 of A-Z a-z 0-9 . _ : -")
-        optional = {
-            "timeout": timeout,
-            "expires_at": expires_at,
-            "max_attempts": max_attempts,
-            "on_crash": on_crash,
-            "worker": worker,
-        }
         job = {"id": job_id, "type": job_type, "data": dict(data)}
-        job |= {name: value for name, value in optional.items() if value is not None}
+        job |= {name: value for name, value in options.items() if value is not None}
         try:
             payload = orjson.dumps(job)
         except TypeError as error:
@@ -99,13 +103,15 @@ class Client:
         return job_id
 
     def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:
-        """Follow a job's stream to its terminal entry; waits for a stream that is not there yet.
+        """Follow a job's stream to its terminal entry, and count as its reader meanwhile.
+
+        Waits for a stream that is not there yet.
 
         Args:
             job_id: the job.
             after: the id of the last entry that is known already, to resume from.
         """
-        return subscribe(self._redis, job_id, after=after, outage=self._outage)
+        return subscribe(self._redis, job_id, after=after, outage=self._outage, show=True)
 
     async def text(self, job_id: str) -> AsyncGenerator[str, None]:
         """Yield a text job's output, piece by piece as it is made; a job that is not streamed in one piece.

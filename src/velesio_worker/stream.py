@@ -37,6 +37,9 @@ FLUSH_ENTRIES: Final = 512
 FLUSH_BYTES: Final = 1024 * 1024
 """The most in one round trip, over all jobs."""
 
+FLUSH_SECONDS: Final = 3.0
+"""How long the reply to a flush may take; it is small and safe to repeat, and readers wait for it."""
+
 JOB_ENTRIES: Final = 256
 JOB_BYTES: Final = 1024 * 1024
 """What one job may have waiting before the reading of its engine pauses."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +11,18 @@ from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from velesio_worker.errors import InternalError, job_error
 from velesio_worker.events import DONE, ERROR, START, TOKEN, Done, StreamEvent
 from velesio_worker.queue.connection import Outage, until_done
-from velesio_worker.queue.keys import result_key, stream_key
+from velesio_worker.queue.keys import reader_key, result_key, stream_key
 from velesio_worker.queue.scripts import Scripts
 
 READ_ENTRIES: Final = 512
+READER_SECONDS: Final = 15
+"""How long a reader counts as reading after it has shown itself."""
+
 BLOCK_MS: Final = 2000
 """How long a read of a quiet stream waits before it is asked whether the job is over."""
 
@@ -105,8 +111,34 @@ def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEvent:
     return StreamEvent(entry_id.decode(), fields[b"event"].decode(), orjson.loads(fields[b"data"]))
 
 
+class Presence:
+    """Shows that somebody reads a job's stream, for as long as :meth:`show` is called again and again.
+
+    Args:
+        redis: a client.
+        job_id: the job.
+    """
+
+    def __init__(self, redis: Redis, job_id: str) -> None:
+        self._commands: Any = redis
+        self._key = reader_key(job_id)
+        self._next = -math.inf
+
+    async def show(self) -> None:
+        """Show it, if the last time is a while ago."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        try:
+            await self._commands.set(self._key, 1, ex=READER_SECONDS)
+        except NoPermissionError:  # a user that may only read
+            self._next = math.inf
+        else:
+            self._next = now + READER_SECONDS / 3
+
+
 async def subscribe(
-    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage
+    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage, show: bool = False
 ) -> AsyncGenerator[StreamEvent, None]:
     """Yield a job's stream from its beginning, or from after an entry, to its terminal entry.
 
@@ -118,11 +150,15 @@ async def subscribe(
         job_id: the job.
         after: the id of the last entry that is known already.
         outage: whom to tell when Redis does not answer.
+        show: whether to show that somebody reads (wire protocol: ``unread_timeout``).
     """
     commands: Any = redis
     key = stream_key(job_id)
+    presence = Presence(redis, job_id) if show else None
     block: int | None = None  # what is over already is said at once
     while True:
+        if presence is not None:
+            await until_done(outage, presence.show)
         reply = await until_done(outage, partial(commands.xread, {key: after}, count=READ_ENTRIES, block=block))
         block = BLOCK_MS
         if reply:

@@ -27,6 +27,7 @@ from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
 from velesio_worker.queue.consumer import Consumer, Gate
 from velesio_worker.queue.control import Control
+from velesio_worker.queue.health import warn_of_risks
 from velesio_worker.queue.intake import Intake
 from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
@@ -34,7 +35,7 @@ from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
 from velesio_worker.runs import Limits
 from velesio_worker.settings import Settings
-from velesio_worker.stream import Publisher
+from velesio_worker.stream import FLUSH_SECONDS, Publisher
 from velesio_worker.subscriber import Published, published
 
 log = get_logger(__name__)
@@ -52,7 +53,8 @@ class Worker:
         self._settings = settings
         self._keys = Keys(settings.queue_name)
         self._outage = Outage(settings.redis_url)
-        self._commands, self._publishing = (connect(settings.redis_url, name=self.id) for _ in range(2))
+        self._commands = connect(settings.redis_url, name=self.id)
+        self._publishing = connect(settings.redis_url, name=self.id, socket_timeout=FLUSH_SECONDS)
         self._blocking = connect(settings.redis_url, name=self.id, socket_timeout=PAYLOAD_SECONDS)
         self._slots = Slots(self._blocking, self._commands, self._keys, self._outage)
         self._claims = Claims(
@@ -164,6 +166,9 @@ class Worker:
             group.start_soon(give_up)
             try:
                 await wait_for_redis(self._commands, self._settings.redis_url)
+                await until_done(
+                    self._outage, partial(warn_of_risks, self._commands, self._settings.redis_url), writes=False
+                )
             except RedisUnusableError as error:
                 self._failure = error
             group.cancel_scope.cancel()

@@ -66,3 +66,39 @@ def test_submitting_without_redis_says_what_to_check(
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     assert main(["submit", "hi"]) == 1
     assert "check REDIS_URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", [["list"], ["show", "abcd"], ["retry", "--all"], ["drop", "abcd"]])
+def test_dead_letters_without_redis_say_what_to_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: list[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1")
+    assert main(["dead", *action]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: Redis at redis://:***@127.0.0.1:1 does not answer")
+    assert "check REDIS_URL" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: action"),
+        (["show"], "required: REF"),
+        (["show", "xyz0"], "4 or more hex digits that `velesio-worker dead list` shows"),
+        (["drop", ""], "4 or more hex digits"),
+        (["drop", "abc"], "4 or more hex digits"),
+        (["drop"], "one of the arguments REF --all is required"),
+        (["retry", "abcd", "--all"], "not allowed with"),
+        (["show", "abcd", "--json", "--payload"], "not allowed with"),
+        (["list", "--limit", "0"], "not a whole number above 0"),
+        (["list", "--limit", "²"], "not a whole number above 0"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_argument_about_dead_letters_ends_with_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["dead", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

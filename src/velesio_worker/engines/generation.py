@@ -86,6 +86,9 @@ class LlamaGeneration(ABC):
                     aclosing(self._until_lost(response.chunks())) as chunks,
                     aclosing(self._read(chunks)) as batches,
                 ):
+                    if self._after and self._tokens_before >= self._parameters.max_tokens:
+                        yield [await self._nothing_more(batches)]
+                        return
                     async for batch in batches:
                         yield batch
         except NotReachedError as error:
@@ -103,6 +106,16 @@ class LlamaGeneration(ABC):
             if response.status != OK:
                 raise _refusal(response.status, answer)
             return len(answer["tokens"])
+
+    async def _nothing_more(self, batches: AsyncIterator[Sequence[EngineEvent]]) -> Done:
+        """End a run whose text was whole already; the server makes one token at least, which is not wanted."""
+        async for _ in batches:
+            pass
+        self._pieces = [self._after]
+        if self._usage is not None:
+            prompt = self._usage["prompt_tokens"]
+            self._take_usage(prompt + self._tokens_before, 0)
+        return self._done("length")
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
@@ -175,8 +188,8 @@ class LlamaGeneration(ABC):
         return self._done(finish_reason)
 
     def _tokens_left(self) -> int:
-        """How many tokens the run may still make."""
-        return max(self._parameters.max_tokens - self._tokens_before, 0)
+        """How many tokens the run may still make; the server makes one at least."""
+        return max(self._parameters.max_tokens - self._tokens_before, 1)
 
     def _take_usage(self, prompt: int, completion: int) -> None:
         """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt."""

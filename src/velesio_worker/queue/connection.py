@@ -46,8 +46,11 @@ from velesio_worker.settings import hide_password
 BLOCK_SECONDS: Final = 1.0
 """How long a blocking read waits: the longest that a consumer takes to notice that it shall stop."""
 
+REPLY_SECONDS: Final = 4.0
+"""How long any reply may take beyond what its command waits for on purpose."""
+
 PAYLOAD_SECONDS: Final = 60.0
-"""How long a read that may carry a large payload waits for its reply."""
+"""How long a read that may carry a large payload waits for its reply at most."""
 
 CONNECT_SECONDS: Final = 3.0
 
@@ -211,6 +214,19 @@ async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]], *, w
             if writes:
                 outage.over()
             return result
+
+
+async def within(seconds: float, operation: Awaitable[T]) -> T:
+    """Wait for an operation; a connection whose reply does not come in time is given up.
+
+    Raises:
+        redis.exceptions.TimeoutError: it took longer than ``seconds``.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await operation
+    except TimeoutError:
+        raise RedisTimeoutError(f"no reply in {seconds:g} s") from None
 
 
 async def wait_for_redis(redis: Redis, url: str) -> None:

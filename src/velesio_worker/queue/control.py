@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim
-from velesio_worker.queue.connection import BLOCK_SECONDS, Outage, until_done
+from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS, Outage, until_done, within
 from velesio_worker.queue.keys import Keys, job_key, reader_key, result_key
 from velesio_worker.queue.scripts import JOB_HASH_TTL
 
@@ -86,13 +86,16 @@ class Control:
         """Listen for ever: to the doorbell at once, and once a second to the truth, should it not have rung."""
         after = await until_done(self._outage, self._newest, writes=False)
         while True:
-            read = partial(self._blocking.xread, {self._keys.control: after}, block=int(BLOCK_SECONDS * 1000))
-            reply = await until_done(self._outage, read, writes=False)
+            reply = await until_done(self._outage, partial(self._next, after), writes=False)
             for entry_id, fields in reply[0][1] if reply else ():
                 after = entry_id.decode()
                 self._jobs.cancel(fields.get(b"cancel", b"").decode(errors="replace"))
             if time.monotonic() - self._looked_at >= BLOCK_SECONDS:
                 await until_done(self._outage, self.look, writes=False)
+
+    async def _next(self, after: str) -> Any:  # noqa: ANN401 (redis-py's)
+        read = self._blocking.xread({self._keys.control: after}, block=int(BLOCK_SECONDS * 1000))
+        return await within(BLOCK_SECONDS + REPLY_SECONDS, read)
 
     async def _newest(self) -> str:
         entries = await self._commands.xrevrange(self._keys.control, count=1)

@@ -11,7 +11,16 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.logs import get_logger
-from velesio_worker.queue.connection import BLOCK_SECONDS, Backoff, Outage, passes, until_done
+from velesio_worker.queue.connection import (
+    BLOCK_SECONDS,
+    PAYLOAD_SECONDS,
+    REPLY_SECONDS,
+    Backoff,
+    Outage,
+    passes,
+    until_done,
+    within,
+)
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.scripts import Scripts
 
@@ -52,7 +61,8 @@ class Slots:
                 return payload
         backoff = self._backoffs.setdefault(slot.key, Backoff())
         try:
-            payload = await self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
+            move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
+            payload = await within(BLOCK_SECONDS + REPLY_SECONDS, move)
         except RedisError as error:
             if not passes(error):
                 raise
@@ -65,7 +75,15 @@ class Slots:
         return payload
 
     async def _inside(self, slot: Slot) -> bytes | None:
-        return await until_done(self._outage, lambda: self._blocking.lindex(slot.key, -1), writes=False)
+        """Read the slot, with a patience that grows, since the payload may be large and the line slow."""
+        patience = REPLY_SECONDS / 2
+
+        async def read() -> bytes | None:
+            nonlocal patience
+            patience = min(2 * patience, PAYLOAD_SECONDS)
+            return await within(patience, self._blocking.lindex(slot.key, -1))
+
+        return await until_done(self._outage, read, writes=False)
 
     async def ack(self, slot: Slot, payload: bytes) -> None:
         """Forget the job in the slot: it is over.
@@ -107,10 +125,10 @@ class Slots:
             reason: why it can't be run, for people.
         """
         log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
-        letter = _letter(slot.worker, payload, reason)
+        letter = _letter(slot.worker, payload, reason, size=len(payload))
         if len(letter) > _LETTER_BYTES:
-            head = payload[:_LETTER_HEAD]
-            letter = _letter(slot.worker, head, f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)")
+            why = f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
+            letter = _letter(slot.worker, payload[:_LETTER_HEAD], why, size=len(payload))
         if not await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter)):
             self._doubtful.add(slot.key)
             await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter, payload))
@@ -126,9 +144,16 @@ class Slots:
             return False
 
 
-def _letter(worker: str, payload: bytes, reason: str) -> bytes:
-    """A dead letter (wire protocol, section 2); a payload that is no text is kept as base64."""
-    letter = {"reason": reason, "at": round(time.time(), 3), "worker": worker}
+def _letter(worker: str, payload: bytes, reason: str, *, size: int) -> bytes:
+    """A dead letter (wire protocol, section 2); a payload that is no text is kept as base64.
+
+    Args:
+        worker: who writes it.
+        payload: the job, or the beginning of one that is too large.
+        reason: why it is dead.
+        size: the whole job's, in bytes.
+    """
+    letter: dict[str, Any] = {"reason": reason, "at": round(time.time(), 3), "worker": worker, "bytes": size}
     try:
         return orjson.dumps(letter | {"payload": payload.decode()})
     except UnicodeDecodeError:

@@ -210,7 +210,7 @@ class Scripts:
     def publish_with(
         self, pipe: Pipeline, key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]
     ) -> None:
-        """Put the same into a pipeline; ``parts``: events and data in turn. :func:`publish_reply` reads what comes back."""
+        """Put the same into a pipeline; ``parts``: events and data in turn. :func:`publish_reply` reads the reply."""
         pipe.execute_command(  # pyright: ignore[reportUnknownMemberType]
             "EVALSHA", self._publish.sha, 1, key, attempt, first, "" if life is None else life, *parts
         )
