@@ -19,6 +19,7 @@ from velesio_worker.demo import run_demo
 from velesio_worker.errors import JobError, SettingsError, VelesioError
 from velesio_worker.events import START, TOKEN
 from velesio_worker.logs import configure_logging, get_logger
+from velesio_worker.queue.connection import remedy
 from velesio_worker.settings import LogFormat, Settings, describe, hide_password, load_settings, misspelt
 from velesio_worker.worker import Worker
 
@@ -176,11 +177,11 @@ def _with_redis(command: Command) -> Command:
         try:
             return command(arguments)
         except (AuthenticationError, NoPermissionError) as error:
-            trouble = f"refuses the user or password ({error})"
+            where = hide_password(load_settings().redis_url)
+            trouble = f"Redis at {where} refuses the user or password ({error}): check REDIS_URL"
         except RedisError as error:
-            trouble = f"does not answer ({error})"
-        where = hide_password(load_settings().redis_url)
-        print(f"error: Redis at {where} {trouble}: check REDIS_URL", file=sys.stderr)
+            trouble = remedy(error, load_settings().redis_url)
+        print(f"error: {trouble}", file=sys.stderr)
         return EXIT_FAILED
 
     return run

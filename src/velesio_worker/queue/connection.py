@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -39,7 +40,7 @@ from redis.exceptions import (
 
 from velesio_worker.errors import RedisUnusableError
 from velesio_worker.logs import get_logger
-from velesio_worker.queue.clients import cluster, primary, single
+from velesio_worker.queue.clients import cluster, is_cluster, primary, single
 from velesio_worker.redis_url import Topology, parse_redis_url
 from velesio_worker.settings import hide_password
 
@@ -129,13 +130,27 @@ _REMEDIES: Final = {
 }
 
 
-def _remedy(error: Exception, url: str) -> str:
+def remedy(error: Exception, url: str) -> str:
+    """Say what is the matter with Redis, and what to do about it."""
     where = f"Redis at {hide_password(url)}"
+    if isinstance(error, MasterNotFoundError):
+        return f"{where} has no primary now, or no Sentinel answers: check the addresses and the service in REDIS_URL"
     found = _PASSING_REPLY.search(_reply(error))
     word = _WORDS.get(type(error)) or (found.group() if found else "")
     if not word and not isinstance(error, ResponseError):
         return f"{where} does not answer ({error}): check REDIS_URL and that Redis runs"
     return f"{where} {_REMEDIES.get(word, f'takes no commands now ({error})')}"
+
+
+_OTHER_SCHEMES: Final = {
+    "cluster": "that is a node of a Redis Cluster: write redis+cluster://host:port,host:port",
+    "sentinel": "that is a Sentinel: write redis+sentinel://host:port,host:port/service",
+}
+_SIGNS: Final = {
+    "Cluster mode is not enabled": "that is no Redis Cluster: write redis://host:port",
+    "unknown command 'SENTINEL'": "that is no Sentinel: write redis://host:port",
+}
+"""What servers, and redis-py, say of a URL with a wrong scheme, and what to write instead."""
 
 
 class Backoff:
@@ -176,7 +191,7 @@ class Outage:
         if not self._lost:
             self._lost = True
             self.ended_at = math.inf
-            log.warning(_remedy(error, self._url), action="redis_lost")
+            log.warning(remedy(error, self._url), action="redis_lost")
 
     def since(self, moment: float) -> bool:
         """Whether Redis was, or is, away at any time after ``moment``, in monotonic seconds."""
@@ -239,25 +254,33 @@ async def wait_for_redis(redis: Redis, url: str) -> None:
     while True:
         try:
             await redis.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]
-            await _check_version(redis)
+            await _check_server(redis, url)
             break
         except _REFUSED as error:
             raise RedisUnusableError(
                 f"REDIS_URL={hide_password(url)!r}: Redis refuses the user or password ({error})"
             ) from None
         except RedisError as error:
-            if not passes(error):
-                raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: Redis answers {error}") from None
-            log.warning(f"{_remedy(error, url)}; trying again", action="redis_absent")
+            mistake = next((meant for sign, meant in _SIGNS.items() if sign in str(error)), "")
+            if mistake or not passes(error):
+                trouble = mistake or f"Redis answers {error}"
+                raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: {trouble}") from None
+            log.warning(f"{remedy(error, url)}; trying again", action="redis_absent")
             await backoff.pause()
 
 
-async def _check_version(redis: Redis) -> None:
+async def _check_server(redis: Redis, url: str) -> None:
+    """Find out that the server is none that the worker can use, where it tells."""
     try:
         info: Any = await redis.info("server")  # pyright: ignore[reportUnknownMemberType]
-    except NoPermissionError:
-        return  # a too old server then shows at its first BLMOVE
+    except ResponseError as error:
+        if passes(error):
+            raise
+        return  # no right to ask, or no such command: a wrong server then shows at its first BLMOVE
     node = info if "redis_version" in info else next(iter(info.values()))  # a Cluster's: by node
+    mode = node.get("redis_mode")
+    if mode in _OTHER_SCHEMES and not (mode == "cluster" and is_cluster(redis)):
+        raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: {_OTHER_SCHEMES[mode]}")
     version = str(node.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_REDIS:
