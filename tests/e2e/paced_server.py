@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncGenerator
 from typing import Any, Self
 
+import anyio.to_thread
+
 from tests.conftest import free_port
+from tests.e2e.conftest import MakeWorker
+
+TOKENS = 20
 
 
 class PacedServer:
@@ -100,3 +106,18 @@ class PacedServer:
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+@contextlib.asynccontextmanager
+async def paced(make_worker: MakeWorker, *, slots: int = 1, **settings: str) -> AsyncGenerator[PacedServer, None]:
+    """A paced server, and a worker that is ready to use it."""
+    async with PacedServer(TOKENS, slots=slots) as server:
+        worker = make_worker(LLAMA_SERVER_URL=server.url, **settings)
+        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+        yield server
+
+
+async def push(commands: Any, job_id: str, **fields: Any) -> None:
+    """Push a streamed completion."""
+    job = {"id": job_id, "type": "completion", "data": {"prompt": "x", "stream": True}, **fields}
+    await commands.lpush("llama_queue", json.dumps(job))

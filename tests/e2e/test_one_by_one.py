@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 
 from tests.e2e.conftest import MakeWorker
-from tests.e2e.paced_server import PacedServer
+from tests.e2e.paced_server import TOKENS, paced, push
 
 pytestmark = pytest.mark.anyio
-TOKENS = 20
-
-
-@asynccontextmanager
-async def paced(make_worker: MakeWorker, *, slots: int = 1) -> AsyncGenerator[PacedServer, None]:
-    """A paced server, and a worker that is ready to use it."""
-    async with PacedServer(TOKENS, slots=slots) as server:
-        worker = make_worker(LLAMA_SERVER_URL=server.url)
-        await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
-        yield server
-
-
-async def push(commands: Any, job_id: str, **fields: Any) -> None:
-    job = {"id": job_id, "type": "completion", "data": {"prompt": "x", "stream": True}, **fields}
-    await commands.lpush("llama_queue", json.dumps(job))
 
 
 async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, make_worker: MakeWorker) -> None:

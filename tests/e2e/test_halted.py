@@ -1,0 +1,87 @@
+"""Jobs that stop before their end: taken by somebody else, read by nobody, stuck in an engine that says nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from tests.e2e.conftest import MakeWorker
+from tests.e2e.paced_server import paced, push
+from tests.e2e.test_life import read
+from velesio_worker.client import Client
+
+pytestmark = pytest.mark.anyio
+
+
+async def result(commands: Any, job_id: str, limit: float = 20) -> dict[str, Any]:
+    with anyio.fail_after(limit):
+        while (stored := await commands.get(f"result:{job_id}")) is None:
+            await anyio.sleep(0.02)
+    return json.loads(stored)
+
+
+async def test_a_job_that_somebody_else_took_stops_the_engine_before_its_next_token(
+    commands: Any, make_worker: MakeWorker
+) -> None:
+    async with paced(make_worker) as server:
+        await push(commands, "taken")
+        server.release()
+        await commands.xread({"stream:taken": "1-0"}, block=4000)
+        await commands.hset("{result:taken}:job", mapping={"owner": "another", "attempt": 2})
+        with anyio.fail_after(5):
+            await server.closed.wait()
+        assert not await commands.exists("result:taken")
+
+
+async def test_a_job_that_nobody_reads_is_cancelled_and_one_that_somebody_reads_is_not(
+    commands: Any, make_worker: MakeWorker, redis_url: str
+) -> None:
+    async with paced(make_worker, slots=2) as server, Client(redis_url) as client, anyio.create_task_group() as group:
+        await push(commands, "unread", unread_timeout=1)
+        await push(commands, "read", unread_timeout=1)
+        reading = client.events("read")
+        await anext(reading)
+        group.start_soon(anext, reading)
+        assert (await result(commands, "unread"))["finish_reason"] == "cancelled"
+        await anyio.sleep(2)  # twice the limit
+        assert not await commands.exists("result:read")
+        for _ in range(100):
+            server.release()
+        assert (await result(commands, "read"))["finish_reason"] == "length"
+        group.cancel_scope.cancel()
+
+
+async def test_an_engine_that_says_nothing_ends_the_job_with_a_code_of_its_own(
+    commands: Any, make_worker: MakeWorker
+) -> None:
+    async with paced(make_worker, STALL_SECONDS="1") as server:
+        await push(commands, "stuck", max_attempts=1)
+        assert (await result(commands, "stuck"))["code"] == "engine_stalled"
+        with anyio.fail_after(5):
+            await server.closed.wait()
+        (letter,) = await commands.lrange("{llama_queue}:dead", 0, -1)
+        assert "STALL_SECONDS" in json.loads(letter)["reason"]
+
+
+@pytest.mark.engine
+async def test_an_engine_that_hangs_is_replaced_and_its_jobs_go_on(plain: Any, make_worker: MakeWorker) -> None:
+    worker = make_worker(STALL_SECONDS="3")
+    await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
+    engine = worker.engine()
+    for name in ("one", "two"):
+        job = {"id": name, "type": "completion", "data": {"prompt": "One, two,", "max_tokens": 300, "stream": True}}
+        plain.lpush("llama_queue", json.dumps(job))
+        read(plain, name, until="token")
+    engine.send_signal(signal.SIGSTOP)
+    for name in ("one", "two"):
+        entries = read(plain, name, until="done")
+        text = "".join(data["choices"][0]["text"] for _, event, data in entries if event == "token")
+        assert text == json.loads(plain.get(f"result:{name}"))["text"]
+        assert [data["mode"] for _, event, data in entries if event == "start"] == ["fresh", "continue"]
+    assert not engine.is_running()
+    assert "sent nothing for 3 s" in worker.wait_for("engine_lost")["message"]
