@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import ssl
-import subprocess
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import anyio
+import trustme
 from anyio.abc import ByteStream, SocketAttribute, TaskStatus
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from anyio.streams.tls import TLSListener
@@ -277,23 +277,12 @@ class TLSProxy(FaultyProxy):
 
     def __init__(self, target_port: int, folder: Path) -> None:
         super().__init__(target_port)
-        self.authority, certificate, key = _certify(folder)
+        authority = trustme.CA()
+        self.authority = folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(self.authority))
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._context.load_cert_chain(certificate, key)
+        authority.issue_cert("127.0.0.1").configure_cert(self._context)  # pyright: ignore[reportUnknownMemberType]
 
     @property
     def url(self) -> str:
         return f"{super().url}?ssl_ca_certs={self.authority}"
-
-
-def _certify(folder: Path) -> tuple[str, str, str]:
-    """Make an authority and a certificate of it for 127.0.0.1: the paths of both and of the certificate's key."""
-    names = ("authority.pem", "authority.key", "server.pem", "server.key")
-    authority, authority_key, certificate, key = (str(folder / name) for name in names)
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"]
-    signing = ["-addext", "keyUsage=critical,keyCertSign"]
-    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
-    signed = ["-CA", authority, "-CAkey", authority_key, *extensions, "-out", certificate, "-keyout", key]
-    for options in (["/CN=tests", *signing, "-out", authority, "-keyout", authority_key], ["/CN=127.0.0.1", *signed]):
-        subprocess.run([*new, *options], check=True, capture_output=True)
-    return authority, certificate, key

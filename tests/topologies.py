@@ -1,102 +1,30 @@
-"""Redis under a Sentinel and Redis as a Cluster: real processes on loopback, which can be killed and started again.
-
-Ports lie below those that a system gives to outgoing connections, so that nobody takes the port of a killed node.
-"""
+"""Redis under a Sentinel and Redis as a Cluster."""
 
 from __future__ import annotations
 
-import random
-import socket
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import redis as sync_redis
-from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from tests.conftest import RedisServer
+from tests.servers import LIMIT, RedisServer, Topology, stable_ports, wait_until
 
 SERVICE: Final = "mymaster"
-LIMIT: Final = 45.0
-"""How long anything here may take, in seconds: Redis 6.2 needs up to 30 to demote a primary."""
-
 SLOTS: Final = 16_384
-BUS: Final = 10_000
-"""How far above a node's port its Cluster bus is; Redis 6.2 knows no other."""
 
 _HASTE: Final = "info-period 300 ping-period 200 ask-period 200 publish-period 250 tilt-period 1000"
 """Sentinel's clockwork in milliseconds: a primary is demoted after four publish-periods, and a Sentinel that was held
 up does nothing for a tilt-period (by default 8 s and 30 s). Redis 6.2 cannot be hastened."""
 
-_ONCE_MORE: Final = Retry(NoBackoff(), 1)
-"""For clients that outlive their server: the first command finds the connection dead."""
 
-
-def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:
-    """Wait until ``condition`` holds; while Redis answers it with an error, it does not."""
-    deadline = time.monotonic() + limit
-    while True:
-        error: Exception | None = None
-        try:
-            if condition():
-                return
-        except sync_redis.RedisError as raised:
-            error = raised
-        assert time.monotonic() < deadline, f"after {limit} s still not: {what} ({error})"
-        time.sleep(0.01)
-
-
-def _is_free(port: int) -> bool:
-    with suppress(OSError), socket.socket() as probe:
-        probe.bind(("127.0.0.1", port))
-        return True
-    return False
-
-
-def stable_ports(count: int) -> list[int]:
-    """Free ports that stay free while their server is down, each with a free one for the Cluster bus."""
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = random.SystemRandom().randrange(BUS, 2 * BUS)
-        if _is_free(port) and _is_free(port + BUS):
-            ports.add(port)
-    return sorted(ports)
-
-
-class Node(RedisServer):
-    """A redis-server among others, with a client of its own and a log in its folder."""
-
-    def __init__(self, folder: Path, port: int, *options: str) -> None:
-        folder.mkdir(parents=True)
-        super().__init__(folder)
-        self.port = port
-        self.url = f"redis://127.0.0.1:{port}"
-        self._command += ["--port", str(port), "--logfile", "redis.log", *options]
-        self._alone: Final[list[str]] = self._command
-        self.client: Any = sync_redis.Redis(
-            host="127.0.0.1", port=port, decode_responses=True, protocol=2, socket_timeout=5, retry=_ONCE_MORE
-        )
-
-    def follow(self, primary: int | None) -> None:
-        """From its next start on, be a replica of the node at port ``primary``; None: be a primary."""
-        self._command = [*self._alone, "--replicaof", "127.0.0.1", str(primary)] if primary else self._alone
-
-    def kill(self) -> None:
-        self.client.close()
-        super().kill()
-
-
-class SentinelNode(Node):
+class SentinelNode(RedisServer):
     """A Sentinel that watches one primary."""
 
     def __init__(self, folder: Path, port: int, primary: int) -> None:
-        super().__init__(folder, port)
+        super().__init__(folder, port=port)
         conf = folder / "sentinel.conf"
         conf.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile redis.log\nsentinel announce-ip 127.0.0.1\n"
@@ -112,47 +40,12 @@ class SentinelNode(Node):
             self.client.execute_command("SENTINEL", "DEBUG", *_HASTE.split())
 
 
-class Topology(ABC):
-    """Several servers that are one Redis to a worker; as a context manager it starts and ends them."""
-
-    url: str  # what a worker gets as REDIS_URL
-    nodes: list[Node]  # those that hold data
-
-    @abstractmethod
-    def start(self) -> None:
-        """Start all nodes and wait until they serve together."""
-
-    @abstractmethod
-    def plain(self) -> Any:
-        """A redis-py client as a producer would use: strings in, strings out."""
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Remove all keys."""
-
-    def end(self) -> None:
-        """Leave no process behind."""
-        for node in self.nodes:
-            node.kill()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.end()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-
 class SentinelServers(Topology):
     """One primary, one replica, and one Sentinel that exchanges them."""
 
     def __init__(self, folder: Path) -> None:
         *ports, sentinel = stable_ports(3)
-        self.nodes = [Node(folder / str(port), port, "--repl-diskless-sync-delay", "0") for port in ports]
+        self.nodes = [RedisServer(folder / str(port), "--repl-diskless-sync-delay", "0", port=port) for port in ports]
         self._sentinel = SentinelNode(folder / "sentinel", sentinel, ports[0])
         self.url = f"redis+sentinel://127.0.0.1:{sentinel}/{SERVICE}"
 
@@ -234,15 +127,15 @@ class SentinelServers(Topology):
         """Whether Sentinel takes the primary to be up: clients take no other."""
         return self._sentinel.client.sentinel_master(SERVICE)["flags"] == "master"
 
-    def _node(self, port: int) -> Node:
+    def _node(self, port: int) -> RedisServer:
         return next(node for node in self.nodes if node.port == port)
 
 
-def _replication(node: Node) -> dict[str, Any]:
+def _replication(node: RedisServer) -> dict[str, Any]:
     return node.client.info("replication")
 
 
-def _replicates(primary: Node, replica: Node) -> bool:
+def _replicates(primary: RedisServer, replica: RedisServer) -> bool:
     """Whether what is written now arrives: a replica that is online may not have begun to listen (Redis 7.0)."""
     state = _replication(replica)
     primary.client.publish("in sync?", "")  # a write to WAIT for that leaves the keys alone
@@ -254,7 +147,7 @@ class ClusterServers(Topology):
 
     def __init__(self, folder: Path) -> None:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-        self.nodes = [Node(folder / str(port), port, *options) for port in stable_ports(3)]
+        self.nodes = [RedisServer(folder / str(port), *options, port=port) for port in stable_ports(3)]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def start(self) -> None:
@@ -289,7 +182,7 @@ class ClusterServers(Topology):
         """Wait until every node takes commands and knows where each slot is."""
         wait_until(lambda: all(self._sees_all(node) for node in self.nodes), "the cluster is whole", limit)
 
-    def _sees_all(self, node: Node) -> bool:
+    def _sees_all(self, node: RedisServer) -> bool:
         info: dict[str, str] = node.client.execute_command("CLUSTER INFO")
         expected = {"cluster_state": "ok", "cluster_slots_ok": str(SLOTS), "cluster_known_nodes": str(len(self.nodes))}
         return expected.items() <= info.items()

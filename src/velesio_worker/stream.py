@@ -28,7 +28,7 @@ from velesio_worker.errors import (
 )
 from velesio_worker.events import TERMINAL
 from velesio_worker.logs import get_logger
-from velesio_worker.queue.clients import forget_topology
+from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.connection import Backoff, Outage, passes
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.scripts import PublishReply, PublishStatus, Scripts, publish_reply
@@ -264,7 +264,7 @@ class Publisher:
                     life = self._running_ttl
                     stream.expire_at = now + self._ttl / 4
                 self._scripts.publish_with(pipe, stream.key, stream.attempt, entries[0].sequence, life, parts)
-            return await pipe.execute(raise_on_error=False)
+            return await execute(pipe, raise_on_error=False)
 
     async def _wait_out(self, trouble: RedisError) -> None:
         """Wait before what did not get through is sent again."""

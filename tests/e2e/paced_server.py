@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import anyio.to_thread
 
-from tests.conftest import free_port
 from tests.e2e.conftest import MakeWorker
+from tests.servers import free_port
 
 TOKENS = 20
 

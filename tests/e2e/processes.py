@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import base_environment, free_port
+from tests.conftest import base_environment
+from tests.servers import free_port
 
 
 class WorkerProcess:

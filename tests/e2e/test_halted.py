@@ -25,6 +25,7 @@ async def result(commands: Any, job_id: str, limit: float = 20) -> dict[str, Any
     return json.loads(stored)
 
 
+@pytest.mark.topologies
 async def test_a_job_that_somebody_else_took_stops_the_engine_before_its_next_token(
     commands: Any, make_worker: MakeWorker
 ) -> None:
@@ -38,6 +39,7 @@ async def test_a_job_that_somebody_else_took_stops_the_engine_before_its_next_to
         assert not await commands.exists("result:taken")
 
 
+@pytest.mark.topologies
 async def test_a_job_that_nobody_reads_is_cancelled_and_one_that_somebody_reads_is_not(
     commands: Any, make_worker: MakeWorker, redis_url: str
 ) -> None:

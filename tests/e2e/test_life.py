@@ -14,9 +14,10 @@ import psutil
 import pytest
 import redis as sync_redis
 
-from tests.conftest import RedisServer, base_environment
+from tests.conftest import base_environment
 from tests.e2e.conftest import MakeWorker
 from tests.e2e.processes import WorkerProcess, wait_until_gone
+from tests.servers import RedisServer
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import MakeWorker
 from tests.e2e.paced_server import TOKENS, paced, push
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 
 async def test_each_token_is_in_redis_before_the_next_is_made(commands: Any, make_worker: MakeWorker) -> None:

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from bench.judge import Watched
 
-from tests.conftest import RedisServer
 from tests.e2e.crashes import MAX_TOKENS, Pair, assert_right, modes, report
 from tests.e2e.processes import WorkerProcess
 from tests.proxies import FaultyProxy
-from tests.topologies import SentinelServers
+from tests.servers import RedisServer
+from tests.topologies import ClusterServers, SentinelServers
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -108,6 +108,26 @@ async def test_streams_go_on_after_a_failover(sentinel: SentinelServers, make_pa
         await thread(partial(sentinel.restart, dead[-1]))
         await strike_rounds(pair, f"primary-exchanged-{number}", [exchange])
         await thread(sentinel.wait_in_sync)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ClusterServers]:
+    with ClusterServers(tmp_path / "cluster") as servers:
+        yield servers
+
+
+async def test_streams_go_on_after_a_node_of_a_cluster_was_started_again(
+    cluster: ClusterServers, make_pair: Callable[..., Pair]
+) -> None:
+    pair = make_pair(cluster.url)
+    await pair.whole(1)
+
+    async def restart(index: int, _: str) -> None:
+        await thread(cluster.kill, index)
+        await thread(cluster.restart, index)
+
+    jobs = await strike_rounds(pair, "node-restart", [partial(restart, index) for index in range(3)])
+    assert all(set(modes(job)) <= {"fresh", "continue"} for job in jobs)
 
 
 @pytest.mark.parametrize("fault", ["drop_every", "swallow_every"])

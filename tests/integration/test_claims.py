@@ -11,7 +11,7 @@ from velesio_worker.queue.claims import Held
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.scripts import ClaimStatus
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 JOB = b'{"id": "a", "type": "completion", "data": {"prompt": "hi"}}'
 

@@ -15,7 +15,7 @@ from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.intake import Intake
 from velesio_worker.subscriber import complete_stream
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 
 def job(**fields: Any) -> bytes:

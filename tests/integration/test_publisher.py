@@ -11,12 +11,13 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.integration.conftest import Side
+from tests.servers import Topology
 from velesio_worker import stream as stream_module
 from velesio_worker.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 from velesio_worker.queue.connection import Outage
 from velesio_worker.stream import JobStream, Publisher
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 
 async def ids(commands: Any, job_id: str = "a") -> list[str]:
@@ -95,17 +96,14 @@ async def test_a_publisher_that_has_stopped_leaves_nobody_waiting(redis_url: str
             await stream.flushed()
 
 
-async def test_redis_that_takes_no_writes_loses_no_entry(side: Side, commands: Any) -> None:
+async def test_redis_that_takes_no_writes_loses_no_entry(side: Side, commands: Any, topology: Topology) -> None:
     stream = side.publisher.open("a", 1)
-    await commands.config_set("min-replicas-to-write", 1)
-    try:
+    with topology.taking_no_writes():
         for number in range(5):
             stream.put("token", b"%d" % number)
         with anyio.move_on_after(0.3) as waited:
             await stream.flushed()
         assert waited.cancelled_caught
-    finally:
-        await commands.config_set("min-replicas-to-write", 0)
     with anyio.fail_after(10):
         await stream.flushed()
     assert await ids(commands) == [f"1-{number}" for number in range(5)]

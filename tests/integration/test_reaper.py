@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Side
+from tests.servers import Topology
 from velesio_worker.jobs import Kind
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.reaper import Reaper
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 LEASE = 15
 
 
@@ -98,9 +99,12 @@ async def test_a_worker_does_not_reap_itself(side: Side, commands: Any, reaper: 
     assert await commands.zscore(side.keys.workers, "w1") == 1
 
 
-async def test_without_the_right_to_list_clients_the_lease_decides(side: Side, commands: Any, redis_url: str) -> None:
-    await commands.execute_command("ACL SETUSER limited on nopass ~* &* +@all -client|list")
-    limited = connect(redis_url.replace("redis://", "redis://limited:x@"), name="w1")
+async def test_without_the_right_to_list_clients_the_lease_decides(
+    side: Side, commands: Any, topology: Topology
+) -> None:
+    for node in topology.nodes:
+        node.client.execute_command("ACL SETUSER limited on >secret ~* &* +@all -client|list")
+    limited = connect(topology.url.replace("://", "://limited:secret@"), name="w1")
     reaper = Reaper(limited, side.keys, "w1", lease_seconds=LEASE, outage=side.outage)
     try:
         await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
@@ -109,4 +113,5 @@ async def test_without_the_right_to_list_clients_the_lease_decides(side: Side, c
         assert await reaper.look() == 2
     finally:
         await limited.aclose()
-        await commands.execute_command("ACL DELUSER limited")
+        for node in topology.nodes:
+            node.client.execute_command("ACL DELUSER limited")

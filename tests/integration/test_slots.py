@@ -9,10 +9,11 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.integration.conftest import Side
+from tests.servers import Topology
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.slots import Slots
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 QUEUE = "{llama_queue}:text"
 
@@ -105,18 +106,15 @@ async def test_a_large_dead_letter_is_cut_and_says_so(
     assert "1000 bytes" in letter["reason"]
 
 
-async def test_redis_that_takes_no_writes_is_waited_for(side: Side, commands: Any) -> None:
+async def test_redis_that_takes_no_writes_is_waited_for(side: Side, commands: Any, topology: Topology) -> None:
     await commands.lpush(QUEUE, b"1")
-    await commands.config_set("min-replicas-to-write", 1)
-    try:
+    with topology.taking_no_writes():
         assert await side.slots.take(QUEUE, side.slot()) is None
-    finally:
-        await commands.config_set("min-replicas-to-write", 0)
     assert await side.slots.take(QUEUE, side.slot()) == b"1"
 
 
 async def test_a_list_returned_to_the_front_keeps_its_order(side: Side, commands: Any) -> None:
-    await commands.lpush("only", b"1", b"2", b"3")
+    await commands.lpush("{llama_queue}:only:w1", b"1", b"2", b"3")
     await commands.lpush("llama_queue", b"4")
-    assert await side.slots.return_to("only", "llama_queue") == 3
+    assert await side.slots.return_to("{llama_queue}:only:w1", "llama_queue") == 3
     assert await commands.lrange("llama_queue", 0, -1) == [b"4", b"3", b"2", b"1"]

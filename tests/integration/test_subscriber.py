@@ -13,7 +13,7 @@ from velesio_worker.client import Client, JobRestartedError
 from velesio_worker.errors import BadJobError, ContextExceededError
 from velesio_worker.events import StreamEvent
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 
 def token(text: str) -> bytes:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.conftest import free_port
+from tests.servers import free_port
 from tests.unit.engine_double import EngineDouble, healthy
 from velesio_worker.engines import http as http_module
 from velesio_worker.engines.http import EngineHTTP

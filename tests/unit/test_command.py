@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
+from tests.servers import free_port
 from velesio_worker.engines.command import check_model, check_port, engine_environment, llama_command
 from velesio_worker.errors import EngineStartError
 from velesio_worker.settings import Settings

@@ -178,6 +178,10 @@ DEEP = orjson.loads(b"[" * 245 + b"]" * 245)
         (job(max_attempts=0), "max_attempts: "),
         (job(max_attempts=1.5), "max_attempts: "),
         (job(on_crash="retry"), "on_crash: "),
+        (job(unread_timeout=0), "unread_timeout: "),
+        (job(unread_timeout=-1), "unread_timeout: "),
+        (job(unread_timeout="inf"), "unread_timeout: "),
+        (job(unread_timeout="soon"), "unread_timeout: "),
         (job(cache="maybe"), "cache: "),
         (job(worker=""), "worker: "),
         (job(worker="a b"), "worker: "),
@@ -239,7 +243,7 @@ def test_a_job_that_says_little_has_the_documented_defaults() -> None:
     read = parsed(job())
     assert (read.id, read.type, read.type.kind, read.streamed) == ("a1", JobType.COMPLETION, Kind.TEXT, False)
     assert (read.timeout, read.expires_at, read.max_attempts, read.on_crash) == (None, None, 3, "continue")
-    assert (read.cache, read.worker, read.traceparent) == (None, None, None)
+    assert (read.cache, read.worker, read.traceparent, read.unread_timeout) == (None, None, None, None)
     assert read.parameters.model_dump(exclude_none=True) == {
         "prompt": "hi",
         "max_tokens": 150,
@@ -257,6 +261,7 @@ def test_the_fields_of_a_job_arrive() -> None:
         "expires_at": 1.9e9,
         "max_attempts": 1,
         "on_crash": "fail",
+        "unread_timeout": 0.5,
         "cache": False,
         "worker": "host-1",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",

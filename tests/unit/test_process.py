@@ -164,6 +164,19 @@ async def test_what_a_process_started_ends_with_it(monkeypatch: pytest.MonkeyPat
     wait_until_gone(child)
 
 
+async def test_killing_ends_a_process_and_what_it_started_at_once() -> None:
+    async with script(PARENT.format(child=DEAF, away=False, then="time.sleep(300)")) as process:
+        await has_written(process, lines=2)
+        child = int(next(line for line in process.tail if "child" in line).split()[1])
+        psutil.Process(process.pid).suspend()
+        process.kill()
+        with anyio.fail_after(5):
+            assert await process.wait() == -signal.SIGKILL
+        assert process.how_it_ended() == "was ended by SIGKILL"
+        wait_until_gone(child, 5)
+        process.kill()  # once more, which has nothing to end
+
+
 async def test_the_end_of_a_process_is_noticed_though_its_child_holds_the_output() -> None:
     async with script(PARENT.format(child=SLEEPER, away=False, then="sys.stdin.read(); sys.exit(7)")) as process:
         with anyio.fail_after(5):

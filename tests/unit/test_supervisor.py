@@ -11,13 +11,14 @@ import anyio
 import psutil
 import pytest
 
-from tests.conftest import free_port
+from tests.servers import free_port
 from tests.unit import server_double
 from tests.unit.engine_double import LOADING, Answer, EngineDouble, document, healthy
 from tests.unit.waiting import until
 from velesio_worker.engines import servers, supervisor
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaProperties
+from velesio_worker.engines.process import EngineProcess
 from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
 from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
 from velesio_worker.settings import Settings
@@ -301,3 +302,139 @@ async def test_a_server_elsewhere_is_waited_for() -> None:
         assert watched.states == [STARTING]
         group.cancel_scope.cancel()
     assert watched.states == [STARTING, STOPPED]
+
+
+STALLED = "sent nothing for 1 s"
+
+
+def pid_of(watched: Watched) -> int:
+    """The process that listens on the port of the worker's own server."""
+    (pid,) = [
+        child.pid
+        for child in psutil.Process().children()
+        if any(one.laddr.port == watched.port for one in child.net_connections() if one.status == psutil.CONN_LISTEN)
+    ]
+    return pid
+
+
+async def test_an_own_server_that_hangs_is_killed_and_another_started(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched()
+    async with watched.ready():
+        first, engine = psutil.Process(pid_of(watched)), watched.supervisor.engine()
+        first.suspend()  # so that it would not heed SIGTERM
+        with anyio.fail_after(5):
+            await watched.supervisor.stalled(STALLED)
+        assert watched.states[2:3] == [BACKOFF], "whoever asks now is told that there is no engine"
+        assert not first.is_running()
+        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
+        assert pid_of(watched) != first.pid
+        assert watched.supervisor.engine() is not engine
+    assert f"llama-server was replaced: it {STALLED}" in caplog.text
+
+
+async def test_whoever_uses_a_server_that_is_replaced_may_try_another_time() -> None:
+    watched = Watched()
+    async with watched.ready():
+        using = [anyio.Event(), anyio.Event()]
+
+        async def use(begun: anyio.Event) -> None:
+            with pytest.raises(EngineUnavailableError, match=f"replaced.*{STALLED}"), watched.supervisor.using():  # noqa: PT012 (raised on leaving)
+                begun.set()
+                await anyio.sleep_forever()
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as users:
+                for begun in using:
+                    users.start_soon(use, begun)
+                    await begun.wait()
+                await watched.supervisor.stalled(STALLED)
+
+
+async def test_several_complaints_of_one_server_replace_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    kill = EngineProcess.kill
+
+    def counted(process: EngineProcess) -> None:
+        killed.append(process.pid)
+        kill(process)
+
+    monkeypatch.setattr(EngineProcess, "kill", counted)
+    watched = Watched()
+    async with watched.ready():
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as complaints:
+                for _ in range(3):
+                    complaints.start_soon(watched.supervisor.stalled, STALLED)
+        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
+        monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.2)
+        await watched.supervisor.lost()
+        assert watched.states[2:] == [BACKOFF, STARTING, READY]
+        assert len(killed) == 1
+
+
+async def test_a_complaint_while_nothing_serves_costs_the_next_server_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+    await watched.supervisor.stalled(STALLED)
+    async with watched.ready():
+        await watched.die()
+        await until(lambda: watched.states[2:3] == [BACKOFF])
+        await watched.supervisor.stalled(STALLED)
+        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
+        monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.2)
+        await watched.supervisor.lost()
+        assert watched.states[2:] == [BACKOFF, STARTING, READY]
+
+
+async def test_the_death_of_a_server_that_took_anothers_place_is_a_crash_again() -> None:
+    watched = Watched()
+    async with watched.ready():
+        await watched.supervisor.stalled(STALLED)
+        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
+        using = anyio.Event()
+
+        async def use() -> None:
+            with pytest.raises(EngineCrashedError), watched.supervisor.using():  # noqa: PT012 (raised on leaving)
+                using.set()
+                await anyio.sleep_forever()
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as users:
+                users.start_soon(use)
+                await using.wait()
+                await watched.die()
+
+
+async def test_a_server_that_hangs_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FAILURES", 2)
+    watched = Watched()
+    with pytest.RaisesGroup(pytest.RaisesExc(EngineStartError, match=f"2 times in a row.*{STALLED}")):
+        async with watched.ready():
+            await watched.supervisor.stalled(STALLED)
+            await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
+            await watched.supervisor.stalled(STALLED)
+            await anyio.sleep_forever()
+
+
+async def test_a_server_elsewhere_that_answers_is_only_looked_at(
+    double: EngineDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.3)
+    watched = foreign(double)
+    async with watched.ready():
+        looked, engine = len(double.requests), watched.supervisor.engine()
+        with anyio.fail_after(20), watched.supervisor.using():
+            await watched.supervisor.stalled(STALLED)
+            await until(lambda: len(double.requests) > looked)
+        assert [request.path for request in double.requests[looked:]] == ["/health", "/props"]
+        assert watched.states == [STARTING, READY]
+        assert watched.supervisor.engine() is engine
+
+
+async def test_whoever_uses_a_server_elsewhere_that_proves_lost_is_told_of_a_crash(double: EngineDouble) -> None:
+    watched = foreign(double)
+    async with watched.ready():
+        double.answers["/health"].insert(0, document(LOADING, 503))
+        with anyio.fail_after(20), pytest.raises(EngineCrashedError), watched.supervisor.using():  # noqa: PT012
+            await watched.supervisor.stalled(STALLED)
+            await anyio.sleep_forever()
+        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])

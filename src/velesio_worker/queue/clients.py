@@ -8,11 +8,15 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, SlotNotCoveredError
 
 from velesio_worker.redis_url import RedisURL
 
 _CLUSTER_HAS_NO: Final = ("host", "port", "db", "connection_class")
+
+_LOST_NODE: Final = (SlotNotCoveredError, AttributeError)
+"""What redis-py raises of a Cluster's client instead of a RedisError; the latter when one task closes the idle
+connections to a node that is lost while another has just taken one of them."""
 
 
 class _Primary(Redis):
@@ -27,14 +31,25 @@ class _Primary(Redis):
 
 
 class _Cluster(RedisCluster):
-    """A client of a Cluster whose troubles are all RedisErrors, so that they are waited out like any others."""
+    """A client of a Cluster whose troubles are RedisErrors, so that they are waited out like any others."""
+
+    async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:  # noqa: ANN401 (redis-py's own signature)
+        try:
+            return await super().initialize(*args, **kwargs)
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().execute_command(*args, **kwargs)
-        except RedisClusterException as error:
+        except _LOST_NODE as error:
             await self.aclose()  # so that the next command asks anew who serves what
-            raise RedisConnectionError(str(error)) from error
+            raise RedisConnectionError(f"a node was lost ({error})") from error
+
+    async def _determine_slot(self, command: str, *args: Any) -> int:  # noqa: ANN401 (redis-py's own signature)
+        if command == "XREAD":  # else a node, which may be the one that is lost, is asked each time where the keys are
+            return self.keyslot(args[args.index(b"STREAMS") + 1])
+        return await super()._determine_slot(command, *args)
 
 
 def single(url: RedisURL, options: dict[str, Any]) -> Redis:
@@ -71,6 +86,14 @@ def cluster(url: RedisURL, options: dict[str, Any]) -> Redis:
     nodes = [ClusterNode(host, port) for host, port in url.hosts]
     client = _Cluster(startup_nodes=nodes, ssl=tls, **options, **parsed)
     return cast("Redis", client)
+
+
+async def execute(pipe: Any, *, raise_on_error: bool = True) -> list[Any]:  # noqa: ANN401 (a pipeline of any client)
+    """Execute a pipeline whose commands may belong to different nodes; its troubles are RedisErrors."""
+    try:
+        return await pipe.execute(raise_on_error=raise_on_error)
+    except _LOST_NODE as error:
+        raise RedisConnectionError(f"a node was lost ({error})") from error
 
 
 async def forget_topology(redis: Redis) -> None:

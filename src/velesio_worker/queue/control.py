@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim
+from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS, Outage, until_done, within
 from velesio_worker.queue.keys import Keys, job_key, reader_key, result_key
 from velesio_worker.queue.scripts import JOB_HASH_TTL
@@ -113,7 +114,7 @@ class Control:
             for claim in claims:
                 pipe.hmget(job_key(claim.job.id), "cancel", "owner", "attempt")
                 pipe.exists(reader_key(claim.job.id))
-            replies = await pipe.execute()
+            replies = await execute(pipe)
         unread = self._unread
         self._unread = {}
         for claim, (flag, owner, attempt), read in zip(claims, replies[::2], replies[1::2], strict=True):

@@ -1,0 +1,122 @@
+"""Slots over a line on which replies are slow or never come: no job is lost, none is held twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+import pytest
+
+from tests.integration.conftest import Side
+from velesio_worker.queue import slots as slots_module
+from velesio_worker.queue.slots import Slots
+
+pytestmark = pytest.mark.anyio
+
+QUEUE = "{llama_queue}:text"
+
+
+class SlowLine:
+    """A client whose first replies never come, and whose reads of a slot take their time."""
+
+    def __init__(self, client: Any, *, lost: int = 0, seconds: float = 0) -> None:
+        self._client = client
+        self._lost = lost
+        self._seconds = seconds
+        self.reads = 0
+
+    async def blmove(self, *arguments: Any) -> Any:
+        reply = await self._client.blmove(*arguments)
+        if self._lost > 0:
+            self._lost -= 1
+            await asyncio.sleep(3600)
+        return reply
+
+    async def lindex(self, *arguments: Any) -> Any:
+        self.reads += 1
+        await asyncio.sleep(self._seconds)
+        return await self._client.lindex(*arguments)
+
+
+def over(side: Side, commands: Any, line: SlowLine) -> Slots:
+    return Slots(cast("Any", line), commands, side.keys, side.outage)
+
+
+async def test_a_move_whose_reply_never_comes_is_given_up_and_loses_no_job(
+    side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "BLOCK_SECONDS", 0.2)
+    monkeypatch.setattr(slots_module, "REPLY_SECONDS", 0.3)
+    slots = over(side, commands, SlowLine(commands, lost=2))
+    await commands.lpush(QUEUE, b"1", b"2", b"3")
+    taken: list[bytes] = []
+    for _ in range(5):
+        payload = await asyncio.wait_for(slots.take(QUEUE, side.slot()), 10)
+        if payload is not None:
+            taken.append(payload)
+            assert await commands.lrange(side.slot().key, 0, -1) == [payload]
+            await slots.ack(side.slot(), payload)
+    assert taken == [b"1", b"2", b"3"]
+
+
+async def test_a_slot_that_is_slow_to_read_gets_more_time_with_each_try(
+    side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "REPLY_SECONDS", 0.2)
+    line = SlowLine(commands, lost=1, seconds=0.6)
+    slots = over(side, commands, line)
+    await commands.lpush(QUEUE, b"1")
+    assert await slots.take(QUEUE, side.slot()) is None
+    assert await asyncio.wait_for(slots.take(QUEUE, side.slot()), 10) == b"1"
+    assert line.reads == 3, "0.2, 0.4 and 0.8 s"
+
+
+async def test_the_patience_with_a_slow_slot_has_an_end(
+    side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "REPLY_SECONDS", 0.1)
+    monkeypatch.setattr(slots_module, "PAYLOAD_SECONDS", 0.15)
+    line = SlowLine(commands, lost=1, seconds=0.3)
+    slots = over(side, commands, line)
+    await commands.lpush(QUEUE, b"1")
+    assert await slots.take(QUEUE, side.slot()) is None
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(slots.take(QUEUE, side.slot()), 3)
+    assert line.reads > 2
+
+
+@pytest.mark.parametrize(("payload", "size"), [(b"text", 4), (b"\xff\xfe", 2), (b"x" * 1000, 1000)])
+async def test_a_dead_letter_says_how_large_the_job_was(
+    side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch, payload: bytes, size: int
+) -> None:
+    monkeypatch.setattr(slots_module, "_LETTER_BYTES", 300)
+    monkeypatch.setattr(slots_module, "_LETTER_HEAD", 10)
+    await commands.lpush(side.slot().key, payload)
+    await side.slots.bury(side.slot(), payload, "why")
+    (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
+    assert letter["bytes"] == size
+
+
+@pytest.mark.parametrize(
+    ("inside", "alive", "has"),
+    [
+        (b'{"id": "a"}', True, True),
+        (b'{"id": "a"}', False, False),
+        (b'{"id": "b"}', True, False),
+        (b'{"data": {"id": "a"}}', True, False),
+        (b'["a"]', True, False),
+        (b'"a"', True, False),
+        (b"\xff{", True, False),
+        (None, True, False),
+    ],
+)
+async def test_a_job_is_held_by_who_lives_and_has_it(
+    side: Side, commands: Any, inside: bytes | None, *, alive: bool, has: bool
+) -> None:
+    other = side.keys.slot("w2", "text-0")
+    if alive:
+        await side.scripts.beat(side.keys, "w2", 60, {"state": "test"})
+    if inside is not None:
+        await commands.lpush(other.key, inside)
+    assert await side.slots.holder_has("w2", "text-0", "a") is has
