@@ -16,6 +16,13 @@ SENTINEL_PORT: Final = 26379
 REDIS_PORT: Final = 6379
 
 _URL: Final = re.compile(r"(?P<scheme>[a-z+]+)://(?P<netloc>[^/?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?")
+OPTIONS: Final = (
+    *("db", "username", "password", "socket_connect_timeout", "health_check_interval"),
+    *("ssl_ca_certs", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
+    *("ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
+)
+"""What may stand behind the ``?``: redis-py's options, without those that are the worker's own business."""
+
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
 
@@ -67,6 +74,7 @@ def parse_redis_url(url: str) -> RedisURL:
     topology = _SCHEMES.get(match["scheme"]) if match else None
     if match is None or topology is None:
         raise ValueError(f"a URL such as {EXAMPLES}")
+    options = _options(match["scheme"], match["query"] or "")
     if topology is Topology.STANDALONE:
         parts = _split(url)
         if not (parts.hostname or parts.path):
@@ -76,12 +84,22 @@ def parse_redis_url(url: str) -> RedisURL:
     port = SENTINEL_PORT if topology is Topology.SENTINEL else REDIS_PORT
     hosts = tuple(_address(address, port) for address in addresses.split(","))
     service, database = _path(topology, match["path"] or "")
-    options = {name: values[-1] for name, values in parse_qs(match["query"] or "").items()}
     sentinel_auth = {name.removeprefix("sentinel_"): options.pop(name) for name in _SENTINEL_OPTIONS if name in options}
     host = f"[{hosts[0][0]}]" if ":" in hosts[0][0] else hosts[0][0]
     plain = f"{match['scheme'].partition('+')[0]}://{auth}{'@' if auth else ''}{host}:{hosts[0][1]}/{database}"
     query = f"?{urlencode(options)}" if options else ""
     return RedisURL(topology, hosts, service, plain + query, sentinel_auth)
+
+
+def _options(scheme: str, query: str) -> dict[str, str]:
+    options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
+    known = (*OPTIONS, *_SENTINEL_OPTIONS) if scheme.endswith("sentinel") else OPTIONS
+    if unknown := sorted(options.keys() - set(known)):
+        raise ValueError(f"a URL without the option {unknown[0]!r}; known options: {', '.join(known)}")
+    tls = sorted(name for name in options if name.startswith("ssl_"))
+    if tls and not scheme.startswith("rediss"):
+        raise ValueError(f"a URL that begins with rediss, since {tls[0]} is an option of TLS")
+    return options
 
 
 def _split(url: str) -> SplitResult:

@@ -64,14 +64,10 @@ def primary(url: RedisURL, options: dict[str, Any]) -> Redis:
         parsed.pop(name, None)
     tls = parsed.pop("connection_class", None) is SSLConnection
     ours = {name: value for name, value in options.items() if name != "max_connections"}
-    sentinel = Sentinel(
-        list(url.hosts),
-        sentinel_kwargs={**ours, **url.sentinel_auth, "ssl": tls},
-        **ours,
-        **parsed,
-        ssl=tls,
-        max_connections=options["max_connections"],
-    )
+    theirs = {name: value for name, value in parsed.items() if name.startswith("ssl_")}
+    of_sentinels: dict[str, Any] = {**ours, **theirs, **url.sentinel_auth, "ssl": tls}
+    of_primary: dict[str, Any] = {**options, **parsed, "ssl": tls}
+    sentinel = Sentinel(list(url.hosts), sentinel_kwargs=of_sentinels, **of_primary)
     client = cast("_Primary", sentinel.master_for(url.service, redis_class=_Primary))  # pyright: ignore[reportUnknownMemberType]
     client.watchers = tuple(sentinel.sentinels)
     return client
@@ -84,7 +80,8 @@ def cluster(url: RedisURL, options: dict[str, Any]) -> Redis:
     for name in _CLUSTER_HAS_NO:
         parsed.pop(name, None)
     nodes = [ClusterNode(host, port) for host, port in url.hosts]
-    client = _Cluster(startup_nodes=nodes, ssl=tls, **options, **parsed)
+    of_nodes: dict[str, Any] = {**options, **parsed, "ssl": tls}
+    client = _Cluster(startup_nodes=nodes, **of_nodes)
     return cast("Redis", client)
 
 
