@@ -45,7 +45,8 @@ JOB_BYTES: Final = 1024 * 1024
 """What one job may have waiting before the reading of its engine pauses."""
 
 RECENT_ENTRIES: Final = 1024
-"""How many entries of a job are kept after Redis acknowledged them, should a failover lose them."""
+RECENT_BYTES: Final = 1024 * 1024
+"""What is kept of a job after Redis acknowledged it, should a failover lose it."""
 
 log = get_logger(__name__)
 
@@ -73,8 +74,9 @@ class JobStream:
         self._publisher = publisher
         self.next_sequence = 0
         self._waiting: deque[Entry] = deque()
-        self._recent: deque[Entry] = deque(maxlen=RECENT_ENTRIES)
+        self._recent: deque[Entry] = deque()
         self._bytes = 0
+        self._recent_bytes = 0
         self._moved: anyio.Event | None = None
 
     def put(self, event: str, data: bytes) -> None:
@@ -134,12 +136,16 @@ class JobStream:
             entry = self._waiting.popleft()
             self._bytes -= len(entry.data)
             self._recent.append(entry)
+            self._recent_bytes += len(entry.data)
+        while len(self._recent) > RECENT_ENTRIES or self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft().data)
         self._has_moved()
 
     def rewind(self, at: int) -> bool:
         """Queue again what follows upon the sequence ``at``; False if some of that is not kept any more."""
         while self._recent and self._recent[-1].sequence > at:
             entry = self._recent.pop()
+            self._recent_bytes -= len(entry.data)
             self._bytes += len(entry.data)
             self._waiting.appendleft(entry)
         return bool(self._waiting) and self._waiting[0].sequence == at + 1

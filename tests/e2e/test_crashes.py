@@ -9,7 +9,7 @@ import anyio
 import pytest
 from bench.judge import Watched
 
-from tests.e2e.crashes import Pair, assert_right, modes, report
+from tests.e2e.crashes import MAX_TOKENS, Pair, assert_right, modes, report
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -53,5 +53,5 @@ async def test_a_stream_goes_on_after_a_kill(lanes: list[Pair], strike: str) -> 
     assert_right(jobs)
     assert len(jobs) == STREAMS
     assert [modes(job) for job in jobs] == [["fresh", "continue"]] * STREAMS
-    assert all((job.result or {})["usage"]["completion_tokens"] == 120 for job in jobs)
+    assert all((job.result or {})["usage"]["completion_tokens"] == MAX_TOKENS for job in jobs)
     assert max(gaps) < GAP_SECONDS

@@ -130,8 +130,12 @@ async def test_streams_go_on_after_a_node_of_a_cluster_was_started_again(
     assert all(set(modes(job)) <= {"fresh", "continue"} for job in jobs)
 
 
-@pytest.mark.parametrize("fault", ["drop_every", "swallow_every"])
-async def test_lost_replies_cost_no_token(own_redis: RedisServer, make_pair: Callable[..., Pair], fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "extent", "rounds"), [("drop_every", 50, 3), ("swallow_every", 50, 1), ("delay", 0.2, 1)]
+)
+async def test_lost_and_late_replies_cost_no_token(
+    own_redis: RedisServer, make_pair: Callable[..., Pair], fault: str, extent: float, rounds: int
+) -> None:
     own_redis.start()
     with FaultyProxy(own_redis.port) as proxy:
         pair = make_pair(own_redis.url)
@@ -139,10 +143,10 @@ async def test_lost_replies_cost_no_token(own_redis: RedisServer, make_pair: Cal
         await pair.whole(2)
 
         async def begin(_: str) -> None:
-            await thread(getattr(proxy, fault), 50)
+            await thread(getattr(proxy, fault), extent)
 
-        jobs = await strike_rounds(pair, fault, [begin] * (3 if fault == "drop_every" else 1))
-        assert proxy.dropped > 0
+        jobs = await strike_rounds(pair, fault, [begin] * rounds)
+        assert proxy.dropped > 0 or fault == "delay"
         assert all(mode != "restart" for job in jobs for mode in modes(job))
         await thread(proxy.heal)
 
