@@ -94,7 +94,7 @@ class LlamaGeneration(ABC):
         except NotReachedError as error:
             raise EngineUnavailableError(f"llama-server cannot be reached ({error}).") from error
         except ConnectionLostError as error:
-            raise EngineCrashedError(f"llama-server went away while the job ran ({error}).") from error
+            raise EngineCrashedError("llama-server went away while the job ran.") from error
         except EventTooLargeError as error:
             raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error
 
