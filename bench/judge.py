@@ -1,7 +1,6 @@
 """What a job's stream must be, and how long its reader had to wait: rules alone, no Redis and no process.
 
-The rules are those of the wire protocol, sections 3 and 4, written down a second time on purpose: nothing is shared
-with the worker.
+The rules are those of the wire protocol, sections 3 and 4, written a second time: nothing is shared with the worker.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ TERMINAL: Final = frozenset({"done", "error"})
 EVENTS: Final = frozenset({"start", "token", "progress"}) | TERMINAL
 MODES: Final = frozenset({"fresh", "continue", "restart"})
 SETTLING: Final = 0.25
-"""Entries that were on their way when a fault hit reach the reader within so many seconds."""
-
-SEVERAL: Final = "several"
-"""Instead of a fault's kind: pauses in which more than one hit the stream."""
+"""What was on its way when a fault hit reaches the reader within so many seconds."""
 
 
 class Fate(StrEnum):
@@ -83,7 +79,6 @@ class Watched:
 
     Attributes:
         streamed: whether it asked for ``token`` entries.
-        max_tokens: the most tokens that it asked for.
         cancelled_at: when somebody asked that it be stopped, in monotonic seconds.
         entries: what the reader has, in its order.
         result: what the reader found under ``result:<id>`` when it had the terminal entry.
@@ -110,13 +105,18 @@ class Watched:
         return self.entries[begins[-1] if begins else 0 :]
 
     @property
-    def attempt(self) -> int:
-        """The last attempt that wrote an entry; 0: none."""
-        return self.entries[-1].place[0] if self.entries else 0
+    def pieces(self) -> int:
+        """How many pieces of text there are: tokens, but for characters that take several."""
+        return sum(bool(entry.text) for entry in self.life)
+
+    @property
+    def continued(self) -> bool:
+        """Whether its text was read again: that may count fewer tokens than there were pieces."""
+        return any(entry.event == "start" for entry in self.life[1:])
 
 
 def judge(job: Watched) -> list[Violation]:
-    """Return every rule that a job's stream or result breaks; the job's time is over."""
+    """Return every rule that a job breaks whose time is over."""
     return [*_ends(job), *_order(job), *_starts(job), *_stored(job), *_result(job)]
 
 
@@ -145,9 +145,8 @@ def _order(job: Watched) -> Generator[Violation, None, None]:
             yield Violation(Fate.WRONG, f"{entry.id} has an unknown event, {entry.event}")
     if not job.streamed and any(entry.event == "token" for entry in job.entries):
         yield Violation(Fate.WRONG, "token entries, but the job is not streamed")
-    pieces = sum(bool(entry.text) for entry in job.life)
-    if pieces > job.max_tokens:
-        yield Violation(Fate.WRONG, f"{pieces} pieces of text, but max_tokens is {job.max_tokens}")
+    if job.pieces > job.max_tokens and not job.continued:
+        yield Violation(Fate.WRONG, f"{job.pieces} pieces of text, but max_tokens is {job.max_tokens}")
 
 
 def _starts(job: Watched) -> Generator[Violation, None, None]:
@@ -157,8 +156,7 @@ def _starts(job: Watched) -> Generator[Violation, None, None]:
         if entry.event == "start":
             yield from _start(entry, before)
         elif before is None:
-            unrun = entry.terminal and job.cancelled_at is not None
-            if not unrun:
+            if not entry.terminal or job.cancelled_at is None:  # else it was cancelled before it ran
                 yield Violation(Fate.WRONG, f"the stream begins with {entry.id} {entry.event}, not with a start")
         elif entry.place[0] != before.place[0]:
             yield Violation(Fate.WRONG, f"{entry.id} {entry.event} has no start before it")
@@ -179,8 +177,7 @@ def _stored(job: Watched) -> Generator[Violation, None, None]:
     """What Redis holds at the end is what the reader saw."""
     if job.stored is None:
         return
-    seen = [(entry.id, entry.event, entry.data) for entry in job.entries]
-    kept = [(entry.id, entry.event, entry.data) for entry in job.stored]
+    seen, kept = ([(one.id, one.event, one.data) for one in entries] for entries in (job.entries, job.stored))
     if kept[: len(seen)] != seen:
         yield Violation(Fate.WRONG, f"the reader saw {len(seen)} entries that are not the {len(kept)} in Redis")
     elif len(kept) > len(seen) and job.ended:
@@ -205,12 +202,11 @@ def _result(job: Watched) -> Generator[Violation, None, None]:
 
 
 def _outcome(job: Watched, result: dict[str, Any]) -> Generator[Violation, None, None]:
-    text = "".join(entry.text for entry in job.life)
-    if job.streamed and text != result.get("text"):
-        yield Violation(Fate.WRONG, f"the tokens make {text!r}, but the result is {result.get('text')!r}")
-    message = result.get("message", {})
-    if job.type == "chat_completion" and message.get("content") != result.get("text"):
-        yield Violation(Fate.WRONG, f"the message is {message.get('content')!r}, the text {result.get('text')!r}")
+    text, joined = result.get("text"), "".join(entry.text for entry in job.life)
+    if job.streamed and joined != text:
+        yield Violation(Fate.WRONG, f"the tokens make {joined!r}, but the result is {text!r}")
+    if job.type == "chat_completion" and result.get("message", {}).get("content") != text:
+        yield Violation(Fate.WRONG, f"the result's text is {text!r}, but not its message")
     reason, usage = result.get("finish_reason"), result.get("usage")
     allowed = {"stop", "length"} if job.cancelled_at is None else {"stop", "length", "cancelled"}
     if reason not in allowed:
@@ -262,10 +258,9 @@ class Pause:
 def pauses(job: Watched) -> list[Pause]:
     """Return the pauses between a streamed job's tokens."""
     found: list[Pause] = []
-    owner = ""
-    token: Entry | None = None
     owners: list[tuple[float, float, str]] = []
-    since = 0.0
+    token: Entry | None = None
+    owner, since = "", 0.0
     for entry in job.entries:
         if entry.event == "start":
             owners.append((since, entry.at, owner))
@@ -277,23 +272,28 @@ def pauses(job: Watched) -> list[Pause]:
     return found
 
 
-def gaps(jobs: Iterable[Watched], faults: Sequence[Fault]) -> dict[str, list[float]]:
-    """Return, by kind of fault, how long each stream stood still that the fault interrupted, in seconds.
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How long a stream stood still, in seconds, and through which kinds of fault."""
 
-    That is the longest pause of the stream around the fault. A pause in which several faults hit counts as
-    ``SEVERAL``, once.
+    job_id: str
+    seconds: float
+    kinds: tuple[str, ...]
+
+
+def gaps(jobs: Iterable[Watched], faults: Sequence[Fault]) -> list[Gap]:
+    """Return the longest pause of each stream around each fault that interrupted it.
+
+    A pause in which several faults hit is one gap.
     """
-    found: defaultdict[str, list[float]] = defaultdict(list)
+    found: list[Gap] = []
     for job in jobs:
         of_job = pauses(job)
-        if not of_job:
-            continue
         struck: defaultdict[Pause, list[str]] = defaultdict(list)
         for fault in faults:
-            if fault.begin <= of_job[-1].end and of_job[0].begin <= fault.end + SETTLING:
+            if of_job and fault.begin <= of_job[-1].end and of_job[0].begin <= fault.end + SETTLING:
                 around = [pause for pause in of_job if pause.hit_by(fault)]
-                if around:
-                    struck[max(around, key=lambda pause: pause.end - pause.begin)].append(fault.kind)
-        for pause, kinds in struck.items():
-            found[kinds[0] if len(kinds) == 1 else SEVERAL].append(pause.end - pause.begin)
-    return dict(found)
+                for pause in sorted(around, key=lambda pause: pause.begin - pause.end)[:1]:  # the longest
+                    struck[pause].append(fault.kind)
+        found += [Gap(job.id, pause.end - pause.begin, tuple(kinds)) for pause, kinds in struck.items()]
+    return found

@@ -35,7 +35,7 @@ from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Claims
 from velesio_worker.runs import Halt, Limits, Outcome, Run, report
 from velesio_worker.stream import Publisher
-from velesio_worker.subscriber import Published
+from velesio_worker.subscriber import NOTHING, Published
 
 LAST_SECONDS: Final = 10.0
 """How long the end of a job may take once the worker is ending, should Redis not answer."""
@@ -209,7 +209,7 @@ class Executor:
             if done is not None:
                 return done
             self._announce(engine, run, "restart")
-        return await self._generate_after("", engine, run)
+        return await self._generate_after(NOTHING, engine, run)
 
     def _announce(self, engine: Engine, run: Run, mode: str) -> None:
         job, held = run.claim.job, run.claim.held
@@ -223,7 +223,7 @@ class Executor:
             return None
         run.before = published.text
         try:
-            return await self._generate_after(published.text, engine, run)
+            return await self._generate_after(published, engine, run)
         except ContextExceededError:
             if not run.before or run.tokens or run.generation is None:
                 raise
@@ -235,8 +235,8 @@ class Executor:
             run.before = ""
             return None
 
-    async def _generate_after(self, text: str, engine: Engine, run: Run) -> Done:
-        run.generation = engine.generate(run.claim.job.parameters, text)
+    async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
+        run.generation = engine.generate(run.claim.job.parameters, before.text, before.pieces)
         try:
             run.waiting_since = time.monotonic()
             async with aclosing(run.generation.events()) as batches:

@@ -284,7 +284,7 @@ class Publisher:
             else:
                 return
         self._outage.noticed(trouble)
-        await self._backoff.pause()
+        await self._backoff.pause(self._outage)
         await forget_topology(self._redis)
 
     def _settle(self, stream: JobStream, entries: list[Entry], reply: PublishReply) -> None:
@@ -293,7 +293,7 @@ class Publisher:
                 stream.written(entries[-1].sequence)
             case PublishStatus.BEHIND:
                 self._repair(stream, reply.at)
-            case PublishStatus.GONE if self._outage.since(stream.opened_at):
+            case PublishStatus.GONE if self._outage.away_since(stream.opened_at):
                 self._repair(stream, -1)
             case PublishStatus.GONE:
                 stream.fail(AbandonedError())

@@ -75,11 +75,16 @@ class Published:
 
     Attributes:
         text: the text of all tokens since the attempt that began it anew.
+        pieces: how many entries made it.
         plain: whether the text is all that there is: no reasoning, no tool calls.
     """
 
     text: str
+    pieces: int
     plain: bool
+
+
+NOTHING: Final = Published("", 0, plain=True)
 
 
 async def published(redis: Redis, job_id: str) -> Published:
@@ -94,10 +99,11 @@ async def published(redis: Redis, job_id: str) -> Published:
             if event.event == START and event.data.get("mode") != "continue":
                 pieces.clear()
                 plain = True
-            pieces.append(event.text)
+            if event.text:
+                pieces.append(event.text)
             plain = plain and event.plain
         after = f"({entries[-1][0].decode()}"
-    return Published("".join(pieces), plain)
+    return Published("".join(pieces), len(pieces), plain)
 
 
 async def last_entry(redis: Redis, key: str) -> StreamEvent | None:

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.conftest import Side
 from tests.servers import Topology
 from velesio_worker.jobs import Kind
-from velesio_worker.queue.connection import connect
+from velesio_worker.queue.connection import Outage, connect
 from velesio_worker.queue.reaper import Reaper
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
@@ -115,3 +115,39 @@ async def test_without_the_right_to_list_clients_the_lease_decides(
         await limited.aclose()
         for node in topology.nodes:
             node.client.execute_command("ACL DELUSER limited")
+
+
+def away(outage: Outage, seconds: float, *, ago: float = 0) -> None:
+    """Have Redis been away for so long, until so long ago."""
+    end = time.monotonic() - ago
+    outage.past.append((end - seconds, end))
+
+
+async def test_time_in_which_redis_was_away_does_not_count_against_a_lease(
+    side: Side, commands: Any, reaper: Reaper, connected: None
+) -> None:
+    assert connected is None
+    away(side.outage, 20, ago=1)
+    await enrol(side, commands, beat_ago=LEASE + 2)
+    assert await reaper.look() == 0
+    assert await is_left_alone(commands)
+    await enrol(side, commands, beat_ago=LEASE + 21.5)
+    assert await reaper.look() > 0
+
+
+async def test_after_an_outage_others_have_time_to_connect_and_beat(side: Side, commands: Any, reaper: Reaper) -> None:
+    away(side.outage, 1, ago=1)
+    await enrol(side, commands, beat_ago=LEASE / 3 + 1)
+    assert await reaper.look() == 0
+    await enrol(side, commands, beat_ago=LEASE / 3 + 4)
+    assert await reaper.look() > 0
+
+
+async def test_a_connection_that_breaks_again_and_again_does_not_keep_lost_workers_from_being_found(
+    side: Side, commands: Any, reaper: Reaper, connected: None
+) -> None:
+    assert connected is None
+    for ago in range(1, 30, 4):
+        away(side.outage, 0.1, ago=ago)
+    await enrol(side, commands, beat_ago=LEASE + 1)
+    assert await reaper.look() == 2

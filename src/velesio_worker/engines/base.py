@@ -36,12 +36,13 @@ class Engine(Protocol):
         """The name of the model that is loaded."""
         ...
 
-    def generate(self, parameters: Parameters, after: str = "") -> Generation:
+    def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return one job's run, not begun yet.
 
         Args:
             parameters: the job's.
             after: text that an earlier attempt made: the run goes on from its end, and its result has all of it.
+            pieces: in how many pieces that came; it has at least so many tokens.
         """
         ...
 

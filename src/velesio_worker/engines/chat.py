@@ -17,8 +17,10 @@ class ChatGeneration(LlamaGeneration):
 
     path = "/v1/chat/completions"
 
-    def __init__(self, http: EngineHTTP, parameters: ChatCompletionParameters, after: str = "") -> None:
-        super().__init__(http, parameters, after)
+    def __init__(
+        self, http: EngineHTTP, parameters: ChatCompletionParameters, after: str = "", pieces: int = 0
+    ) -> None:
+        super().__init__(http, parameters, after, pieces)
         self._messages = parameters.messages
         self._reasoning: list[str] = []
         self._tool_calls: dict[int, dict[str, Any]] = {}

@@ -17,8 +17,8 @@ class CompletionGeneration(LlamaGeneration):
 
     path = "/completion"
 
-    def __init__(self, http: EngineHTTP, parameters: CompletionParameters, after: str = "") -> None:
-        super().__init__(http, parameters, after)
+    def __init__(self, http: EngineHTTP, parameters: CompletionParameters, after: str = "", pieces: int = 0) -> None:
+        super().__init__(http, parameters, after, pieces)
         self._prompt = parameters.prompt
         self._probabilities: list[Any] = []
 

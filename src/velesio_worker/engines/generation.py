@@ -47,15 +47,16 @@ class LlamaGeneration(ABC):
         http: the server.
         parameters: the job's.
         after: the text that an earlier attempt made, from which this one goes on; it counts as this run's own.
+        pieces: in how many pieces that came; it has at least so many tokens.
     """
 
     path: ClassVar[str]
 
-    def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "") -> None:
+    def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "", pieces: int = 0) -> None:
         self._http = http
         self._parameters = parameters
         self._after = after
-        self._tokens_before = 0
+        self._tokens_before = pieces
         self._pieces: list[str] = [after]
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
@@ -78,7 +79,7 @@ class LlamaGeneration(ABC):
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         try:
             if self._after:
-                self._tokens_before = await self._count(self._after)
+                self._tokens_before = max(self._tokens_before, await self._count(self._after))
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
                     raise _refusal(response.status, decode_json(await response.body()))

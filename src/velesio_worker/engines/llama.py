@@ -50,13 +50,13 @@ class LlamaEngine:
         """The name of the model that is loaded."""
         return self.properties.model
 
-    def generate(self, parameters: Parameters, after: str = "") -> Generation:
-        """Return the run of a text job, not begun yet; ``after``: the text that it goes on from."""
+    def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
+        """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
         match parameters:
             case CompletionParameters():
-                return CompletionGeneration(self._http, parameters, after)
+                return CompletionGeneration(self._http, parameters, after, pieces)
             case ChatCompletionParameters():
-                return ChatGeneration(self._http, parameters, after)
+                return ChatGeneration(self._http, parameters, after, pieces)
             case _:
                 raise BadJobError("A text engine runs no image jobs.")
 

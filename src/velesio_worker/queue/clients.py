@@ -14,12 +14,23 @@ from velesio_worker.redis_url import RedisURL
 
 _CLUSTER_HAS_NO: Final = ("host", "port", "db", "connection_class")
 
-_LOST_NODE: Final = (SlotNotCoveredError, AttributeError)
-"""What redis-py raises of a Cluster's client instead of a RedisError; the latter when one task closes the idle
-connections to a node that is lost while another has just taken one of them."""
+_ODD: Final = (SlotNotCoveredError, AttributeError, RuntimeError)
+"""What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster whose node is
+lost, the second when one task closes idle connections while another has just taken one of them, the third from
+uvloop's transports (``the handler is closed``)."""
 
 
-class _Primary(Redis):
+class _Single(Redis):
+    """A client of one server."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
+        try:
+            return await super().execute_command(*args, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        except _ODD as error:
+            raise RedisConnectionError(f"the connection was lost ({error})") from error
+
+
+class _Primary(_Single):
     """A client of whichever server the Sentinels call the primary; asks them for each new connection."""
 
     watchers: tuple[Redis, ...] = ()
@@ -42,9 +53,9 @@ class _Cluster(RedisCluster):
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().execute_command(*args, **kwargs)
-        except _LOST_NODE as error:
+        except _ODD as error:
             await self.aclose()  # so that the next command asks anew who serves what
-            raise RedisConnectionError(f"a node was lost ({error})") from error
+            raise RedisConnectionError(f"the connection was lost ({error})") from error
 
     async def _determine_slot(self, command: str, *args: Any) -> int:  # noqa: ANN401 (redis-py's own signature)
         if command == "XREAD":  # else a node, which may be the one that is lost, is asked each time where the keys are
@@ -54,7 +65,7 @@ class _Cluster(RedisCluster):
 
 def single(url: RedisURL, options: dict[str, Any]) -> Redis:
     """Make a client of one server."""
-    return Redis.from_url(url.plain, **options)  # pyright: ignore[reportUnknownMemberType]
+    return _Single.from_url(url.plain, **options)  # pyright: ignore[reportUnknownMemberType]
 
 
 def primary(url: RedisURL, options: dict[str, Any]) -> Redis:
@@ -89,8 +100,8 @@ async def execute(pipe: Any, *, raise_on_error: bool = True) -> list[Any]:  # no
     """Execute a pipeline whose commands may belong to different nodes; its troubles are RedisErrors."""
     try:
         return await pipe.execute(raise_on_error=raise_on_error)
-    except _LOST_NODE as error:
-        raise RedisConnectionError(f"a node was lost ({error})") from error
+    except _ODD as error:
+        raise RedisConnectionError(f"the connection was lost ({error})") from error
 
 
 async def forget_topology(redis: Redis) -> None:

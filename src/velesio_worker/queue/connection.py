@@ -7,10 +7,11 @@ client here repeats anything by itself: :func:`until_done` repeats what is safe 
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import random
 import re
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -46,6 +47,8 @@ from velesio_worker.settings import hide_password
 
 BLOCK_SECONDS: Final = 1.0
 """How long a blocking read waits: the longest that a consumer takes to notice that it shall stop."""
+
+OUTAGES_KEPT: Final = 100
 
 REPLY_SECONDS: Final = 4.0
 """How long any reply may take beyond what its command waits for on purpose."""
@@ -156,16 +159,20 @@ _SIGNS: Final = {
 class Backoff:
     """Growing pauses with jitter: ``first`` seconds, doubled each time up to ``longest``."""
 
-    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+    def __init__(self, first: float = 0.1, longest: float = 2.0) -> None:
         self._first = first
         self._longest = longest
         self._next = first
 
-    async def pause(self) -> None:
-        """Sleep the next pause."""
-        delay = self._next
+    async def pause(self, outage: Outage | None = None) -> None:
+        """Sleep the next pause, which ends early when somebody finds the outage over."""
+        delay = self._next * random.uniform(0.75, 1.25)  # noqa: S311 (jitter, no secret)
         self._next = min(self._next * 2, self._longest)
-        await asyncio.sleep(delay * random.uniform(0.75, 1.25))  # noqa: S311 (jitter, no secret)
+        await asyncio.sleep(min(delay, self._first))
+        if outage is not None:
+            await outage.over_within(delay - self._first)
+        elif delay > self._first:
+            await asyncio.sleep(delay - self._first)
 
     def reset(self) -> None:
         """Begin again with the first pause."""
@@ -173,36 +180,46 @@ class Backoff:
 
 
 class Outage:
-    """Says once that Redis is lost and once that it is back, however many tasks notice.
+    """Says once that Redis is lost and once that it is back, however many tasks notice, and remembers when that was.
 
     One for a whole worker.
 
     Attributes:
-        ended_at: when the last outage ended, in monotonic seconds; infinite while one lasts.
+        past: when it was away, as (from, until) in monotonic seconds.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._lost = False
-        self.ended_at = -math.inf
+        self._began: float | None = None
+        self.past: deque[tuple[float, float]] = deque(maxlen=OUTAGES_KEPT)
+        self._is_over = asyncio.Event()
 
     def noticed(self, error: Exception) -> None:
         """Take note of a command that failed for a reason that passes."""
-        if not self._lost:
-            self._lost = True
-            self.ended_at = math.inf
+        if self._began is None:
+            self._began = time.monotonic()
+            self._is_over = asyncio.Event()
             log.warning(remedy(error, self._url), action="redis_lost")
-
-    def since(self, moment: float) -> bool:
-        """Whether Redis was, or is, away at any time after ``moment``, in monotonic seconds."""
-        return self.ended_at > moment
 
     def over(self) -> None:
         """Take note of a command that went through."""
-        if self._lost:
-            self._lost = False
-            self.ended_at = time.monotonic()
+        if self._began is not None:
+            self.past.append((self._began, time.monotonic()))
+            self._began = None
+            self._is_over.set()
             log.info("Redis answers again", action="redis_back")
+
+    async def over_within(self, seconds: float) -> None:
+        """Wait until the outage is over, or for so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0.0)):
+                await self._is_over.wait()
+
+    def away_since(self, moment: float) -> float:
+        """How long Redis was away since a moment in monotonic seconds; in seconds."""
+        now = time.monotonic()
+        spans = [*self.past, (self._began, now)] if self._began is not None else self.past
+        return sum(max(0.0, end - max(begin, moment)) for begin, end in spans)
 
 
 async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]], *, writes: bool = True) -> T:
@@ -224,7 +241,7 @@ async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]], *, w
             if not passes(error):
                 raise
             outage.noticed(error)
-            await backoff.pause()
+            await backoff.pause(outage)
         else:
             if writes:
                 outage.over()

@@ -25,6 +25,9 @@ LOOK_SECONDS: Final = 0.5
 SLACK_SECONDS: Final = 0.25
 """How much later than due a beat may come before it counts as missed."""
 
+SETTLE_SECONDS: Final = 4.0
+"""How much longer it may take the others to be connected and to beat once Redis was away."""
+
 _CLIENT_NAME: Final = re.compile(r"\bname=(\S+)")
 
 log = get_logger(__name__)
@@ -52,32 +55,44 @@ class Reaper:
         self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(commands) else {}
 
     async def run(self) -> None:
-        """Look for ever, twice a second; after an outage only when everybody has had a lease's time to beat."""
+        """Look for ever, twice a second."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
-            if time.monotonic() - self._outage.ended_at >= self._lease_seconds:
-                await until_done(self._outage, self.look)
+            await until_done(self._outage, self.look)
 
     async def look(self) -> int:
         """Reap whoever is lost now; returns how many jobs were put back."""
-        due = self._lease_seconds - self._lease_seconds / BEATS_PER_LEASE - SLACK_SECONDS
+        missed = self._lease_seconds / BEATS_PER_LEASE + SLACK_SECONDS
         connected: set[str] | None = None
         moved = 0
-        for lease in await self._scripts.leases(self._keys, due):
+        for lease in await self._scripts.leases(self._keys, self._lease_seconds - missed):
             if lease.worker == self._worker:
                 continue
-            if not lease.over:
+            silent, away = self._silent(lease)
+            over = silent >= self._lease_seconds
+            if not over:
+                if silent < missed + (SETTLE_SECONDS if away else 0):
+                    continue
                 connected = await self._connected() if connected is None else connected
                 if connected is None or lease.worker in connected:
                     continue
-            moved += await self._reap(lease)
+            moved += await self._reap(lease, over=over)
         return moved
 
-    async def _reap(self, lease: LeaseEnd) -> int:
-        moved = await self._scripts.reap(self._keys, lease.worker, lease.ends, gone=not lease.over)
+    def _silent(self, lease: LeaseEnd) -> tuple[float, float]:
+        """For how long a worker could have beaten and did not, and how long Redis was away meanwhile; in seconds.
+
+        Redis that is away makes everybody look lost: that time does not count.
+        """
+        since_beat = self._lease_seconds - lease.left
+        away = self._outage.away_since(time.monotonic() - since_beat)
+        return since_beat - away, away
+
+    async def _reap(self, lease: LeaseEnd, *, over: bool) -> int:
+        moved = await self._scripts.reap(self._keys, lease.worker, lease.ends, gone=not over)
         if moved < 0:
             return 0
-        why = "its lease ran out" if lease.over else "it missed a beat and has no connection"
+        why = "its lease ran out" if over else "it missed a beat and has no connection"
         log.warning(f"worker {lease.worker} is lost: {why}", action="worker_reaped", lost=lease.worker, jobs=moved)
         return moved
 

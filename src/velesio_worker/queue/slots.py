@@ -68,7 +68,7 @@ class Slots:
                 raise
             self._outage.noticed(error)
             self._doubtful.add(slot.key)
-            await backoff.pause()
+            await backoff.pause(self._outage)
             return None
         self._outage.over()
         backoff.reset()

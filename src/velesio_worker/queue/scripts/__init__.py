@@ -81,12 +81,12 @@ class LeaseEnd(NamedTuple):
     Attributes:
         worker: the worker's id.
         ends: the end of its lease, just as Redis has it.
-        over: whether that is past.
+        left: how long it still runs, in seconds; negative once it is over.
     """
 
     worker: str
     ends: str
-    over: bool
+    left: float
 
 
 class Scripts:
@@ -174,8 +174,8 @@ class Scripts:
         """Return the workers whose leases end within so many seconds, or have ended."""
         reply: list[Any] = await self._leases(keys=[keys.workers], args=[within])
         return [
-            LeaseEnd(worker.decode(), ends.decode(), bool(over))
-            for worker, ends, over in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+            LeaseEnd(worker.decode(), ends.decode(), left / 1000)
+            for worker, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 
     async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool) -> int:
