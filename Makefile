@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench chaos lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup lint format bench lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup lint format bench chaos lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,6 +54,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python bench/run.py $(ARGS)
+
+# Five minutes of faults on a fleet of its own; ARGS="--help" tells what else there is.
+chaos: $(VENV)/.dev
+	@$(BIN)/python bench/chaos.py $(ARGS)
 
 # Pins every dependency by hash for all platforms, and names no host. Needs uv on PATH.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate

@@ -22,8 +22,8 @@ from velesio_worker.queue.connection import connect
 Strike = Callable[[str], Awaitable[None]]
 """What is done to a stream, given the worker whose it is."""
 
-MAX_TOKENS: Final = 60
-LATEST: Final = 40
+MAX_TOKENS: Final = 48
+LATEST: Final = 30
 """The last token upon which a stream is struck."""
 
 NO_END: Final = [[0, False], [2, False]]

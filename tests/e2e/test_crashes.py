@@ -14,7 +14,7 @@ from tests.e2e.crashes import MAX_TOKENS, Pair, assert_right, modes, report
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(300)]
 
 STREAMS = 20
-LANES = 2
+LANES = 4
 GAP_SECONDS = 6.0
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 import pytest
-import redis as sync_redis
 
 from tests.conftest import base_environment
 from tests.e2e.conftest import MakeWorker
@@ -94,36 +93,6 @@ def test_a_killed_worker_leaves_no_engine(make_worker: MakeWorker) -> None:
     wait_until_gone(engine)
 
 
-def test_a_killed_workers_job_is_run_by_another_before_its_lease_ends(plain: Any, make_worker: MakeWorker) -> None:
-    workers = [make_worker(LEASE_SECONDS="60") for _ in range(2)]
-    for worker in workers:
-        worker.wait_for("worker_ready")
-    push(plain, "one", max_tokens=400, stream=True)
-    owner = read(plain, "one", until="token")[0][2]["worker"]
-    pid = int(plain.hget(f"{{llama_queue}}:worker:{owner}", "pid"))
-    killed, other = sorted(workers, key=lambda worker: worker.pid != pid)
-    plain.zincrby("{llama_queue}:workers", -21, owner)  # a third of the lease and more since the last beat
-    killed.signal(signal.SIGKILL)
-    entries = read(plain, "one", until="done", limit=50)
-    starts = [data for _, event, data in entries if event == "start"]
-    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "continue")]
-    assert other.wait_for("worker_reaped")["jobs"] == 1
-    assert json.loads(plain.get("result:one"))["text"] == joined(entries)
-
-
-def test_a_job_whose_engine_was_killed_is_run_again(plain: Any, make_worker: MakeWorker) -> None:
-    worker = make_worker()
-    worker.wait_for("worker_ready")
-    push(plain, "one", max_tokens=300, stream=True)
-    read(plain, "one", until="token")
-    worker.engine().kill()
-    entries = read(plain, "one", until="done")
-    starts = [data for _, event, data in entries if event == "start"]
-    assert [(start["attempt"], start["mode"]) for start in starts] == [(1, "fresh"), (2, "continue")]
-    assert worker.wait_for("engine_ready", count=2)
-    assert worker.stop() == 0
-
-
 def test_a_job_that_wants_no_second_attempt_fails_with_its_engine(plain: Any, make_worker: MakeWorker) -> None:
     worker = make_worker()
     worker.wait_for("worker_ready")
@@ -166,30 +135,6 @@ def test_a_worker_that_waits_for_redis_can_be_stopped(own_redis: RedisServer, tm
     worker.start()
     try:
         worker.wait_for("redis_absent")
-        assert worker.stop() == 0
-    finally:
-        worker.end()
-
-
-def test_a_job_goes_on_while_redis_is_away(own_redis: RedisServer, model_path: Path, tmp_path: Path) -> None:
-    own_redis.start()
-    worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL=own_redis.url, MODEL_PATH=str(model_path))
-    worker.start()
-    try:
-        worker.wait_for("worker_ready")
-        with sync_redis.Redis(port=own_redis.port, decode_responses=True) as client:
-            push(client, "through", max_tokens=300, stream=True)
-            read(client, "through", until="token")
-        own_redis.kill()
-        worker.wait_for("redis_lost")
-        own_redis.start()
-        with sync_redis.Redis(port=own_redis.port, decode_responses=True) as client:
-            entries = read(client, "through", until="done")
-            result = json.loads(client.get("result:through"))  # pyright: ignore[reportArgumentType]
-        assert [data["attempt"] for _, event, data in entries if event == "start"] == [1]
-        texts = [data["choices"][0]["text"] for _, event, data in entries if event == "token"]
-        assert "".join(texts) == result["text"]
-        worker.wait_for("redis_back")
         assert worker.stop() == 0
     finally:
         worker.end()

@@ -159,7 +159,7 @@ async def test_a_frozen_worker_finds_itself_replaced_and_stops(redis_url: str, m
         frozen.append(await pair.owner(owner))
         frozen[-1].signal(signal.SIGSTOP)
 
-    for number in range(3):
+    for number in range(2):
         await pair.whole()
         jobs = [await pair.submit(f"frozen-{number}")]
         await pair.follow_all(jobs, freeze)

@@ -65,28 +65,32 @@ async def write(side: Side, attempt: int, *entries: tuple[str, Any]) -> None:
 
 
 STREAMS: list[tuple[str, Sequence[Sequence[tuple[str, Any]]], Published]] = [
-    ("nothing", [], Published("", plain=True)),
-    ("a start", [[FRESH]], Published("", plain=True)),
-    ("one attempt", [[FRESH, text("a"), text(" b")]], Published("a b", plain=True)),
-    ("letters of several bytes", [[FRESH, text("Grü"), text("ß 猫🎉 ")]], Published("Grüß 猫🎉 ", plain=True)),
-    ("progress", [[FRESH, ("progress", {"stage": "prompt"}), text("a")]], Published("a", plain=True)),
-    ("a chat", [[FRESH, ROLE, delta(content="a"), delta(content="b")]], Published("ab", plain=True)),
-    ("several choices", [[FRESH, ("token", {"choices": [{"text": "a"}, {"text": "b"}]})]], Published("ab", plain=True)),
-    ("gone on", [[FRESH, text("a")], [GO_ON, text("b")], [GO_ON], [GO_ON, text("c")]], Published("abc", plain=True)),
-    ("begun anew", [[FRESH, text("a")], [ANEW, text("b")]], Published("b", plain=True)),
-    ("begun anew and lost at once", [[FRESH, text("a")], [ANEW]], Published("", plain=True)),
+    ("nothing", [], Published("", 0, plain=True)),
+    ("a start", [[FRESH]], Published("", 0, plain=True)),
+    ("one attempt", [[FRESH, text("a"), text(" b")]], Published("a b", 2, plain=True)),
+    ("letters of several bytes", [[FRESH, text("Grü"), text("ß 猫🎉 ")]], Published("Grüß 猫🎉 ", 2, plain=True)),
+    ("progress", [[FRESH, ("progress", {"stage": "prompt"}), text("a")]], Published("a", 1, plain=True)),
+    ("a chat", [[FRESH, ROLE, delta(content="a"), delta(content="b")]], Published("ab", 2, plain=True)),
+    (
+        "several choices",
+        [[FRESH, ("token", {"choices": [{"text": "a"}, {"text": "b"}]})]],
+        Published("ab", 1, plain=True),
+    ),
+    ("gone on", [[FRESH, text("a")], [GO_ON, text("b")], [GO_ON], [GO_ON, text("c")]], Published("abc", 3, plain=True)),
+    ("begun anew", [[FRESH, text("a")], [ANEW, text("b")]], Published("b", 1, plain=True)),
+    ("begun anew and lost at once", [[FRESH, text("a")], [ANEW]], Published("", 0, plain=True)),
     (
         "begun anew between",
         [[FRESH, text("a")], [GO_ON, text("b")], [ANEW, text("c")], [GO_ON, text("d")]],
-        Published("cd", plain=True),
+        Published("cd", 2, plain=True),
     ),
-    ("begun anew within an attempt", [[FRESH, text("a")], [GO_ON, ANEW, text("b")]], Published("b", plain=True)),
-    ("thoughts", [[FRESH, ROLE, THOUGHT, delta(content="a")]], Published("a", plain=False)),
-    ("a tool call", [[FRESH, ROLE, CALL]], Published("", plain=False)),
-    ("thoughts gone on from", [[FRESH, THOUGHT], [GO_ON, delta(content="a")]], Published("a", plain=False)),
-    ("thoughts that are void", [[FRESH, THOUGHT], [ANEW, delta(content="a")]], Published("a", plain=True)),
-    ("an end", [[FRESH, text("a"), ("done", {"finish_reason": "stop"})]], Published("a", plain=True)),
-    ("an error", [[FRESH, text("a"), ("error", {"error": "no", "code": "timeout"})]], Published("a", plain=True)),
+    ("begun anew within an attempt", [[FRESH, text("a")], [GO_ON, ANEW, text("b")]], Published("b", 1, plain=True)),
+    ("thoughts", [[FRESH, ROLE, THOUGHT, delta(content="a")]], Published("a", 1, plain=False)),
+    ("a tool call", [[FRESH, ROLE, CALL]], Published("", 0, plain=False)),
+    ("thoughts gone on from", [[FRESH, THOUGHT], [GO_ON, delta(content="a")]], Published("a", 1, plain=False)),
+    ("thoughts that are void", [[FRESH, THOUGHT], [ANEW, delta(content="a")]], Published("a", 1, plain=True)),
+    ("an end", [[FRESH, text("a"), ("done", {"finish_reason": "stop"})]], Published("a", 1, plain=True)),
+    ("an error", [[FRESH, text("a"), ("error", {"error": "no", "code": "timeout"})]], Published("a", 1, plain=True)),
 ]
 
 
@@ -324,6 +328,7 @@ async def test_a_reader_sees_one_text_over_all_attempts(bench: Bench, redis_url:
 async def test_a_text_that_was_whole_already_ends_as_it_is(bench: Bench) -> None:
     await bench.submit(data={"max_tokens": 2})
     await bench.lose(*ONCE)
+    bench.counted(1)  # what came in two pieces can be one token when it is read again
     bench.double.answers[COMPLETION] = [whole("x")]
     await bench.run()
     assert [event for event, _ in await bench.entries(2)] == ["start", "done"]
@@ -441,6 +446,24 @@ async def test_an_engine_that_fails_once_it_has_gone_on_is_the_jobs_end(bench: B
     assert bench.asked() == [TOKENIZE, COMPLETION]
 
 
+async def test_the_role_alone_is_no_going_on(bench: Bench) -> None:
+    await bench.submit("chat_completion", max_attempts=2)
+    await bench.lose(*ONCE_CHAT)
+    good = Answer([sse(FIRST_DELTA, chat({"content": "Twice"}), *chat_end())])
+    bench.double.answers[CHAT] = [Answer([sse(FIRST_DELTA), sse(MIDWAY)]), good]
+    await bench.run()
+    assert await bench.modes() == ["fresh", "continue", "restart"]
+    assert ((await bench.result())["text"], await bench.text()) == ("Twice", "Twice")
+
+
+async def test_the_role_alone_is_no_part_of_the_text(bench: Bench) -> None:
+    await bench.submit("chat_completion", max_attempts=1)
+    bench.double.answers[CHAT] = [Answer([sse(FIRST_DELTA)], End.CUT)]
+    await bench.run()
+    *_, token, (event, error) = await bench.entries(1)
+    assert (token, event, error["code"], error["partial"]) == (ROLE, "error", "engine_crashed", False)
+
+
 async def test_a_text_that_fills_the_context_is_as_long_as_can_be(bench: Bench) -> None:
     await bench.submit()
     await bench.lose(*ONCE)
@@ -524,13 +547,15 @@ async def test_the_last_attempt_that_is_lost_ends_the_job_and_buries_it(bench: B
 
 
 async def test_an_attempt_that_was_handed_back_in_good_order_leaves_the_others_theirs(bench: Bench) -> None:
-    await bench.submit(max_attempts=1)
+    await bench.submit(max_attempts=2)
     claim = await bench.claim()
     await write(bench.side, 1, *ONCE)
     await bench.side.claims.hand_back(claim.held, in_good_order=True)
-    bench.double.answers[COMPLETION] = [cut(" a")]
+    bench.double.answers[COMPLETION] = [cut(" a"), cut(" time")]
     await bench.run()
-    assert await bench.modes() == ["fresh", "continue"]
+    assert (await bench.waits(), await bench.result()) == (True, {}), "one is left"
+    await bench.run()
+    assert await bench.modes() == ["fresh", "continue", "continue"]
     assert ((await bench.result())["code"], len(await bench.letters())) == ("engine_crashed", 1)
 
 
@@ -647,7 +672,7 @@ async def test_a_run_that_goes_on_can_be_cancelled_and_keeps_all_of_the_text(ben
                 await anyio.sleep(0.01)
         executor.cancel("b")
         executor.fence("a", 1)
-        assert executor.running == 1, "another job's, or another attempt's, end is not this one's"
+        assert len(executor.claims()) == 1, "another job's, or another attempt's, end is not this one's"
         executor.cancel("a")
     result = await bench.result()
     assert (result["text"], result["finish_reason"], await bench.text()) == ("Once upon a", "cancelled", "Once upon a")

@@ -119,14 +119,17 @@ async def test_the_cancel_flag_counts_though_the_bell_did_not_ring(
     assert (running.cancelled, running.fenced) == (["a"], [])
 
 
-async def test_whoever_listens_looks_at_the_flags_too(
+async def test_whoever_listens_looks_at_the_flags_again_and_again(
     side: Side, commands: Any, control: Control, running: Running
 ) -> None:
     await run_here(side, running)
+    await run_here(side, running, "b", "text-1")
     async with listening(control):
         await commands.hset(JOB, "cancel", 1)
         await until(lambda: running.cancelled, limit=5)
-    assert set(running.cancelled) == {"a"}
+        await commands.hset("{result:b}:job", "cancel", 1)
+        await until(lambda: "b" in running.cancelled, limit=5)
+    assert set(running.cancelled) == {"a", "b"}
 
 
 @topologies

@@ -183,14 +183,14 @@ def test_the_role_alone_is_no_output(choice: dict[str, Any], has_output: bool) -
 ENGINE: Final = LlamaProperties("tiny", 2048, 2)
 
 
-def completion(http: EngineHTTP, after: str = BEGUN, **parameters: Any) -> Generation:
+def completion(http: EngineHTTP, after: str = BEGUN, pieces: int = 0, **parameters: Any) -> Generation:
     whole = {"prompt": "hi", "stream": True} | parameters
-    return LlamaEngine(http, ENGINE).generate(CompletionParameters.model_validate(whole), after)
+    return LlamaEngine(http, ENGINE).generate(CompletionParameters.model_validate(whole), after, pieces)
 
 
-def conversation(http: EngineHTTP, after: str = BEGUN, **parameters: Any) -> Generation:
+def conversation(http: EngineHTTP, after: str = BEGUN, pieces: int = 0, **parameters: Any) -> Generation:
     whole = {"messages": [USER], "stream": True} | parameters
-    return LlamaEngine(http, ENGINE).generate(ChatCompletionParameters.model_validate(whole), after)
+    return LlamaEngine(http, ENGINE).generate(ChatCompletionParameters.model_validate(whole), after, pieces)
 
 
 ENDS: Final[dict[str, list[Any]]] = {
@@ -205,6 +205,8 @@ ENDS: Final[dict[str, list[Any]]] = {
     ],
 }
 """Two tokens more, made from nine, which is what the server counts."""
+
+LIMIT: Final = {COMPLETION: "n_predict", CHAT: "max_tokens"}
 
 TWO: Final = {COMPLETION: " a time", CHAT: " a"}
 """What the first two chunks of each hold."""
@@ -257,12 +259,12 @@ class TestGoingOn:
     @pytest.mark.parametrize(
         ("last", "grown"),
         [
-            ({"role": "assistant", "content": "Sure: "}, {"role": "assistant", "content": "Sure: Once upon"}),
-            ({"role": "assistant", "content": None}, {"role": "assistant", "content": "Once upon"}),
-            ({"role": "assistant"}, {"role": "assistant", "content": "Once upon"}),
+            ({"role": "assistant", "content": " Sure: "}, {"role": "assistant", "content": " Sure: Once upon "}),
+            ({"role": "assistant", "content": None}, {"role": "assistant", "content": "Once upon "}),
+            ({"role": "assistant"}, {"role": "assistant", "content": "Once upon "}),
             (
                 {"name": "bard", "role": "assistant", "content": "Sure:"},
-                {"name": "bard", "role": "assistant", "content": "Sure:Once upon"},
+                {"name": "bard", "role": "assistant", "content": "Sure:Once upon "},
             ),
         ],
     )
@@ -271,11 +273,11 @@ class TestGoingOn:
     ) -> None:
         script(double, CHAT)
         messages = [{"role": "system", "content": "be brief"}, USER, last]
-        generation = conversation(http, messages=messages)
+        generation = conversation(http, "Once upon ", messages=messages)
         _, _, done = await run(generation)
         assert asked(double)[1][1]["messages"] == [*messages[:2], grown]
         assert messages[-1] == last, "the job itself stays as it is"
-        assert done.result["text"] == "Once upon a time", "what the producer wrote is no output"
+        assert done.result["text"] == "Once upon  a time", "what the producer wrote is no output"
 
     async def test_an_assistants_message_further_up_stays_as_it_is(
         self, double: EngineDouble, http: EngineHTTP
@@ -312,7 +314,9 @@ class TestGoingOn:
     ) -> None:
         script(double, path, tokens=20)
         _, _, done = await run(make(http, max_tokens=30))
-        assert done.usage == {"prompt_tokens": 0, "completion_tokens": 11, "total_tokens": 11}
+        assert done.usage is not None
+        assert done.usage["prompt_tokens"] == 0
+        assert done.usage["total_tokens"] == done.usage["completion_tokens"]
 
     @BOTH
     @pytest.mark.parametrize(("before", "left"), [(1, 9), (9, 1)])
@@ -321,8 +325,27 @@ class TestGoingOn:
     ) -> None:
         script(double, path, tokens=before)
         tokens, _, _ = await run(make(http, max_tokens=10))
-        assert asked(double)[1][1][{COMPLETION: "n_predict", CHAT: "max_tokens"}[path]] == left
+        assert asked(double)[1][1][LIMIT[path]] == left
         assert "".join(map(piece_text, choices(tokens))) == " a time"
+
+    @BOTH
+    @pytest.mark.parametrize(("pieces", "left"), [(2, 7), (3, 7), (4, 6), (9, 1)])
+    async def test_a_text_has_as_many_tokens_as_it_came_in_pieces_at_least(
+        self, double: EngineDouble, http: EngineHTTP, path: str, make: Make, pieces: int, left: int
+    ) -> None:
+        script(double, path, tokens=3)
+        _, _, done = await run(make(http, BEGUN, pieces, max_tokens=10))
+        assert asked(double)[1][1][LIMIT[path]] == left
+        assert done.usage is not None
+        assert done.usage["completion_tokens"] == 10 - left + 2
+
+    @BOTH
+    async def test_a_text_that_came_in_all_the_pieces_that_are_allowed_is_whole(
+        self, double: EngineDouble, http: EngineHTTP, path: str, make: Make
+    ) -> None:
+        script(double, path, tokens=3)
+        tokens, _, done = await run(make(http, BEGUN, 10, max_tokens=10))
+        assert (tokens, done.result["text"], done.finish_reason) == ([], BEGUN, "length")
 
     @BOTH
     @pytest.mark.parametrize("before", [10, 11])
@@ -344,7 +367,7 @@ class TestGoingOn:
         }
         script(double, path, tokens=before, end=end[path])
         tokens, told, done = await run(make(http, max_tokens=10))
-        assert asked(double)[1][1][{COMPLETION: "n_predict", CHAT: "max_tokens"}[path]] == 1
+        assert asked(double)[1][1][LIMIT[path]] == 1
         assert (tokens, told) == ([], [])
         assert (done.finish_reason, done.result["finish_reason"]) == ("length", "length")
         assert done.result["text"] == BEGUN
@@ -361,7 +384,7 @@ class TestGoingOn:
         _, _, done = await run(make(http, "", max_tokens=10))
         ((where, body),) = asked(double)
         assert where == path
-        assert body[{COMPLETION: "n_predict", CHAT: "max_tokens"}[path]] == 10
+        assert body[LIMIT[path]] == 10
         assert body.get("prompt", "hi") == "hi"
         assert body.get("messages", [USER]) == [USER]
         assert done.result["text"] == " a time"

@@ -142,8 +142,23 @@ def test_the_sentinels_have_a_user_and_password_of_their_own(query: str, auth: d
 @pytest.mark.parametrize("scheme", [SENTINEL, "rediss+sentinel", CLUSTER, "rediss+cluster"])
 def test_redis_pys_options_are_kept(scheme: str) -> None:
     path = "/mymaster/2" if "sentinel" in scheme else ""
-    found = read(f"{scheme}://a,b{path}?health_check_interval=7&retry_on_timeout=yes&lib_name=a%26b%20c")
-    assert (found["health_check_interval"], found["retry_on_timeout"], found["lib_name"]) == (7, True, "a&b c")
+    found = read(f"{scheme}://a,b{path}?health_check_interval=7&username=m%26e&password=a%20b%2B%25")
+    assert (found["health_check_interval"], found["username"], found["password"]) == (7, "m&e", "a b+%")
+
+
+def test_the_options_of_tls_hold_for_sentinels_and_primary() -> None:
+    client: Any = connect("rediss+sentinel://a,b/mymaster?ssl_cert_reqs=none&ssl_ca_certs=%2Fca.pem", name="w")
+    for one in (client, *client.watchers):
+        found = one.connection_pool.connection_kwargs
+        assert (found["ssl_cert_reqs"], found["ssl_ca_certs"]) == ("none", "/ca.pem")
+        assert issubclass(one.connection_pool.connection_class, SSLConnection)
+
+
+def test_the_options_of_tls_hold_for_the_nodes_of_a_cluster() -> None:
+    client: Any = connect("rediss+cluster://a?ssl_cert_reqs=none&ssl_ca_certs=%2Fca.pem", name="w")
+    found = client.connection_kwargs
+    assert (found["ssl_cert_reqs"], found["ssl_ca_certs"]) == ("none", "/ca.pem")
+    assert found["connection_class"] is SSLConnection
 
 
 def test_a_client_of_a_primary_asks_each_of_the_sentinels() -> None:
@@ -207,6 +222,14 @@ def test_a_client_of_a_cluster_begins_with_each_of_the_nodes() -> None:
         (f"{SENTINEL}://a/mymaster#x", "redis+sentinel://host:26379,host:26379/service"),
         (f"{CLUSTER}://a/x", "'x' is no number of a database"),
         (f"{CLUSTER}://a/2", "without a database"),
+        ("redis://a?banana=1", "without the option 'banana'; known options: db, "),
+        (f"{CLUSTER}://a?decode_responses=", "without the option 'decode_responses'"),
+        (f"{SENTINEL}://a/mymaster?sentinel_pasword={SECRET}", "sentinel_username, sentinel_password"),
+        (f"{CLUSTER}://a?sentinel_password={SECRET}", "without the option 'sentinel_password'"),
+        ("rediss://a?socket_timeout=3", "without the option 'socket_timeout'"),
+        (f"{SENTINEL}://a/mymaster?max_connections=3", "without the option 'max_connections'"),
+        ("redis://a?ssl_ca_certs=/ca.pem", "begins with rediss, since ssl_ca_certs"),
+        (f"{SENTINEL}://a/mymaster?ssl_cert_reqs=none", "begins with rediss, since ssl_cert_reqs"),
     ],
 )
 def test_a_mistake_is_told_with_what_to_write(url: str, remedy: str) -> None:
@@ -223,7 +246,7 @@ def test_a_mistake_is_told_with_what_to_write(url: str, remedy: str) -> None:
         (f"{SENTINEL}://:{SECRET}@a,b/mymaster", f"{SENTINEL}://:***@a,b/mymaster"),
         (f"rediss+sentinel://me:{SECRET}@a:1,b:2/mymaster/3", "rediss+sentinel://me:***@a:1,b:2/mymaster/3"),
         (f"{SENTINEL}://a:1/s?sentinel_password={SECRET}", f"{SENTINEL}://a:1/s?sentinel_password=***"),
-        (f"{SENTINEL}://a/s?db=1&sentinel_password={SECRET}&x=y", f"{SENTINEL}://a/s?db=1&sentinel_password=***&x=y"),
+        (f"{SENTINEL}://a/s?db=1&sentinel_password={SECRET}&db=2", f"{SENTINEL}://a/s?db=1&sentinel_password=***&db=2"),
         (f"{SENTINEL}://:{SECRET}@a/s?sentinel_password={SECRET}", f"{SENTINEL}://:***@a/s?sentinel_password=***"),
         (f"{CLUSTER}://me:p@{SECRET}@[::1]:1,b", f"{CLUSTER}://me:***@[::1]:1,b"),
         (f"rediss+cluster://:{SECRET}:{SECRET}@a", "rediss+cluster://:***@a"),
@@ -237,7 +260,7 @@ def test_passwords_of_every_kind_of_url_are_hidden(url: str, shown: str) -> None
 
 @pytest.mark.parametrize(
     "url",
-    [f"{SENTINEL}://a:1,b:2/mymaster", f"{SENTINEL}://a/s?sentinel_username=me", f"{CLUSTER}://me@a:1,[::1]:2/0?x=1"],
+    [f"{SENTINEL}://a:1,b:2/mymaster", f"{SENTINEL}://a/s?sentinel_username=me", f"{CLUSTER}://me@a:1,[::1]:2/0?db=0"],
 )
 def test_a_url_without_password_is_shown_as_it_is(url: str) -> None:
     assert hide_password(url) == url
