@@ -138,7 +138,9 @@ class Admission:
                 lost = "1 attempt was" if allowed == 1 else f"{allowed} attempts were"
                 reason = f"{lost} lost: each time the worker or its engine died"
                 error = WorkerLostError(f"The job was given up: {reason}.")
-                await self._closer.failed(held, error, stream, partial=bool(text), bury=reason)
+                await self._closer.failed(
+                    held, error, stream, partial=bool(text), bury="" if job.on_crash == "fail" else reason
+                )
             case _:
                 late = time.time() - (job.expires_at or 0)
                 error = ExpiredError(f"The job's expires_at passed {late:.1f} s ago.")

@@ -221,18 +221,18 @@ class Executor:
         published = await self._published(run.claim.job.id)
         if not published.plain:
             return None
-        run.before = published.text
+        run.before = published
         try:
             return await self._generate_after(published, engine, run)
         except ContextExceededError:
-            if not run.before or run.tokens or run.generation is None:
+            if not run.before.text or run.tokens or run.generation is None:
                 raise
             return run.generation.cut_short("length")  # the text so far is all that the context holds
         except (BadJobError, EngineRefusedError) as error:
-            if not run.before or run.tokens:
+            if not run.before.text or run.tokens:
                 raise
             log.info(f"beginning anew: {error}", action="job_not_continued", job_id=run.claim.job.id)
-            run.before = ""
+            run.before = NOTHING
             return None
 
     async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
@@ -258,7 +258,7 @@ class Executor:
             match event:
                 case Token():
                     run.tokens += event.has_output
-                    if streamed and (event.has_output or not run.before):  # the role was said by whoever began
+                    if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
                 case Progress():
                     run.stream.put(PROGRESS, orjson.dumps(event.data))
@@ -282,11 +282,18 @@ class Executor:
             case JobError() if run.goes_on(outcome):
                 await self._claims.hand_back(held, in_good_order=False)
             case JobError():
+                partial = await self._is_partial(run)
                 await self._closer.failed(
-                    held, outcome, run.stream, partial=run.partial, bury=_reason_to_bury(run, outcome)
+                    held, outcome, run.stream, partial=partial, bury=_reason_to_bury(run, outcome)
                 )
             case Done():
                 await self._closer.done(held, outcome, run.stream)
+
+    async def _is_partial(self, run: Run) -> bool:
+        """Whether the job's stream holds some of its output."""
+        if run.tokens or run.claim.first or not run.claim.job.streamed:
+            return run.claim.job.streamed and run.tokens > 0
+        return bool((await self._published(run.claim.job.id)).text)
 
 
 def _reason_to_bury(run: Run, error: JobError) -> str:
@@ -294,4 +301,5 @@ def _reason_to_bury(run: Run, error: JobError) -> str:
     lost = isinstance(error, EngineCrashedError | EngineStalledError)
     if not lost or run.claim.job.on_crash == "fail":
         return ""
-    return f"{error} It was the last of {run.claim.job.attempts_allowed} attempts."
+    allowed = run.claim.job.attempts_allowed
+    return f"{error} {'It was the only attempt' if allowed == 1 else f'It was the last of {allowed} attempts'}."

@@ -15,6 +15,10 @@ EXAMPLES: Final = (
 SENTINEL_PORT: Final = 26379
 REDIS_PORT: Final = 6379
 
+_NO_DATABASES: Final = "a URL without a database, since a Redis Cluster has but one"
+_ENCODE: Final = "in passwords write / ? # @ as %2F %3F %23 %40"
+
+_NUMBERS: Final = frozenset({"db", "socket_connect_timeout", "health_check_interval"})
 _URL: Final = re.compile(r"(?P<scheme>[a-z+]+)://(?P<netloc>[^/?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?")
 OPTIONS: Final = (
     *("db", "username", "password", "socket_connect_timeout", "health_check_interval"),
@@ -79,9 +83,13 @@ def parse_redis_url(url: str) -> RedisURL:
         parts = _split(url)
         if not (parts.hostname or parts.path):
             raise ValueError(f"a URL such as {EXAMPLES}")
+        if match["scheme"] != "unix":
+            _path(topology, parts.path)
         return RedisURL(topology, (), "", url, {})
     auth, _, addresses = match["netloc"].rpartition("@")
     port = SENTINEL_PORT if topology is Topology.SENTINEL else REDIS_PORT
+    if "@" in auth and "," in auth:
+        raise ValueError(f"a URL with one user and password for all addresses; {_ENCODE}")
     hosts = tuple(_address(address, port) for address in addresses.split(","))
     service, database = _path(topology, match["path"] or "")
     sentinel_auth = {name.removeprefix("sentinel_"): options.pop(name) for name in _SENTINEL_OPTIONS if name in options}
@@ -95,7 +103,13 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     known = (*OPTIONS, *_SENTINEL_OPTIONS) if scheme.endswith("sentinel") else OPTIONS
     if unknown := sorted(options.keys() - set(known)):
-        raise ValueError(f"a URL without the option {unknown[0]!r}; known options: {', '.join(known)}")
+        shown = f" {unknown[0]!r}" if "@" not in query and re.fullmatch("[a-z_]+", unknown[0]) else ""
+        raise ValueError(f"a URL without the option{shown}; known options: {', '.join(known)}; {_ENCODE}")
+    for name in sorted(_NUMBERS & options.keys()):
+        if not re.fullmatch(r"[0-9]+", options[name]):
+            raise ValueError(f"a URL whose option {name} is a whole number")
+    if scheme.endswith("cluster") and int(options.get("db", 0)):
+        raise ValueError(_NO_DATABASES)
     tls = sorted(name for name in options if name.startswith("ssl_"))
     if tls and not scheme.startswith("rediss"):
         raise ValueError(f"a URL that begins with rediss, since {tls[0]} is an option of TLS")
@@ -106,8 +120,8 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"a URL such as {EXAMPLES} ({error})") from None
+    except ValueError:
+        raise ValueError(f"a URL such as {EXAMPLES}; {_ENCODE}") from None
     return parts
 
 
@@ -129,8 +143,8 @@ def _path(topology: Topology, path: str) -> tuple[str, int]:
         )
     if not words:
         return service, 0
-    if len(words) > 1 or not words[0].isdigit():
-        raise ValueError(f"a URL such as {EXAMPLES}; {'/'.join(words)!r} is no number of a database")
+    if len(words) > 1 or not re.fullmatch(r"[0-9]+", words[0]):
+        raise ValueError(f"a URL such as {EXAMPLES}, which ends with the number of a database; {_ENCODE}")
     if topology is Topology.CLUSTER and int(words[0]):
-        raise ValueError("a URL without a database, since a Redis Cluster has but one")
+        raise ValueError(_NO_DATABASES)
     return service, int(words[0])

@@ -23,6 +23,7 @@ from velesio_worker.events import Done
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim
 from velesio_worker.stream import JobStream
+from velesio_worker.subscriber import NOTHING, Published
 
 log = get_logger(__name__)
 
@@ -64,7 +65,7 @@ class Run:
         ending: the scope of what is still to be done then.
         halted: why it was stopped, if it was.
         generation: its run on the engine, once that has begun.
-        before: the text of earlier attempts that it goes on from.
+        before: what earlier attempts published that it goes on from.
         began: when it began, in monotonic seconds.
         waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
         tokens: how many tokens the engine has sent.
@@ -77,7 +78,7 @@ class Run:
     ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
     halted: Halt | None = None
     generation: Generation | None = None
-    before: str = ""
+    before: Published = NOTHING
     began: float = field(default_factory=time.monotonic)
     waiting_since: float = math.inf
     tokens: int = 0
@@ -88,11 +89,6 @@ class Run:
         if self.halted is None:
             self.halted = why
         self.scope.cancel()
-
-    @property
-    def partial(self) -> bool:
-        """Whether the job's stream holds some of its output."""
-        return self.claim.job.streamed and (self.tokens > 0 or bool(self.before))
 
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether a run that was lost with its engine is followed by another attempt."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -158,6 +158,7 @@ SECRETS: Final = frozenset({"llama_api_key"})
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url"})
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
 _PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+_AFTER_SCHEME: Final = re.compile(r"(?<=://).*", re.DOTALL)
 _PASSWORD_PARAMETER: Final = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
 
 
@@ -205,6 +206,9 @@ def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
 
 def hide_password(url: str) -> str:
     """Return ``url`` with its password, if any, replaced by ``***``."""
+    parameter = _PASSWORD_PARAMETER.search(unquote(url))
+    if parameter and ("@" in parameter.group() or not _PASSWORD_PARAMETER.search(url)):
+        return _AFTER_SCHEME.sub("***", url)  # what belongs to which password cannot be told
     return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import RedisError
 
 from velesio_worker.errors import InternalError, job_error
 from velesio_worker.events import DONE, ERROR, START, TOKEN, Done, StreamEvent
@@ -21,7 +21,8 @@ from velesio_worker.queue.scripts import Scripts
 
 READ_ENTRIES: Final = 512
 READER_SECONDS: Final = 15
-"""How long a reader counts as reading after it has shown itself."""
+SHOW_SECONDS: Final = 2
+"""How long a reader counts as reading after it has shown itself, and how often it does so."""
 
 BLOCK_MS: Final = 2000
 """How long a read of a quiet stream waits before it is asked whether the job is over."""
@@ -76,34 +77,37 @@ class Published:
     Attributes:
         text: the text of all tokens since the attempt that began it anew.
         pieces: how many entries made it.
+        begun: whether there is any ``token`` entry: a chat's first says the role alone.
         plain: whether the text is all that there is: no reasoning, no tool calls.
     """
 
     text: str
     pieces: int
+    begun: bool
     plain: bool
 
 
-NOTHING: Final = Published("", 0, plain=True)
+NOTHING: Final = Published("", 0, begun=False, plain=True)
 
 
 async def published(redis: Redis, job_id: str) -> Published:
     """Return the output that a job's stream holds so far."""
     commands: Any = redis
     pieces: list[str] = []
-    plain = True
+    plain, begun = True, False
     after = "-"
     while entries := await commands.xrange(stream_key(job_id), min=after, count=READ_ENTRIES):
         for entry_id, fields in entries:
             event = _parsed(entry_id, fields)
             if event.event == START and event.data.get("mode") != "continue":
                 pieces.clear()
-                plain = True
+                plain, begun = True, False
             if event.text:
                 pieces.append(event.text)
             plain = plain and event.plain
+            begun = begun or event.event == TOKEN
         after = f"({entries[-1][0].decode()}"
-    return Published("".join(pieces), len(pieces), plain)
+    return Published("".join(pieces), len(pieces), begun, plain)
 
 
 async def last_entry(redis: Redis, key: str) -> StreamEvent | None:
@@ -131,16 +135,15 @@ class Presence:
         self._next = -math.inf
 
     async def show(self) -> None:
-        """Show it, if the last time is a while ago."""
+        """Show it, as well as that goes, if the last time is a while ago."""
         now = time.monotonic()
         if now < self._next:
             return
+        self._next = now + SHOW_SECONDS
         try:
             await self._commands.set(self._key, 1, ex=READER_SECONDS)
-        except NoPermissionError:  # a user that may only read
-            self._next = math.inf
-        else:
-            self._next = now + READER_SECONDS / 3
+        except RedisError:  # no right to write, no writes just now: that need not keep anybody from reading
+            return
 
 
 async def subscribe(
@@ -164,7 +167,7 @@ async def subscribe(
     block: int | None = None  # what is over already is said at once
     while True:
         if presence is not None:
-            await until_done(outage, presence.show)
+            await presence.show()
         reply = await until_done(outage, partial(commands.xread, {key: after}, count=READ_ENTRIES, block=block))
         block = BLOCK_MS
         if reply:

@@ -65,32 +65,56 @@ async def write(side: Side, attempt: int, *entries: tuple[str, Any]) -> None:
 
 
 STREAMS: list[tuple[str, Sequence[Sequence[tuple[str, Any]]], Published]] = [
-    ("nothing", [], Published("", 0, plain=True)),
-    ("a start", [[FRESH]], Published("", 0, plain=True)),
-    ("one attempt", [[FRESH, text("a"), text(" b")]], Published("a b", 2, plain=True)),
-    ("letters of several bytes", [[FRESH, text("Grü"), text("ß 猫🎉 ")]], Published("Grüß 猫🎉 ", 2, plain=True)),
-    ("progress", [[FRESH, ("progress", {"stage": "prompt"}), text("a")]], Published("a", 1, plain=True)),
-    ("a chat", [[FRESH, ROLE, delta(content="a"), delta(content="b")]], Published("ab", 2, plain=True)),
+    ("nothing", [], Published("", 0, begun=False, plain=True)),
+    ("a start", [[FRESH]], Published("", 0, begun=False, plain=True)),
+    ("one attempt", [[FRESH, text("a"), text(" b")]], Published("a b", 2, begun=True, plain=True)),
+    (
+        "letters of several bytes",
+        [[FRESH, text("Grü"), text("ß 猫🎉 ")]],
+        Published("Grüß 猫🎉 ", 2, begun=True, plain=True),
+    ),
+    ("progress", [[FRESH, ("progress", {"stage": "prompt"}), text("a")]], Published("a", 1, begun=True, plain=True)),
+    ("a chat", [[FRESH, ROLE, delta(content="a"), delta(content="b")]], Published("ab", 2, begun=True, plain=True)),
     (
         "several choices",
         [[FRESH, ("token", {"choices": [{"text": "a"}, {"text": "b"}]})]],
-        Published("ab", 1, plain=True),
+        Published("ab", 1, begun=True, plain=True),
     ),
-    ("gone on", [[FRESH, text("a")], [GO_ON, text("b")], [GO_ON], [GO_ON, text("c")]], Published("abc", 3, plain=True)),
-    ("begun anew", [[FRESH, text("a")], [ANEW, text("b")]], Published("b", 1, plain=True)),
-    ("begun anew and lost at once", [[FRESH, text("a")], [ANEW]], Published("", 0, plain=True)),
+    (
+        "gone on",
+        [[FRESH, text("a")], [GO_ON, text("b")], [GO_ON], [GO_ON, text("c")]],
+        Published("abc", 3, begun=True, plain=True),
+    ),
+    ("begun anew", [[FRESH, text("a")], [ANEW, text("b")]], Published("b", 1, begun=True, plain=True)),
+    ("begun anew and lost at once", [[FRESH, text("a")], [ANEW]], Published("", 0, begun=False, plain=True)),
     (
         "begun anew between",
         [[FRESH, text("a")], [GO_ON, text("b")], [ANEW, text("c")], [GO_ON, text("d")]],
-        Published("cd", 2, plain=True),
+        Published("cd", 2, begun=True, plain=True),
     ),
-    ("begun anew within an attempt", [[FRESH, text("a")], [GO_ON, ANEW, text("b")]], Published("b", 1, plain=True)),
-    ("thoughts", [[FRESH, ROLE, THOUGHT, delta(content="a")]], Published("a", 1, plain=False)),
-    ("a tool call", [[FRESH, ROLE, CALL]], Published("", 0, plain=False)),
-    ("thoughts gone on from", [[FRESH, THOUGHT], [GO_ON, delta(content="a")]], Published("a", 1, plain=False)),
-    ("thoughts that are void", [[FRESH, THOUGHT], [ANEW, delta(content="a")]], Published("a", 1, plain=True)),
-    ("an end", [[FRESH, text("a"), ("done", {"finish_reason": "stop"})]], Published("a", 1, plain=True)),
-    ("an error", [[FRESH, text("a"), ("error", {"error": "no", "code": "timeout"})]], Published("a", 1, plain=True)),
+    (
+        "begun anew within an attempt",
+        [[FRESH, text("a")], [GO_ON, ANEW, text("b")]],
+        Published("b", 1, begun=True, plain=True),
+    ),
+    ("thoughts", [[FRESH, ROLE, THOUGHT, delta(content="a")]], Published("a", 1, begun=True, plain=False)),
+    ("a tool call", [[FRESH, ROLE, CALL]], Published("", 0, begun=True, plain=False)),
+    (
+        "thoughts gone on from",
+        [[FRESH, THOUGHT], [GO_ON, delta(content="a")]],
+        Published("a", 1, begun=True, plain=False),
+    ),
+    (
+        "thoughts that are void",
+        [[FRESH, THOUGHT], [ANEW, delta(content="a")]],
+        Published("a", 1, begun=True, plain=True),
+    ),
+    ("an end", [[FRESH, text("a"), ("done", {"finish_reason": "stop"})]], Published("a", 1, begun=True, plain=True)),
+    (
+        "an error",
+        [[FRESH, text("a"), ("error", {"error": "no", "code": "timeout"})]],
+        Published("a", 1, begun=True, plain=True),
+    ),
 ]
 
 

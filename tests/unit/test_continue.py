@@ -511,3 +511,13 @@ async def test_where_nothing_listens_the_run_never_began(transport: str, free_ur
     async with EngineHTTP(free_url) as http:
         with anyio.fail_after(20), pytest.raises(EngineUnavailableError):
             await run(completion(http))
+
+
+@pytest.mark.anyio
+async def test_tokens_that_became_fewer_when_read_again_do_not_eat_up_the_prompt(
+    double: EngineDouble, http: EngineHTTP
+) -> None:
+    # a prompt of 4 tokens; the text was made in 5 tokens, but is 2 when it is read again: the server evaluates 6
+    script(double, COMPLETION, tokens=2, end=[piece(" a"), last_piece(tokens_evaluated=6, tokens_predicted=1)])
+    _, _, done = await run(completion(http, BEGUN, 5, max_tokens=10))
+    assert done.usage == {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}

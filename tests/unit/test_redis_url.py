@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import SSLConnection, parse_url
 
+from velesio_worker.errors import SettingsError
 from velesio_worker.queue.clients import is_cluster
 from velesio_worker.queue.connection import connect
 from velesio_worker.redis_url import RedisURL, Topology, parse_redis_url
-from velesio_worker.settings import hide_password
+from velesio_worker.settings import hide_password, load_settings
 
 SECRET = "hunter2"
 SENTINEL, CLUSTER = "redis+sentinel", "redis+cluster"
@@ -195,7 +196,7 @@ def test_a_client_of_a_cluster_begins_with_each_of_the_nodes() -> None:
         ("redis://", "redis://:password@host:6379/0"),
         ("redis://:6379", "redis://:password@host:6379/0"),
         ("redis://host:port", "redis://:password@host:6379/0"),
-        ("redis://host:99999", "0-65535"),
+        ("redis://host:99999", "a URL such as"),
         ("redis://[::1", "redis://:password@host:6379/0"),
         ("redis://a:1,b:2", "redis+cluster://host:6379,host:6379"),
         ("redis://host#x", "redis://:password@host:6379/0"),
@@ -210,17 +211,17 @@ def test_a_client_of_a_cluster_begins_with_each_of_the_nodes() -> None:
         (f"{CLUSTER}://a,,b", "an address is missing"),
         (f"{CLUSTER}://me:{SECRET}@", "an address is missing"),
         (f"{CLUSTER}://a:port", "redis+cluster://host:6379,host:6379"),
-        (f"{CLUSTER}://a,b:99999", "0-65535"),
+        (f"{CLUSTER}://a,b:99999", "a URL such as"),
         (f"{CLUSTER}://::1", "redis+cluster://host:6379,host:6379"),
         (f"{CLUSTER}://[::1", "redis+cluster://host:6379,host:6379"),
         (f"{SENTINEL}://a", "often mymaster"),
         (f"{SENTINEL}://a,b/", "often mymaster"),
         (f"{SENTINEL}://a?sentinel_password={SECRET}", "often mymaster"),
-        (f"{SENTINEL}://a/mymaster/x", "'x' is no number of a database"),
-        (f"{SENTINEL}://a/mymaster/-1", "'-1' is no number of a database"),
-        (f"{SENTINEL}://a/mymaster/0/1", "'0/1' is no number of a database"),
+        (f"{SENTINEL}://a/mymaster/x", "ends with the number of a database"),
+        (f"{SENTINEL}://a/mymaster/-1", "ends with the number of a database"),
+        (f"{SENTINEL}://a/mymaster/0/1", "ends with the number of a database"),
         (f"{SENTINEL}://a/mymaster#x", "redis+sentinel://host:26379,host:26379/service"),
-        (f"{CLUSTER}://a/x", "'x' is no number of a database"),
+        (f"{CLUSTER}://a/x", "ends with the number of a database"),
         (f"{CLUSTER}://a/2", "without a database"),
         ("redis://a?banana=1", "without the option 'banana'; known options: db, "),
         (f"{CLUSTER}://a?decode_responses=", "without the option 'decode_responses'"),
@@ -264,3 +265,37 @@ def test_passwords_of_every_kind_of_url_are_hidden(url: str, shown: str) -> None
 )
 def test_a_url_without_password_is_shown_as_it_is(url: str) -> None:
     assert hide_password(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis+sentinel://:pw@a/mymaster?sentinel_password=x@{SECRET}",
+        f"redis+sentinel://a:1/mymaster?sentinel_password=x@{SECRET}",
+        f"redis://:pw@a?password=x@{SECRET}",
+    ],
+)
+def test_an_at_sign_in_a_parameter(url: str) -> None:
+    assert SECRET not in hide_password(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}/x@redis",
+        f"redis+sentinel://:{SECRET}/x@redis/s",
+        f"redis+cluster://me:12/{SECRET}@redis",
+        f"redis://:x?{SECRET}@redis",
+    ],
+)
+def test_complaints_hide_passwords(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+
+
+def test_a_wrong_value_of_an_option_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://a?health_check_interval=x")
+    with pytest.raises(SettingsError):
+        load_settings()

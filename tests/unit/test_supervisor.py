@@ -21,6 +21,7 @@ from velesio_worker.engines.llama import LlamaProperties
 from velesio_worker.engines.process import EngineProcess
 from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
 from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
+from velesio_worker.jobs import CompletionParameters
 from velesio_worker.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -438,3 +439,20 @@ async def test_whoever_uses_a_server_elsewhere_that_proves_lost_is_told_of_a_cra
             await watched.supervisor.stalled(STALLED)
             await anyio.sleep_forever()
         await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
+
+
+async def test_a_run_on_a_server_that_is_replaced_may_try_another_time() -> None:
+    watched = Watched()
+    async with watched.ready():
+        psutil.Process(pid_of(watched)).suspend()
+
+        async def use() -> None:
+            with pytest.raises(EngineUnavailableError, match="replaced"), watched.supervisor.using() as engine:
+                async for _ in engine.generate(CompletionParameters(prompt="hi")).events():
+                    pass
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as users:
+                users.start_soon(use)
+                await anyio.sleep(0.3)  # the request is under way
+                await watched.supervisor.stalled(STALLED)

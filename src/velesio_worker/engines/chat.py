@@ -85,11 +85,13 @@ class ChatGeneration(LlamaGeneration):
         """Return the job's result as it stands."""
         result = self._base_result(finish_reason)
         message: dict[str, Any] = {"role": _ASSISTANT, "content": result["text"]}
+        result["message"] = message
+        if self._whole:
+            return result
         if reasoning := "".join(self._reasoning):
             message["reasoning_content"] = reasoning
         if self._tool_calls:
             message["tool_calls"] = [call for _, call in sorted(self._tool_calls.items())]
-        result["message"] = message
         if self._logprobs:
             result["logprobs"] = {"content": self._logprobs}
         return result

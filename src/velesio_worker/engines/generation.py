@@ -57,6 +57,8 @@ class LlamaGeneration(ABC):
         self._parameters = parameters
         self._after = after
         self._tokens_before = pieces
+        self._tokens_again = 0
+        self._whole = False  # whether the text is complete; the server makes one token more all the same
         self._pieces: list[str] = [after]
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
@@ -79,7 +81,9 @@ class LlamaGeneration(ABC):
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         try:
             if self._after:
-                self._tokens_before = max(self._tokens_before, await self._count(self._after))
+                self._tokens_again = await self._count(self._after)
+                self._tokens_before = max(self._tokens_before, self._tokens_again)
+                self._whole = self._tokens_before >= self._parameters.max_tokens
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
                     raise _refusal(response.status, decode_json(await response.body()))
@@ -87,8 +91,10 @@ class LlamaGeneration(ABC):
                     aclosing(self._until_lost(response.chunks())) as chunks,
                     aclosing(self._read(chunks)) as batches,
                 ):
-                    if self._after and self._tokens_before >= self._parameters.max_tokens:
-                        yield [await self._nothing_more(batches)]
+                    if self._whole:
+                        async for _ in batches:
+                            pass
+                        yield [self._done("length")]
                         return
                     async for batch in batches:
                         yield batch
@@ -107,16 +113,6 @@ class LlamaGeneration(ABC):
             if response.status != OK:
                 raise _refusal(response.status, answer)
             return len(answer["tokens"])
-
-    async def _nothing_more(self, batches: AsyncIterator[Sequence[EngineEvent]]) -> Done:
-        """End a run whose text was whole already; the server makes one token at least, which is not wanted."""
-        async for _ in batches:
-            pass
-        self._pieces = [self._after]
-        if self._usage is not None:
-            prompt = self._usage["prompt_tokens"]
-            self._take_usage(prompt + self._tokens_before, 0)
-        return self._done("length")
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
@@ -194,10 +190,11 @@ class LlamaGeneration(ABC):
 
     def _take_usage(self, prompt: int, completion: int) -> None:
         """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt."""
-        before = min(self._tokens_before, prompt)
+        prompt = max(prompt - self._tokens_again, 0)
+        completion = self._tokens_before + (0 if self._whole else completion)
         self._usage = {
-            "prompt_tokens": prompt - before,
-            "completion_tokens": completion + before,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
             "total_tokens": prompt + completion,
         }
 
@@ -207,7 +204,7 @@ class LlamaGeneration(ABC):
 
     def _base_result(self, finish_reason: str) -> dict[str, Any]:
         return {
-            "text": "".join(self._pieces),
+            "text": self._after if self._whole else "".join(self._pieces),
             "finish_reason": finish_reason,
             "usage": self._usage,
             "timings": self._timings,

@@ -95,13 +95,21 @@ class LlamaSupervisor:
             self._users.add(scope)
             try:
                 yield engine
+            except EngineCrashedError:
+                if self._replaced:
+                    raise self._was_replaced() from None
+                raise
             finally:
                 self._users.discard(scope)
                 self._user_left.set()
         if scope.cancelled_caught and self._replaced:
-            raise EngineUnavailableError(f"llama-server was replaced while the job ran: it {self._replaced}.")
+            raise self._was_replaced()
         if scope.cancelled_caught:
             raise EngineCrashedError("llama-server went away while the job ran.")
+
+    def _was_replaced(self) -> EngineUnavailableError:
+        """What to tell those who were on a server that was replaced for somebody else's sake."""
+        return EngineUnavailableError(f"llama-server was replaced while the job ran: it {self._replaced}.")
 
     async def lost(self) -> None:
         """Take note that a request found the engine gone.

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from redis.asyncio import Redis
 
 from velesio_worker.logs import get_logger
-from velesio_worker.queue.claims import Claim
+from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS, Outage, until_done, within
 from velesio_worker.queue.keys import Keys, job_key, reader_key, result_key
@@ -121,13 +121,21 @@ class Control:
             held = claim.held
             if flag == b"1":
                 self._jobs.cancel(held.job_id)
-            elif attempt is not None and (owner, attempt) != (held.slot.worker.encode(), b"%d" % held.attempt):
+            elif _is_anothers(held, owner, attempt):
                 self._jobs.fence(held.job_id, held.attempt)
             elif claim.job.unread_timeout is not None and not read:
-                self._unread[held.job_id] = unread.get(held.job_id, 0.0) + passed
+                before = unread.get(held.job_id)
+                self._unread[held.job_id] = 0.0 if before is None else before + passed
                 self._stop_if_unread(claim)
 
     def _stop_if_unread(self, claim: Claim) -> None:
         if self._unread[claim.job.id] > (claim.job.unread_timeout or 0.0):
             log.info("nobody reads the job's stream", action="job_unread", job_id=claim.job.id)
             self._jobs.cancel(claim.job.id)
+
+
+def _is_anothers(held: Held, owner: bytes | None, attempt: bytes | None) -> bool:
+    """Whether somebody else has the job; an attempt that is older than ours shows a claim that a failover lost."""
+    if attempt is None or int(attempt) < held.attempt:
+        return False
+    return int(attempt) > held.attempt or owner != held.slot.worker.encode()

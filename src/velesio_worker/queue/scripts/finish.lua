@@ -8,16 +8,16 @@
 -- ARGV[4]  the result, JSON
 -- ARGV[5]  life of the hash, in seconds
 --
--- Returns 1: stored; 0: fenced, another attempt owns the job, or the caller gave it up. A job that nobody owns and
--- whose attempt is older than the caller's has lost the caller's claim in a failover: then the result is welcome.
+-- Returns 1: stored; 0: fenced, another attempt owns the job, or the caller gave it up. Attempts only rise: one that
+-- is older than the caller's shows that a failover lost the caller's claim, and then the result is welcome.
 local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt', 'finished_by')
 local me = ARGV[1] .. ':' .. ARGV[2]
 if state[3] == me then
   return 1
 end
 local mine = state[1] == ARGV[1] and state[2] == ARGV[2]
-local nobodys = not state[1] and not state[3] and tonumber(state[2] or 0) < tonumber(ARGV[2])
-if not mine and not nobodys then
+local claim_lost = tonumber(state[2] or 0) < tonumber(ARGV[2])
+if not mine and not claim_lost then
   return 0
 end
 local now = redis.call('TIME')
