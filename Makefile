@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 demo: export PROMPT := $(PROMPT)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

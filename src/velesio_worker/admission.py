@@ -27,7 +27,7 @@ from velesio_worker.queue.keys import Slot, stream_key
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
-from velesio_worker.subscriber import complete_stream, published
+from velesio_worker.subscriber import complete_stream, last_entry, published, split_id
 
 log = get_logger(__name__)
 
@@ -154,7 +154,7 @@ class Admission:
         stream.put(START, orjson.dumps(start))
         with contextlib.suppress(FencedError, InternalError, StreamLostError):
             await stream.flushed()
-        return stream, (await until_done(self._outage, lambda: published(self._commands, job.id))).text
+        return stream, (await until_done(self._outage, lambda: published(self._commands, job.id), writes=False)).text
 
     async def _finished(self, held: Held) -> None:
         log.info("the job is over already", action="job_finished_before", job_id=held.job_id)
@@ -166,5 +166,10 @@ class Admission:
 
     async def _begin(self, job_id: str, reply: ClaimReply) -> None:
         """Delete what an earlier submission under the same id left; its end would be read as this one's."""
-        if reply.first and reply.attempt > 1:
-            await until_done(self._outage, lambda: self._commands.delete(stream_key(job_id)))
+        if reply.base and reply.status not in {ClaimStatus.FINISHED, ClaimStatus.HELD}:
+            await until_done(self._outage, lambda: self._forget_stream(job_id, reply.base))
+
+    async def _forget_stream(self, job_id: str, base: int) -> None:
+        last = await last_entry(self._commands, stream_key(job_id))
+        if last is not None and split_id(last.id)[0] <= base:
+            await self._commands.delete(stream_key(job_id))

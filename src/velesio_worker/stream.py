@@ -142,13 +142,16 @@ class JobStream:
         self._has_moved()
 
     def rewind(self, at: int) -> bool:
-        """Queue again what follows upon the sequence ``at``; False if some of that is not kept any more."""
-        while self._recent and self._recent[-1].sequence > at:
+        """Queue again all that is kept; False if that is not all that follows upon the sequence ``at``.
+
+        From the ``start`` on, if that is kept: so it shows whether the stream is this attempt's own.
+        """
+        while self._recent:
             entry = self._recent.pop()
             self._recent_bytes -= len(entry.data)
             self._bytes += len(entry.data)
             self._waiting.appendleft(entry)
-        return bool(self._waiting) and self._waiting[0].sequence == at + 1
+        return bool(self._waiting) and self._waiting[0].sequence <= at + 1
 
     def fail(self, failure: VelesioError) -> None:
         """Take note that no entry of this attempt gets into Redis any more."""
@@ -282,6 +285,7 @@ class Publisher:
                     raise
                 trouble = error
             else:
+                await self._backoff.pause()
                 return
         self._outage.noticed(trouble)
         await self._backoff.pause(self._outage)

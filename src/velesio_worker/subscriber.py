@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from velesio_worker.errors import InternalError, job_error
 from velesio_worker.events import DONE, ERROR, START, TOKEN, Done, StreamEvent
@@ -142,7 +142,9 @@ class Presence:
         self._next = now + SHOW_SECONDS
         try:
             await self._commands.set(self._key, 1, ex=READER_SECONDS)
-        except RedisError:  # no right to write, no writes just now: that need not keep anybody from reading
+        except NoPermissionError:  # a user that may only read
+            self._next = math.inf
+        except RedisError:  # no writes just now, which need not keep anybody from reading
             return
 
 
@@ -177,6 +179,8 @@ async def subscribe(
                 if event.terminal:
                     return
                 after = event.id
+                if presence is not None:  # a slow reader is one, too
+                    await presence.show()
         else:
             ended, final = await until_done(outage, partial(_ended, redis, job_id, after))
             if final is not None:

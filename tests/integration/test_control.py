@@ -22,7 +22,7 @@ from velesio_worker.jobs import parse_job
 from velesio_worker.queue import control as control_module
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.control import Control, request_cancel
-from velesio_worker.subscriber import READER_SECONDS, Presence
+from velesio_worker.subscriber import READER_SECONDS, SHOW_SECONDS, Presence
 
 pytestmark = pytest.mark.anyio
 topologies = pytest.mark.topologies
@@ -221,7 +221,7 @@ async def test_a_job_that_nobody_reads_is_cancelled_after_its_time(
 ) -> None:
     await control.look()
     await run_here(side, running, unread_timeout=5)
-    await look(control, clock, [1] * 5)
+    await look(control, clock, [1] * 6)  # the first look finds it, and counts for nothing
     assert running.cancelled == [], "its time is up, but not over"
     await look(control, clock, [1])
     assert running.cancelled == ["a"]
@@ -246,7 +246,7 @@ async def test_a_reader_sets_the_time_back(
     await look(control, clock, [1] * 20)
     assert running.cancelled == []
     await commands.delete(READER)
-    await look(control, clock, [1] * 5)
+    await look(control, clock, [1] * 6)
     assert running.cancelled == []
     await look(control, clock, [1])
     assert running.cancelled == ["a"]
@@ -284,7 +284,7 @@ async def test_a_long_pause_between_two_looks_counts_for_little(
     await run_here(side, running, unread_timeout=5)
     await look(control, clock, [1, 1000, 1])
     assert running.cancelled == [], "no reader could show itself while Redis hung"
-    await look(control, clock, [1, 1])
+    await look(control, clock, [1, 1, 1])
     assert running.cancelled == ["a"]
 
 
@@ -316,7 +316,7 @@ async def test_time_in_which_redis_is_away_counts_for_no_reader(
             await look(control, clock, [1])
     await look(control, clock, [1])
     assert running.cancelled == []
-    await look(control, clock, [1, 1])
+    await look(control, clock, [1, 1, 1])
     assert running.cancelled == ["a"]
 
 
@@ -330,7 +330,7 @@ async def test_a_reader_shows_itself_again_before_it_is_forgotten(
     await presence.show()
     assert READER_SECONDS - 2 <= await commands.ttl(READER) <= READER_SECONDS
     await commands.delete(READER)
-    clock.now += READER_SECONDS / 3 - 0.1
+    clock.now += SHOW_SECONDS - 0.1
     await presence.show()
     assert not await commands.exists(READER), "not with every entry"
     clock.now += 0.2

@@ -165,6 +165,7 @@ async def test_a_job_that_runs_is_not_put_back_until_its_worker_is_gone(
 ) -> None:
     await bury(side, commands, job())
     await side.claims.claim("a", side.slot(), 3)
+    await commands.lpush(side.slot().key, job())
     (letter,) = await buried(letters)
     with pytest.raises(NotRetriedError, match="runs now, on worker w1"):
         await letters.retry(letter)

@@ -16,6 +16,8 @@ class Generation(Protocol):
     def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Yield what happens, as many events at a time as one read brought; a :class:`Done` is the last.
 
+        An empty batch says that the engine is at work.
+
         Closing the generator before its end stops the engine's work on the job.
 
         Raises:

@@ -91,13 +91,10 @@ class LlamaGeneration(ABC):
                     aclosing(self._until_lost(response.chunks())) as chunks,
                     aclosing(self._read(chunks)) as batches,
                 ):
-                    if self._whole:
-                        async for _ in batches:
-                            pass
-                        yield [self._done("length")]
-                        return
                     async for batch in batches:
-                        yield batch
+                        yield [] if self._whole else batch
+                    if self._whole:
+                        yield [self._done("length")]
         except NotReachedError as error:
             raise EngineUnavailableError(f"llama-server cannot be reached ({error}).") from error
         except ConnectionLostError as error:

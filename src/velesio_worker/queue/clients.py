@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, SlotNotCoveredError
+from redis.exceptions import RedisClusterException, RedisError
 
 from velesio_worker.redis_url import RedisURL
 
 _CLUSTER_HAS_NO: Final = ("host", "port", "db", "connection_class")
 
-_ODD: Final = (SlotNotCoveredError, AttributeError, RuntimeError)
-"""What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster whose node is
-lost, the second when one task closes idle connections while another has just taken one of them, the third from
+_ODD: Final = (RedisClusterException, AttributeError, RuntimeError)
+"""What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster that lacks a
+node, the second when one task closes idle connections while another has just taken one of them, the third from
 uvloop's transports (``the handler is closed``)."""
 
 
@@ -47,14 +48,14 @@ class _Cluster(RedisCluster):
     async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().initialize(*args, **kwargs)
-        except RedisClusterException as error:
+        except _ODD as error:
             raise RedisConnectionError(str(error)) from error
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().execute_command(*args, **kwargs)
         except _ODD as error:
-            await self.aclose()  # so that the next command asks anew who serves what
+            await forget_topology(self)
             raise RedisConnectionError(f"the connection was lost ({error})") from error
 
     async def _determine_slot(self, command: str, *args: Any) -> int:  # noqa: ANN401 (redis-py's own signature)
@@ -99,15 +100,23 @@ def cluster(url: RedisURL, options: dict[str, Any]) -> Redis:
 async def execute(pipe: Any, *, raise_on_error: bool = True) -> list[Any]:  # noqa: ANN401 (a pipeline of any client)
     """Execute a pipeline whose commands may belong to different nodes; its troubles are RedisErrors."""
     try:
-        return await pipe.execute(raise_on_error=raise_on_error)
+        replies: list[Any] = await pipe.execute(raise_on_error=raise_on_error)
     except _ODD as error:
         raise RedisConnectionError(f"the connection was lost ({error})") from error
+    return [_in_order(reply) for reply in replies]
 
 
-async def forget_topology(redis: Redis) -> None:
+def _in_order(reply: object) -> object:
+    if isinstance(reply, Exception) and not isinstance(reply, RedisError):
+        return RedisConnectionError(f"the connection was lost ({reply})")
+    return reply
+
+
+async def forget_topology(redis: Redis | RedisCluster) -> None:
     """Have a client of a Cluster ask anew which node serves what; its pipelines do not do so by themselves."""
     if isinstance(redis, RedisCluster):
-        await redis.aclose()
+        with suppress(RedisError, *_ODD):  # what closes badly is closed all the same
+            await redis.aclose()
 
 
 def is_cluster(redis: Redis) -> bool:

@@ -23,9 +23,10 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
-    ClusterDownError,
+    ClusterError,
     ExecAbortError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -61,7 +62,7 @@ CONNECT_SECONDS: Final = 3.0
 _NO_LIMIT: Final = 2**31 - 1
 OLDEST_REDIS: Final = (6, 2)
 
-_PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterDownError, ExecAbortError, TryAgainError)
+_PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterError, ExecAbortError, NoScriptError, TryAgainError)
 _PASSING_REPLY: Final = re.compile(
     r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b"
 )

@@ -257,8 +257,8 @@ class DeadLetters:
     async def _free(self, job_id: str, letter: Letter) -> None:
         """See to it that the job's id is not in use: nobody runs it, and no result stands under it."""
         while True:
-            owner = (await self._redis.hget(job_key(job_id), "owner") or b"").decode()
-            if owner and await self._scripts.alive(self._keys, owner):
+            owner = await self._runner(job_id)
+            if owner:
                 raise NotRetriedError(f"job {job_id} runs now, on worker {owner}: wait until it has ended")
             result: bytes | None = await self._redis.get(result_key(job_id))
             if result is None:
@@ -269,6 +269,15 @@ class DeadLetters:
                 )
             if await self._scripts.forget(job_id, result):
                 return
+
+    async def _runner(self, job_id: str) -> str:
+        """Return the living worker in whose slot the job lies; empty if there is none."""
+        fields = await self._redis.hmget(job_key(job_id), "owner", "slot")
+        owner, slot = ((field or b"").decode() for field in fields)
+        if not owner or not await self._scripts.alive(self._keys, owner):
+            return ""
+        payload: bytes | None = await self._redis.lindex(self._keys.slot(owner, slot).key, -1)
+        return owner if payload and _json_object(payload).get("id") == job_id else ""
 
 
 def _page_after(page: list[bytes]) -> int:

@@ -58,7 +58,7 @@ class Reaper:
         """Look for ever, twice a second."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
-            await until_done(self._outage, self.look)
+            await until_done(self._outage, self.look, writes=False)
 
     async def look(self) -> int:
         """Reap whoever is lost now; returns how many jobs were put back."""

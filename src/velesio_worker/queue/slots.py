@@ -135,7 +135,7 @@ class Slots:
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
         """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""
-        if not await until_done(self._outage, lambda: self._scripts.alive(self._keys, owner)):
+        if not await until_done(self._outage, lambda: self._scripts.alive(self._keys, owner), writes=False):
             return False
         payload = await self._inside(self._keys.slot(owner, name))
         try:

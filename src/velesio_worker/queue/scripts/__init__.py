@@ -41,6 +41,7 @@ class ClaimReply:
         slot: the name of the owner's slot.
         nonce: the owner's claim.
         counted: how many attempts of the submission count against ``max_attempts``, this one too.
+        base: the last attempt of earlier submissions under the same id; 0 if there were none.
     """
 
     status: ClaimStatus
@@ -50,6 +51,7 @@ class ClaimReply:
     slot: str
     nonce: str
     counted: int
+    base: int
 
 
 class PublishStatus(StrEnum):
@@ -123,7 +125,7 @@ class Scripts:
 
     async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
-        status, attempt, first, owner, name, holder, counted = await self._claim(
+        status, attempt, first, owner, name, holder, counted, base = await self._claim(
             keys=[job_key(job_id), result_key(job_id)],
             args=[slot.worker, slot.name, nonce, max_attempts, take_over, self._job_ttl],
         )
@@ -135,6 +137,7 @@ class Scripts:
             name.decode(),
             holder.decode(),
             int(counted),
+            int(base),
         )
 
     async def finish(self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int) -> bool:

@@ -9,8 +9,8 @@
 -- ARGV[5]  claim (its nonce) that may be taken over, because its owner was found gone; '' for none
 -- ARGV[6]  life of the hash, in seconds
 --
--- Returns {status, attempt, first, owner, slot, nonce, counted}; `first` is 1 on the first attempt of a submission,
--- `counted` is how many attempts of it count, this one too.
+-- Returns {status, attempt, first, owner, slot, nonce, counted, base}; `first` is 1 on the first attempt of a
+-- submission, `counted` is how many attempts of it count, this one too, `base` how many belong to earlier ones.
 --   finished   the result is there already; nothing was changed
 --   held       another slot owns the job; nothing was changed
 --   claimed    the attempt is the caller's
@@ -27,13 +27,13 @@ local returned = tonumber(state[3] or 0)
 local owner, slot, nonce = state[4] or '', state[5] or '', state[6] or ''
 
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  return {'finished', attempt, 0, owner, slot, nonce, 0}
+  return {'finished', attempt, 0, owner, slot, nonce, 0, base}
 end
 
 local mine = owner == ARGV[1] and slot == ARGV[2]
 if not (mine and nonce == ARGV[3]) then
   if owner ~= '' and not mine and nonce ~= ARGV[5] then
-    return {'held', attempt, 0, owner, slot, nonce, 0}
+    return {'held', attempt, 0, owner, slot, nonce, 0, base}
   end
   if state[8] then
     -- An earlier submission under this id ended and its result has expired: begin anew, with rising attempts.
@@ -54,4 +54,4 @@ if state[7] == '1' then
 elseif counted > tonumber(ARGV[4]) then
   status = 'exhausted'
 end
-return {status, attempt, (attempt == base + 1) and 1 or 0, ARGV[1], ARGV[2], ARGV[3], counted}
+return {status, attempt, (attempt == base + 1) and 1 or 0, ARGV[1], ARGV[2], ARGV[3], counted, base}

@@ -16,7 +16,7 @@ if state[3] == me then
   return 1
 end
 local mine = state[1] == ARGV[1] and state[2] == ARGV[2]
-local claim_lost = tonumber(state[2] or 0) < tonumber(ARGV[2])
+local claim_lost = tonumber(state[2] or 0) < tonumber(ARGV[2]) and redis.call('EXISTS', KEYS[2]) == 0
 if not mine and not claim_lost then
   return 0
 end
