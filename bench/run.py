@@ -30,7 +30,7 @@ from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.sse import SSEDecoder
 from velesio_worker.engines.wheels import redis_server
 from velesio_worker.events import Token
-from velesio_worker.jobs import CompletionParameters
+from velesio_worker.parameters import CompletionParameters
 from velesio_worker.queue.connection import Outage, connect
 from velesio_worker.stream import Publisher
 

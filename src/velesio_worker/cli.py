@@ -1,4 +1,4 @@
-"""The command line: ``velesio-worker [run | settings | submit | dead | demo]``."""
+"""The command line: ``velesio-worker [run | settings | submit | dead | models | demo]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio
 import orjson
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from velesio_worker import __version__, cli_dead
+from velesio_worker import __version__, cli_dead, cli_models
 from velesio_worker.client import Client
 from velesio_worker.demo import run_demo
 from velesio_worker.errors import JobError, SettingsError, VelesioError
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--id", help="the job's id; drawn at random if left out")
     submit.add_argument("--json", action="store_true", help="print the result as JSON")
     cli_dead.add_parser(commands)
+    cli_models.add_parser(commands)
     demo = commands.add_parser("demo", help="see it work on a Redis, a server and a model of its own")
     demo.add_argument("--prompt", help="what to ask")
     demo.add_argument("--chat", action="store_true", help="converse until Ctrl-D")
@@ -203,6 +204,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "settings": _show_settings,
     "submit": _with_redis(_submit_job),
     "dead": _with_redis(cli_dead.run),
+    "models": cli_models.run,
     "demo": _run_demo,
 }
 

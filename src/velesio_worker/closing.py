@@ -49,6 +49,10 @@ class Closer:
         """
         return await self._close(held, error.result(), ERROR, error.entry(partial=partial), stream, bury=bury)
 
+    async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
+        """Put a job back; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
+        await self._claims.hand_back(held, in_good_order=in_good_order)
+
     async def drop(self, held: Held) -> None:
         """Forget an attempt that another one has taken the place of."""
         await self._slots.ack(held.slot, held.payload)
@@ -67,7 +71,7 @@ class Closer:
         try:
             owned = await self._publish(held, stream, result, event, data)
         except StreamLostError:
-            await self._claims.hand_back(held, in_good_order=True)
+            await self.hand_back(held, in_good_order=True)
             return False
         except FencedError:
             owned = False

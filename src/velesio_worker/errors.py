@@ -25,7 +25,17 @@ class RedisUnusableError(VelesioError):
 
 
 class EngineStartError(VelesioError):
-    """An engine did not start."""
+    """An engine did not start.
+
+    Attributes:
+        final: whether trying again as things stand is of no use.
+        out_of_memory: whether it did for want of memory.
+    """
+
+    def __init__(self, message: str | None = None, *, final: bool = False, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+        self.out_of_memory = out_of_memory
 
 
 class UnusablePayloadError(VelesioError):
@@ -118,6 +128,14 @@ class EngineUnavailableError(JobError):
 
     code = "engine_unavailable"
     retryable = True
+
+
+class EngineFailedError(EngineUnavailableError):
+    """The engine cannot be started; another worker's may."""
+
+
+class ModelUnavailableError(EngineUnavailableError):
+    """The model that the job asks for cannot be loaded."""
 
 
 class EngineCrashedError(JobError):

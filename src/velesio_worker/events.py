@@ -61,7 +61,12 @@ class Done:
 
     def entry(self) -> dict[str, Any]:
         """Return the ``done`` entry's data."""
-        return {"finish_reason": self.finish_reason, "usage": self.usage, "timings": self.timings}
+        entry: dict[str, Any] = {
+            "finish_reason": self.finish_reason,
+            "usage": self.usage,
+            "timings": self.timings,
+        }
+        return entry | {"cached": True} if self.result.get("cached") else entry
 
 
 def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mode: str) -> dict[str, Any]:

@@ -6,18 +6,21 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import anyio
 import orjson
 
+from velesio_worker.cache import Kept, PromptCache, cache_key
 from velesio_worker.closing import Closer
-from velesio_worker.engines.base import Engine, EngineSource
+from velesio_worker.engines.base import Engine, EngineSource, EngineState
 from velesio_worker.errors import (
     AbandonedError,
     BadJobError,
     ContextExceededError,
     EngineCrashedError,
+    EngineFailedError,
     EngineRefusedError,
     EngineStalledError,
     EngineUnavailableError,
@@ -25,14 +28,16 @@ from velesio_worker.errors import (
     InternalError,
     JobError,
     JobTimeoutError,
+    ModelUnavailableError,
     NoCapacityError,
     StoppedError,
     StreamLostError,
 )
 from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token, start_entry
-from velesio_worker.jobs import Kind
+from velesio_worker.jobs import Job, Kind
 from velesio_worker.logs import get_logger
-from velesio_worker.queue.claims import Claim, Claims
+from velesio_worker.parameters import AnswerParameters
+from velesio_worker.queue.claims import Claim
 from velesio_worker.runs import Halt, Limits, Outcome, Run, report
 from velesio_worker.stream import Publisher
 from velesio_worker.subscriber import NOTHING, Published
@@ -48,36 +53,44 @@ ReadPublished = Callable[[str], Awaitable[Published]]
 log = get_logger(__name__)
 
 
+class ManagementRuns(Protocol):
+    """Runs jobs that look after models."""
+
+    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
+        """Run a job; returns its result."""
+        ...
+
+
 class Executor:
     """Runs claimed jobs. Every way out of :meth:`run` ends the job or hands it back, and frees its slot.
 
     Args:
-        worker: the worker's id.
         engines: the engines that there are, by kind.
-        capacity: how many jobs of a kind may be on its engine at a time.
+        management: runs jobs that look after models.
+        cache: keeps answers.
         publisher: writes the streams.
-        claims: hands jobs back.
-        closer: ends jobs.
+        closer: ends jobs, or hands them back.
         published: reads what a job's stream holds, by the job's id.
+        elsewhere: whether another worker may run jobs of a kind.
         limits: how long what may take.
     """
 
     def __init__(
         self,
-        worker: str,
         engines: Mapping[Kind, EngineSource],
-        capacity: Mapping[Kind, anyio.Semaphore],
+        management: ManagementRuns,
+        cache: PromptCache,
         publisher: Publisher,
-        claims: Claims,
         closer: Closer,
         published: ReadPublished,
+        elsewhere: Callable[[Kind], Awaitable[bool]],
         limits: Limits,
     ) -> None:
-        self._worker = worker
         self._engines = engines
-        self._capacity = capacity
+        self._management = management
+        self._cache = cache
+        self._elsewhere = elsewhere
         self._publisher = publisher
-        self._claims = claims
         self._closer = closer
         self._published = published
         self._limits = limits
@@ -119,7 +132,7 @@ class Executor:
 
     def _halt(self, why: Halt, job_id: str, attempt: int | None = None) -> None:
         for run in self._runs:
-            if run.claim.job.id == job_id and attempt in {None, run.claim.held.attempt}:
+            if run.job.id == job_id and attempt in {None, run.claim.held.attempt}:
                 run.halt(why)
 
     async def watch(self) -> None:
@@ -155,6 +168,7 @@ class Executor:
                 with run.ending:
                     await self._end(run, outcome)
                 report(run, outcome)
+                await self._keep(run, outcome)
             finally:
                 del self._runs[run]
                 self._changed.set()
@@ -173,15 +187,8 @@ class Executor:
                 return None
 
     async def _outcome(self, run: Run) -> Outcome:
-        job = run.claim.job
-        limit = min(job.timeout or self._limits.job, self._limits.job)
         try:
-            if job.type.kind not in self._engines:
-                raise NoCapacityError(f"The worker {self._worker} runs no {job.type.kind} jobs.")  # noqa: TRY301
-            async with self._capacity[job.type.kind]:
-                with anyio.move_on_after(limit):
-                    return await self._generate(run)
-            return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
+            return await self._run(run)
         except AbandonedError:
             return run.generation.cut_short() if run.generation else None
         except StoppedError:
@@ -189,36 +196,80 @@ class Executor:
         except (JobError, FencedError, StreamLostError) as error:
             return error
         except Exception as error:
-            log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=job.id)
+            log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=run.job.id)
             return InternalError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
 
-    async def _generate(self, run: Run) -> Done:
-        job = run.claim.job
-        with self._engines[job.type.kind].using() as engine:
-            return await self._generate_on(engine, run)
+    async def _run(self, run: Run) -> Done | JobError:
+        job = run.job
+        if job.kind is Kind.MANAGE:
+            self._announce(run, "fresh" if run.claim.first else "restart")
+            return await self._in_time(run, self._manage)
+        if job.kind not in self._engines:
+            raise NoCapacityError(f"The worker {run.claim.held.slot.worker} runs no {job.kind} jobs.")
+        source = self._engines[job.kind]
+        kept = await self._from_cache(source, run)
+        if kept is not None:
+            return kept
+        mode = "fresh" if run.claim.first else job.mode_after_loss
+        self._announce(run, mode)
+        async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+            return await self._in_time(run, lambda run: self._generate(engine, run, mode))
         raise EngineCrashedError
 
-    async def _generate_on(self, engine: Engine, run: Run) -> Done:
-        job = run.claim.job
-        mode = "fresh" if run.claim.first else job.mode_after_loss
-        self._announce(engine, run, mode)
+    async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
+        limit = min(run.job.timeout or self._limits.job, self._limits.job)
+        with anyio.move_on_after(limit):
+            return await work(run)
+        return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
+
+    async def _manage(self, run: Run) -> Done:
+        return Done(await self._management.run(run.job, partial(self._waits, run)), "stop")
+
+    def _waits(self, run: Run, state: EngineState) -> None:
+        """Tell the stream that the job waits for its engine; for a free slot is not worth an entry."""
+        if state is not EngineState.READY:
+            waited = round(time.monotonic() - run.began, 1)
+            progress = {"stage": "loading", "processed": waited, "total": None, "state": state.value}
+            run.stream.put(PROGRESS, orjson.dumps(progress))
+
+    async def _from_cache(self, source: EngineSource, run: Run) -> Done | None:
+        """Answer from the cache, in the pieces that it came in at first; None if there is nothing."""
+        if not run.claim.first or not self._cache.wants(run.job):
+            return None
+        identity = await source.identity(run.job.model)
+        if identity is None:
+            return None
+        run.cache_key = cache_key(run.job, identity)
+        kept = await self._cache.find(run.cache_key)
+        if kept is None:
+            return None
+        run.cached = True
+        self._announce(run, "fresh", kept.model)
+        for data in kept.tokens if run.job.streamed else ():
+            self._publish(run, [Token(data)])
+            await run.stream.room()
+        return kept.done
+
+    async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
         if not run.claim.first:
             await run.stream.flushed()  # from here on an earlier attempt can write nothing
         if mode == "continue":
             done = await self._continue(engine, run)
             if done is not None:
                 return done
-            self._announce(engine, run, "restart")
+            self._announce(run, "restart")
         return await self._generate_after(NOTHING, engine, run)
 
-    def _announce(self, engine: Engine, run: Run, mode: str) -> None:
-        job, held = run.claim.job, run.claim.held
-        start = start_entry(job.type, held.attempt, self._worker, engine.model, mode)
+    def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
+        job, held = run.job, run.claim.held
+        if model is None and job.kind in self._engines:
+            model = job.model.removesuffix(".gguf") if job.model else self._engines[job.kind].model
+        start = start_entry(job.type, held.attempt, run.claim.held.slot.worker, model, mode)
         run.stream.put(START, orjson.dumps(start))
 
     async def _continue(self, engine: Engine, run: Run) -> Done | None:
         """Go on from the text that is published; None if there is no going on from it."""
-        published = await self._published(run.claim.job.id)
+        published = await self._published(run.job.id)
         if not published.plain:
             return None
         run.before = published
@@ -231,14 +282,15 @@ class Executor:
         except (BadJobError, EngineRefusedError) as error:
             if not run.before.text or run.tokens:
                 raise
-            log.info(f"beginning anew: {error}", action="job_not_continued", job_id=run.claim.job.id)
+            log.info(f"beginning anew: {error}", action="job_not_continued", job_id=run.job.id)
             run.before = NOTHING
             return None
 
     async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
-        run.generation = engine.generate(run.claim.job.parameters, before.text, before.pieces)
+        run.generation = engine.generate(run.job.parameters, before.text, before.pieces)
+        patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
-            run.waiting_since = time.monotonic()
+            run.waiting_since = time.monotonic() + patient
             async with aclosing(run.generation.events()) as batches:
                 async for batch in batches:
                     run.waiting_since = math.inf
@@ -253,11 +305,13 @@ class Executor:
 
     def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
         """Queue what one read brought; no await in here, since it runs for every token."""
-        streamed = run.claim.job.streamed
+        streamed = run.job.streamed
         for event in batch:
             match event:
                 case Token():
                     run.tokens += event.has_output
+                    if run.cache_key is not None:
+                        run.pieces.append(event.data)
                     if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
                 case Progress():
@@ -269,18 +323,25 @@ class Executor:
         return None
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
-        job, held = run.claim.job, run.claim.held
-        if isinstance(outcome, EngineCrashedError | EngineUnavailableError):
-            await self._engines[job.type.kind].lost()
-        if isinstance(outcome, EngineStalledError):
-            await self._engines[job.type.kind].stalled(f"sent nothing for {self._limits.stall:g} s")
+        job, held = run.job, run.claim.held
+        source = self._engines.get(job.kind)
+        final = isinstance(outcome, EngineFailedError | ModelUnavailableError)
+        if source is not None and isinstance(outcome, EngineCrashedError | EngineUnavailableError) and not final:
+            await source.lost()
+        if source is not None and isinstance(outcome, EngineStalledError):
+            await source.stalled(f"sent nothing for {self._limits.stall:g} s")
+        if isinstance(outcome, EngineFailedError) and job.worker is None and await self._elsewhere(job.kind):
+            await self._closer.hand_back(held, in_good_order=True)
+            return
         match outcome:
+            case EngineFailedError() | ModelUnavailableError():
+                await self._closer.failed(held, outcome, run.stream, partial=await self._is_partial(run))
             case None | StreamLostError() | EngineUnavailableError():
-                await self._claims.hand_back(held, in_good_order=True)
+                await self._closer.hand_back(held, in_good_order=True)
             case FencedError():
                 await self._closer.drop(held)
             case JobError() if run.goes_on(outcome):
-                await self._claims.hand_back(held, in_good_order=False)
+                await self._closer.hand_back(held, in_good_order=False)
             case JobError():
                 partial = await self._is_partial(run)
                 await self._closer.failed(
@@ -289,17 +350,24 @@ class Executor:
             case Done():
                 await self._closer.done(held, outcome, run.stream)
 
+    async def _keep(self, run: Run, outcome: Outcome) -> None:
+        """Keep an answer that is whole and was made in one go."""
+        whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.halted is None
+        if run.cache_key and not run.cached and whole and isinstance(outcome, Done):
+            model = self._engines[run.job.kind].model or ""
+            await self._cache.keep(run.cache_key, Kept(model, run.pieces, outcome))
+
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""
-        if run.tokens or run.claim.first or not run.claim.job.streamed:
-            return run.claim.job.streamed and run.tokens > 0
-        return bool((await self._published(run.claim.job.id)).text)
+        if run.tokens or run.claim.first or not run.job.streamed:
+            return run.job.streamed and run.tokens > 0
+        return bool((await self._published(run.job.id)).text)
 
 
 def _reason_to_bury(run: Run, error: JobError) -> str:
     """Why a job is to go to the dead letters; empty if it is not."""
     lost = isinstance(error, EngineCrashedError | EngineStalledError)
-    if not lost or run.claim.job.on_crash == "fail":
+    if not lost or run.job.on_crash == "fail":
         return ""
-    allowed = run.claim.job.attempts_allowed
+    allowed = run.job.attempts_allowed
     return f"{error} {'It was the only attempt' if allowed == 1 else f'It was the last of {allowed} attempts'}."

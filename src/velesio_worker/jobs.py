@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeGuard, cast
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from velesio_worker.errors import (
     BadJobError,
@@ -19,13 +19,28 @@ from velesio_worker.errors import (
     UnusablePayloadError,
     VelesioError,
 )
+from velesio_worker.parameters import (
+    ChatCompletionParameters,
+    CompletionParameters,
+    DetokenizeParameters,
+    EmbeddingParameters,
+    ImageParameters,
+    InfillParameters,
+    LoadModelParameters,
+    ManagementParameters,
+    ModelParameters,
+    Parameters,
+    RerankParameters,
+    SwitchModelParameters,
+    TextParameters,
+    TokenizeParameters,
+)
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_MAX_ATTEMPTS: Final = 3
 READABLE: Final = 4
 """Up to so many times MAX_JOB_BYTES a job is read for its id, so that somebody can be told that it is too large."""
 
-_INT32: Final = 2**31 - 1
 _MISTAKES: Final = 5
 """How many mistakes of one job are told; the rest is counted."""
 
@@ -38,6 +53,7 @@ class Kind(StrEnum):
 
     TEXT = "text"
     IMAGE = "image"
+    MANAGE = "manage"
 
 
 class JobType(StrEnum):
@@ -45,118 +61,61 @@ class JobType(StrEnum):
 
     COMPLETION = "completion"
     CHAT_COMPLETION = "chat_completion"
+    INFILL = "infill"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
     TXT2IMG = "txt2img"
     IMG2IMG = "img2img"
+    LIST_MODELS = "list_models"
+    MODEL_INFO = "model_info"
+    LOAD_MODEL = "load_model"
+    SWITCH_MODEL = "switch_model"
+    UNLOAD_MODELS = "unload_models"
+    HEALTH_CHECK = "health_check"
 
     @property
     def kind(self) -> Kind:
-        """The capacity that a job of this type takes up."""
-        return Kind.IMAGE if self in {JobType.TXT2IMG, JobType.IMG2IMG} else Kind.TEXT
+        """The capacity that a job of this type takes up, unless its parameters say otherwise."""
+        if self in {JobType.TXT2IMG, JobType.IMG2IMG}:
+            return Kind.IMAGE
+        return Kind.MANAGE if self in _MANAGEMENT else Kind.TEXT
 
 
-class _Parameters(BaseModel):
-    """Parameters of a job; an unknown one is refused by name."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class LoraAdapter(_Parameters):
-    """One LoRA adapter that the engine has loaded, and how strongly it counts."""
-
-    id: Annotated[int, Field(ge=0, le=_INT32)]
-    scale: float
-
-
-class TextParameters(_Parameters):
-    """What ``completion`` and ``chat_completion`` have in common. Defaults are the wire protocol's."""
-
-    max_tokens: Annotated[int, Field(ge=1, le=_INT32)] = 150
-    temperature: Annotated[float, Field(ge=0)] = 0.7
-    top_k: Annotated[int, Field(ge=0, le=_INT32)] = 40
-    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0)] = 1.1
-    repeat_last_n: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
-    stream: bool = False
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
-    logit_bias: list[Any] | dict[str, Any] | None = None
-    n_probs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-    id_slot: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
-    cache_prompt: bool | None = None
-    lora: Annotated[list[LoraAdapter], Field(fail_fast=True)] | None = None
-
-    @property
-    def continuable(self) -> bool:
-        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
-        return not (self.grammar or self.json_schema is not None or self.n_probs)
+_MANAGEMENT: Final = frozenset(
+    {
+        JobType.LIST_MODELS,
+        JobType.MODEL_INFO,
+        JobType.LOAD_MODEL,
+        JobType.SWITCH_MODEL,
+        JobType.UNLOAD_MODELS,
+        JobType.HEALTH_CHECK,
+    }
+)
 
 
-class CompletionParameters(TextParameters):
-    """Parameters of a ``completion`` job."""
-
-    prompt: str
-
-
-def _message(value: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(value.get("role"), str):
-        raise ValueError("a message needs a role, such as system, user or assistant")  # noqa: TRY004
-    content = value.get("content")
-    for part in cast("list[Any]", content) if isinstance(content, list) else ():
-        match part:
-            case {"type": "image_url", "image_url": {"url": str(url)}} if url.startswith("data:"):
-                continue
-            case {"type": "image_url"}:
-                raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
-            case _:
-                continue
-    return value
-
-
-Message = Annotated[dict[str, Any], AfterValidator(_message)]
-
-
-class ChatCompletionParameters(TextParameters):
-    """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
-
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-
-    @property
-    def continuable(self) -> bool:
-        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
-        plain = self.response_format is None or self.response_format.get("type") == "text"
-        last = self.messages[-1]
-        begun = last["role"] == "assistant"
-        can_grow = not begun or (isinstance(last.get("content"), str | None) and not last.get("tool_calls"))
-        return super().continuable and plain and can_grow and not (self.tools or self.logprobs or self.top_logprobs)
-
-
-class ImageParameters(BaseModel):
-    """Parameters of an image job; the replica that has an image engine checks them."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-Parameters = CompletionParameters | ChatCompletionParameters | ImageParameters
-
-_PRIVATE: Final = frozenset({"prompt", "messages"})
+_PRIVATE: Final = frozenset(
+    {"prompt", "messages", "input", "content", "query", "documents", "input_prefix", "input_suffix", "input_extra"}
+)
 """Fields whose values are never repeated in an error, since errors are logged."""
 
 _PARAMETERS: Final[Mapping[JobType, type[Parameters]]] = {
     JobType.COMPLETION: CompletionParameters,
     JobType.CHAT_COMPLETION: ChatCompletionParameters,
+    JobType.INFILL: InfillParameters,
+    JobType.EMBEDDING: EmbeddingParameters,
+    JobType.RERANK: RerankParameters,
+    JobType.TOKENIZE: TokenizeParameters,
+    JobType.DETOKENIZE: DetokenizeParameters,
     JobType.TXT2IMG: ImageParameters,
     JobType.IMG2IMG: ImageParameters,
+    JobType.LIST_MODELS: ManagementParameters,
+    JobType.MODEL_INFO: ManagementParameters,
+    JobType.LOAD_MODEL: LoadModelParameters,
+    JobType.SWITCH_MODEL: SwitchModelParameters,
+    JobType.UNLOAD_MODELS: ManagementParameters,
+    JobType.HEALTH_CHECK: ManagementParameters,
 }
 
 
@@ -187,6 +146,18 @@ class Job(Envelope):
     id: str
     type: JobType
     parameters: Parameters
+
+    @property
+    def kind(self) -> Kind:
+        """The capacity that the job takes up; what is asked of image models, a worker that has them must answer."""
+        if isinstance(self.parameters, ManagementParameters) and self.parameters.kind == "image":
+            return Kind.IMAGE
+        return self.type.kind
+
+    @property
+    def model(self) -> str | None:
+        """The model that the job asks for; None if any is right."""
+        return self.parameters.model if isinstance(self.parameters, ModelParameters) else None
 
     @property
     def attempts_allowed(self) -> int:
@@ -266,6 +237,8 @@ def _checked_job(fields: dict[str, Any]) -> Job:
         shown = type_ if isinstance(type_, str) else _REPR.repr(type_)
         raise UnknownTypeError(f"Unknown job type: {_shorten(shown)}")
     data: Any = fields.get("data")
+    if data is None and job_type in _MANAGEMENT:
+        data = {}
     if not isinstance(data, dict):
         raise BadJobError(f"data must be an object with the parameters of {job_type}, not {_json_type(data)}.")
     try:
@@ -276,20 +249,20 @@ def _checked_job(fields: dict[str, Any]) -> Job:
     try:
         parameters = model.model_validate(data)
     except ValidationError as error:
-        raise BadJobError(_sentences(error, "data.", known=tuple(model.model_fields))) from None
+        raise BadJobError(_sentences(error, ("data",), known=tuple(model.model_fields))) from None
     try:
         envelope = Envelope.model_validate(fields)
     except ValidationError as error:
-        raise BadJobError(_sentences(error, "")) from None
+        raise BadJobError(_sentences(error, ())) from None
     return Job.model_construct(id=fields["id"], type=job_type, parameters=parameters, **dict(envelope))
 
 
-def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = ()) -> str:
+def _sentences(error: ValidationError, prefix: tuple[str, ...], *, known: tuple[str, ...] = ()) -> str:
     """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
     sentences: list[str] = []
     mistakes = error.errors(include_url=False, include_context=False)
     for mistake in mistakes[:_MISTAKES]:
-        path = prefix + ".".join(_shorten(str(step)) for step in mistake["loc"])
+        path = ".".join([*prefix, *(_shorten(str(step)) for step in mistake["loc"])])
         match mistake["type"]:
             case "extra_forbidden":
                 sentences.append(f"{path}: unknown parameter; known ones: {', '.join(sorted(known))}")
@@ -297,7 +270,7 @@ def _sentences(error: ValidationError, prefix: str, *, known: tuple[str, ...] = 
                 sentences.append(f"{path}: required")
             case _:
                 text = f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
-                private = _PRIVATE.intersection(mistake["loc"])
+                private = not mistake["loc"] or _PRIVATE.intersection(mistake["loc"])
                 sentences.append(text if private else f"{text} (got {_shorten(_REPR.repr(mistake['input']))})")
     if len(mistakes) > _MISTAKES:
         sentences.append(f"and {len(mistakes) - _MISTAKES} more mistakes")

@@ -13,13 +13,16 @@ import anyio
 from velesio_worker.engines.base import Generation
 from velesio_worker.errors import (
     EngineCrashedError,
+    EngineFailedError,
     EngineStalledError,
     EngineUnavailableError,
     FencedError,
     JobError,
+    ModelUnavailableError,
     StreamLostError,
 )
 from velesio_worker.events import Done
+from velesio_worker.jobs import Job
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim
 from velesio_worker.stream import JobStream
@@ -70,6 +73,9 @@ class Run:
         waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
         tokens: how many tokens the engine has sent.
         first_token_at: when the first of them came, in monotonic seconds.
+        cache_key: where its answer is kept; None if it is not.
+        cached: whether its answer came from there.
+        pieces: the data of its ``token`` entries, if it is to be kept.
     """
 
     claim: Claim
@@ -83,6 +89,14 @@ class Run:
     waiting_since: float = math.inf
     tokens: int = 0
     first_token_at: float | None = None
+    cache_key: str | None = None
+    cached: bool = False
+    pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.claim.job
 
     def halt(self, why: Halt) -> None:
         """Stop the run; the first reason stands."""
@@ -116,11 +130,14 @@ def report(run: Run, outcome: Outcome) -> None:
         fields["first_token_ms"] = round((run.first_token_at - run.began) * 1000)
     match outcome:
         case Done():
-            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **fields)
+            cached = {"cached": True} if run.cached else {}
+            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
         case None:
             log.info("job handed back", action="job_handed_back", **fields)
         case FencedError():
             log.warning("another attempt owns the job", action="job_fenced", **fields)
+        case EngineFailedError() | ModelUnavailableError():
+            log.warning(f"no engine for the job: {outcome}", action="job_without_engine", **fields)
         case EngineUnavailableError() | StreamLostError():
             log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
         case EngineCrashedError() | EngineStalledError() if run.goes_on(outcome):

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.errors import SettingsError
+from velesio_worker.model_source import parse_model_source
 from velesio_worker.redis_url import parse_redis_url
 
 _MEBIBYTE: Final = 1024 * 1024
@@ -26,6 +27,29 @@ class LogFormat(StrEnum):
 
     JSON = "json"
     CONSOLE = "console"
+
+
+class GpuSizing(StrEnum):
+    """Who decides how much of the GPU's memory llama-server takes."""
+
+    CAPS = "caps"
+    FIT = "fit"
+    OFF = "off"
+
+
+class GpuSharing(StrEnum):
+    """Whether engines may hold a GPU's memory at the same time."""
+
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
+class CacheMode(StrEnum):
+    """Which answers are kept in the prompt cache."""
+
+    OFF = "off"
+    DETERMINISTIC = "deterministic"
+    ALL = "all"
 
 
 def _command(value: str | None) -> str | None:
@@ -60,6 +84,12 @@ def _http_url(value: str | None) -> str | None:
 
 def _redis_url(value: str) -> str:
     parse_redis_url(value)
+    return value
+
+
+def _model_source(value: str | None) -> str | None:
+    if value is not None:
+        parse_model_source(value)
     return value
 
 
@@ -121,6 +151,31 @@ class Settings(BaseSettings):
     )
     llama_port: Port = Field(
         default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
+    )
+    llama_args: Command = Field(
+        default=None, description="Further arguments for the worker's own llama-server, such as --lora or --mmproj."
+    )
+    model_url: Annotated[str | None, AfterValidator(_model_source)] = Field(
+        default=None,
+        description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it.",
+    )
+    idle_unload_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=300, description="Stop an engine that had no job for so many seconds; the next job starts it. 0: never."
+    )
+    probe_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=120, description="Have an idle engine make one token after so many seconds without a sign. 0: never."
+    )
+    gpu_sizing: Annotated[GpuSizing, BeforeValidator(_lower)] = Field(
+        default=GpuSizing.CAPS,
+        description="caps (fewer layers and context where little GPU memory is free), fit (llama-server's own) or off.",
+    )
+    gpu_sharing: Annotated[GpuSharing, BeforeValidator(_lower)] = Field(
+        default=GpuSharing.SHARED,
+        description="shared, or exclusive: text and image engine take turns on the GPU, which holds one at a time.",
+    )
+    cache_mode: Annotated[CacheMode, BeforeValidator(_lower)] = Field(
+        default=CacheMode.DETERMINISTIC,
+        description="Answers to keep and give again: off, deterministic (temperature 0 or a seed given) or all.",
     )
 
     sd_model_path: Path = Field(default=Path("./data/models/image/"), description="The folder of image models.")

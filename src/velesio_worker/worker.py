@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -17,15 +17,24 @@ from redis.exceptions import RedisError
 
 from velesio_worker import __version__
 from velesio_worker.admission import Admission
+from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
-from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
-from velesio_worker.errors import EngineStartError, RedisUnusableError, SettingsError, StoppedError, VelesioError
+from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.gpu import Gpus
+from velesio_worker.engines.launch import LlamaLauncher
+from velesio_worker.engines.supervisor import Supervisor
+from velesio_worker.engines.turns import Turns
+from velesio_worker.engines.watchdog import Patience
+from velesio_worker.errors import RedisUnusableError, SettingsError, StoppedError, VelesioError
 from velesio_worker.executor import LAST_SECONDS, Executor
+from velesio_worker.fleet import Fleet
+from velesio_worker.health import Health
 from velesio_worker.jobs import Kind, RefusedJobError
 from velesio_worker.logs import get_logger
+from velesio_worker.management import Management
 from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
-from velesio_worker.queue.consumer import Consumer, Gate
+from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.control import Control
 from velesio_worker.queue.health import warn_of_risks
 from velesio_worker.queue.intake import Intake
@@ -34,9 +43,15 @@ from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
 from velesio_worker.runs import Limits
-from velesio_worker.settings import Settings
+from velesio_worker.settings import GpuSharing, Settings
 from velesio_worker.stream import FLUSH_SECONDS, Publisher
 from velesio_worker.subscriber import Published, published
+
+MANAGERS: Final = 2
+"""Jobs that look after models, at a time: one may load a model while another asks how the worker is."""
+
+_PASSAGES: Final = {EngineState.READY: Passage.OPEN, EngineState.STOPPED: Passage.AJAR}
+_LOOK_SECONDS: Final = 1.0
 
 log = get_logger(__name__)
 
@@ -91,13 +106,24 @@ class Worker:
         self._reaper = Reaper(
             self._commands, self._keys, self.id, lease_seconds=settings.lease_seconds, outage=self._outage
         )
-        self._supervisor = LlamaSupervisor(settings, on_state=self._engine_changed)
+        self._gpus = Gpus(settings.cuda_visible_devices)
+        self._launcher = LlamaLauncher(settings, self._gpus)
+        self._supervisor = Supervisor(
+            self._launcher,
+            Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds),
+            on_state=self._engine_changed,
+            may_rest=self._nothing_waits,
+            turns=Turns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None,
+        )
+        self._fleet = Fleet(self._commands, self._keys, self.id, self._outage)
         self._gate = Gate()
+        self._always = Gate(Passage.OPEN)
+        self._ready = anyio.Event()
+        self._engine_moved = anyio.Event()
         self._stopping = anyio.Event()
         self._began = time.time()
         self._text_slots = 0
-        self._capacity: dict[Kind, anyio.Semaphore] = {}
-        self._executor: Executor | None = None
+        self._executor = self._make_executor()
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:
@@ -106,7 +132,6 @@ class Worker:
         Raises:
             SettingsError: the settings leave nothing to do.
             RedisUnusableError: Redis cannot serve this worker.
-            EngineStartError: llama-server does not start.
         """
         self._check_settings()
         try:
@@ -125,10 +150,11 @@ class Worker:
 
     def stop(self) -> None:
         """Stop as a signal does: the first time gently, the second time at once."""
-        if self._stopping.is_set() and self._executor is not None:
+        if self._stopping.is_set():
             self._executor.stop(within=LAST_SECONDS)
         self._stopping.set()
-        self._gate.open()
+        self._ready.set()
+        self._gate.move(Passage.OPEN)
 
     def _check_settings(self) -> None:
         if not self._settings.run_llm:
@@ -195,27 +221,22 @@ class Worker:
     async def _serve(self, side: anyio.abc.TaskGroup) -> None:
         """Take jobs until stopped; returns when the last one has ended or was handed back."""
         async with anyio.create_task_group() as jobs:
+            side.start_soon(self._executor.watch)
+            side.start_soon(self._control(self._executor).run)
+            side.start_soon(self._supervisor.run)
+            side.start_soon(self._tend_gate)
             jobs.start_soon(self._intake().run, self._stopping)
-            side.start_soon(self._supervise)
-            await self._gate.wait()
+            for consumer in self._first_consumers():
+                jobs.start_soon(consumer.run, self._stopping)
+            await self._ready.wait()
             if not self._stopping.is_set():
-                self._executor = self._make_executor()
-                side.start_soon(self._executor.watch)
-                side.start_soon(self._control(self._executor).run)
-                for consumer in self._consumers():
+                for consumer in self._further_consumers():
                     jobs.start_soon(consumer.run, self._stopping)
                 log.info(f"taking text jobs, {self._text_slots} at a time", action="worker_ready")
                 self._lease.nudge()
-                await self._stopping.wait()
-                await self._drain(self._executor)
+            await self._stopping.wait()
+            await self._drain(self._executor)
             jobs.cancel_scope.deadline = anyio.current_time() + LAST_SECONDS
-
-    async def _supervise(self) -> None:
-        try:
-            await self._supervisor.run()
-        except EngineStartError as error:
-            self._failure = error
-            self.stop()
 
     async def _drain(self, executor: Executor) -> None:
         """Let running jobs end, for ``DRAIN_SECONDS`` at most; the rest goes back."""
@@ -248,51 +269,56 @@ class Worker:
             outage=self._outage,
         )
 
-    def _fit_capacity(self) -> None:
-        """Take as many jobs at a time as the engine, which may be another than before, has slots."""
-        properties = self._supervisor.engine().properties
-        self._text_slots = self._settings.llm_concurrency or properties.slots
-        if self._text_slots > properties.slots:
-            log.warning(
-                f"LLM_CONCURRENCY={self._text_slots}, but llama-server has {properties.slots} slots: taking "
-                f"{properties.slots} jobs at a time. Start it with --parallel {self._text_slots}",
-                action="concurrency_lowered",
-            )
-            self._text_slots = properties.slots
-        self._capacity[Kind.TEXT] = anyio.Semaphore(self._text_slots)
-
     def _make_executor(self) -> Executor:
+        health = Health(self.id, self._supervisor, self._gpus)
         return Executor(
-            self.id,
             {Kind.TEXT: self._supervisor},
-            self._capacity,
+            Management(self._supervisor, self._launcher, health),
+            PromptCache(self._commands, self._settings.cache_mode),
             self._publisher,
-            self._claims,
             self._closer,
             self._published,
+            self._fleet.serves,
             Limits(job=self._settings.worker_timeout, stall=self._settings.stall_seconds),
         )
 
     async def _published(self, job_id: str) -> Published:
         return await until_done(self._outage, partial(published, self._commands, job_id), writes=False)
 
-    def _consumers(self) -> list[Consumer]:
-        """One for each text job at a time, and one for jobs that name this worker; they share the engine's slots."""
-        ready = self._keys.ready(Kind.TEXT)
-        places = [(f"text-{number}", ready, ready) for number in range(self._text_slots)]
-        places.append(("only-0", self._keys.only(self.id), self._keys.incoming))
+    def _first_consumers(self) -> list[Consumer]:
+        """Those that there are from the beginning.
+
+        For jobs that look after models, for jobs that name this worker, and one for text jobs: it wakes the engine, or
+        says why it cannot be started.
+        """
+        manage, only = self._keys.ready(Kind.MANAGE), self._keys.only(self.id)
+        names = range(MANAGERS)
         return [
-            Consumer(self._slots, source, self._slot(name, home), self._gate, self._process)
-            for name, source, home in places
+            *(self._consumer(f"manage-{number}", manage, manage, self._always) for number in names),
+            *(self._consumer(f"only-{number}", only, self._keys.incoming, self._always) for number in names),
+            self._text_consumer(0),
         ]
+
+    def _further_consumers(self) -> list[Consumer]:
+        """One for each further text job that the engine runs at a time."""
+        return [self._text_consumer(number) for number in range(1, self._text_slots)]
+
+    def _text_consumer(self, number: int) -> Consumer:
+        ready = self._keys.ready(Kind.TEXT)
+        return self._consumer(f"text-{number}", ready, ready, self._gate, first=number == 0)
+
+    def _consumer(self, name: str, source: str, home: str, gate: Gate, *, first: bool = False) -> Consumer:
+        return Consumer(self._slots, source, self._slot(name, home), gate, self._process, first=first)
 
     async def _process(self, slot: Slot, payload: bytes) -> None:
         await self._guarded(slot, payload, self._run_job(slot, payload))
 
     async def _run_job(self, slot: Slot, payload: bytes) -> None:
         claim = await self._admission.admit(slot, payload)
-        if claim is not None and self._executor is not None:
+        if claim is not None:
             await self._executor.run(claim)
+            if claim.job.kind is not Kind.MANAGE:
+                await self._fleet.note_job()
 
     async def _refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         await self._guarded(slot, payload, self._admission.refuse(refusal, slot, payload))
@@ -308,13 +334,30 @@ class Worker:
             await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
 
     def _engine_changed(self, state: EngineState) -> None:
-        if state is EngineState.READY:
-            self._fit_capacity()
-        if state is EngineState.READY or self._stopping.is_set():
-            self._gate.open()
-        else:
-            self._gate.close()
+        serving = self._supervisor.serving
+        if state is EngineState.READY and serving is not None:
+            self._text_slots = max(self._text_slots, serving.slots)
+            self._ready.set()
+        if not self._stopping.is_set():
+            self._gate.move(_PASSAGES.get(state, Passage.CLOSED))
+        self._engine_moved.set()
         self._lease.nudge()
+
+    async def _tend_gate(self) -> None:
+        """Take jobs although the engine cannot be started, to say so, as long as no other worker can run them."""
+        while True:
+            self._engine_moved = anyio.Event()
+            failed = self._supervisor.state is EngineState.FAILED
+            if failed and not self._stopping.is_set():
+                elsewhere = await self._fleet.serves(Kind.TEXT)
+                if self._supervisor.state is EngineState.FAILED and not self._stopping.is_set():
+                    self._gate.move(Passage.CLOSED if elsewhere else Passage.AJAR)
+            with anyio.move_on_after(_LOOK_SECONDS if failed else None):
+                await self._engine_moved.wait()
+
+    async def _nothing_waits(self) -> bool:
+        """Whether no text job waits, so that the engine may rest."""
+        return not await self._fleet.waiting(Kind.TEXT)
 
     def _facts(self) -> Mapping[str, str | int]:
         """What the worker is and does now, for its hash in Redis."""
@@ -325,7 +368,9 @@ class Worker:
             "kinds": Kind.TEXT.value,
             "text_state": self._supervisor.state.value,
             "text_slots": self._text_slots,
-            "running": self._executor.running if self._executor else 0,
+            "text_model": self._supervisor.model or "",
+            "text_reason": self._supervisor.reason,
+            "running": self._executor.running,
         }
 
 

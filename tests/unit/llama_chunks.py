@@ -9,7 +9,7 @@ from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
 from velesio_worker.events import Done, EngineEvent, Progress, Token
-from velesio_worker.jobs import ChatCompletionParameters, CompletionParameters
+from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters
 
 COMPLETION = "/completion"
 CHAT = "/v1/chat/completions"

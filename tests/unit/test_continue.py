@@ -37,7 +37,8 @@ from velesio_worker.errors import (
     OutOfMemoryError,
 )
 from velesio_worker.events import StreamEvent, Token, piece_text
-from velesio_worker.jobs import ChatCompletionParameters, CompletionParameters, Job, parse_job
+from velesio_worker.jobs import Job, parse_job
+from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters
 
 TOKENIZE: Final = "/tokenize"
 USER: Final = {"role": "user", "content": "hi"}

@@ -6,17 +6,8 @@ import orjson
 import pytest
 
 from velesio_worker.errors import UnusablePayloadError
-from velesio_worker.jobs import (
-    ChatCompletionParameters,
-    CompletionParameters,
-    ImageParameters,
-    Job,
-    JobType,
-    Kind,
-    RefusedJobError,
-    is_job_id,
-    parse_job,
-)
+from velesio_worker.jobs import Job, JobType, Kind, RefusedJobError, is_job_id, parse_job
+from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters, ImageParameters
 
 LIMIT = 64 * 1024
 USER = {"role": "user", "content": "hi"}

@@ -13,14 +13,8 @@ from velesio_worker.engines.chat import ChatGeneration
 from velesio_worker.engines.completion import CompletionGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.errors import UnusablePayloadError
-from velesio_worker.jobs import (
-    ChatCompletionParameters,
-    CompletionParameters,
-    Job,
-    JobType,
-    RefusedJobError,
-    parse_job,
-)
+from velesio_worker.jobs import Job, JobType, RefusedJobError, parse_job
+from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters
 
 LIMIT = 1024 * 1024
 LEAVES = (

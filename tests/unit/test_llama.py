@@ -26,7 +26,7 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.errors import BadJobError, EngineRefusedError
 from velesio_worker.events import piece_text
-from velesio_worker.jobs import ImageParameters
+from velesio_worker.parameters import ImageParameters
 
 pytestmark = pytest.mark.anyio
 

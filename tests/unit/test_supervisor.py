@@ -21,7 +21,7 @@ from velesio_worker.engines.llama import LlamaProperties
 from velesio_worker.engines.process import EngineProcess
 from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
 from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
-from velesio_worker.jobs import CompletionParameters
+from velesio_worker.parameters import CompletionParameters
 from velesio_worker.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from velesio_worker.events import Done, EngineEvent
-from velesio_worker.jobs import Parameters
+from velesio_worker.parameters import Parameters
+
+
+class EngineState(StrEnum):
+    """Where an engine is in its life."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What an engine is to serve.
+
+    Attributes:
+        model: the model's file; None for whatever the server has.
+        name: the model's name, for people and for streams; empty where it is not known before the server says it.
+    """
+
+    model: Path | None = None
+    name: str = ""
 
 
 class Generation(Protocol):
@@ -49,11 +77,101 @@ class Engine(Protocol):
         ...
 
 
+E = TypeVar("E", bound=Engine)
+E_co = TypeVar("E_co", bound=Engine, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving(Generic[E_co]):
+    """An engine that is ready.
+
+    Attributes:
+        engine: the engine.
+        slots: how many jobs it runs at a time.
+        gone: waits until it does not serve any more; returns what happened to it.
+        report: takes note that a request found it gone.
+        kill: ends it at once, so that another can be started; None if it is not the worker's own.
+        moved: asks how much it has done so far, as a number that rises while it works; None if it does not tell.
+            Raises TimeoutError if there is no answer.
+        probe: has it do the least that shows that it works; returns when it has.
+    """
+
+    engine: E_co
+    slots: int
+    gone: Callable[[], Awaitable[str]]
+    report: Callable[[], None]
+    kill: Callable[[], None] | None
+    moved: Callable[[], Awaitable[float | None]]
+    probe: Callable[[], Awaitable[None]]
+
+
+class Launcher(Protocol[E_co]):
+    """Starts the engines of one kind, one at a time.
+
+    Attributes:
+        name: what the engine is called, for people.
+        owned: whether its process is the worker's own, to stop and to start.
+    """
+
+    name: str
+    owned: bool
+
+    def default(self) -> Spec:
+        """What is served unless somebody asks for something else."""
+        ...
+
+    async def resolve(self, model: str) -> Spec:
+        """Return what a job's ``model`` stands for.
+
+        Raises:
+            JobError: there is no such model, or it cannot be loaded here.
+        """
+        ...
+
+    def serve(self, spec: Spec) -> AbstractAsyncContextManager[Serving[E_co]]:
+        """Start an engine, wait until it is ready, and end it on leaving.
+
+        Raises:
+            EngineStartError: it did not become ready, and what to change.
+        """
+        ...
+
+    def identity(self, spec: Spec) -> str | None:
+        """Return what tells an engine's answers from those of others; None where that is not known yet."""
+        ...
+
+    def fingerprint(self, spec: Spec) -> object:
+        """Return what changes when somebody mends that which kept the engine from starting."""
+        ...
+
+
 class EngineSource(Protocol):
     """Whoever knows the engine of one kind of job."""
 
-    def using(self) -> AbstractContextManager[Engine]:
-        """Use the engine; raises EngineUnavailableError if it is not ready, EngineCrashedError if it goes away."""
+    @property
+    def model(self) -> str | None:
+        """The name of the model that is loaded, or of the one that would be; None where that is not known."""
+        ...
+
+    def ensure(
+        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] = ...
+    ) -> AbstractAsyncContextManager[Engine]:
+        """Lease the engine with a model loaded: wait until it is, have it started or exchanged if need be.
+
+        Args:
+            model: a job's ``model``; None for the default one.
+            on_wait: called at once if there is something to wait for, and now and then while that lasts.
+
+        Raises:
+            EngineUnavailableError: the engine was replaced, or stopped, meanwhile.
+            EngineCrashedError: it went away meanwhile.
+            EngineFailedError: it cannot be started, and why.
+            JobError: there is no such model, or it cannot be loaded.
+        """
+        ...
+
+    async def identity(self, model: str | None) -> str | None:
+        """Return what tells a job's model from others, however it is called; None where that is not known."""
         ...
 
     async def lost(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from velesio_worker.engines.generation import LlamaGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.events import Token
-from velesio_worker.jobs import ChatCompletionParameters
+from velesio_worker.parameters import ChatCompletionParameters
 
 _ASSISTANT: Final = "assistant"
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from velesio_worker.engines.gguf import GgufError, GgufInfo, read_gguf
+from velesio_worker.engines.sizing import Sizing
 from velesio_worker.errors import EngineStartError
 from velesio_worker.settings import Settings
 
@@ -22,7 +24,6 @@ CACHE_RAM_MIB: Final = 1024
 """Host memory for llama-server's prompt cache; its own default of 8 GiB is too much to take unasked."""
 
 LOCAL_BINARY: Final = Path("data/binaries/llama-server")
-_GGUF_MAGIC: Final = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +46,73 @@ class LlamaCommand:
         return f"http://{HOST}:{self.port}"
 
 
-def llama_command(settings: Settings) -> LlamaCommand:
+def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing | None = None) -> LlamaCommand:
     """Find the program and put its arguments together.
 
     The first of these: ``STARTUP_COMMAND``; ``data/binaries/llama-server``; ``llama-server`` on PATH; the server in
     the xllamacpp wheel.
 
+    Args:
+        settings: the settings.
+        model: the model's file; None for the one that is configured.
+        sizing: layers and context; None for those that are configured. No effect with ``STARTUP_COMMAND``.
+
     Raises:
         EngineStartError: there is none, or the model cannot be used.
     """
     if settings.startup_command is not None:
-        argv = shlex.split(settings.startup_command)
+        argv = _with_model(shlex.split(settings.startup_command), model)
         return LlamaCommand(argv, _port_of(argv) or settings.llama_port, "STARTUP_COMMAND")
-    check_model(settings.model_path)
+    info = check_model(model or settings.model_path, asked=model is not None)
     program, source = _program()
     slots = settings.llm_concurrency or DEFAULT_SLOTS
+    sizing = sizing or Sizing(settings.gpu_layers, settings.context_size)
     arguments = [
-        *("--model", str(settings.model_path)),
-        *("--ctx-size", str(settings.context_size * slots)),
+        *("--model", str(model or settings.model_path)),
+        *("--ctx-size", str(sizing.context * slots)),
         *("--parallel", str(slots)),
-        *("--n-gpu-layers", str(settings.gpu_layers)),
+        *(("--fit", "on") if sizing.layers is None else ("--n-gpu-layers", str(sizing.layers))),
         *("--host", HOST),
         *("--port", str(settings.llama_port)),
         *("--cache-ram", str(CACHE_RAM_MIB)),
         "--metrics",
         "--slots",
+        *(["--rerank"] if info.reranks else ["--embeddings"] if info.embeds else []),
+        *shlex.split(settings.llama_args or ""),
     ]
     return LlamaCommand([*program, *arguments], settings.llama_port, source)
+
+
+def model_of(settings: Settings) -> Path | None:
+    """Return the file of the model that is served by default; None if ``STARTUP_COMMAND`` does not say."""
+    if settings.startup_command is None:
+        return settings.model_path
+    place = _model_place(shlex.split(settings.startup_command))
+    return Path(place[2]) if place else None
+
+
+def _with_model(argv: list[str], model: Path | None) -> list[str]:
+    place = _model_place(argv)
+    if model is None or place is None:
+        return argv
+    index, prefix, _ = place
+    return [*argv[:index], prefix + str(model), *argv[index + 1 :]]
+
+
+def _model_place(argv: Sequence[str]) -> tuple[int, str, str] | None:
+    """Where a command names the model: the word's index, what stands before the name in it, the name."""
+    for index, word in enumerate(argv):
+        if word in {"-m", "--model"} and index + 1 < len(argv):
+            return index + 1, "", argv[index + 1]
+        if word.startswith("--model="):
+            return index, "--model=", word.removeprefix("--model=")
+    return None
 
 
 def _program() -> tuple[list[str], str]:
     if LOCAL_BINARY.exists():
         if not os.access(LOCAL_BINARY, os.X_OK):
-            raise EngineStartError(f"{LOCAL_BINARY} is not executable: chmod +x {LOCAL_BINARY}")
+            raise EngineStartError(f"{LOCAL_BINARY} is not executable: chmod +x {LOCAL_BINARY}", final=True)
         return [str(LOCAL_BINARY.absolute())], str(LOCAL_BINARY)
     if on_path := shutil.which("llama-server"):
         return [on_path], on_path
@@ -86,7 +121,8 @@ def _program() -> tuple[list[str], str]:
     raise EngineStartError(
         "No llama-server was found. Put one at data/binaries/llama-server or on PATH (llama.cpp's releases have them), "
         "install the one in a wheel (pip install xllamacpp, or make demo), or name yours with STARTUP_COMMAND or "
-        "LLAMA_SERVER_URL."
+        "LLAMA_SERVER_URL.",
+        final=True,
     )
 
 
@@ -98,37 +134,43 @@ def _port_of(argv: Sequence[str]) -> int | None:
     return None
 
 
-def check_model(path: Path) -> None:
-    """Check that a file looks like a GGUF model that can be read.
+def check_model(path: Path, *, asked: bool = False) -> GgufInfo:
+    """Check that a file is a whole GGUF model that can be read; returns what it says about itself.
+
+    Args:
+        path: the file.
+        asked: whether a job asked for it; else it is ``MODEL_PATH``.
 
     Raises:
-        EngineStartError: it does not, and what to change.
+        EngineStartError: it is not, and what to change.
     """
-    shown = f"MODEL_PATH={path} ({path.absolute()})"
+    shown = str(path) if asked else f"MODEL_PATH={path} ({path.absolute()})"
+    trouble: str
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(_GGUF_MAGIC))
+        return read_gguf(path)
     except FileNotFoundError:
-        raise EngineStartError(
-            f"{shown} does not exist: put a GGUF model there or point MODEL_PATH at one. "
+        trouble = (
+            "does not exist: put a GGUF model there or point MODEL_PATH at one. "
             "To try the worker without one: make demo"
-        ) from None
+        )
     except IsADirectoryError:
-        raise EngineStartError(f"{shown} is a folder: point MODEL_PATH at the .gguf file in it") from None
+        trouble = "is a folder: point MODEL_PATH at the .gguf file in it"
     except OSError as error:
-        raise EngineStartError(f"{shown} cannot be read ({error.strerror}): check its permissions") from None
-    if magic != _GGUF_MAGIC:
-        raise EngineStartError(f"{shown} is no GGUF model (it begins with {magic!r}): llama.cpp needs a .gguf file")
+        trouble = f"cannot be read ({error.strerror}): check its permissions"
+    except GgufError as error:
+        trouble = str(error)
+    raise EngineStartError(f"{shown} {trouble}", final=True)
 
 
 def engine_environment(settings: Settings, environ: Mapping[str, str], port: int) -> dict[str, str]:
     """Return llama-server's environment: this process's, the GPUs it may see, and none of its own ``LLAMA_ARG_*``.
 
     Those would silently change the command line. Host and port stand there as defaults for a ``STARTUP_COMMAND``
-    that names none.
+    that names none. GPUs are numbered as NVML numbers them, unless the operator says otherwise.
     """
     kept = {name: value for name, value in environ.items() if not name.startswith("LLAMA_ARG_")}
     return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **kept,
         "CUDA_VISIBLE_DEVICES": settings.cuda_visible_devices,
         "LLAMA_ARG_HOST": HOST,

@@ -7,18 +7,26 @@ from typing import Any, Final
 from velesio_worker.engines.generation import LlamaGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.events import Token
-from velesio_worker.jobs import CompletionParameters
+from velesio_worker.parameters import CompletionParameters, InfillParameters
 
 _FINISH_REASONS: Final = {"limit": "length"}
 
 
 class CompletionGeneration(LlamaGeneration):
-    """A ``completion`` job on ``/completion``."""
+    """A ``completion`` job on ``/completion``, or an ``infill`` job on ``/infill``, which answers in the same form.
 
-    path = "/completion"
+    Of an infill the prompt stands behind the marker of the middle, so both are gone on with by lengthening the prompt.
+    """
 
-    def __init__(self, http: EngineHTTP, parameters: CompletionParameters, after: str = "", pieces: int = 0) -> None:
+    def __init__(
+        self,
+        http: EngineHTTP,
+        parameters: CompletionParameters | InfillParameters,
+        after: str = "",
+        pieces: int = 0,
+    ) -> None:
         super().__init__(http, parameters, after, pieces)
+        self.path = "/infill" if isinstance(parameters, InfillParameters) else "/completion"
         self._prompt = parameters.prompt
         self._probabilities: list[Any] = []
 

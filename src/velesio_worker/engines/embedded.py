@@ -2,83 +2,90 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import contextlib
 import os
 import select
 import signal
 import sys
-import threading
+import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-LAYERS: Final = {"auto": -1, "all": -2}
-SMALL_MACHINE: Final = 4
-CLOSE_SECONDS: Final = 2.0
-"""How long the server may take to close; with a request open it would wait for half a minute."""
+from velesio_worker.engines.embedded_arguments import Argument, ArgumentError, make_params, read_arguments, usage
+from velesio_worker.engines.embedded_flags import HELP, MODEL, VERSION
+from velesio_worker.engines.embedded_params import Params, extension
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+FAILED: Final = "Failed to init server"
+"""What the wheel says when its log has said why."""
+
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_STARTED: Final = time.monotonic()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"error: invalid argument: {message}", file=sys.stderr)  # noqa: T201 (as llama-server does)
-        sys.exit(1)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes; returns the exit code (1: it cannot)."""
+    _hold_standard_streams()
+    for number in STOPPING:  # until the server runs a signal ends the process at once, as it does the binary
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        arguments = read_arguments(sys.argv[1:] if argv is None else argv, os.environ)
+        if (answer := _answer(arguments)) is not None:
+            return answer
+        params = make_params(arguments)
+    except ArgumentError as error:
+        _write(_STDERR, str(error))
+        return 1
+    except ImportError as error:
+        _write(_STDERR, f"error: the xllamacpp wheel cannot be used ({error}): pip install xllamacpp")
+        return 1
+    return _serve(params)
 
 
-def _layers(value: str) -> int:
-    return LAYERS[value] if value in LAYERS else int(value)
+def _answer(arguments: Sequence[Argument]) -> int | None:
+    given = [argument.flag for argument in arguments]
+    if VERSION in given:
+        package = extension()
+        build = package.BUILD_INFO
+        _write(
+            _STDERR,
+            f"version: xllamacpp {package.__version__} (build {build['build_number']}, commit {build['commit']})\n"
+            f"built with {build['compiler']} for {build['build_target']}",
+        )
+        return 0
+    if HELP in given:
+        _write(_STDOUT, usage())
+        return 0
+    if MODEL not in given:
+        _write(_STDERR, "error: --model is required: the server in the xllamacpp wheel serves one model")
+        return 1
+    return None
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of those of llama-server's flags that are understood."""
-    flags = _Parser(prog="velesio_worker.engines.embedded", description=__doc__, allow_abbrev=False)
-    flags.add_argument("-m", "--model", required=True)
-    flags.add_argument("-c", "--ctx-size", type=int, default=0)
-    flags.add_argument("-np", "--parallel", type=int, default=1)
-    flags.add_argument("-ngl", "--gpu-layers", "--n-gpu-layers", dest="gpu_layers", type=_layers, default=-1)
-    flags.add_argument("-t", "--threads", type=int, default=None)
-    flags.add_argument("-b", "--batch-size", type=int, default=None)
-    flags.add_argument("-ub", "--ubatch-size", type=int, default=None)
-    flags.add_argument("--host", default=os.environ.get("LLAMA_ARG_HOST", "127.0.0.1"))
-    flags.add_argument("--port", type=int, default=int(os.environ.get("LLAMA_ARG_PORT", "8080")))
-    flags.add_argument("-cram", "--cache-ram", type=int, default=None)
-    flags.add_argument("--metrics", action="store_true")
-    flags.add_argument("--slots", action="store_true")
-    return flags
+def _leave(_server: Any) -> NoReturn:  # noqa: ANN401 (an extension without types)
+    """End the process; the kernel closes its connections and frees its memory.
 
-
-def _params(xllamacpp: Any, flags: argparse.Namespace) -> Any:  # noqa: ANN401 (an untyped extension)
-    params = xllamacpp.CommonParams()
-    params.model.path = flags.model
-    params.n_ctx = flags.ctx_size
-    params.n_parallel = flags.parallel
-    params.n_gpu_layers = flags.gpu_layers
-    params.hostnames = [flags.host]
-    params.port = flags.port
-    params.endpoint_metrics = flags.metrics
-    params.endpoint_slots = flags.slots
-    params.endpoint_props = True
-    threads = _threads() if flags.threads is None else flags.threads
-    if threads is not None:
-        params.cpuparams.n_threads = threads
-        params.cpuparams_batch.n_threads = threads
-    if flags.batch_size is not None:
-        params.n_batch = flags.batch_size
-    if flags.ubatch_size is not None:
-        params.n_ubatch = flags.ubatch_size
-    if flags.cache_ram is not None:
-        params.cache_ram_mib = flags.cache_ram
-    return params
-
-
-def _threads() -> int | None:
-    """Return how many threads compute; None leaves it to llama.cpp.
-
-    llama.cpp takes every core, and its threads wait for each other in a loop. On a small machine, where the worker
-    and Redis need a core as well, they then stand still most of the time: measured on 2 cores beside one busy
-    process, 8 streams made 16 tokens/s with 2 threads and 44 with one.
+    The wheel's own end is no use: it holds the interpreter until the last request has ended, half a minute for one
+    whose client stays and minutes for a long prompt, and nothing here could cut it short.
     """
-    cores = os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count()
-    return max(1, cores - 1) if cores is not None and cores <= SMALL_MACHINE else None
+    seconds, micros = divmod(int((time.monotonic() - _STARTED) * 1_000_000), 1_000_000)
+    stamp = f"{seconds // 60}.{seconds % 60:02}.{micros // 1000:03}.{micros % 1000:03}"
+    if select.select([], [_STDERR], [], 0)[1]:  # a full pipe, from which nobody reads, would hold it up
+        _write(_STDERR, f"{stamp} I srv          main: cleaning up before exit...")
+    os._exit(0)
+
+
+def _serve(params: Params) -> int:
+    try:
+        server = extension().Server(params)
+    except RuntimeError as error:
+        if FAILED not in str(error):
+            _write(_STDERR, f"error: {error}")
+        return 1
+    _wait_for_stop()
+    _leave(server)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
@@ -90,28 +97,22 @@ def _wait_for_stop() -> None:
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, _ignore)
     select.select([readable], [], [])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Serve until a signal comes; returns the exit code (1: the model did not load)."""
-    flags = parser().parse_args(argv)
-    xllamacpp: Any = importlib.import_module("xllamacpp")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        server = [xllamacpp.Server(_params(xllamacpp, flags))]
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 (as llama-server does)
-        return 1
-    _wait_for_stop()
-    closing = threading.Thread(target=server.clear, daemon=True)
-    closing.start()
-    closing.join(CLOSE_SECONDS)
-    sys.stderr.flush()
-    os._exit(0)  # whatever requests are open: the kernel closes them and frees the memory
+def _hold_standard_streams() -> None:
+    """Open those of the standard streams that are closed; a connection would take their numbers, and get the log."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(opened)
+
+
+def _write(descriptor: int, text: str) -> None:
+    """Write a line, past Python's own files: they fail, even at the end, if nobody reads."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"{text}\n".encode())
 
 
 if __name__ == "__main__":

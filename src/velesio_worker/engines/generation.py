@@ -6,10 +6,11 @@ since closing the connection is the only way to stop a generation.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
 
 import anyio
 import orjson
@@ -26,7 +27,7 @@ from velesio_worker.errors import (
     OutOfMemoryError,
 )
 from velesio_worker.events import Done, EngineEvent, Progress
-from velesio_worker.jobs import TextParameters
+from velesio_worker.parameters import TextParameters
 
 _END_SECONDS: Final = 1.0
 """How long the end of a body may take after the last event; then the connection is closed instead of kept."""
@@ -39,6 +40,21 @@ _TOKENIZE: Final = "/tokenize"
 _REFUSALS: Final = frozenset({400, 404, 422, 501})
 _DONE_MARK: Final = b"[DONE]"
 
+_MISSING: Final = (
+    (
+        "does not support embeddings",
+        (
+            "Give the job an embedding model (data.model), or start the worker with "
+            "LLAMA_ARGS='--embeddings --pooling mean'"
+        ),
+    ),
+    (
+        "does not support reranking",
+        "Give the job a reranking model (data.model), or start the worker with LLAMA_ARGS=--rerank",
+    ),
+)
+"""What llama-server must be started for, and how that is done here."""
+
 
 class LlamaGeneration(ABC):
     """One request, from its body to its result.
@@ -50,7 +66,7 @@ class LlamaGeneration(ABC):
         pieces: in how many pieces that came; it has at least so many tokens.
     """
 
-    path: ClassVar[str]
+    path: str
 
     def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "", pieces: int = 0) -> None:
         self._http = http
@@ -79,14 +95,14 @@ class LlamaGeneration(ABC):
 
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
-        try:
+        with engine_errors():
             if self._after:
                 self._tokens_again = await self._count(self._after)
                 self._tokens_before = max(self._tokens_before, self._tokens_again)
                 self._whole = self._tokens_before >= self._parameters.max_tokens
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
-                    raise _refusal(response.status, decode_json(await response.body()))
+                    raise decode_refusal(response.status, decode_json(await response.body()))
                 async with (
                     aclosing(self._until_lost(response.chunks())) as chunks,
                     aclosing(self._read(chunks)) as batches,
@@ -95,12 +111,6 @@ class LlamaGeneration(ABC):
                         yield [] if self._whole else batch
                     if self._whole:
                         yield [self._done("length")]
-        except NotReachedError as error:
-            raise EngineUnavailableError(f"llama-server cannot be reached ({error}).") from error
-        except ConnectionLostError as error:
-            raise EngineCrashedError("llama-server went away while the job ran.") from error
-        except EventTooLargeError as error:
-            raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error
 
     async def _count(self, text: str) -> int:
         """Return how many tokens a text has."""
@@ -108,7 +118,7 @@ class LlamaGeneration(ABC):
         async with self._http.post(_TOKENIZE, body) as response:
             answer = decode_json(await response.body())
             if response.status != OK:
-                raise _refusal(response.status, answer)
+                raise decode_refusal(response.status, answer)
             return len(answer["tokens"])
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
@@ -160,7 +170,7 @@ class LlamaGeneration(ABC):
             raise EngineRefusedError("llama-server sent what is no JSON object.")
         body = cast("dict[str, Any]", chunk)
         if "error" in body or ("code" in body and "message" in body):
-            raise _refusal(500, body if "error" in body else {"error": body})
+            raise decode_refusal(500, body if "error" in body else {"error": body})
         if progress := body.get("prompt_progress"):
             return self._progress(progress)
         return self.take(body)
@@ -197,7 +207,7 @@ class LlamaGeneration(ABC):
 
     def _sampling(self) -> dict[str, Any]:
         """The parameters that go to the server as they are."""
-        return self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens"})
+        return self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
 
     def _base_result(self, finish_reason: str) -> dict[str, Any]:
         return {
@@ -208,7 +218,20 @@ class LlamaGeneration(ABC):
         }
 
 
-def _refusal(status: int, body: object) -> JobError:
+@contextlib.contextmanager
+def engine_errors() -> Generator[None, None, None]:
+    """Turn trouble with the connection, and with what came over it, into the job's error."""
+    try:
+        yield
+    except NotReachedError as error:
+        raise EngineUnavailableError(f"llama-server cannot be reached ({error}).") from error
+    except ConnectionLostError as error:
+        raise EngineCrashedError("llama-server went away while the job ran.") from error
+    except EventTooLargeError as error:
+        raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error
+
+
+def decode_refusal(status: int, body: object) -> JobError:
     """Return the error that stands for an error answer of llama-server."""
     error = cast("dict[str, Any]", body).get("error") if isinstance(body, dict) else None
     fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": error}
@@ -228,5 +251,6 @@ def _refusal(status: int, body: object) -> JobError:
     if status == BUSY or kind == "unavailable_error":
         return EngineUnavailableError(f"llama-server is not ready: {message}")
     if kind == "invalid_request_error" or status in _REFUSALS:
-        return BadJobError(f"llama-server refuses the job: {message}")
+        remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
+        return BadJobError(f"llama-server refuses the job: {message}{remedy}")
     return EngineRefusedError(f"llama-server: {message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import anyio
@@ -19,6 +19,9 @@ KEEPALIVE_SECONDS: Final = 4.0
 CONNECT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 
+DOWNLOAD_CONNECT_SECONDS: Final = 10.0
+DOWNLOAD_READ_SECONDS: Final = 30.0
+
 _POST_HEADERS: Final = {"Content-Type": "application/json", "Connection": "close"}
 """llama-server promises to keep a connection and closes it after a streamed answer all the same; the next request on
 it would be lost."""
@@ -30,6 +33,10 @@ class ConnectionLostError(Exception):
 
 class NotReachedError(ConnectionLostError):
     """Nothing listens at the engine's address: the request never began."""
+
+
+class UnusableURLError(Exception):
+    """A URL, one it leads to, or a proxy's cannot be used at all; trying again is of no use."""
 
 
 class EngineResponse:
@@ -104,11 +111,19 @@ class EngineHTTP:
         Raises:
             ConnectionLostError: there was no answer.
         """
+        response = await self._get(path, timeout)
+        return response.status_code, decode_json(response.content)
+
+    async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (httpx's own time-out)
+        """GET a text; returns the status and the text. Otherwise as :meth:`get`."""
+        response = await self._get(path, timeout)
+        return response.status_code, response.text
+
+    async def _get(self, path: str, timeout: float) -> httpx.Response:  # noqa: ASYNC109 (httpx's own time-out)
         try:
-            response = await self._client.get(path, timeout=timeout)
+            return await self._client.get(path, timeout=timeout)
         except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
-        return response.status_code, decode_json(response.content)
 
     @contextlib.asynccontextmanager
     async def post(self, path: str, body: bytes) -> AsyncGenerator[EngineResponse, None]:
@@ -126,6 +141,56 @@ class EngineHTTP:
             raise (NotReachedError if refused else ConnectionLostError)(_reason(error)) from error
         try:
             yield EngineResponse(response)
+        finally:
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
+                await response.aclose()
+
+
+class DownloadResponse(EngineResponse):
+    """A file that comes.
+
+    Attributes:
+        headers: the answer's headers; their names are found in any case.
+        own_headers: the headers of all answers by the host that was asked, redirects included, the first in front.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(response)
+        answers = (*response.history, response)
+        asked = answers[0].url
+        self.headers: Mapping[str, str] = response.headers
+        self.own_headers: Sequence[Mapping[str, str]] = [
+            answer.headers for answer in answers if (answer.url.host, answer.url.port) == (asked.host, asked.port)
+        ]
+
+
+@contextlib.asynccontextmanager
+async def fetch(url: str, headers: Mapping[str, str]) -> AsyncGenerator[DownloadResponse, None]:
+    """GET a file from anywhere: redirects are followed, the environment's proxies are used.
+
+    Args:
+        url: the file; a user and password in it are sent as such.
+        headers: further headers; ``Authorization`` is sent to the URL's own host and to no other.
+
+    Raises:
+        UnusableURLError: the URL, one it leads to, a proxy's or the certificates are of no use.
+        ConnectionLostError: there was no answer.
+    """
+    timeout = httpx.Timeout(DOWNLOAD_READ_SECONDS, connect=DOWNLOAD_CONNECT_SECONDS)
+    try:
+        client = httpx.AsyncClient(follow_redirects=True, timeout=timeout, trust_env=True)
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        remedy = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE"
+        raise UnusableURLError(f"{_reason(error)}: {remedy}") from error
+    async with client:
+        try:
+            response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+            raise UnusableURLError(_reason(error)) from error
+        except _LOST as error:
+            raise ConnectionLostError(_reason(error)) from error
+        try:
+            yield DownloadResponse(response)
         finally:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
                 await response.aclose()

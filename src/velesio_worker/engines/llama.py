@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Final
+from typing import Any, Final
 
+from velesio_worker.engines.answers import AnswerGeneration
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.chat import ChatGeneration
 from velesio_worker.engines.completion import CompletionGeneration
-from velesio_worker.engines.generation import BUSY
+from velesio_worker.engines.generation import BUSY, OK, engine_errors
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.errors import BadJobError, EngineRefusedError
-from velesio_worker.jobs import ChatCompletionParameters, CompletionParameters, Parameters
+from velesio_worker.parameters import (
+    AnswerParameters,
+    ChatCompletionParameters,
+    CompletionParameters,
+    InfillParameters,
+    Parameters,
+)
 
 SERVER_ERRORS: Final = 500
+_ANSWER_SECONDS: Final = 5.0
+_DECODED: Final = re.compile(r"^llamacpp:n_decode_total (\S+)$", re.MULTILINE)
+_PROBE: Final = b'{"prompt":"a","n_predict":1,"cache_prompt":false,"temperature":0}'
 _UNAUTHORISED: Final = frozenset({401, 403})
 
 
@@ -53,12 +64,63 @@ class LlamaEngine:
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
         match parameters:
-            case CompletionParameters():
+            case CompletionParameters() | InfillParameters():
                 return CompletionGeneration(self._http, parameters, after, pieces)
             case ChatCompletionParameters():
                 return ChatGeneration(self._http, parameters, after, pieces)
+            case AnswerParameters():
+                return AnswerGeneration(self._http, parameters, self.model)
             case _:
                 raise BadJobError("A text engine runs no image jobs.")
+
+    async def describe(self) -> dict[str, Any]:
+        """Return what a ``model_info`` job says of the loaded model (wire protocol, section 5).
+
+        Raises:
+            EngineUnavailableError: llama-server does not say.
+        """
+        with engine_errors():
+            _, models = await self._http.get("/v1/models", timeout=_ANSWER_SECONDS)
+            _, props = await self._http.get("/props", timeout=_ANSWER_SECONDS)
+        try:
+            meta: dict[str, Any] = models["data"][0].get("meta") or {}
+            modalities: dict[str, bool] = props.get("modalities") or {}
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise EngineRefusedError("llama-server's answer to /v1/models is not in its usual form.") from None
+        return {
+            "name": self.model,
+            "context_length": self.properties.context_length,
+            "vocab_size": meta.get("n_vocab"),
+            "total_params": meta.get("n_params"),
+            "training_context_length": meta.get("n_ctx_train"),
+            "embedding_length": meta.get("n_embd"),
+            "size": meta.get("size"),
+            "slots": self.properties.slots,
+            "modalities": sorted(name for name, there in modalities.items() if there),
+            "chat_template": bool(props.get("chat_template")),
+        }
+
+    async def decoded(self) -> float | None:
+        """Return how often llama-server has called ``llama_decode`` so far; None if it does not tell (``--metrics``).
+
+        Raises:
+            TimeoutError: it does not answer.
+        """
+        try:
+            status, text = await self._http.get_text("/metrics", timeout=_ANSWER_SECONDS)
+        except ConnectionLostError as error:
+            raise TimeoutError(str(error)) from error
+        found = _DECODED.search(text) if status == OK else None
+        return float(found.group(1)) if found else None
+
+    async def probe(self) -> None:
+        """Have llama-server make one token; a refusal, too, shows that it works.
+
+        Raises:
+            ConnectionLostError: it cannot be reached.
+        """
+        async with self._http.post("/completion", _PROBE) as response:
+            await response.body()
 
 
 async def read_properties(http: EngineHTTP) -> LlamaProperties | None:

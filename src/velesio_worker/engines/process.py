@@ -10,18 +10,26 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import anyio
 
+from velesio_worker.engines.orphans import MARK, new_mark, noted
 from velesio_worker.errors import EngineStartError
+from velesio_worker.logs import get_logger
 
 STOP_SECONDS: Final = 10.0
 """How long a process may take to end after SIGTERM before it is killed."""
 
+UNKILLABLE_SECONDS: Final = 30.0
+"""How long the kernel may take to end a process that was killed before that is said."""
+
 TAIL_LINES: Final = 30
 _LINE_BYTES: Final = 16 * 1024
 _PR_SET_PDEATHSIG: Final = 1
+
+log = get_logger(__name__)
 
 OnLine = Callable[[str], None]
 
@@ -105,7 +113,16 @@ class EngineProcess:
             with anyio.move_on_after(STOP_SECONDS):
                 await self.wait()
         self._signal(signal.SIGKILL)
-        await self.wait()
+        while self.returncode is None:
+            with anyio.move_on_after(UNKILLABLE_SECONDS) as limit:
+                await self.wait()
+            if limit.cancelled_caught:
+                log.error(
+                    "an engine does not end after SIGKILL: most likely the GPU's driver hangs. Look at dmesg; it may "
+                    "take a reset of the GPU or a restart of the host",
+                    action="engine_unkillable",
+                    pid=self.pid,
+                )
 
     def kill(self) -> None:
         """End the process and all that it started, at once."""
@@ -138,7 +155,8 @@ async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str) ->
         )
     except OSError as error:
         transport.close()
-        raise EngineStartError(f"{command[0]} cannot be run ({error.strerror or error}): {remedy}") from None
+        text = f"{command[0]} cannot be run ({error.strerror or error}): {remedy}"
+        raise EngineStartError(text, final=True) from None
     finally:
         os.close(writing)
     return EngineProcess(process, output, transport)
@@ -161,16 +179,18 @@ async def running(
     Raises:
         EngineStartError: there is no such program, or it cannot be run.
     """
+    mark = new_mark()
     with anyio.CancelScope(shield=True):  # a process that exists has an owner, whatever happens
-        spawned = await _spawn(command, env, remedy)
+        spawned = await _spawn(command, {**env, MARK: mark}, remedy)
     process = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
     process.start_draining(on_line)
-    try:
-        yield process
-    finally:
-        with anyio.CancelScope(shield=True):
-            await process.stop()
-            await process.drained()
+    with noted(process.pid, mark, Path(command[0]).name):
+        try:
+            yield process
+        finally:
+            with anyio.CancelScope(shield=True):
+                await process.stop()
+                await process.drained()
 
 
 def _load_libc() -> ctypes.CDLL | None:

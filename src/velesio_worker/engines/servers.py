@@ -6,12 +6,12 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import anyio
 
-from velesio_worker.engines.command import check_port, engine_environment, llama_command
+from velesio_worker.engines.base import Serving
+from velesio_worker.engines.command import LlamaCommand, check_port, engine_environment
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.engines.process import EngineProcess, running
@@ -25,9 +25,15 @@ START_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
+_INVALID: Final = "invalid argument"
+_OUT_OF_MEMORY: Final = ("out of memory", "cudamalloc failed", "failed to allocate", "unable to allocate")
+
 _HINTS: Final = (
-    ("invalid argument", "llama-server does not know an argument: check STARTUP_COMMAND, or use a newer build"),
-    ("out of memory", "the GPU has too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY"),
+    (_INVALID, "llama-server does not know an argument: check STARTUP_COMMAND and LLAMA_ARGS, or use a newer build"),
+    *(
+        (sign, "there is too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY")
+        for sign in _OUT_OF_MEMORY
+    ),
     ("failed to load model", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
     ("model loading error", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
     ("couldn't bind", "the port is taken: set LLAMA_PORT"),
@@ -35,21 +41,6 @@ _HINTS: Final = (
 
 log = get_logger(__name__)
 server_log = get_logger("llama-server")
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A server that is ready.
-
-    Attributes:
-        engine: the engine that it is.
-        gone: waits until it does not serve any more; returns what happened to it.
-        kill: ends it at once, so that another can be started; None if it is not the worker's own.
-    """
-
-    engine: LlamaEngine
-    gone: Callable[[], Awaitable[str]]
-    kill: Callable[[], None] | None = None
 
 
 def pass_on(line: str) -> None:
@@ -60,13 +51,14 @@ def pass_on(line: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenerator[Serving, None]:
+async def own_server(
+    settings: Settings, environ: Mapping[str, str], command: LlamaCommand
+) -> AsyncGenerator[Serving[LlamaEngine], None]:
     """Start a llama-server, wait until it is ready, and end it on leaving.
 
     Raises:
         EngineStartError: it did not become ready, and what to change.
     """
-    command = llama_command(settings)
     check_port(command.port)
     log.info(f"starting llama-server from {command.source}", action="engine_starting", port=command.port)
     remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
@@ -90,7 +82,29 @@ async def own_server(settings: Settings, environ: Mapping[str, str]) -> AsyncGen
             await process.drained()
             return _last_words(process)
 
-        yield Serving(LlamaEngine(http, properties), gone, process.kill)
+        yield _serving(settings, LlamaEngine(http, properties), gone, _no_report, process.kill)
+
+
+def _no_report() -> None:
+    """Nobody need say that a process is gone: it is watched."""
+
+
+def _serving(
+    settings: Settings,
+    engine: LlamaEngine,
+    gone: Callable[[], Awaitable[str]],
+    report: Callable[[], None],
+    kill: Callable[[], None] | None,
+) -> Serving[LlamaEngine]:
+    slots = engine.properties.slots
+    wanted = settings.llm_concurrency or slots
+    if wanted > slots:
+        log.warning(
+            f"LLM_CONCURRENCY={wanted}, but llama-server has {slots} slots: taking {slots} jobs at a time. "
+            f"Start it with --parallel {wanted}",
+            action="concurrency_lowered",
+        )
+    return Serving(engine, min(wanted, slots), gone, report, kill, engine.decoded, engine.probe)
 
 
 async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaProperties:
@@ -99,14 +113,15 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaPropert
     while True:
         if process.returncode is not None:
             await process.drained()
-            raise EngineStartError(f"llama-server {_last_words(process)}")
+            raise _start_error(process)
         try:
             properties = await read_properties(http)
         except ConnectionLostError:
             answer = "none"
         except EngineRefusedError as error:
             check = "" if "LLAMA_API_KEY" in str(error) else " Check STARTUP_COMMAND."
-            raise EngineStartError(f"What was started does not serve as llama-server: {error}.{check}") from None
+            text = f"What was started does not serve as llama-server: {error}.{check}"
+            raise EngineStartError(text, final=True) from None
         else:
             if properties is not None:
                 return properties
@@ -121,6 +136,15 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaPropert
         await anyio.sleep(_POLL_SECONDS)
 
 
+def _start_error(process: EngineProcess) -> EngineStartError:
+    said = _tail(process).lower()
+    return EngineStartError(
+        f"llama-server {_last_words(process)}",
+        final=_INVALID in said,
+        out_of_memory=any(sign in said for sign in _OUT_OF_MEMORY),
+    )
+
+
 def _tail(process: EngineProcess) -> str:
     return "\n".join(f"  {line}" for line in process.tail) or "  (it wrote nothing)"
 
@@ -132,21 +156,15 @@ def _last_words(process: EngineProcess) -> str:
 
 
 @contextlib.asynccontextmanager
-async def foreign_server(
-    url: str, reported: Callable[[], Awaitable[None]], *, api_key: str | None = None
-) -> AsyncGenerator[Serving, None]:
+async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving[LlamaEngine], None]:
     """Wait until the server at ``url`` answers, however long that takes.
-
-    Args:
-        url: its address.
-        reported: waits until somebody says that it is gone.
-        api_key: the key that it wants.
 
     Raises:
         EngineStartError: what answers is no llama-server.
     """
     shown = hide_password(url)
-    async with EngineHTTP(url, api_key=api_key) as http:
+    reported = anyio.Event()
+    async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
         properties = await _until_it_answers(http, shown)
         log.info(
             f"llama-server at {shown} is ready: {properties.model}, {properties.slots} slots of "
@@ -154,16 +172,21 @@ async def foreign_server(
             action="engine_ready",
         )
 
+        def report() -> None:
+            reported.set()
+
         async def gone() -> str:
+            nonlocal reported
             while True:
-                await reported()
+                await reported.wait()
+                reported = anyio.Event()
                 try:
                     if await read_properties(http) is None:
                         return "loads its model again"
                 except (ConnectionLostError, EngineRefusedError):
                     return "does not answer any more"
 
-        yield Serving(LlamaEngine(http, properties), gone)
+        yield _serving(settings, LlamaEngine(http, properties), gone, report, None)
 
 
 async def _until_it_answers(http: EngineHTTP, shown: str) -> LlamaProperties:
@@ -174,7 +197,7 @@ async def _until_it_answers(http: EngineHTTP, shown: str) -> LlamaProperties:
         except ConnectionLostError as error:
             trouble = f"does not answer ({error})"
         except EngineRefusedError as error:
-            raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}") from None
+            raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}", final=True) from None
         else:
             if properties is not None:
                 return properties

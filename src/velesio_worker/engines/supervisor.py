@@ -1,22 +1,33 @@
-"""The supervisor: one task that owns llama-server, starts it, watches it and starts it again."""
+"""The supervisor: one task that owns an engine, starts it, watches it, exchanges its model and starts it again."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from enum import StrEnum
-from typing import Final
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic
 
 import anyio
-import anyio.abc
+import anyio.to_thread
 
-from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
-from velesio_worker.engines.servers import Serving, foreign_server, own_server
-from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
+from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec
+from velesio_worker.engines.leases import Lease, Leases
+from velesio_worker.engines.turns import TURN_SECONDS, Turns
+from velesio_worker.engines.watchdog import Patience, Watchdog
+from velesio_worker.errors import (
+    EngineCrashedError,
+    EngineFailedError,
+    EngineStalledError,
+    EngineStartError,
+    EngineUnavailableError,
+    JobError,
+    ModelUnavailableError,
+    NoCapacityError,
+    OutOfMemoryError,
+)
 from velesio_worker.logs import get_logger
-from velesio_worker.settings import Settings
 
 FAILURES: Final = 5
 """So many failures in a row, none after a steady run, and the supervisor gives up."""
@@ -24,196 +35,446 @@ FAILURES: Final = 5
 STEADY_SECONDS: Final = 60.0
 LONGEST_DELAY: Final = 60.0
 NOTICE_SECONDS: Final = 2.0
+MENDED_SECONDS: Final = 2.0
+"""How often an engine that failed is looked at: perhaps somebody put the missing file there."""
+
+UNKILLABLE_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 5.0
+"""How often those who wait for an engine hear of it."""
 
 log = get_logger(__name__)
 
 
-class EngineState(StrEnum):
-    """Where an engine is in its life."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    BACKOFF = "backoff"
-    FAILED = "failed"
+async def _always() -> bool:
+    return True
 
 
-class LlamaSupervisor:
-    """Keeps one llama-server serving: the worker's own, or one that runs elsewhere (``LLAMA_SERVER_URL``).
+def _nothing(_: object) -> None:
+    return None
 
-    Only :meth:`run` changes the state; whoever wants to know of changes says so with ``on_state``.
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Why an engine serves no longer: ``lost`` says what happened to it, ``reason`` why it is stopped."""
+
+    lost: str = ""
+    reason: str = ""
+    steady: bool = False
+
+
+class Supervisor(Generic[E]):
+    """Keeps one engine serving, and is the only one that changes its state; everybody else asks for a lease.
 
     Args:
-        settings: which server, and how.
+        launcher: starts the engine.
+        patience: how long it may show no sign of work, or have none.
         on_state: called after each change of state.
-        environ: the environment to start it in; this process's by default.
+        may_rest: whether the engine may be stopped when it has had no job for long.
+        turns: whose turn it is on the GPU; None: engines share it.
+        eager: whether the engine is started before anybody asks for it.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        launcher: Launcher[E],
+        patience: Patience,
         *,
-        on_state: Callable[[EngineState], None] = lambda _: None,
-        environ: Mapping[str, str] | None = None,
+        on_state: Callable[[EngineState], None] = _nothing,
+        may_rest: Callable[[], Awaitable[bool]] = _always,
+        turns: Turns | None = None,
+        eager: bool = True,
     ) -> None:
-        self._settings = settings
+        self._launcher = launcher
+        self._patience = patience
         self._on_state = on_state
-        self._environ = os.environ if environ is None else environ
-        self._serving_now: Serving | None = None
-        self._replaced = ""
+        self._may_rest = may_rest
+        self._turns = turns
+        self._warm = eager
         self._state = EngineState.STOPPED
-        self._lost = anyio.Event()
-        self._users: set[anyio.CancelScope] = set()
-        self._user_left = anyio.Event()
+        self._since = time.time()
         self._changed = anyio.Event()
+        self._wake = anyio.Event()
+        self._hurry = anyio.Event()
+        self._leases: Leases[E] = Leases(launcher.default(), self._wake_up)
+        self._serving: Serving[E] | None = None
+        self._spec: Spec | None = None
+        self._gone = ""
+        self._hang = ""
+        self._unload = False
+        self._unloaded = anyio.Event()
+        self._failures = 0
+        self._failed: str = ""
+        self._mended: object = None
+        self._last_error = ""
+        self._starts = 0
 
     @property
     def state(self) -> EngineState:
         """Where the engine is in its life."""
         return self._state
 
-    def engine(self) -> LlamaEngine:
-        """Return the engine.
+    @property
+    def reason(self) -> str:
+        """Why the engine cannot be started; empty unless the state is ``failed``."""
+        return self._failed if self._state is EngineState.FAILED else ""
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model that is loaded, or would be; None where that is not known."""
+        if self._serving is not None:
+            return self._serving.engine.model
+        return self._leases.default.name or None
+
+    @property
+    def serving(self) -> Serving[E] | None:
+        """The engine, if it is ready."""
+        return self._serving
+
+    @property
+    def loaded(self) -> Spec | None:
+        """What is loaded, if the engine is ready."""
+        return self._spec if self._serving is not None else None
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the engine, for health checks."""
+        return {
+            "state": self._state.value,
+            "since": round(self._since, 3),
+            "model": self._serving.engine.model if self._serving else None,
+            "default_model": self._leases.default.name or None,
+            "slots": self._serving.slots if self._serving else 0,
+            "running": self._leases.live,
+            "waiting": self._leases.waiting,
+            "restarts": max(self._starts - 1, 0),
+            "last_error": self._last_error or None,
+        }
+
+    @contextlib.asynccontextmanager
+    async def ensure(
+        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] = _nothing
+    ) -> AsyncGenerator[E, None]:
+        """Lease the engine with a model loaded; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
+        spec = None if model is None else await self._launcher.resolve(model)
+        lease = self._leases.join(spec)
+        try:
+            engine = await self._granted(lease, on_wait)
+            with lease.scope:
+                try:
+                    yield engine
+                except EngineCrashedError:
+                    if lease.dismissal is not None:
+                        raise lease.dismissal from None
+                    raise
+            if lease.scope.cancelled_caught:
+                raise lease.dismissal or EngineCrashedError()
+        finally:
+            self._leases.leave(lease)
+
+    async def _granted(self, lease: Lease[E], on_wait: Callable[[EngineState], None]) -> E:
+        while not lease.answered:
+            on_wait(self._state)
+            lease.news = anyio.Event()
+            with anyio.move_on_after(WAIT_SECONDS):
+                await lease.news.wait()
+        if lease.engine is None:
+            raise lease.refusal or EngineUnavailableError()
+        return lease.engine
+
+    async def identity(self, model: str | None) -> str | None:
+        """Return what tells a job's model from others, however it is called; None where that is not known.
+
+        Args:
+            model: a job's ``model``; None for the default one.
 
         Raises:
-            EngineUnavailableError: it is not ready.
+            JobError: there is no such model.
         """
-        if self._serving_now is None:
-            raise EngineUnavailableError(f"llama-server is {self._state}.")
-        return self._serving_now.engine
+        spec = self._leases.default if model is None else await self._launcher.resolve(model)
+        return await anyio.to_thread.run_sync(self._launcher.identity, spec)
 
-    @contextlib.contextmanager
-    def using(self) -> Generator[LlamaEngine, None, None]:
-        """Use the engine for a while; the while ends with it.
+    async def load(self, model: str, *, on_wait: Callable[[EngineState], None] = _nothing) -> str:
+        """Load a model, and have it be the default from now on; returns its name.
 
         Raises:
-            EngineUnavailableError: it is not ready, or was replaced meanwhile.
-            EngineCrashedError: it went away meanwhile.
+            JobError: there is no such model, or it cannot be loaded; then the default stays as it was.
         """
-        engine = self.engine()
-        with anyio.CancelScope() as scope:
-            self._users.add(scope)
-            try:
-                yield engine
-            except EngineCrashedError:
-                if self._replaced:
-                    raise self._was_replaced() from None
-                raise
-            finally:
-                self._users.discard(scope)
-                self._user_left.set()
-        if scope.cancelled_caught and self._replaced:
-            raise self._was_replaced()
-        if scope.cancelled_caught:
-            raise EngineCrashedError("llama-server went away while the job ran.")
+        spec = await self._launcher.resolve(model)
+        if spec == self._leases.default:
+            self._failed = ""
+        self._hurry.set()
+        async with self.ensure(model, on_wait=on_wait) as engine:
+            self._leases.default = spec
+            self._failed = ""
+            self._failures = 0
+            return engine.model
 
-    def _was_replaced(self) -> EngineUnavailableError:
-        """What to tell those who were on a server that was replaced for somebody else's sake."""
-        return EngineUnavailableError(f"llama-server was replaced while the job ran: it {self._replaced}.")
+    async def unload(self) -> None:
+        """Stop the engine once the jobs on it have ended; the next job starts it again.
+
+        Raises:
+            NoCapacityError: it runs elsewhere.
+        """
+        if not self._launcher.owned:
+            raise NoCapacityError(f"{self._launcher.name} is not this worker's own: unload its model there.")
+        if not self._unload:
+            self._unload = True
+            self._unloaded = anyio.Event()
+        self._hurry.set()
+        self._wake_up()
+        await self._unloaded.wait()
 
     async def lost(self) -> None:
         """Take note that a request found the engine gone.
 
         Returns once the state says so too, or after ``NOTICE_SECONDS``, should the engine serve others all the same.
         """
-        if self._state is not EngineState.READY:
+        if self._state not in {EngineState.READY, EngineState.DRAINING}:
             return
-        self.report()
+        if self._serving is not None:
+            self._serving.report()
         changed = self._changed
         with anyio.move_on_after(NOTICE_SECONDS):
             await changed.wait()
 
     async def stalled(self, reason: str) -> None:
         """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
-        serving = self._serving_now
-        if serving is not None and serving.kill is not None and not self._replaced:
-            self._replaced = reason
-            serving.kill()
+        self._hang = self._hang or reason
+        self._wake_up()
         await self.lost()
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[LlamaProperties] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep the engine serving until cancelled; reports as started once it is ready for the first time.
-
-        Raises:
-            EngineStartError: the first start failed, or ``FAILURES`` in a row did later on.
-        """
+    async def run(self) -> None:
+        """Look after the engine until cancelled."""
         try:
-            async with self._serving() as serving:
-                task_status.started(serving.engine.properties)
-                failures, reason = await self._watch(serving, failures=0)
-            while failures < FAILURES:
-                await self._pause(failures, reason)
-                try:
-                    async with self._serving() as serving:
-                        failures, reason = await self._watch(serving, failures)
-                except EngineStartError as error:
-                    failures, reason = failures + 1, str(error).removeprefix("llama-server ")
-            raise EngineStartError(  # noqa: TRY301 (one way out for all that failed)
-                f"llama-server failed {failures} times in a row; the last time it {reason}"
-            )
-        except EngineStartError:
-            self._become(EngineState.FAILED)
-            raise
+            while True:
+                spec = await self._next()
+                async with self._turn():
+                    after = await self._live(spec)
+                await after()
         finally:
-            if self._state is not EngineState.FAILED:
-                self._become(EngineState.STOPPED)
+            self._become(EngineState.STOPPED)
+
+    async def _next(self) -> Spec:
+        """Wait until somebody wants the engine; returns with which model."""
+        while True:
+            if self._unload:
+                self._warm = self._unload = False
+                self._unloaded.set()
+            default = self._leases.default
+            if self._failed:
+                self._leases.refuse(default, self._refusal)
+            if self._leases.wanted is not None:
+                return self._leases.wanted
+            if self._warm and not self._failed:
+                return default
+            self._become(EngineState.FAILED if self._failed else EngineState.STOPPED)
+            with anyio.move_on_after(MENDED_SECONDS if self._failed else None):
+                await self._woken()
+            if self._failed and await self._is_mended(default):
+                self._failed = ""
+                self._failures = 0
+
+    def _refusal(self) -> JobError:
+        return EngineFailedError(f"{self._launcher.name} cannot be started: {self._failed}")
+
+    async def _is_mended(self, spec: Spec) -> bool:
+        return await anyio.to_thread.run_sync(self._launcher.fingerprint, spec) != self._mended
 
     @contextlib.asynccontextmanager
-    async def _serving(self) -> AsyncGenerator[Serving, None]:
+    async def _turn(self) -> AsyncGenerator[None, None]:
+        if self._turns is None:
+            yield
+            return
         self._become(EngineState.STARTING)
-        url = self._settings.llama_server_url
-        api_key = self._settings.llama_api_key
-        server = (
-            foreign_server(url, self._next_report, api_key=api_key)
-            if url
-            else own_server(self._settings, self._environ)
-        )
-        async with server as serving:
-            self._serving_now = serving
-            self._replaced = ""
-            self._become(EngineState.READY)
-            try:
-                yield serving
-            finally:
-                self._serving_now = None
-                await self._dismiss_users()
+        async with self._turns.turn(self._wake_up):
+            yield
 
-    async def _dismiss_users(self) -> None:
-        """End every use of the engine before its connections are closed: a reader would wait on those for ever."""
-        for scope in list(self._users):
-            scope.cancel()
-        with anyio.move_on_after(NOTICE_SECONDS, shield=True):
-            while self._users:
-                self._user_left = anyio.Event()
-                await self._user_left.wait()
+    async def _live(self, spec: Spec) -> Callable[[], Awaitable[None]]:
+        """Start the engine and have it serve to its end; returns what is to be done then."""
+        self._become(EngineState.STARTING)
+        self._starts += 1
+        self._hang = ""
+        try:
+            async with self._launcher.serve(spec) as serving:
+                try:
+                    end = await self._serve(serving, spec)
+                    self._become(EngineState.STOPPING)
+                finally:
+                    self._serving = None
+                    await self._dismiss()
+        except EngineStartError as error:
+            failure = error
+            return lambda: self._did_not_start(spec, failure)
+        if end.lost:
+            return lambda: self._was_lost(spec, end)
+        log.info(f"{self._launcher.name} was stopped: {end.reason}", action="engine_stopped", model=spec.name)
+        self._failures = 0
+        return _done
 
-    async def _next_report(self) -> None:
-        """Wait until somebody says that the engine is lost."""
-        self._lost = anyio.Event()
-        await self._lost.wait()
-
-    async def _watch(self, serving: Serving, failures: int) -> tuple[int, str]:
-        """Wait until the server is gone; returns the failures in a row, and what happened."""
+    async def _serve(self, serving: Serving[E], spec: Spec) -> _End:
         began = anyio.current_time()
-        reason = await serving.gone()
-        if self._replaced:
-            reason = f"was replaced: it {self._replaced}"
-        steady = anyio.current_time() - began > STEADY_SECONDS
-        return (1 if steady else failures + 1), reason
+        self._serving, self._spec, self._gone, self._warm = serving, spec, "", True
+        self._last_error = ""
+        watchdog = Watchdog(serving, self._leases, self._patience, self._hangs, name=self._launcher.name)
+        reason = ""
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(self._note_end, serving)
+            watching.start_soon(watchdog.run)
+            self._leases.quiet_since = began
+            reason = await self._until_over(serving, spec, began)
+            watching.cancel_scope.cancel()
+        return _End(self._gone, reason, steady=anyio.current_time() - began > STEADY_SECONDS)
 
-    async def _pause(self, failures: int, reason: str) -> None:
+    async def _note_end(self, serving: Serving[E]) -> None:
+        self._gone = await serving.gone()
+        self._wake_up()
+
+    async def _until_over(self, serving: Serving[E], spec: Spec, began: float) -> str:
+        """Grant leases until the engine is gone, or is to be stopped; returns why that is."""
+        reason = ""
+        while not self._gone:
+            if self._hang and serving.kill is not None:
+                await self._replace(serving.kill)
+                break
+            self._hang = ""
+            reason = await self._reason_to_stop(spec, began)
+            if reason and not self._leases.live:
+                break
+            if reason:
+                self._leases.close()
+                self._become(EngineState.DRAINING)
+            else:
+                self._leases.open(serving.engine, spec, serving.slots)
+                self._become(EngineState.READY)
+            with anyio.move_on_after(self._seconds_to_rest()):
+                await self._woken()
+        self._leases.close()
+        return reason
+
+    async def _replace(self, kill: Callable[[], None]) -> None:
+        """Kill an engine that hangs, and wait until it is gone."""
+        self._leases.close()
+        self._become(EngineState.STOPPING)
+        kill()
+        while not self._gone:
+            with anyio.move_on_after(UNKILLABLE_SECONDS) as limit:
+                await self._woken()
+            if limit.cancelled_caught and not self._gone:
+                log.error(
+                    f"{self._launcher.name} does not end after SIGKILL: most likely the GPU's driver hangs. "
+                    "Look at dmesg; it may take a reset of the GPU or a restart of the host",
+                    action="engine_unkillable",
+                )
+        self._gone = f"was replaced: it {self._hang}"
+
+    async def _reason_to_stop(self, spec: Spec, began: float) -> str:
+        if self._unload:
+            return "it was asked to unload its model"
+        if self._failed:
+            self._leases.refuse(self._leases.default, self._refusal)
+        wanted = self._leases.wanted
+        if wanted is not None and wanted != spec:
+            return f"{wanted.name or 'another model'} is wanted"
+        idle = not self._leases.live and wanted is None
+        if self._turns is not None and self._turns.wanted and (idle or anyio.current_time() - began > TURN_SECONDS):
+            self._warm = False
+            return "it is another engine's turn on the GPU"
+        if idle and self._rests_in() <= 0:
+            if await self._may_rest() and not self._leases.live and self._leases.wanted is None:
+                self._warm = False
+                return f"it had no job for {self._patience.idle:g} s (IDLE_UNLOAD_SECONDS)"
+            self._leases.quiet_since = anyio.current_time() - self._patience.idle + 1
+        return ""
+
+    def _rests_in(self) -> float:
+        """In how many seconds an engine that gets no job is to be stopped."""
+        if not self._patience.idle or not self._launcher.owned:
+            return float("inf")
+        return self._leases.quiet_since + self._patience.idle - anyio.current_time()
+
+    def _seconds_to_rest(self) -> float | None:
+        """How long there is nothing to do unless something happens; None: for ever."""
+        seconds = min(
+            self._rests_in() if not self._leases.live else float("inf"),
+            1.0 if self._turns is not None and self._turns.wanted else float("inf"),
+        )
+        return None if seconds == float("inf") else max(seconds, 0.05)
+
+    def _hangs(self, reason: str) -> None:
+        """Have the engine replaced: the watchdog found that it does nothing for anybody."""
+        self._leases.dismiss(lambda: EngineStalledError(f"{self._launcher.name} {reason}."))
+        self._hang = reason
+        if self._serving is not None:
+            self._serving.report()
+        self._wake_up()
+
+    async def _dismiss(self) -> None:
+        """End every use of the engine before its connections are closed: a reader would wait on those for ever."""
+        name, hang = self._launcher.name, self._hang
+        self._leases.close()
+        if hang:
+            self._leases.dismiss(lambda: EngineUnavailableError(f"{name} was replaced while the job ran: it {hang}."))
+        else:
+            self._leases.dismiss(lambda: EngineCrashedError(f"{name} went away while the job ran."))
+        await self._leases.all_left()
+
+    async def _did_not_start(self, spec: Spec, error: EngineStartError) -> None:
+        self._last_error = str(error)
+        if spec != self._leases.default:
+            log.error(str(error), action="model_failed", model=spec.name)
+            kind = OutOfMemoryError if error.out_of_memory else ModelUnavailableError
+            self._leases.refuse(spec, lambda: kind(f"The model {spec.name} cannot be loaded: {error}"))
+            return
+        await self._failed_again(str(error).removeprefix(f"{self._launcher.name} "), final=error.final)
+
+    async def _was_lost(self, spec: Spec, end: _End) -> None:
+        self._last_error = f"{self._launcher.name} {end.lost}"
+        if end.steady:
+            self._failures = 0
+        if spec != self._leases.default and self._failures + 1 >= FAILURES:
+            self._failures = 0
+            self._leases.refuse(spec, lambda: ModelUnavailableError(f"The engine with {spec.name} {end.lost}"))
+            return
+        await self._failed_again(end.lost, final=False)
+
+    async def _failed_again(self, reason: str, *, final: bool) -> None:
+        """Wait for the next try, longer each time, or give up."""
+        self._failures += 1
+        if final or self._failures >= FAILURES:
+            often = "" if final else f"it failed {self._failures} times in a row; the last time it "
+            self._failed = often + reason
+            self._mended = await anyio.to_thread.run_sync(self._launcher.fingerprint, self._leases.default)
+            log.critical(f"{self._launcher.name} cannot be started: {self._failed}", action="engine_failed")
+            self._become(EngineState.FAILED)
+            return
+        self._hurry = anyio.Event()
         self._become(EngineState.BACKOFF)
-        delay = min(LONGEST_DELAY, 2.0 ** (failures - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
-        log.error(f"llama-server {reason}", action="engine_lost", failures=failures, retry_seconds=round(delay, 1))
-        await anyio.sleep(delay)
+        delay = min(LONGEST_DELAY, 2.0 ** (self._failures - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+        log.error(
+            f"{self._launcher.name} {reason}",
+            action="engine_lost",
+            failures=self._failures,
+            retry_seconds=round(delay, 1),
+        )
+        with anyio.move_on_after(delay):
+            await self._hurry.wait()
 
-    def report(self) -> None:
-        """Have a server that runs elsewhere looked at: a request found it gone."""
-        self._lost.set()
+    def _wake_up(self) -> None:
+        self._wake.set()
+
+    async def _woken(self) -> None:
+        """Wait until something has happened."""
+        await self._wake.wait()
+        self._wake = anyio.Event()
 
     def _become(self, state: EngineState) -> None:
         if state is not self._state:
             self._state = state
+            self._since = time.time()
             self._changed.set()
             self._changed = anyio.Event()
+            self._leases.tell()
             self._on_state(state)
+
+
+async def _done() -> None:
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 
 import anyio
 
@@ -12,29 +13,44 @@ from velesio_worker.queue.slots import Slots
 Process = Callable[[Slot, bytes], Awaitable[None]]
 
 
-class Gate:
-    """Holds consumers back while their engine cannot run jobs."""
+class Passage(StrEnum):
+    """How far a gate is open."""
 
-    def __init__(self) -> None:
-        self._open = anyio.Event()
+    OPEN = "open"
+    AJAR = "ajar"
+    CLOSED = "closed"
+
+
+class Gate:
+    """Holds consumers back while their engine cannot run jobs.
+
+    Ajar, it lets the first consumer through, for jobs that nobody else takes.
+    """
+
+    def __init__(self, passage: Passage = Passage.CLOSED) -> None:
+        self._passage = passage
+        self._moved = anyio.Event()
 
     @property
-    def is_open(self) -> bool:
-        """Whether consumers may take jobs."""
-        return self._open.is_set()
+    def passage(self) -> Passage:
+        """How far it is open."""
+        return self._passage
 
-    def open(self) -> None:
-        """Let consumers take jobs."""
-        self._open.set()
+    def move(self, passage: Passage) -> None:
+        """Open or close it."""
+        if passage is not self._passage:
+            self._passage = passage
+            self._moved.set()
+            self._moved = anyio.Event()
 
-    def close(self) -> None:
-        """Hold consumers back."""
-        if self._open.is_set():
-            self._open = anyio.Event()
+    def lets_through(self, *, first: bool) -> bool:
+        """Whether a consumer, or the first of all, may take jobs."""
+        return self._passage is Passage.OPEN or (first and self._passage is Passage.AJAR)
 
-    async def wait(self) -> None:
-        """Wait until consumers may take jobs."""
-        await self._open.wait()
+    async def wait(self, *, first: bool = False) -> None:
+        """Wait until a consumer, or the first of all, may take jobs."""
+        while not self.lets_through(first=first):
+            await self._moved.wait()
 
 
 class Consumer:
@@ -46,23 +62,29 @@ class Consumer:
         slot: this consumer's own slot.
         gate: whether the engine can run jobs.
         process: runs a job from its slot to its end; afterwards the slot is empty.
+        first: whether it is the one that a gate lets through that is ajar.
     """
 
-    def __init__(self, slots: Slots, source: str, slot: Slot, gate: Gate, process: Process) -> None:
+    def __init__(
+        self, slots: Slots, source: str, slot: Slot, gate: Gate, process: Process, *, first: bool = False
+    ) -> None:
         self._slots = slots
         self._source = source
         self._slot = slot
         self._gate = gate
         self._process = process
+        self._first = first
 
     async def run(self, stopping: anyio.Event) -> None:
         """Process jobs until ``stopping`` is set; the one in hand is processed to its end."""
         while not stopping.is_set():
-            await self._gate.wait()
+            await self._gate.wait(first=self._first)
+            if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
+                continue
             payload = await self._slots.take(self._source, self._slot)
             if payload is None:
                 continue
-            if stopping.is_set() or not self._gate.is_open:
+            if stopping.is_set() or not self._gate.lets_through(first=self._first):
                 await self._slots.hand_back(self._slot)
             else:
                 await self._process(self._slot, payload)

@@ -6,8 +6,12 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass
+from typing import Final
 
 from velesio_worker.jobs import Kind
+
+LAST_JOB_TIME: Final = "last_job_time"
+"""The string with the Unix time at which a worker last ended a job."""
 
 
 def result_key(job_id: str) -> str:

@@ -6,6 +6,7 @@ import base64
 import time
 from typing import Any, Final
 
+import anyio
 import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -26,6 +27,7 @@ from velesio_worker.queue.scripts import Scripts
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024
+_LINGER_SECONDS: Final = 0.25
 
 log = get_logger(__name__)
 
@@ -73,6 +75,12 @@ class Slots:
         self._outage.over()
         backoff.reset()
         return payload
+
+    async def lingers(self, source: str) -> bool:
+        """Whether a job has been in a list for a moment: nobody else takes it. Returns after that moment."""
+        waits = await until_done(self._outage, lambda: self._commands.llen(source), writes=False)
+        await anyio.sleep(_LINGER_SECONDS)
+        return bool(waits) and bool(await until_done(self._outage, lambda: self._commands.llen(source), writes=False))
 
     async def _inside(self, slot: Slot) -> bytes | None:
         """Read the slot, with a patience that grows, since the payload may be large and the line slow."""

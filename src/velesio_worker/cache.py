@@ -1,0 +1,125 @@
+"""The prompt cache: answers that the same job would get again (``prompt_cache:<hash>``, wire protocol, section 2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from velesio_worker.events import Done
+from velesio_worker.jobs import Job
+from velesio_worker.logs import get_logger
+from velesio_worker.parameters import EmbeddingParameters, RerankParameters, TextParameters
+from velesio_worker.queue.connection import REPLY_SECONDS, within
+from velesio_worker.settings import CacheMode
+
+CACHE_SECONDS: Final = 7200
+LARGEST: Final = 1024 * 1024
+"""Answers of more bytes are not kept."""
+
+_VERSION: Final = 1
+_WITHOUT_EFFECT: Final = frozenset({"stream", "model", "id_slot", "cache_prompt"})
+"""Parameters that change nothing about an answer; the model counts by what it is, not by what the job calls it."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer in the cache.
+
+    Attributes:
+        model: the name of the model that made it.
+        tokens: the data of the ``token`` entries that it came in.
+        done: its end.
+    """
+
+    model: str
+    tokens: Sequence[dict[str, Any]]
+    done: Done
+
+
+class PromptCache:
+    """Finds and keeps answers. Trouble with Redis is a miss, never an error.
+
+    Args:
+        redis: the client for commands.
+        mode: which jobs' answers are kept, unless the job says so itself.
+    """
+
+    def __init__(self, redis: Redis, mode: CacheMode) -> None:
+        self._commands: Any = redis
+        self._mode = mode
+
+    def wants(self, job: Job) -> bool:
+        """Whether a job's answer is looked up, and kept."""
+        parameters = job.parameters
+        match parameters:
+            case TextParameters():
+                deterministic = parameters.deterministic
+            case EmbeddingParameters() | RerankParameters():
+                deterministic = True
+            case _:
+                return False
+        if job.cache is not None:
+            return job.cache
+        return self._mode is CacheMode.ALL or (self._mode is CacheMode.DETERMINISTIC and deterministic)
+
+    async def find(self, key: str) -> Kept | None:
+        """Return what is kept under a key; None if there is nothing."""
+        try:
+            stored: bytes | None = await within(REPLY_SECONDS, self._commands.get(key))
+            return None if stored is None else _read(orjson.loads(stored))
+        except (RedisError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            log.debug(f"the prompt cache was not read: {error}", action="cache_unread")
+            return None
+
+    async def keep(self, key: str, kept: Kept) -> None:
+        """Keep an answer for ``CACHE_SECONDS``."""
+        done = kept.done
+        value = orjson.dumps(
+            {
+                "model": kept.model,
+                "tokens": kept.tokens,
+                "result": done.result,
+                "finish_reason": done.finish_reason,
+                "usage": done.usage,
+                "timings": done.timings,
+            }
+        )
+        if len(value) > LARGEST:
+            return
+        try:
+            await within(REPLY_SECONDS, self._commands.setex(key, CACHE_SECONDS, value))
+        except RedisError as error:
+            log.debug(f"the prompt cache was not written: {error}", action="cache_unwritten")
+
+
+def cache_key(job: Job, identity: str) -> str:
+    """Return where a job's answer is kept.
+
+    Args:
+        job: the job.
+        identity: what tells its model from others, and from the same one started in another way.
+
+    Returns:
+        ``prompt_cache:`` and 64 hexadecimal digits, the SHA-256 of model, type and all parameters that matter.
+    """
+    facts = {
+        "version": _VERSION,
+        "model": identity,
+        "type": job.type.value,
+        "parameters": job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT)),
+    }
+    return f"prompt_cache:{hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()}"
+
+
+def _read(stored: dict[str, Any]) -> Kept:
+    result = stored["result"] | {"cached": True}
+    done = Done(result, stored["finish_reason"], stored["usage"], stored["timings"])
+    return Kept(stored["model"], stored["tokens"], done)

@@ -1,0 +1,58 @@
+"""What a worker says about itself when it is asked how it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import anyio.to_thread
+
+from velesio_worker import __version__
+from velesio_worker.engines.gpu import Gpu, Gpus
+from velesio_worker.engines.supervisor import Supervisor
+
+
+class Health:
+    """Answers ``health_check`` jobs.
+
+    Args:
+        worker: the worker's id.
+        text: the supervisor of the text engine.
+        gpus: the GPUs that the engines may use.
+    """
+
+    def __init__(self, worker: str, text: Supervisor[Any], gpus: Gpus) -> None:
+        self._worker = worker
+        self._text = text
+        self._gpus = gpus
+        self._began = time.time()
+
+    async def check(self) -> dict[str, Any]:
+        """Return a ``health_check`` job's result (wire protocol, section 5)."""
+        gpus = await anyio.to_thread.run_sync(self._gpus.read)
+        text = self._text.facts()
+        return {
+            "timestamp": round(time.time(), 3),
+            "worker": self._worker,
+            "version": __version__,
+            "uptime": round(time.time() - self._began, 1),
+            "gpu_available": bool(gpus),
+            "gpu_memory": _memory(gpus),
+            "gpus": [_described(gpu) for gpu in gpus],
+            "models_loaded": {"llm": text["model"], "sd": None},
+            "llm_worker": text["state"],
+            "sd_worker": None,
+            "engines": {"text": text},
+        }
+
+
+def _memory(gpus: Sequence[Gpu]) -> dict[str, int] | None:
+    if not gpus:
+        return None
+    return {name: sum(getattr(gpu, name) for gpu in gpus) for name in ("total", "used", "free")}
+
+
+def _described(gpu: Gpu) -> dict[str, Any]:
+    names = ("index", "uuid", "name", "total", "used", "free", "utilisation", "temperature")
+    return {name: getattr(gpu, name) for name in names}

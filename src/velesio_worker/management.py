@@ -1,0 +1,92 @@
+"""Jobs that look after models: ``list_models``, ``model_info``, ``load_model``, ``unload_models``, ``health_check``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio.to_thread
+
+from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.gguf import GgufError, read_gguf
+from velesio_worker.engines.launch import LlamaLauncher
+from velesio_worker.engines.llama import LlamaEngine
+from velesio_worker.engines.supervisor import Supervisor
+from velesio_worker.errors import EngineUnavailableError, NoCapacityError
+from velesio_worker.health import Health
+from velesio_worker.jobs import Job, JobType
+from velesio_worker.parameters import LoadModelParameters
+
+OnWait = Callable[[EngineState], None]
+
+
+class Management:
+    """Runs management jobs on the text engine.
+
+    Args:
+        supervisor: the text engine's.
+        launcher: knows the models that there are.
+        health: answers health checks.
+    """
+
+    def __init__(self, supervisor: Supervisor[LlamaEngine], launcher: LlamaLauncher, health: Health) -> None:
+        self._supervisor = supervisor
+        self._launcher = launcher
+        self._health = health
+
+    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
+        """Run a job; returns its result (wire protocol, section 5).
+
+        Args:
+            job: the job.
+            on_wait: called now and then while an engine is waited for.
+
+        Raises:
+            JobError: the job failed.
+        """
+        match job.type:
+            case JobType.LIST_MODELS:
+                return {"models": await self._list()}
+            case JobType.MODEL_INFO:
+                return await self._info()
+            case JobType.UNLOAD_MODELS:
+                await self._supervisor.unload()
+                return {"success": True}
+            case JobType.HEALTH_CHECK:
+                return await self._health.check()
+            case _ if isinstance(job.parameters, LoadModelParameters):
+                model = await self._supervisor.load(job.parameters.model, on_wait=on_wait)
+                return {"success": True, "model": model}
+            case _:
+                raise NoCapacityError(f"This worker runs no {job.type} jobs.")
+
+    async def _list(self) -> list[dict[str, Any]]:
+        loaded = self._supervisor.loaded
+        if self._launcher.owned:
+            path = loaded.model if loaded else None
+            return await anyio.to_thread.run_sync(self._launcher.folder.listing, path)
+        name = self._supervisor.model
+        return [] if name is None else [{"name": name, "filename": None, "hash": None, "loaded": loaded is not None}]
+
+    async def _info(self) -> dict[str, Any]:
+        """Describe the loaded model; one that is not loaded now as far as its file tells."""
+        serving = self._supervisor.serving
+        if serving is not None:
+            return await serving.engine.describe() | {"loaded": True}
+        model = self._launcher.default().model
+        if model is None:
+            raise EngineUnavailableError("No model is loaded.")
+        try:
+            info = await anyio.to_thread.run_sync(read_gguf, model)
+        except (GgufError, OSError) as error:
+            raise NoCapacityError(f"No model is loaded, and {model} cannot be read: {error}") from None
+        return {
+            "name": model.stem,
+            "context_length": self._launcher.context,
+            "vocab_size": info.vocab_size,
+            "total_params": info.parameters,
+            "training_context_length": info.context_length,
+            "size": info.size,
+            "chat_template": info.has_chat_template,
+            "loaded": False,
+        }
