@@ -186,6 +186,9 @@ class Settings(BaseSettings):
     )
 
     worker_timeout: Seconds = Field(default=600, description="The longest that a job may run, in seconds.")
+    start_seconds: Seconds = Field(
+        default=60, description="How long an engine that starts may show no progress before it is given up, in seconds."
+    )
     stall_seconds: Seconds = Field(
         default=120, description="How long an engine may send nothing for a running job before it is replaced."
     )
@@ -210,9 +213,10 @@ class Settings(BaseSettings):
 
 
 SECRETS: Final = frozenset({"llama_api_key"})
-SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url"})
+SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url", "model_url"})
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
 _PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+_QUERY: Final = re.compile(r"\?[^#]*")
 _AFTER_SCHEME: Final = re.compile(r"(?<=://).*", re.DOTALL)
 _PASSWORD_PARAMETER: Final = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
 
@@ -270,6 +274,8 @@ def hide_password(url: str) -> str:
 def _masked(name: str, value: str) -> str:
     if name in SECRETS:
         return "***"
+    if name == "model_url":
+        value = _QUERY.sub("?***", value)  # signed URLs carry their key there
     if name in SECRET_URLS:
         return hide_password(value)
     return SECRET_FLAGS.sub(r"\1***", value)

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,10 @@ import pytest
 from tests.conftest import base_environment
 from tests.e2e.conftest import MakeWorker
 from tests.e2e.processes import WorkerProcess, wait_until_gone
+from tests.e2e.streams import joined, push, read
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.engine
-
-
-def push(redis: Any, job_id: str, **data: Any) -> None:
-    redis.lpush(
-        "llama_queue", json.dumps({"id": job_id, "type": "completion", "data": {"prompt": "One, two,", **data}})
-    )
-
-
-def read(redis: Any, job_id: str, *, until: str, limit: float = 60) -> list[tuple[str, str, dict[str, Any]]]:
-    """Read a stream until an entry of this event is there; returns all entries so far."""
-    deadline = time.monotonic() + limit
-    while True:
-        entries = [
-            (entry_id, fields["event"], json.loads(fields["data"]))
-            for entry_id, fields in redis.xrange(f"stream:{job_id}")
-        ]
-        if any(event == until for _, event, _ in entries):
-            return entries
-        assert time.monotonic() < deadline, (job_id, until, entries[-3:])
-        time.sleep(0.02)
-
-
-def joined(entries: list[tuple[str, str, dict[str, Any]]]) -> str:
-    return "".join(data["choices"][0]["text"] for _, event, data in entries if event == "token")
 
 
 def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain: Any, make_worker: MakeWorker) -> None:
@@ -143,30 +119,23 @@ def test_a_worker_that_waits_for_redis_can_be_stopped(own_redis: RedisServer, tm
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"MODEL_PATH": "/nowhere/model.gguf"}, ["MODEL_PATH=/nowhere/model.gguf", "does not exist", "make demo"]),
         ({"STARTUP_COMMAND": "/nowhere/llama-server"}, ["/nowhere/llama-server", "STARTUP_COMMAND"]),
-        ({"STARTUP_COMMAND": "sh -c 'echo broken pipe dream; exit 3'"}, ["exit code 3", "broken pipe dream"]),
+        ({"STARTUP_COMMAND": "sh -c 'echo error: invalid argument: --mlock; exit 1'"}, ["--mlock", "LLAMA_ARGS"]),
     ],
 )
-def test_an_engine_that_cannot_start_ends_the_worker_and_says_what_to_change(
-    make_worker: MakeWorker, settings: dict[str, str], expected: list[str]
+def test_an_engine_that_can_never_start_fails_at_once_and_says_what_to_change(
+    plain: Any, make_worker: MakeWorker, settings: dict[str, str], expected: list[str]
 ) -> None:
     worker = make_worker(**settings)
-    assert worker.wait() == 1
-    message = next(line["message"] for line in worker.lines() if line.get("action") == "worker_failed")
+    push(plain, "none", max_tokens=2)
+    message = worker.wait_for("engine_failed")["message"]
+    error = read(plain, "none", until="error")[-1][2]
+    assert error["code"] == "engine_unavailable"
     for part in expected:
         assert part in message
-
-
-def test_a_truncated_model_is_named(make_worker: MakeWorker, model_path: Path, tmp_path: Path) -> None:
-    cut = tmp_path / "cut.gguf"
-    with model_path.open("rb") as whole:
-        cut.write_bytes(whole.read(100_000))
-    worker = make_worker(MODEL_PATH=str(cut))
-    assert worker.wait() == 1
-    message = next(line["message"] for line in worker.lines() if line.get("action") == "worker_failed")
-    assert "MODEL_PATH" in message
-    assert "exit code 1" in message
+        assert part in error["error"]
+    assert not [line for line in worker.lines() if line.get("action") == "engine_lost"]
+    assert worker.stop() == 0
 
 
 def test_wrong_settings_end_the_start_with_a_line_each(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -18,14 +18,17 @@ from tests.unit.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat_en
 from tests.unit.waiting import until
 from velesio_worker import stream as stream_module
 from velesio_worker import subscriber
+from velesio_worker.cache import PromptCache
 from velesio_worker.client import Client, JobRestartedError
+from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
-from velesio_worker.errors import EngineUnavailableError
+from velesio_worker.errors import EngineUnavailableError, JobError
 from velesio_worker.executor import Executor
-from velesio_worker.jobs import Kind
+from velesio_worker.jobs import Job, Kind
 from velesio_worker.queue.claims import Claim
 from velesio_worker.runs import Limits
+from velesio_worker.settings import CacheMode
 from velesio_worker.subscriber import Published, published
 
 pytestmark = pytest.mark.anyio
@@ -139,20 +142,49 @@ class Source:
 
     def __init__(self, engine: LlamaEngine) -> None:
         self._engine = engine
-        self.available = True
+        self.unavailable: JobError | None = None
+        self.leased: list[str | None] = []
+        self.known_as: str | None = "tiny of 1 byte"
         self.complaints: list[str] = []
 
-    @contextmanager
-    def using(self) -> Generator[LlamaEngine, None, None]:
-        if not self.available:
-            raise EngineUnavailableError("llama-server is backoff.")
+    @property
+    def model(self) -> str:
+        return self._engine.model
+
+    @asynccontextmanager
+    async def ensure(
+        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] | None = None
+    ) -> AsyncGenerator[LlamaEngine, None]:
+        assert on_wait is not None
+        self.leased.append(model)
+        if self.unavailable is not None:
+            on_wait(EngineState.BACKOFF)
+            raise self.unavailable
         yield self._engine
+
+    async def identity(self, model: str | None) -> str | None:
+        return self.known_as and (model or self.known_as)
 
     async def lost(self) -> None:
         self.complaints.append("lost")
 
     async def stalled(self, reason: str) -> None:
         self.complaints.append(reason)
+
+
+class Manager:
+    """Runs jobs that look after models as it is told, and says which."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.answer: dict[str, Any] | JobError = {"success": True}
+
+    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
+        self.jobs.append(job)
+        on_wait(EngineState.STARTING)
+        if isinstance(self.answer, JobError):
+            raise self.answer
+        return self.answer
 
 
 class Bench:
@@ -162,16 +194,26 @@ class Bench:
         self.side = side
         self.double = double
         self.source = source
+        self.manager = Manager()
         self.limits = Limits(job=PATIENCE, stall=math.inf)
+        self.cache_mode = CacheMode.OFF
+        self.served_elsewhere = False
         self._commands = commands
         self.payload = b""
 
     def executor(self) -> Executor:
-        side = self.side
-        capacity = {Kind.TEXT: anyio.Semaphore(1)}
-        engines = {Kind.TEXT: self.source}
+        async def elsewhere(_: Kind) -> bool:
+            return self.served_elsewhere
+
         return Executor(
-            side.name, engines, capacity, side.publisher, side.claims, side.closer, self.published, self.limits
+            {Kind.TEXT: self.source},
+            self.manager,
+            PromptCache(self._commands, self.cache_mode),
+            self.side.publisher,
+            self.side.closer,
+            self.published,
+            elsewhere,
+            self.limits,
         )
 
     async def published(self, job_id: str) -> Published:
@@ -604,11 +646,11 @@ async def test_a_job_that_fails_for_its_own_sake_is_neither_repeated_nor_buried(
 async def test_an_engine_that_is_not_there_costs_no_attempt(bench: Bench) -> None:
     await bench.submit(max_attempts=1)
     bench.double.answers[COMPLETION] = [whole("Once")]
-    bench.source.available = False
+    bench.source.unavailable = EngineUnavailableError("llama-server was replaced.")
     for _ in range(3):
         await bench.run()
         assert (await bench.waits(), await bench.result()) == (True, {})
-    bench.source.available = True
+    bench.source.unavailable = None
     await bench.run()
     assert (await bench.result())["text"] == "Once"
     assert bench.source.complaints == ["lost"] * 3

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from tests.unit.waiting import until
 from velesio_worker.engines import part_file, transfer
 from velesio_worker.engines.download import ModelDownloadError, download, fetch_missing
 from velesio_worker.engines.file_headers import retry_after
+from velesio_worker.engines.part_file import Origin, PartFile
 from velesio_worker.model_source import ModelSource
 from velesio_worker.settings import Settings
 
@@ -441,6 +444,33 @@ async def test_who_waits_goes_on_where_another_stopped(server: FileServer, get: 
             await get()
     assert content(target) == MODEL
     assert server.asked("range") == [None, "bytes=50000-"]
+
+
+async def test_ctrl_c_in_the_middle_of_a_write_loses_nothing(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    class SlowHash:
+        def update(self, _: object) -> None:
+            writing.set()
+            assert go_on.wait(30)
+
+    def slow_hash() -> SlowHash:
+        return SlowHash()
+
+    async def write() -> None:
+        async with PartFile(target) as part:
+            await part.begin(Origin("http://host/m.gguf"))
+            await part.add(MODEL)
+
+    put(target.with_name("x"), b"")
+    monkeypatch.setattr(hashlib, "sha256", slow_hash)
+    task = asyncio.create_task(write())
+    await until(writing.is_set)
+    task.cancel()  # as asyncio does on SIGINT: no shield keeps this off
+    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert content(target.with_name("m.gguf.part")) == MODEL
 
 
 async def test_a_full_disk_is_noticed_before_the_download(

@@ -93,7 +93,8 @@ class Serving(Generic[E_co]):
         kill: ends it at once, so that another can be started; None if it is not the worker's own.
         moved: asks how much it has done so far, as a number that rises while it works; None if it does not tell.
             Raises TimeoutError if there is no answer.
-        probe: has it do the least that shows that it works; returns when it has.
+        probe: has it do the least that shows that it works; returns when it has. Raises JobError if it cannot be
+            reached.
     """
 
     engine: E_co

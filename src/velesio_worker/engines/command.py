@@ -64,11 +64,24 @@ def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing 
         argv = _with_model(shlex.split(settings.startup_command), model)
         return LlamaCommand(argv, _port_of(argv) or settings.llama_port, "STARTUP_COMMAND")
     info = check_model(model or settings.model_path, asked=model is not None)
-    program, source = _program()
+    program, source = find_program()
+    arguments = own_arguments(settings, model or settings.model_path, info, sizing)
+    return LlamaCommand([*program, *arguments], settings.llama_port, source)
+
+
+def own_arguments(settings: Settings, model: Path, info: GgufInfo | None, sizing: Sizing | None = None) -> list[str]:
+    """Put together what the worker's own llama-server is started with.
+
+    Args:
+        settings: the settings.
+        model: the model's file.
+        info: what the file says about itself; None if that is not known.
+        sizing: layers and context; None for those that are configured.
+    """
     slots = settings.llm_concurrency or DEFAULT_SLOTS
     sizing = sizing or Sizing(settings.gpu_layers, settings.context_size)
-    arguments = [
-        *("--model", str(model or settings.model_path)),
+    return [
+        *("--model", str(model)),
         *("--ctx-size", str(sizing.context * slots)),
         *("--parallel", str(slots)),
         *(("--fit", "on") if sizing.layers is None else ("--n-gpu-layers", str(sizing.layers))),
@@ -77,10 +90,9 @@ def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing 
         *("--cache-ram", str(CACHE_RAM_MIB)),
         "--metrics",
         "--slots",
-        *(["--rerank"] if info.reranks else ["--embeddings"] if info.embeds else []),
+        *([] if info is None else ["--rerank"] if info.reranks else ["--embeddings"] if info.embeds else []),
         *shlex.split(settings.llama_args or ""),
     ]
-    return LlamaCommand([*program, *arguments], settings.llama_port, source)
 
 
 def model_of(settings: Settings) -> Path | None:
@@ -109,7 +121,12 @@ def _model_place(argv: Sequence[str]) -> tuple[int, str, str] | None:
     return None
 
 
-def _program() -> tuple[list[str], str]:
+def find_program() -> tuple[list[str], str]:
+    """Return the llama-server that there is, as the beginning of a command, and where it was found, for people.
+
+    Raises:
+        EngineStartError: there is none.
+    """
     if LOCAL_BINARY.exists():
         if not os.access(LOCAL_BINARY, os.X_OK):
             raise EngineStartError(f"{LOCAL_BINARY} is not executable: chmod +x {LOCAL_BINARY}", final=True)

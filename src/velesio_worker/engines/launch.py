@@ -124,7 +124,7 @@ class LlamaLauncher:
         if not self._swept:
             self._swept = True
             await anyio.to_thread.run_sync(end_orphans)
-        if spec == self.default() and self._settings.startup_command is None:
+        if spec == self.default():
             try:
                 await fetch_missing(self._settings)
             except ModelDownloadError as error:

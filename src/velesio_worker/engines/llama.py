@@ -117,10 +117,11 @@ class LlamaEngine:
         """Have llama-server make one token; a refusal, too, shows that it works.
 
         Raises:
-            ConnectionLostError: it cannot be reached.
+            JobError: it cannot be reached.
         """
-        async with self._http.post("/completion", _PROBE) as response:
-            await response.body()
+        with engine_errors():
+            async with self._http.post("/completion", _PROBE) as response:
+                await response.body()
 
 
 async def read_properties(http: EngineHTTP) -> LlamaProperties | None:

@@ -6,11 +6,11 @@ import fcntl
 import hashlib
 import io
 import os
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -75,6 +75,7 @@ class PartFile:
         self.size = 0
         self._path = target.with_name(f"{target.name}.part")
         self._origin_path = target.with_name(f"{target.name}.part.json")
+        self._one_thread = threading.Lock()  # a task that is cancelled from without (Ctrl-C) leaves its thread behind
         self._waiting = bytearray()
         self._written_at = time.monotonic()
         self._hash = hashlib.sha256()
@@ -101,9 +102,10 @@ class PartFile:
         try:
             self._write()
         finally:
-            self._file.close()
-            if not self.size:
-                self._remove()
+            with self._one_thread:
+                self._file.close()
+                if not self.size:
+                    self._remove()
 
     async def begin(self, origin: Origin) -> None:
         """Begin anew, with nothing."""
@@ -141,16 +143,16 @@ class PartFile:
         await anyio.to_thread.run_sync(self._write)
 
     def _write(self) -> None:
-        data, self._waiting = self._waiting, bytearray()
-        self._written_at = time.monotonic()
-        left = memoryview(data)
-        while left:
-            written = self._file.write(left)
-            if self._hashed == self.size:
-                self._hash.update(left[:written])
-                self._hashed += written
-            self.size += written
-            left = left[written:]
+        with self._one_thread:
+            left, self._waiting = memoryview(self._waiting), bytearray()
+            self._written_at = time.monotonic()
+            while left:
+                written = self._file.write(left)
+                if self._hashed == self.size:
+                    self._hash.update(left[:written])
+                    self._hashed += written
+                self.size += written
+                left = left[written:]
 
     async def digest(self) -> str:
         """Return the SHA-256 of what is there, in hexadecimal digits; what was there before is read for it."""
@@ -171,9 +173,10 @@ class PartFile:
         await anyio.to_thread.run_sync(self._publish)
 
     def _publish(self) -> None:
-        os.fsync(self._file.fileno())
-        self._path.replace(self.target)
-        self._origin_path.unlink(missing_ok=True)
+        with self._one_thread:
+            os.fsync(self._file.fileno())
+            self._path.replace(self.target)
+            self._origin_path.unlink(missing_ok=True)
         folder = os.open(self.target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -198,7 +201,7 @@ async def locked(path: Path, on_wait: Callable[[], None]) -> AsyncGenerator[None
         path: the lock's file; it is there as long as the lock is held.
         on_wait: called now and then while another holds it.
     """
-    while (lock := await anyio.to_thread.run_sync(partial(_try_lock, path))) is None:
+    while (lock := _try_lock(path)) is None:
         on_wait()
         await anyio.sleep(LOCK_POLL_SECONDS)
     try:

@@ -19,9 +19,6 @@ from velesio_worker.errors import EngineRefusedError, EngineStartError
 from velesio_worker.logs import get_logger
 from velesio_worker.settings import Settings, hide_password
 
-START_SECONDS: Final = 60.0
-"""The longest that a starting server may show no progress: no output, no change in how it answers."""
-
 _POLL_SECONDS: Final = 0.1
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
@@ -68,7 +65,7 @@ async def own_server(
         running(command.argv, env=environment, on_line=pass_on, remedy=remedy) as process,
         EngineHTTP(command.url, api_key=settings.llama_api_key) as http,
     ):
-        properties = await _until_ready(process, http)
+        properties = await _until_ready(process, http, settings.start_seconds)
         log.info(
             f"llama-server is ready: {properties.model}, {properties.slots} slots of "
             f"{properties.context_length} tokens",
@@ -107,9 +104,10 @@ def _serving(
     return Serving(engine, min(wanted, slots), gone, report, kill, engine.decoded, engine.probe)
 
 
-async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaProperties:
+async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float) -> LlamaProperties:
+    """Wait for a starting server for as long as it shows progress: output, or a change in how it answers."""
     seen: tuple[int, str] | None = None  # bytes, not lines: llama.cpp writes a dot at a time while it loads
-    deadline = anyio.current_time() + START_SECONDS
+    deadline = anyio.current_time() + patience
     while True:
         if process.returncode is not None:
             await process.drained()
@@ -128,10 +126,10 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP) -> LlamaPropert
             answer = "loading"
         if (process.bytes, answer) != seen:
             seen = (process.bytes, answer)
-            deadline = anyio.current_time() + START_SECONDS
+            deadline = anyio.current_time() + patience
         elif anyio.current_time() > deadline:
             raise EngineStartError(
-                f"llama-server showed no progress for {START_SECONDS:.0f} s. Its last lines:\n{_tail(process)}"
+                f"llama-server showed no progress for {patience:g} s (START_SECONDS). Its last lines:\n{_tail(process)}"
             )
         await anyio.sleep(_POLL_SECONDS)
 

@@ -38,6 +38,9 @@ NOTICE_SECONDS: Final = 2.0
 MENDED_SECONDS: Final = 2.0
 """How often an engine that failed is looked at: perhaps somebody put the missing file there."""
 
+RETRY_SECONDS: Final = 300.0
+"""After how long an engine that failed is tried again all the same, unless its failure was final."""
+
 UNKILLABLE_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 5.0
 """How often those who wait for an engine hear of it."""
@@ -105,6 +108,7 @@ class Supervisor(Generic[E]):
         self._failures = 0
         self._failed: str = ""
         self._mended: object = None
+        self._retry_at = float("inf")
         self._last_error = ""
         self._starts = 0
 
@@ -269,7 +273,7 @@ class Supervisor(Generic[E]):
             self._become(EngineState.FAILED if self._failed else EngineState.STOPPED)
             with anyio.move_on_after(MENDED_SECONDS if self._failed else None):
                 await self._woken()
-            if self._failed and await self._is_mended(default):
+            if self._failed and (anyio.current_time() > self._retry_at or await self._is_mended(default)):
                 self._failed = ""
                 self._failures = 0
 
@@ -442,6 +446,7 @@ class Supervisor(Generic[E]):
         if final or self._failures >= FAILURES:
             often = "" if final else f"it failed {self._failures} times in a row; the last time it "
             self._failed = often + reason
+            self._retry_at = float("inf") if final else anyio.current_time() + RETRY_SECONDS
             self._mended = await anyio.to_thread.run_sync(self._launcher.fingerprint, self._leases.default)
             log.critical(f"{self._launcher.name} cannot be started: {self._failed}", action="engine_failed")
             self._become(EngineState.FAILED)

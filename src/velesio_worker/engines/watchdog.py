@@ -9,12 +9,12 @@ from typing import Any, Final
 import anyio
 
 from velesio_worker.engines.base import Serving
-from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.leases import Leases
+from velesio_worker.errors import JobError
 from velesio_worker.logs import get_logger
 
 PROBE_LIMIT: Final = 30.0
-"""How long an idle engine may take to make one token, in seconds."""
+"""How long an idle engine may take to make one token at most, in seconds."""
 
 _LONGEST_PERIOD: Final = 5.0
 
@@ -102,14 +102,15 @@ class Watchdog:
         quiet = anyio.current_time() - max(self._sign_at, self._leases.quiet_since)
         if not self._patience.probe or quiet < self._patience.probe:
             return
+        limit = min(PROBE_LIMIT, self._patience.stall)
         with anyio.CancelScope() as self._probing:
             try:
-                with anyio.fail_after(PROBE_LIMIT):
+                with anyio.fail_after(limit):
                     await self._serving.probe()
-            except ConnectionLostError:
+            except JobError:
                 self._serving.report()
             except TimeoutError:
-                self._on_hang(f"did not make one token in {PROBE_LIMIT:g} s while nothing ran on it")
+                self._on_hang(f"did not make one token in {limit:g} s while nothing ran on it")
             else:
                 log.debug(f"{self._name} made a token", action="engine_probed")
         self._probing = None

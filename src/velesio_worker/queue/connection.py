@@ -271,20 +271,34 @@ async def wait_for_redis(redis: Redis, url: str) -> None:
     backoff = Backoff(first=0.5, longest=10.0)
     while True:
         try:
-            await redis.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]
-            await _check_server(redis, url)
+            await check_redis(redis, url)
             break
-        except _REFUSED as error:
-            raise RedisUnusableError(
-                f"REDIS_URL={hide_password(url)!r}: Redis refuses the user or password ({error})"
-            ) from None
         except RedisError as error:
-            mistake = next((meant for sign, meant in _SIGNS.items() if sign in str(error)), "")
-            if mistake or not passes(error):
-                trouble = mistake or f"Redis answers {error}"
-                raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: {trouble}") from None
             log.warning(f"{remedy(error, url)}; trying again", action="redis_absent")
             await backoff.pause()
+
+
+async def check_redis(redis: Redis, url: str) -> None:
+    """Find out whether Redis answers, and whether a worker can use it.
+
+    Raises:
+        RedisUnusableError: Redis answers, but refuses the credentials, is too old, or is run in another way than
+            the URL says.
+        redis.exceptions.RedisError: it does not answer now; that passes.
+    """
+    try:
+        await redis.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]
+        await _check_server(redis, url)
+    except _REFUSED as error:
+        raise RedisUnusableError(
+            f"REDIS_URL={hide_password(url)!r}: Redis refuses the user or password ({error})"
+        ) from None
+    except RedisError as error:
+        mistake = next((meant for sign, meant in _SIGNS.items() if sign in str(error)), "")
+        if passes(error) and not mistake:
+            raise
+        trouble = mistake or f"Redis answers {error}"
+        raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: {trouble}") from None
 
 
 async def _check_server(redis: Redis, url: str) -> None:

@@ -1,8 +1,11 @@
-"""Redis's own settings, as far as jobs may be lost by them."""
+"""Redis's own settings, as far as jobs may be lost by them, and how it is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -15,6 +18,8 @@ from velesio_worker.settings import hide_password
 
 _SAFE_POLICY: Final = "noeviction"
 _FOR_GOOD: Final = "(and in redis.conf, or in the settings of your provider)"
+_KEEPS: Final = "that it keeps its data when it restarts (appendonly yes)"
+_PINGS: Final = 5
 _SETTINGS: Final = ("maxmemory-policy", "appendonly", "save")
 
 log = get_logger(__name__)
@@ -35,6 +40,48 @@ class _Node:
     target: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """Something by which Redis may lose jobs.
+
+    Attributes:
+        action: what it is called in the log.
+        what: what is the matter, for people.
+        remedy: what to do about it.
+        facts: more of it, for programs.
+        certain: False where Redis does not tell, so that nothing may be the matter.
+    """
+
+    action: str
+    what: str
+    remedy: str
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one server tells of itself; None stands for what it does not tell.
+
+    Attributes:
+        name: what to call it.
+        version: such as ``8.2.1``.
+        replica: whether it is a replica, which takes no writes.
+        round_trip: how long a PING takes, in seconds; the median of some.
+        ahead: how much its clock is ahead of this host's, in seconds.
+        used: the memory that it uses, in bytes.
+        limit: the most that it may use (``maxmemory``), in bytes; 0 for no limit.
+    """
+
+    name: str
+    version: str | None
+    replica: bool | None
+    round_trip: float
+    ahead: float | None
+    used: int | None
+    limit: int | None
+
+
 async def warn_of_risks(redis: Redis, url: str) -> None:
     """Warn in the log of settings by which Redis may delete jobs, or lose them when it restarts.
 
@@ -45,41 +92,98 @@ async def warn_of_risks(redis: Redis, url: str) -> None:
     Raises:
         redis.exceptions.RedisError: Redis does not answer. That it does not tell its settings is no error.
     """
+    for risk in await risks(redis, url):
+        if risk.certain:
+            log.warning(f"{risk.what}. To change that: {risk.remedy}", action=risk.action, **risk.facts)
+        else:
+            log.info(f"{risk.what}: {risk.remedy}", action=risk.action, **risk.facts)
+
+
+async def risks(redis: Redis, url: str) -> list[Risk]:
+    """Return the settings by which Redis may delete jobs, or lose them when it restarts.
+
+    Args:
+        redis: a client; every primary of a Cluster is asked.
+        url: where Redis is.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer. That it does not tell its settings is no error.
+    """
+    found: list[Risk] = []
     unknown: set[str] = set()
     for node in await _nodes(redis, url):
         policy, persistent = await _policy_and_persistence(redis, node)
         if policy is None:
             unknown.add("maxmemory-policy")
         elif policy != _SAFE_POLICY:
-            _warn_of_eviction(node, policy)
+            found.append(_eviction(node, policy))
         if persistent is None:
             unknown.add("appendonly")
         elif not persistent:
-            _warn_of_restarts(node)
+            found.append(_restarts(node))
     if unknown:
-        log.info(
-            f"Redis at {hide_password(url)} does not tell {' and '.join(sorted(unknown))}: see to it that its "
-            f"maxmemory-policy is {_SAFE_POLICY} and that it keeps its data when it restarts (appendonly yes)",
-            action="redis_settings_unknown",
-        )
+        what = f"Redis at {hide_password(url)} does not tell {' and '.join(sorted(unknown))}"
+        remedy = f"see to it that its maxmemory-policy is {_SAFE_POLICY} and {_KEEPS}"
+        found.append(Risk("redis_settings_unknown", what, remedy, certain=False))
+    return found
 
 
-def _warn_of_eviction(node: _Node, policy: str) -> None:
+def _eviction(node: _Node, policy: str) -> Risk:
     victims = "results and streams" if policy.startswith("volatile-") else "jobs and results"
-    log.warning(
-        f"{node.name} has maxmemory-policy {policy}: it will delete {victims} when its memory is full. "
-        f"To change that: {node.cli} CONFIG SET maxmemory-policy {_SAFE_POLICY} {_FOR_GOOD}",
-        action="redis_evicts",
-        policy=policy,
+    return Risk(
+        "redis_evicts",
+        f"{node.name} has maxmemory-policy {policy}: it will delete {victims} when its memory is full",
+        f"{node.cli} CONFIG SET maxmemory-policy {_SAFE_POLICY} {_FOR_GOOD}",
+        {"policy": policy},
     )
 
 
-def _warn_of_restarts(node: _Node) -> None:
-    log.warning(
-        f"{node.name} keeps no data on disk: all jobs are lost when it restarts. "
-        f"To change that: {node.cli} CONFIG SET appendonly yes {_FOR_GOOD}",
-        action="redis_not_persistent",
+def _restarts(node: _Node) -> Risk:
+    return Risk(
+        "redis_not_persistent",
+        f"{node.name} keeps no data on disk: all jobs are lost when it restarts",
+        f"{node.cli} CONFIG SET appendonly yes {_FOR_GOOD}",
     )
+
+
+async def readings(redis: Redis, url: str) -> list[Reading]:
+    """Return what Redis tells of itself: one reading for a single server, one for each primary of a Cluster.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer. What it does not tell is no error.
+    """
+    return [await _reading(redis, node) for node in await _nodes(redis, url)]
+
+
+async def _reading(redis: Redis, node: _Node) -> Reading:
+    commands: Any = redis
+    server = await _answer(commands.info("server", **node.target))
+    memory = await _answer(commands.info("memory", **node.target))
+    replication = await _answer(commands.info("replication", **node.target))
+    trips: list[float] = []
+    for _ in range(_PINGS):
+        began = time.perf_counter()
+        await commands.execute_command("PING", **node.target)
+        trips.append(time.perf_counter() - began)
+    return Reading(
+        node.name,
+        server.get("redis_version"),
+        replication["role"] == "slave" if "role" in replication else None,
+        statistics.median(trips),
+        await _ahead(commands, node),
+        memory.get("used_memory"),
+        memory.get("maxmemory"),
+    )
+
+
+async def _ahead(commands: Any, node: _Node) -> float | None:  # noqa: ANN401 (redis-py's commands are untyped)
+    """Compare the clocks; the reply is taken to be made halfway between question and answer."""
+    before = time.time()
+    reply = await _answer(commands.time(**node.target))
+    seconds, micros = reply or (None, None)
+    if seconds is None or micros is None:
+        return None
+    return seconds + micros / 1_000_000 - (before + time.time()) / 2
 
 
 async def _nodes(redis: Redis, url: str) -> list[_Node]:
@@ -112,7 +216,7 @@ async def _policy_and_persistence(redis: Redis, node: _Node) -> tuple[str | None
     return policy, True if persistence.get("aof_enabled") == 1 else None
 
 
-async def _answer(command: Any) -> dict[str, Any]:  # noqa: ANN401 (redis-py's commands are untyped)
+async def _answer(command: Any) -> Any:  # noqa: ANN401 (redis-py's commands are untyped)
     """Return the reply to a command; an empty one if Redis does not have it, or not for this user."""
     try:
         return await command
