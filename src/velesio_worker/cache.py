@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -74,8 +75,8 @@ class PromptCache:
         """Return what is kept under a key; None if there is nothing."""
         try:
             stored: bytes | None = await within(REPLY_SECONDS, self._commands.get(key))
-            return None if stored is None else _read(orjson.loads(stored))
-        except (RedisError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            return None if stored is None else _read(stored)
+        except (RedisError, ValidationError) as error:
             log.debug(f"the prompt cache was not read: {error}", action="cache_unread")
             return None
 
@@ -110,16 +111,34 @@ def cache_key(job: Job, identity: str) -> str:
     Returns:
         ``prompt_cache:`` and 64 hexadecimal digits, the SHA-256 of model, type and all parameters that matter.
     """
-    facts = {
-        "version": _VERSION,
-        "model": identity,
-        "type": job.type.value,
-        "parameters": job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT)),
-    }
-    return f"prompt_cache:{hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()}"
+    digest = hashlib.sha256(orjson.dumps([_VERSION, identity, job.type.value]))
+    parameters = job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT))
+    digest.update(orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS))  # not nested deeper than they were pushed
+    return f"prompt_cache:{digest.hexdigest()}"
 
 
-def _read(stored: dict[str, Any]) -> Kept:
-    result = stored["result"] | {"cached": True}
-    done = Done(result, stored["finish_reason"], stored["usage"], stored["timings"])
-    return Kept(stored["model"], stored["tokens"], done)
+def _entry(data: dict[str, Any]) -> dict[str, Any]:
+    match data:
+        case {"choices": [dict(), *_]}:
+            return data
+        case _:
+            raise ValueError("no data of a token entry")
+
+
+class _Stored(BaseModel):
+    """An answer as it stands in Redis."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    model: str
+    tokens: list[Annotated[dict[str, Any], AfterValidator(_entry)]]
+    result: dict[str, Any]
+    finish_reason: str
+    usage: dict[str, Any] | None
+    timings: dict[str, Any] | None
+
+
+def _read(stored: bytes) -> Kept:
+    read = _Stored.model_validate_json(stored)
+    done = Done(read.result | {"cached": True}, read.finish_reason, read.usage, read.timings)
+    return Kept(read.model, read.tokens, done)

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import anyio
-import orjson
 
-from velesio_worker.cache import Kept, PromptCache, cache_key
+from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
-from velesio_worker.engines.base import Engine, EngineSource, EngineState
+from velesio_worker.engines.base import EngineSource
 from velesio_worker.errors import (
     AbandonedError,
-    BadJobError,
-    ContextExceededError,
     EngineCrashedError,
     EngineFailedError,
-    EngineRefusedError,
     EngineStalledError,
     EngineUnavailableError,
     FencedError,
     InternalError,
     JobError,
-    JobTimeoutError,
     ModelUnavailableError,
-    NoCapacityError,
     StoppedError,
     StreamLostError,
 )
-from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token, start_entry
-from velesio_worker.jobs import Job, Kind
+from velesio_worker.events import Done
+from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
-from velesio_worker.parameters import AnswerParameters
+from velesio_worker.performer import ManagementRuns, Performer, ReadPublished
 from velesio_worker.queue.claims import Claim
 from velesio_worker.runs import Halt, Limits, Outcome, Run, report
 from velesio_worker.stream import Publisher
-from velesio_worker.subscriber import NOTHING, Published
 
 LAST_SECONDS: Final = 10.0
 """How long the end of a job may take once the worker is ending, should Redis not answer."""
@@ -48,17 +39,7 @@ LAST_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 1.0
 """How often it is looked for engines that send nothing."""
 
-ReadPublished = Callable[[str], Awaitable[Published]]
-
 log = get_logger(__name__)
-
-
-class ManagementRuns(Protocol):
-    """Runs jobs that look after models."""
-
-    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
-        """Run a job; returns its result."""
-        ...
 
 
 class Executor:
@@ -87,8 +68,7 @@ class Executor:
         limits: Limits,
     ) -> None:
         self._engines = engines
-        self._management = management
-        self._cache = cache
+        self._performer = Performer(engines, management, cache, published, longest=limits.job)
         self._elsewhere = elsewhere
         self._publisher = publisher
         self._closer = closer
@@ -168,7 +148,7 @@ class Executor:
                 with run.ending:
                     await self._end(run, outcome)
                 report(run, outcome)
-                await self._keep(run, outcome)
+                await self._performer.keep(run, outcome)
             finally:
                 del self._runs[run]
                 self._changed.set()
@@ -188,7 +168,7 @@ class Executor:
 
     async def _outcome(self, run: Run) -> Outcome:
         try:
-            return await self._run(run)
+            return await self._performer.perform(run)
         except AbandonedError:
             return run.generation.cut_short() if run.generation else None
         except StoppedError:
@@ -198,129 +178,6 @@ class Executor:
         except Exception as error:
             log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=run.job.id)
             return InternalError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
-
-    async def _run(self, run: Run) -> Done | JobError:
-        job = run.job
-        if job.kind is Kind.MANAGE:
-            self._announce(run, "fresh" if run.claim.first else "restart")
-            return await self._in_time(run, self._manage)
-        if job.kind not in self._engines:
-            raise NoCapacityError(f"The worker {run.claim.held.slot.worker} runs no {job.kind} jobs.")
-        source = self._engines[job.kind]
-        kept = await self._from_cache(source, run)
-        if kept is not None:
-            return kept
-        mode = "fresh" if run.claim.first else job.mode_after_loss
-        self._announce(run, mode)
-        async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
-            return await self._in_time(run, lambda run: self._generate(engine, run, mode))
-        raise EngineCrashedError
-
-    async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
-        limit = min(run.job.timeout or self._limits.job, self._limits.job)
-        with anyio.move_on_after(limit):
-            return await work(run)
-        return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
-
-    async def _manage(self, run: Run) -> Done:
-        return Done(await self._management.run(run.job, partial(self._waits, run)), "stop")
-
-    def _waits(self, run: Run, state: EngineState) -> None:
-        """Tell the stream that the job waits for its engine; for a free slot is not worth an entry."""
-        if state is not EngineState.READY:
-            waited = round(time.monotonic() - run.began, 1)
-            progress = {"stage": "loading", "processed": waited, "total": None, "state": state.value}
-            run.stream.put(PROGRESS, orjson.dumps(progress))
-
-    async def _from_cache(self, source: EngineSource, run: Run) -> Done | None:
-        """Answer from the cache, in the pieces that it came in at first; None if there is nothing."""
-        if not run.claim.first or not self._cache.wants(run.job):
-            return None
-        identity = await source.identity(run.job.model)
-        if identity is None:
-            return None
-        run.cache_key = cache_key(run.job, identity)
-        kept = await self._cache.find(run.cache_key)
-        if kept is None:
-            return None
-        run.cached = True
-        self._announce(run, "fresh", kept.model)
-        for data in kept.tokens if run.job.streamed else ():
-            self._publish(run, [Token(data)])
-            await run.stream.room()
-        return kept.done
-
-    async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
-        if not run.claim.first:
-            await run.stream.flushed()  # from here on an earlier attempt can write nothing
-        if mode == "continue":
-            done = await self._continue(engine, run)
-            if done is not None:
-                return done
-            self._announce(run, "restart")
-        return await self._generate_after(NOTHING, engine, run)
-
-    def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
-        job, held = run.job, run.claim.held
-        if model is None and job.kind in self._engines:
-            model = job.model.removesuffix(".gguf") if job.model else self._engines[job.kind].model
-        start = start_entry(job.type, held.attempt, run.claim.held.slot.worker, model, mode)
-        run.stream.put(START, orjson.dumps(start))
-
-    async def _continue(self, engine: Engine, run: Run) -> Done | None:
-        """Go on from the text that is published; None if there is no going on from it."""
-        published = await self._published(run.job.id)
-        if not published.plain:
-            return None
-        run.before = published
-        try:
-            return await self._generate_after(published, engine, run)
-        except ContextExceededError:
-            if not run.before.text or run.tokens or run.generation is None:
-                raise
-            return run.generation.cut_short("length")  # the text so far is all that the context holds
-        except (BadJobError, EngineRefusedError) as error:
-            if not run.before.text or run.tokens:
-                raise
-            log.info(f"beginning anew: {error}", action="job_not_continued", job_id=run.job.id)
-            run.before = NOTHING
-            return None
-
-    async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
-        run.generation = engine.generate(run.job.parameters, before.text, before.pieces)
-        patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
-        try:
-            run.waiting_since = time.monotonic() + patient
-            async with aclosing(run.generation.events()) as batches:
-                async for batch in batches:
-                    run.waiting_since = math.inf
-                    done = self._publish(run, batch)
-                    if done is not None:
-                        return done
-                    await run.stream.room()
-                    run.waiting_since = time.monotonic()
-        finally:
-            run.waiting_since = math.inf
-        raise EngineCrashedError
-
-    def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
-        """Queue what one read brought; no await in here, since it runs for every token."""
-        streamed = run.job.streamed
-        for event in batch:
-            match event:
-                case Token():
-                    run.tokens += event.has_output
-                    if run.cache_key is not None:
-                        run.pieces.append(event.data)
-                    if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
-                        run.stream.put(TOKEN, orjson.dumps(event.data))
-                case Progress():
-                    run.stream.put(PROGRESS, orjson.dumps(event.data))
-                case Done():
-                    return event
-        if run.first_token_at is None and run.tokens:
-            run.first_token_at = time.monotonic()
-        return None
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         job, held = run.job, run.claim.held
@@ -349,13 +206,6 @@ class Executor:
                 )
             case Done():
                 await self._closer.done(held, outcome, run.stream)
-
-    async def _keep(self, run: Run, outcome: Outcome) -> None:
-        """Keep an answer that is whole and was made in one go."""
-        whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.halted is None
-        if run.cache_key and not run.cached and whole and isinstance(outcome, Done):
-            model = self._engines[run.job.kind].model or ""
-            await self._cache.keep(run.cache_key, Kept(model, run.pieces, outcome))
 
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""

@@ -96,7 +96,10 @@ _MANAGEMENT: Final = frozenset(
 
 
 _PRIVATE: Final = frozenset(
-    {"prompt", "messages", "input", "content", "query", "documents", "input_prefix", "input_suffix", "input_extra"}
+    {
+        *("prompt", "messages", "input", "content", "query", "documents", "tokens"),
+        *("input_prefix", "input_suffix", "input_extra"),
+    }
 )
 """Fields whose values are never repeated in an error, since errors are logged."""
 

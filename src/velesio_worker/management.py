@@ -12,7 +12,7 @@ from velesio_worker.engines.gguf import GgufError, read_gguf
 from velesio_worker.engines.launch import LlamaLauncher
 from velesio_worker.engines.llama import LlamaEngine
 from velesio_worker.engines.supervisor import Supervisor
-from velesio_worker.errors import EngineUnavailableError, NoCapacityError
+from velesio_worker.errors import NoCapacityError
 from velesio_worker.health import Health
 from velesio_worker.jobs import Job, JobType
 from velesio_worker.parameters import LoadModelParameters
@@ -75,7 +75,7 @@ class Management:
             return await serving.engine.describe() | {"loaded": True}
         model = self._launcher.default().model
         if model is None:
-            raise EngineUnavailableError("No model is loaded.")
+            raise NoCapacityError("No model is loaded, and the worker does not know which would be.")
         try:
             info = await anyio.to_thread.run_sync(read_gguf, model)
         except (GgufError, OSError) as error:

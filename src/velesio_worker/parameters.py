@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _INT32: Final = 2**31 - 1
+_RANDOM_SEED: Final = 2**32 - 1
+"""To llama.cpp, a seed of this value asks for any seed, as -1 does."""
+
+_FETCHED: Final = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+"""How what an engine would have to fetch begins; base64 has no colon."""
 
 
 class _Parameters(BaseModel):
@@ -78,7 +84,10 @@ class TextParameters(ModelParameters):
     @property
     def deterministic(self) -> bool:
         """Whether the same parameters give the same text again."""
-        return self.temperature == 0 or (self.seed is not None and self.seed >= 0)
+        if self.seed is not None and 0 <= self.seed < _RANDOM_SEED:
+            return True
+        greedy = self.temperature == 0 and self.samplers is None  # which may leave the temperature out
+        return greedy and not self.dynatemp_range and not self.xtc_probability
 
 
 class CompletionParameters(TextParameters):
@@ -144,14 +153,22 @@ def _message(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("a message needs a role, such as system, user or assistant")  # noqa: TRY004
     content = value.get("content")
     for part in cast("list[Any]", content) if isinstance(content, list) else ():
-        match part:
-            case {"type": "image_url", "image_url": {"url": str(url)}} if url.startswith("data:"):
-                continue
-            case {"type": "image_url"}:
-                raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
-            case _:
-                continue
+        if isinstance(part, dict) and _is_fetched(cast("dict[str, Any]", part)):
+            raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
     return value
+
+
+def _is_fetched(part: dict[str, Any]) -> bool:
+    """Whether the engine would have to fetch a part of a message: an image, a sound or a video elsewhere."""
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return False
+    media = part.get(kind)
+    fields: dict[str, Any] = cast("dict[str, Any]", media) if isinstance(media, dict) else {}
+    if kind.endswith("_url"):
+        url = fields.get("url")
+        return not (isinstance(url, str) and url.startswith("data:"))
+    return any(isinstance(field, str) and _FETCHED.match(field) is not None for field in fields.values())
 
 
 Message = Annotated[dict[str, Any], AfterValidator(_message)]

@@ -19,12 +19,8 @@ from velesio_worker import __version__
 from velesio_worker.admission import Admission
 from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
-from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.gpu import Gpus
-from velesio_worker.engines.launch import LlamaLauncher
-from velesio_worker.engines.supervisor import Supervisor
 from velesio_worker.engines.turns import Turns
-from velesio_worker.engines.watchdog import Patience
 from velesio_worker.errors import RedisUnusableError, SettingsError, StoppedError, VelesioError
 from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.fleet import Fleet
@@ -46,12 +42,10 @@ from velesio_worker.runs import Limits
 from velesio_worker.settings import GpuSharing, Settings
 from velesio_worker.stream import FLUSH_SECONDS, Publisher
 from velesio_worker.subscriber import Published, published
+from velesio_worker.text import TextService
 
 MANAGERS: Final = 2
 """Jobs that look after models, at a time: one may load a model while another asks how the worker is."""
-
-_PASSAGES: Final = {EngineState.READY: Passage.OPEN, EngineState.STOPPED: Passage.AJAR}
-_LOOK_SECONDS: Final = 1.0
 
 log = get_logger(__name__)
 
@@ -106,23 +100,13 @@ class Worker:
         self._reaper = Reaper(
             self._commands, self._keys, self.id, lease_seconds=settings.lease_seconds, outage=self._outage
         )
-        self._gpus = Gpus(settings.cuda_visible_devices)
-        self._launcher = LlamaLauncher(settings, self._gpus)
-        self._supervisor = Supervisor(
-            self._launcher,
-            Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds),
-            on_state=self._engine_changed,
-            may_rest=self._nothing_waits,
-            turns=Turns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None,
-        )
         self._fleet = Fleet(self._commands, self._keys, self.id, self._outage)
-        self._gate = Gate()
+        self._gpus = Gpus(settings.cuda_visible_devices)
+        turns = Turns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None
+        self._text = TextService(settings, self._fleet, self._gpus, turns, on_change=self._lease.nudge)
         self._always = Gate(Passage.OPEN)
-        self._ready = anyio.Event()
-        self._engine_moved = anyio.Event()
         self._stopping = anyio.Event()
         self._began = time.time()
-        self._text_slots = 0
         self._executor = self._make_executor()
         self._failure: VelesioError | None = None
 
@@ -153,8 +137,7 @@ class Worker:
         if self._stopping.is_set():
             self._executor.stop(within=LAST_SECONDS)
         self._stopping.set()
-        self._ready.set()
-        self._gate.move(Passage.OPEN)
+        self._text.release()
 
     def _check_settings(self) -> None:
         if not self._settings.run_llm:
@@ -223,16 +206,15 @@ class Worker:
         async with anyio.create_task_group() as jobs:
             side.start_soon(self._executor.watch)
             side.start_soon(self._control(self._executor).run)
-            side.start_soon(self._supervisor.run)
-            side.start_soon(self._tend_gate)
+            side.start_soon(self._text.run)
             jobs.start_soon(self._intake().run, self._stopping)
             for consumer in self._first_consumers():
                 jobs.start_soon(consumer.run, self._stopping)
-            await self._ready.wait()
+            await self._text.known.wait()
             if not self._stopping.is_set():
                 for consumer in self._further_consumers():
                     jobs.start_soon(consumer.run, self._stopping)
-                log.info(f"taking text jobs, {self._text_slots} at a time", action="worker_ready")
+                log.info(f"taking text jobs, {self._text.slots} at a time", action="worker_ready")
                 self._lease.nudge()
             await self._stopping.wait()
             await self._drain(self._executor)
@@ -270,10 +252,10 @@ class Worker:
         )
 
     def _make_executor(self) -> Executor:
-        health = Health(self.id, self._supervisor, self._gpus)
+        health = Health(self.id, self._text.supervisor, self._gpus)
         return Executor(
-            {Kind.TEXT: self._supervisor},
-            Management(self._supervisor, self._launcher, health),
+            {Kind.TEXT: self._text.supervisor},
+            Management(self._text.supervisor, self._text.launcher, health),
             PromptCache(self._commands, self._settings.cache_mode),
             self._publisher,
             self._closer,
@@ -301,11 +283,11 @@ class Worker:
 
     def _further_consumers(self) -> list[Consumer]:
         """One for each further text job that the engine runs at a time."""
-        return [self._text_consumer(number) for number in range(1, self._text_slots)]
+        return [self._text_consumer(number) for number in range(1, self._text.slots)]
 
     def _text_consumer(self, number: int) -> Consumer:
         ready = self._keys.ready(Kind.TEXT)
-        return self._consumer(f"text-{number}", ready, ready, self._gate, first=number == 0)
+        return self._consumer(f"text-{number}", ready, ready, self._text.gate, first=number == 0)
 
     def _consumer(self, name: str, source: str, home: str, gate: Gate, *, first: bool = False) -> Consumer:
         return Consumer(self._slots, source, self._slot(name, home), gate, self._process, first=first)
@@ -333,32 +315,6 @@ class Worker:
             log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
             await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
 
-    def _engine_changed(self, state: EngineState) -> None:
-        serving = self._supervisor.serving
-        if state is EngineState.READY and serving is not None:
-            self._text_slots = max(self._text_slots, serving.slots)
-            self._ready.set()
-        if not self._stopping.is_set():
-            self._gate.move(_PASSAGES.get(state, Passage.CLOSED))
-        self._engine_moved.set()
-        self._lease.nudge()
-
-    async def _tend_gate(self) -> None:
-        """Take jobs although the engine cannot be started, to say so, as long as no other worker can run them."""
-        while True:
-            self._engine_moved = anyio.Event()
-            failed = self._supervisor.state is EngineState.FAILED
-            if failed and not self._stopping.is_set():
-                elsewhere = await self._fleet.serves(Kind.TEXT)
-                if self._supervisor.state is EngineState.FAILED and not self._stopping.is_set():
-                    self._gate.move(Passage.CLOSED if elsewhere else Passage.AJAR)
-            with anyio.move_on_after(_LOOK_SECONDS if failed else None):
-                await self._engine_moved.wait()
-
-    async def _nothing_waits(self) -> bool:
-        """Whether no text job waits, so that the engine may rest."""
-        return not await self._fleet.waiting(Kind.TEXT)
-
     def _facts(self) -> Mapping[str, str | int]:
         """What the worker is and does now, for its hash in Redis."""
         return {
@@ -366,10 +322,7 @@ class Worker:
             "pid": os.getpid(),
             "started": f"{self._began:.3f}",
             "kinds": Kind.TEXT.value,
-            "text_state": self._supervisor.state.value,
-            "text_slots": self._text_slots,
-            "text_model": self._supervisor.model or "",
-            "text_reason": self._supervisor.reason,
+            **self._text.facts(),
             "running": self._executor.running,
         }
 

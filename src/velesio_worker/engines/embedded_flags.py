@@ -235,18 +235,19 @@ REMOVED: Final = {
 
 ELSEWHERE: Final = """
     -cl --cache-list --completion-bash --list-devices -dev --device --rpc -C --cpu-mask -Cr --cpu-range -Cb
-    --cpu-mask-batch -Crb --cpu-range-batch -ot --override-tensor -cmoe --cpu-moe -ncmoe --n-cpu-moe -ncffn --n-cpu-ffn
-    --moe-cache-mib --override-kv --control-vector --control-vector-scaled --control-vector-layer-range -mu --model-url
-    -dr --docker-repo -hf -hfr --hf-repo -hff --hf-file -hft --hf-token -mmu --mmproj-url --models-dir --models-preset
-    --models-max --models-autoload --no-models-autoload --tools --tools-runtime --mcp-servers-config --mcp-servers-json
-    -ag --agent -no-ag --no-agent --ui-mcp-proxy --webui-mcp-proxy --no-ui-mcp-proxy --no-webui-mcp-proxy -e --escape
-    --no-escape -r --reverse-prompt --spm-infill --sampler-seq --sampling-seq --top-nsigma --top-n-sigma
-    --dry-sequence-breaker -l --logit-bias --grammar --grammar-file -j --json-schema -jf --json-schema-file
-    --log-disable --log-file --log-jsonl --no-log-jsonl --log-colors --no-log-prefix --no-log-timestamps
-    --log-prompts-dir -lcs --lookup-cache-static -lcd --lookup-cache-dynamic -hfd -hfrd --hf-repo-draft -Cd --cpu-mask-draft -Crd --cpu-range-draft -Cbd
-    --cpu-mask-batch-draft --cpu-strict-draft --cpu-strict-batch-draft --prio-draft --prio-batch-draft --poll-draft
-    --poll-batch-draft -otd --override-tensor-draft -cmoed --cpu-moe-draft -ncmoed --n-cpu-moe-draft -devd
-    --device-draft --no-spec-draft-backend-sampling
+    --cpu-mask-batch -Crb --cpu-range-batch -ot --override-tensor -cmoe --cpu-moe -ncmoe --n-cpu-moe -ncffn
+    --n-cpu-ffn --moe-cache-mib --override-kv --control-vector --control-vector-scaled --control-vector-layer-range
+    -mu --model-url -dr --docker-repo -hf -hfr --hf-repo -hff --hf-file -hft --hf-token -mmu --mmproj-url
+    --models-dir --models-preset --models-max --models-autoload --no-models-autoload --tools --tools-runtime
+    --mcp-servers-config --mcp-servers-json -ag --agent -no-ag --no-agent --ui-mcp-proxy --webui-mcp-proxy
+    --no-ui-mcp-proxy --no-webui-mcp-proxy -e --escape --no-escape -r --reverse-prompt --spm-infill --sampler-seq
+    --sampling-seq --top-nsigma --top-n-sigma --dry-sequence-breaker -l --logit-bias --grammar --grammar-file -j
+    --json-schema -jf --json-schema-file --log-disable --log-file --log-jsonl --no-log-jsonl --log-colors
+    --no-log-prefix --no-log-timestamps --log-prompts-dir -lcs --lookup-cache-static -lcd --lookup-cache-dynamic
+    -hfd -hfrd --hf-repo-draft -Cd --cpu-mask-draft -Crd --cpu-range-draft -Cbd --cpu-mask-batch-draft
+    --cpu-strict-draft --cpu-strict-batch-draft --prio-draft --prio-batch-draft --poll-draft --poll-batch-draft -otd
+    --override-tensor-draft -cmoed --cpu-moe-draft -ncmoed --n-cpu-moe-draft -devd --device-draft
+    --no-spec-draft-backend-sampling
 """.split()  # noqa: SIM905 (a hundred quotation marks)
 """Flags that llama-server has and the wheel cannot take; see also ``FAMILIES``."""
 

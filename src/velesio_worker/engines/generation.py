@@ -52,6 +52,10 @@ _MISSING: Final = (
         "does not support reranking",
         "Give the job a reranking model (data.model), or start the worker with LLAMA_ARGS=--rerank",
     ),
+    (
+        "input is not supported",
+        "Give the job a text only, or start the worker with the model's projector: LLAMA_ARGS='--mmproj FILE'",
+    ),
 )
 """What llama-server must be started for, and how that is done here."""
 
@@ -237,20 +241,32 @@ def decode_refusal(status: int, body: object) -> JobError:
     fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": error}
     message = str(fields.get("message") or f"status {status}")
     kind = fields.get("type")
-    if kind == "exceed_context_size_error":
-        return ContextExceededError(
-            f"The prompt has {fields.get('n_prompt_tokens')} tokens, but a job's context has {fields.get('n_ctx')}: "
-            "shorten the prompt or raise CONTEXT_SIZE."
-        )
-    if "context size" in message.lower():
-        return ContextExceededError(
-            f"llama-server ran out of context ({message}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE."
-        )
+    if too_long := _too_long(fields, message):
+        return ContextExceededError(too_long)
     if "out of memory" in message.lower():
         return OutOfMemoryError(f"llama-server: {message}. Lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY.")
     if status == BUSY or kind == "unavailable_error":
         return EngineUnavailableError(f"llama-server is not ready: {message}")
-    if kind == "invalid_request_error" or status in _REFUSALS:
-        remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
+    remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
+    if kind == "invalid_request_error" or status in _REFUSALS or remedy:
         return BadJobError(f"llama-server refuses the job: {message}{remedy}")
     return EngineRefusedError(f"llama-server: {message}")
+
+
+def _too_long(error: dict[str, Any], message: str) -> str:
+    """Say that a text does not fit, and what to do; empty if that is not what llama-server says."""
+    if error.get("type") == "exceed_context_size_error":
+        return (
+            f"The prompt has {error.get('n_prompt_tokens')} tokens, but a job's context has {error.get('n_ctx')}: "
+            "shorten the prompt or raise CONTEXT_SIZE."
+        )
+    if "context size" in message.lower():
+        return (
+            f"llama-server ran out of context ({message}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE."
+        )
+    if "physical batch size" in message:  # of embeddings and rerankings, which are read in one go
+        return (
+            f"llama-server: {message}: shorten the input, or start the worker with LLAMA_ARGS='--batch-size N "
+            "--ubatch-size N'."
+        )
+    return ""

@@ -159,6 +159,11 @@ class Supervisor(Generic[E]):
     ) -> AsyncGenerator[E, None]:
         """Lease the engine with a model loaded; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
         spec = None if model is None else await self._launcher.resolve(model)
+        async with self._leased(spec, on_wait) as engine:
+            yield engine
+
+    @contextlib.asynccontextmanager
+    async def _leased(self, spec: Spec | None, on_wait: Callable[[EngineState], None]) -> AsyncGenerator[E, None]:
         lease = self._leases.join(spec)
         try:
             engine = await self._granted(lease, on_wait)
@@ -206,7 +211,7 @@ class Supervisor(Generic[E]):
         if spec == self._leases.default:
             self._failed = ""
         self._hurry.set()
-        async with self.ensure(model, on_wait=on_wait) as engine:
+        async with self._leased(spec, on_wait) as engine:  # at once: else the default would be tried before it
             self._leases.default = spec
             self._failed = ""
             self._failures = 0
@@ -452,6 +457,8 @@ class Supervisor(Generic[E]):
             self._become(EngineState.FAILED)
             return
         self._hurry = anyio.Event()
+        if self._unload:
+            self._hurry.set()  # it was asked for while the engine started
         self._become(EngineState.BACKOFF)
         delay = min(LONGEST_DELAY, 2.0 ** (self._failures - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
         log.error(

@@ -66,7 +66,6 @@ class Reading:
     Attributes:
         name: what to call it.
         version: such as ``8.2.1``.
-        replica: whether it is a replica, which takes no writes.
         round_trip: how long a PING takes, in seconds; the median of some.
         ahead: how much its clock is ahead of this host's, in seconds.
         used: the memory that it uses, in bytes.
@@ -75,7 +74,6 @@ class Reading:
 
     name: str
     version: str | None
-    replica: bool | None
     round_trip: float
     ahead: float | None
     used: int | None
@@ -159,7 +157,6 @@ async def _reading(redis: Redis, node: _Node) -> Reading:
     commands: Any = redis
     server = await _answer(commands.info("server", **node.target))
     memory = await _answer(commands.info("memory", **node.target))
-    replication = await _answer(commands.info("replication", **node.target))
     trips: list[float] = []
     for _ in range(_PINGS):
         began = time.perf_counter()
@@ -168,7 +165,6 @@ async def _reading(redis: Redis, node: _Node) -> Reading:
     return Reading(
         node.name,
         server.get("redis_version"),
-        replication["role"] == "slave" if "role" in replication else None,
         statistics.median(trips),
         await _ahead(commands, node),
         memory.get("used_memory"),

@@ -1,0 +1,114 @@
+"""The worker's text side: its engine, and how far the gate to it is open for consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import anyio
+
+from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.gpu import Gpus
+from velesio_worker.engines.launch import LlamaLauncher
+from velesio_worker.engines.supervisor import Supervisor
+from velesio_worker.engines.turns import Turns
+from velesio_worker.engines.watchdog import Patience
+from velesio_worker.fleet import Fleet
+from velesio_worker.jobs import Kind
+from velesio_worker.queue.consumer import Gate, Passage
+from velesio_worker.settings import Settings
+
+_PASSAGES: Final = {EngineState.READY: Passage.OPEN, EngineState.STOPPED: Passage.AJAR}
+_LOOK_SECONDS: Final = 1.0
+"""How often a worker whose engine failed looks whether another one can run its jobs."""
+
+
+class TextService:
+    """Looks after the text engine, and says when its consumers may take jobs.
+
+    While the engine is ready they all may. While it is stopped one may, for a job that nobody else takes: that starts
+    it. The same while it cannot be started and no other worker can run text jobs: they are told why. Else none may.
+
+    Args:
+        settings: the settings.
+        fleet: knows the other workers.
+        gpus: the GPUs that the engine may use.
+        turns: whose turn it is on them; None if engines share them.
+        on_change: called when the engine's state has changed.
+
+    Attributes:
+        launcher: starts the engine.
+        supervisor: owns it.
+        gate: holds its consumers.
+        known: set once it is known how many jobs it runs at a time, or the worker stops.
+        slots: how many that are.
+    """
+
+    def __init__(
+        self, settings: Settings, fleet: Fleet, gpus: Gpus, turns: Turns | None, *, on_change: Callable[[], None]
+    ) -> None:
+        self._fleet = fleet
+        self._on_change = on_change
+        self._moved = anyio.Event()
+        self._released = False
+        self.launcher = LlamaLauncher(settings, gpus)
+        self.supervisor = Supervisor(
+            self.launcher,
+            Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds),
+            on_state=self._engine_changed,
+            may_rest=self._nothing_waits,
+            turns=turns,
+        )
+        self.gate = Gate()
+        self.known = anyio.Event()
+        self.slots = 0
+
+    async def run(self) -> None:
+        """Look after the engine and the gate until cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._tend_gate)
+            await self.supervisor.run()
+
+    def release(self) -> None:
+        """Let all consumers through, since the worker stops: they take no more jobs, and end."""
+        self._released = True
+        self.known.set()
+        self.gate.move(Passage.OPEN)
+
+    def facts(self) -> Mapping[str, str | int]:
+        """What is known of the engine, for the worker's hash in Redis."""
+        return {
+            "text_state": self.supervisor.state.value,
+            "text_slots": self.slots,
+            "text_model": self.supervisor.model or "",
+            "text_reason": self.supervisor.reason,
+        }
+
+    def _engine_changed(self, state: EngineState) -> None:
+        serving = self.supervisor.serving
+        if state is EngineState.READY and serving is not None:
+            self.slots = max(self.slots, serving.slots)
+            self.known.set()
+        self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
+        self._moved.set()
+        self._on_change()
+
+    def _move_gate(self, passage: Passage) -> None:
+        if not self._released:
+            self.gate.move(passage)
+
+    async def _tend_gate(self) -> None:
+        """While the engine cannot be started, open the gate as far as other workers leave jobs to this one."""
+        while True:
+            self._moved = anyio.Event()
+            failed = self.supervisor.state is EngineState.FAILED
+            if failed:
+                elsewhere = await self._fleet.serves(Kind.TEXT)
+                if self.supervisor.state is EngineState.FAILED:
+                    self._move_gate(Passage.CLOSED if elsewhere else Passage.AJAR)
+            with anyio.move_on_after(_LOOK_SECONDS if failed else None):
+                await self._moved.wait()
+
+    async def _nothing_waits(self) -> bool:
+        """Whether no text job waits, so that the engine may rest."""
+        return not await self._fleet.waiting(Kind.TEXT)
