@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from velesio_worker.admission import cancelled_while_waiting
 from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
 from velesio_worker.engines.base import EngineSource
@@ -158,7 +159,9 @@ class Executor:
         """How a run ended that was stopped."""
         match run.halted:
             case Halt.CANCELLED if run.generation is not None:
-                return run.generation.cut_short()  # else it goes back, and is ended when it is claimed again
+                return run.generation.cut_short()
+            case Halt.CANCELLED if run.claim.first:
+                return cancelled_while_waiting(run.job.type, "")  # else it goes back, and is ended at the next claim
             case Halt.FENCED:
                 return FencedError()
             case Halt.STALLED:

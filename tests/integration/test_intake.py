@@ -62,11 +62,17 @@ async def the_end(commands: Any, job_id: str = "a") -> tuple[str, dict[str, Any]
 
 
 async def test_jobs_go_to_the_list_of_their_kind_in_order(side: Side, commands: Any) -> None:
-    texts = [job(id=f"t{number}") for number in range(3)]
-    image = job(id="i", type="txt2img", data={"prompt": "a cat"})
-    await sort(side, commands, *texts, image)
+    texts = [job(id=f"t{number}") for number in range(3)] + [job(id="e", type="embedding", data={"input": "a"})]
+    images = [
+        job(id="i", type="txt2img", data={"prompt": "a cat"}),
+        job(id="s", type="switch_model", data={"model": "m"}),
+        job(id="u", type="unload_models", data={"kind": "image"}),
+    ]
+    managing = [job(id="h", type="health_check", data=None), job(id="l", type="load_model", data={"model": "m"})]
+    await sort(side, commands, *texts, *images, *managing)
     assert await commands.lrange("{llama_queue}:text", 0, -1) == texts[::-1]
-    assert await commands.lrange("{llama_queue}:image", 0, -1) == [image]
+    assert await commands.lrange("{llama_queue}:image", 0, -1) == images[::-1]
+    assert await commands.lrange("{llama_queue}:manage", 0, -1) == managing[::-1]
 
 
 async def test_a_job_for_one_worker_goes_to_its_list_or_is_told(side: Side, commands: Any) -> None:
@@ -99,7 +105,9 @@ async def test_what_names_no_job_is_buried_with_the_reason(
     ("fields", "code", "message"),
     [
         ({"type": "poem"}, "unknown_type", "Unknown job type: poem"),
-        ({"type": "embedding"}, "unknown_type", "Unknown job type: embedding"),
+        ({"type": "Embedding"}, "unknown_type", "Unknown job type: Embedding"),
+        ({"type": "rerank", "data": {"query": "a"}}, "bad_job", "data.documents: required"),
+        ({"type": "load_model", "data": None}, "bad_job", "data.model: required"),
         ({"data": {}}, "bad_job", "data.prompt: required"),
         ({"data": {"prompt": "x", "heat": 1}}, "bad_job", "data.heat: unknown parameter"),
         ({"timeout": -1}, "bad_job", "timeout"),

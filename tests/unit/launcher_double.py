@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
+from tests.unit.waiting import until
 from velesio_worker.engines.base import EngineState, Generation, Serving, Spec
 from velesio_worker.engines.supervisor import Supervisor
+from velesio_worker.engines.turns import Turns
 from velesio_worker.engines.watchdog import Patience
-from velesio_worker.errors import BadJobError, EngineStartError
+from velesio_worker.errors import BadJobError, EngineStartError, JobError
 from velesio_worker.parameters import Parameters
-from tests.unit.waiting import LIMIT, until
 
 DEFAULT = Spec(Path("main.gguf"), "main")
 PATIENT = Patience(stall=600)
+
+
+class Options(TypedDict, total=False):
+    """The further arguments of a supervisor."""
+
+    may_rest: Callable[[], Awaitable[bool]]
+    turns: Turns
+    eager: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +114,7 @@ class LauncherDouble:
         self.state_of_files: object = "as it was"
         self.may_start = anyio.Event()
         self.may_start.set()
-        self._alive: list[Life] = []
-        self._gpu = self._alive if gpu is None else gpu
+        self._gpu: list[Life] = [] if gpu is None else gpu
 
     def default(self) -> Spec:
         return DEFAULT
@@ -118,8 +128,7 @@ class LauncherDouble:
     @asynccontextmanager
     async def serve(self, spec: Spec) -> AsyncGenerator[Serving[EngineStub], None]:
         self.starts.append(spec.name)
-        assert not self._alive, "one engine at a time"
-        assert not self._gpu, "one engine at a time on the GPU"
+        assert not self._gpu, "one engine at a time"
         life = Life(spec, self.slots, self.owned)
         self._gpu.append(life)
         try:
@@ -160,8 +169,10 @@ class User:
     waits: list[EngineState] = field(default_factory=list[EngineState])
     """What ``on_wait`` was called with."""
     engine: EngineStub | None = None
-    error: BaseException | None = None
+    error: JobError | None = None
     done: bool = False
+    breaks: JobError | None = None
+    """What its work ends with once it may leave."""
     may_leave: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
@@ -178,11 +189,16 @@ class User:
             with self.scope:
                 async with supervisor.ensure(self.model, on_wait=self.waits.append) as engine:
                     self.engine = engine
-                    await self.may_leave.wait()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the test looks at it)
+                    await self._work()
+        except JobError as error:
             self.error = error
         finally:
             self.done = True
+
+    async def _work(self) -> None:
+        await self.may_leave.wait()
+        if self.breaks is not None:
+            raise self.breaks
 
     async def leave(self) -> None:
         """Be done with the engine."""
@@ -193,3 +209,72 @@ class User:
         """Go away, whatever it waits for."""
         self.scope.cancel()
         await until(lambda: self.done)
+
+
+class Supervised:
+    """A supervisor of doubles, the states that it went through, and those who use it.
+
+    Args:
+        launcher: starts the engines.
+        patience: the supervisor's.
+        options: its further arguments.
+    """
+
+    def __init__(
+        self, launcher: LauncherDouble | None = None, patience: Patience = PATIENT, **options: Unpack[Options]
+    ) -> None:
+        self.launcher = launcher or LauncherDouble()
+        self.states: list[EngineState] = []
+        self.supervisor = Supervisor(self.launcher, patience, on_state=self.states.append, **options)
+        self._users: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Self, None]:
+        """Have the supervisor run; whoever uses it goes away in the end."""
+        async with anyio.create_task_group() as users:
+            self._users = users
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.supervisor.run)
+                await settled()
+                yield self
+                group.cancel_scope.cancel()
+            users.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncGenerator[Self, None]:
+        """Have the supervisor run, with an engine that is ready."""
+        async with self.running():
+            await self.until(EngineState.READY)
+            yield self
+
+    async def until(self, state: EngineState) -> None:
+        """Wait until the engine's state is this one."""
+        await until(lambda: self.supervisor.state is state)
+
+    async def user(self, model: str | None = None) -> User:
+        """Have somebody more ask for the engine."""
+        user = User(model)
+        self.start(user.run, self.supervisor)
+        await settled()
+        return user
+
+    def start(self, function: Callable[..., Coroutine[Any, Any, object]], *arguments: object) -> None:
+        """Have something more go on until the supervisor ends."""
+        assert self._users is not None
+        self._users.start_soon(function, *arguments)
+
+    @property
+    def running_now(self) -> int:
+        """How many have a lease."""
+        return self.supervisor.facts()["running"]
+
+    @property
+    def waiting_now(self) -> int:
+        """How many wait for one."""
+        return self.supervisor.facts()["waiting"]
+
+
+async def settled() -> None:
+    """Let every task go on until it waits: nothing here takes more than a few turns of the loop."""
+    for _ in range(50):
+        await anyio.lowlevel.checkpoint()

@@ -9,12 +9,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from velesio_worker.engines.chat import ChatGeneration
-from velesio_worker.engines.completion import CompletionGeneration
+from velesio_worker.cache import cache_key
+from velesio_worker.engines.generation import LlamaGeneration
 from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
 from velesio_worker.errors import UnusablePayloadError
 from velesio_worker.jobs import Job, JobType, RefusedJobError, parse_job
-from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters
+from velesio_worker.parameters import (
+    AnswerParameters,
+    ChatCompletionParameters,
+    CompletionParameters,
+    DetokenizeParameters,
+    EmbeddingParameters,
+    InfillParameters,
+    LoadModelParameters,
+    RerankParameters,
+    TextParameters,
+    TokenizeParameters,
+)
 
 LIMIT = 1024 * 1024
 LEAVES = (
@@ -28,7 +40,27 @@ LEAVES = (
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
 )
-PARAMETERS = sorted({*CompletionParameters.model_fields, *ChatCompletionParameters.model_fields})
+NEEDED: dict[JobType, dict[str, Any]] = {
+    JobType.COMPLETION: {"prompt": "x"},
+    JobType.CHAT_COMPLETION: {"messages": [{"role": "user"}]},
+    JobType.INFILL: {"input_prefix": "x", "input_suffix": "y"},
+    JobType.EMBEDDING: {"input": "x"},
+    JobType.RERANK: {"query": "x", "documents": ["y"]},
+    JobType.TOKENIZE: {"content": "x"},
+    JobType.DETOKENIZE: {"tokens": [1]},
+}
+"""What each type of text job cannot do without."""
+
+PARAMETERS = sorted(
+    {
+        name
+        for kind in (
+            *(CompletionParameters, ChatCompletionParameters, InfillParameters, LoadModelParameters),
+            *(EmbeddingParameters, RerankParameters, TokenizeParameters, DetokenizeParameters),
+        )
+        for name in kind.model_fields
+    }
+)
 DATA = st.fixed_dictionaries(
     {}, optional={"prompt": st.text(max_size=10) | VALUES, "messages": st.lists(VALUES, max_size=3) | VALUES}
 ).flatmap(lambda known: st.dictionaries(st.sampled_from(PARAMETERS), VALUES, max_size=4).map(lambda more: known | more))
@@ -75,6 +107,13 @@ TEMPLATES = [
     b'{"id":"a1","type":"chat_completion","data":{"messages":%s}}',
     b'{"id":"a1","type":"chat_completion","data":{"messages":[{"role":%s}]}}',
     b'{"id":"a1","type":"chat_completion","data":{"messages":[{"role":"user","content":%s}]}}',
+    b'{"id":"a1","type":"infill","data":{"input_prefix":"a","input_suffix":"b","input_extra":[{"text":%s}]}}',
+    b'{"id":"a1","type":"embedding","data":{"input":%s}}',
+    b'{"id":"a1","type":"embedding","data":{"content":%s,"input":%s}}',
+    b'{"id":"a1","type":"rerank","data":{"query":"q","documents":%s}}',
+    b'{"id":"a1","type":"detokenize","data":{"tokens":%s}}',
+    b'{"id":"a1","type":"list_models","data":%s}',
+    b'{"id":"a1","type":"load_model","data":{"model":%s}}',
     b'{"id":"a1","type":"txt2img","data":{"prompt":%s}}',
     b'{"id":"a1","type":"completion","data":{"prompt":"x"},"timeout":%s}',
     b'{"id":"a1","type":"completion","data":{"prompt":"x"},"ignored":%s}',
@@ -84,38 +123,38 @@ TEMPLATES = [
 @pytest.mark.parametrize("depth", [100, 900, 1000, 1015, 1022, 1024, 5000])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_deep_nesting_is_a_job_or_one_of_two_errors(template: bytes, depth: int) -> None:
-    outcome(template % nested(depth))
+    outcome(template.replace(b"%s", nested(depth)))
 
 
 def request_of(job: Job) -> bytes | None:
     http: EngineHTTP = None  # pyright: ignore[reportAssignmentType] (a request is put together without)
-    match job.parameters:
-        case CompletionParameters() as parameters:
-            return orjson.dumps(CompletionGeneration(http, parameters).request())
-        case ChatCompletionParameters() as parameters:
-            return orjson.dumps(ChatGeneration(http, parameters).request())
-        case _:
-            return None
+    parameters = job.parameters
+    if isinstance(parameters, AnswerParameters):
+        return orjson.dumps(parameters.model_dump(exclude_none=True))
+    if not isinstance(parameters, TextParameters):
+        return None
+    generation = LlamaEngine(http, LlamaProperties("tiny", 2048, 2)).generate(parameters)
+    assert isinstance(generation, LlamaGeneration)
+    return orjson.dumps(generation.request())
 
 
 @given(
-    st.fixed_dictionaries(
-        {"id": st.just("a1"), "type": st.sampled_from([JobType.COMPLETION, JobType.CHAT_COMPLETION])}
-    ),
+    st.fixed_dictionaries({"id": st.just("a1"), "type": st.sampled_from(list(NEEDED))}),
     st.dictionaries(st.sampled_from(PARAMETERS), LEAVES | VALUES, max_size=3),
 )
 @example({"id": "a1", "type": "completion"}, {"seed": "9" * 30})
 @example({"id": "a1", "type": "completion"}, {"top_k": "9" * 30})
 def test_every_job_that_is_accepted_can_be_sent_to_the_engine(job: dict[str, Any], data: dict[str, Any]) -> None:
-    needed = {"prompt": "x"} if job["type"] == JobType.COMPLETION else {"messages": [{"role": "user"}]}
-    read = outcome(orjson.dumps(job | {"data": data | needed}))
+    read = outcome(orjson.dumps(job | {"data": data | NEEDED[JobType(job["type"])]}))
     if isinstance(read, Job):
         assert request_of(read)
+        assert cache_key(read, "m")
 
 
-@pytest.mark.parametrize("depth", [100, 253, 300, 900])
+@pytest.mark.parametrize("depth", [100, *range(249, 256), 300, 900])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_every_deep_job_that_is_accepted_can_be_sent_to_the_engine(template: bytes, depth: int) -> None:
-    read = outcome(template % nested(depth))
+    read = outcome(template.replace(b"%s", nested(depth)))
     if isinstance(read, Job):
         request_of(read)
+        assert cache_key(read, "m")

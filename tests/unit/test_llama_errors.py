@@ -59,6 +59,7 @@ REFUSALS: list[tuple[int, Any, type[JobError], Sequence[str]]] = [
     (400, NO_GRAMMAR, BadJobError, ["failed to parse grammar"]),
     (501, error("no FIM tokens", "not_supported_error", 501), BadJobError, ["no FIM tokens"]),
     (404, error("File Not Found", "not_found_error", 404), BadJobError, ["File Not Found"]),
+    (500, error("image input is not supported - hint: …", "server_error"), BadJobError, ["LLAMA_ARGS='--mmproj FILE'"]),
     (503, LOADING, EngineUnavailableError, ["Loading model"]),
     (401, error("Invalid API Key", "authentication_error", 401), EngineRefusedError, ["Invalid API Key"]),
     (500, error("Context size has been exceeded.", "server_error"), ContextExceededError, ["CONTEXT_SIZE"]),

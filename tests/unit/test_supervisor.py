@@ -1,34 +1,34 @@
+"""The supervisor's states, leases and exchanges of models, on engines that are doubles."""
+
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+import random
 
 import anyio
-import psutil
+import anyio.lowlevel
 import pytest
 
-from tests.servers import free_port
-from tests.unit import server_double
-from tests.unit.engine_double import LOADING, Answer, EngineDouble, document, healthy
+from tests.unit.launcher_double import DEFAULT, LauncherDouble, Supervised, User, settled
 from tests.unit.waiting import until
-from velesio_worker.engines import servers, supervisor
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
-from velesio_worker.engines.llama import LlamaProperties
-from velesio_worker.engines.process import EngineProcess
-from velesio_worker.engines.supervisor import EngineState, LlamaSupervisor
-from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError
-from velesio_worker.parameters import CompletionParameters
-from velesio_worker.settings import Settings
+from velesio_worker.engines import supervisor as module
+from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.watchdog import Patience
+from velesio_worker.errors import (
+    BadJobError,
+    EngineCrashedError,
+    EngineStartError,
+    ModelUnavailableError,
+    NoCapacityError,
+    OutOfMemoryError,
+)
 
 pytestmark = pytest.mark.anyio
 
-STARTING, READY, BACKOFF, FAILED, STOPPED = (
+STARTING, READY, DRAINING, STOPPING, BACKOFF, FAILED, STOPPED = (
     EngineState.STARTING,
     EngineState.READY,
+    EngineState.DRAINING,
+    EngineState.STOPPING,
     EngineState.BACKOFF,
     EngineState.FAILED,
     EngineState.STOPPED,
@@ -36,423 +36,613 @@ STARTING, READY, BACKOFF, FAILED, STOPPED = (
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No test leaves a process."""
-    before = set(psutil.Process().children(recursive=True))
-    yield
-    assert set(psutil.Process().children(recursive=True)) <= before
-
-
-@pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(_low: float, _high: float) -> float:
-        return 0.01
+        return 0.001
 
-    monkeypatch.setattr(supervisor.random, "uniform", short)
-
-
-class Watched:
-    """A supervisor of a server that behaves as told, and the states that it went through."""
-
-    def __init__(self, behaviour: str = "ready", note: str = "", **settings: object) -> None:
-        self.port = free_port()
-        command = shlex.join([sys.executable, "-I", "-u", str(Path(server_double.__file__)), behaviour, note])
-        values = {"startup_command": command, "llama_port": self.port} | settings
-        self.states: list[EngineState] = []
-        self.supervisor = LlamaSupervisor(Settings.model_validate(values), on_state=self.states.append)
-
-    @asynccontextmanager
-    async def ready(self) -> AsyncGenerator[LlamaProperties, None]:
-        async with anyio.create_task_group() as group:
-            with anyio.fail_after(20):
-                properties: LlamaProperties = await group.start(self.supervisor.run)
-            yield properties
-            group.cancel_scope.cancel()
-
-    async def fails(self) -> str:
-        """Run until it gives up; returns the reason."""
-        with anyio.fail_after(20), pytest.raises(EngineStartError) as caught:
-            await self.supervisor.run()
-        assert self.supervisor.state is FAILED
-        return str(caught.value)
-
-    async def die(self) -> None:
-        async with EngineHTTP(f"http://127.0.0.1:{self.port}") as http:
-            with pytest.raises(ConnectionLostError):
-                await http.get("/die", timeout=20)
+    monkeypatch.setattr(module.random, "uniform", short)
 
 
-async def test_a_server_that_is_ready_is_an_engine() -> None:
-    watched = Watched()
-    assert watched.supervisor.state is STOPPED
-    with pytest.raises(EngineUnavailableError, match="stopped"):
-        watched.supervisor.engine()
-    async with watched.ready() as properties:
-        assert properties == LlamaProperties(model="fake", context_length=512, slots=3)
-        assert watched.supervisor.engine().properties == properties
-        assert watched.states == [STARTING, READY]
-    assert watched.states == [STARTING, READY, STOPPED]
-    with pytest.raises(EngineUnavailableError, match="stopped"):
-        watched.supervisor.engine()
+async def test_an_engine_is_started_before_anybody_asks_for_it() -> None:
+    supervised = Supervised()
+    assert supervised.supervisor.state is STOPPED
+    async with supervised.ready():
+        assert supervised.states == [STARTING, READY]
+        assert supervised.supervisor.loaded == DEFAULT
+        assert supervised.supervisor.model == "main"
+        assert not supervised.launcher.life.ended
+    assert supervised.states == [STARTING, READY, STOPPED]
+    assert supervised.launcher.life.ended
+    assert supervised.supervisor.loaded is None
 
 
-async def test_whoever_uses_an_engine_is_told_at_once_that_it_went_away() -> None:
-    watched = Watched()
-    async with watched.ready(), anyio.create_task_group() as group:
-        using = anyio.Event()
-
-        async def use() -> None:
-            with pytest.raises(EngineCrashedError), watched.supervisor.using():  # noqa: PT012 (raised on leaving)
-                using.set()
-                await anyio.sleep_forever()
-
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as users:
-                users.start_soon(use)
-                await using.wait()
-                await watched.die()
-        group.cancel_scope.cancel()
+async def test_an_engine_that_is_not_eager_is_started_by_the_first_lease() -> None:
+    supervised = Supervised(eager=False)
+    async with supervised.running():
+        assert supervised.launcher.starts == []
+        assert supervised.supervisor.state is STOPPED
+        user = await supervised.user()
+        assert user.engine is not None
+        assert user.engine.model == "main"
+        assert supervised.states == [STARTING, READY]
 
 
-async def test_a_foreign_server_that_still_answers_is_not_given_up_for_one_jobs_trouble() -> None:
-    own = Watched()
-    async with own.ready():
-        guest = Watched(startup_command=None, llama_server_url=f"http://127.0.0.1:{own.port}")
-        async with guest.ready():
-            for _ in range(supervisor.FAILURES + 1):
-                guest.supervisor.report()
-                await anyio.wait_all_tasks_blocked()
-            assert guest.states == [STARTING, READY]
-            await own.die()
-            guest.supervisor.report()
-            await until(lambda: guest.states[2:] != [])
-            assert guest.states[2] is BACKOFF
+async def test_a_lease_is_granted_at_once_when_the_engine_is_ready() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        with anyio.CancelScope() as scope:
+            scope.cancel()  # no await may be in the way
+            async with supervised.supervisor.ensure() as engine:
+                assert engine.model == "main"
+        assert supervised.running_now == 0
 
 
-async def test_a_server_that_writes_without_ending_a_line_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "START_SECONDS", 0.5)
-    async with Watched("dots").ready() as properties:
-        assert properties.model == "fake"
+async def test_whoever_has_nothing_to_wait_for_is_not_told_to_wait() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        user = await supervised.user()
+        assert user.uses
+        assert user.waits == []
+
+
+async def test_no_more_leases_than_slots_are_granted_at_a_time_and_the_first_come_first() -> None:
+    supervised = Supervised(LauncherDouble(slots=3))
+    granted: list[int] = []
+    chance = random.Random(8)
+
+    async def use(number: int, user: User) -> None:
+        async with supervised.supervisor.ensure():
+            granted.append(number)
+            assert supervised.running_now <= 3
+            await user.may_leave.wait()
+
+    async with supervised.ready():
+        users = [User(None) for _ in range(30)]
+        for number, user in enumerate(users):
+            supervised.start(use, number, user)
+            await settled()
+        assert supervised.running_now == 3
+        assert supervised.waiting_now == 27
+        open_leases = set(range(30))
+        while open_leases:
+            assert granted == list(range(len(granted)))
+            one = chance.choice([number for number in granted if number in open_leases])
+            open_leases.discard(one)
+            users[one].may_leave.set()
+            await settled()
+        assert granted == list(range(30))
+        assert supervised.running_now == supervised.waiting_now == 0
+        assert supervised.states == [STARTING, READY]
+
+
+async def test_a_full_engine_is_waited_for_without_a_change_of_its_state() -> None:
+    supervised = Supervised(LauncherDouble(slots=1))
+    async with supervised.ready():
+        first, second = await supervised.user(), await supervised.user()
+        assert first.uses
+        assert second.waits == [READY]
+        await first.leave()
+        await until(lambda: second.uses)
+        assert second.waits == [READY]
+
+
+async def test_those_who_want_the_model_that_is_loaded_join() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        users = [await supervised.user(), await supervised.user("main")]
+        assert all(user.uses for user in users)
+        assert supervised.launcher.models == ["main"]
+
+
+async def test_another_model_waits_until_the_running_jobs_have_ended() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = [await supervised.user(), await supervised.user()]
+        other = await supervised.user("other")
+        assert supervised.states == [STARTING, READY, DRAINING]
+        assert other.waits == [READY, DRAINING]
+        await running[0].leave()
+        await settled()
+        assert other.waiting
+        assert running[1].uses
+        await running[1].leave()
+        await until(lambda: other.uses)
+        assert other.engine is not None
+        assert other.engine.model == supervised.supervisor.model == "other"
+        assert all(user.error is None for user in running)
+        assert supervised.states == [STARTING, READY, DRAINING, STOPPING, STARTING, READY]
+        assert supervised.launcher.lives[0].ended
+
+
+async def test_another_model_is_loaded_at_once_where_nothing_runs() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        other = await supervised.user("other")
+        await until(lambda: other.uses)
+        assert supervised.states == [STARTING, READY, STOPPING, STARTING, READY]
+
+
+async def test_a_job_of_the_loaded_model_does_not_overtake_one_that_wants_another() -> None:
+    supervised = Supervised(LauncherDouble(slots=4))
+    async with supervised.ready():
+        running = await supervised.user()
+        other, later = await supervised.user("other"), await supervised.user()
+        assert other.waiting
+        assert later.waiting
+        await running.leave()
+        await until(lambda: other.uses)
+        assert later.waiting
+        await other.leave()
+        await until(lambda: later.uses)
+        assert supervised.launcher.models == ["main", "other", "main"]
+
+
+async def test_those_in_front_of_another_models_job_still_get_a_slot() -> None:
+    supervised = Supervised(LauncherDouble(slots=1))
+    async with supervised.ready():
+        first, second, other = await supervised.user(), await supervised.user(), await supervised.user("other")
+        await first.leave()
+        await until(lambda: second.uses)
+        assert other.waiting
+        await second.leave()
+        await until(lambda: other.uses)
+        assert supervised.launcher.models == ["main", "other"]
+
+
+async def test_the_last_model_stays_until_somebody_wants_another() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        other = await supervised.user("other")
+        await until(lambda: other.uses)
+        await other.leave()
+        await settled()
+        assert supervised.supervisor.model == "other"
+        again = await supervised.user("other")
+        assert again.uses
+        await again.leave()
+        main = await supervised.user()
+        await until(lambda: main.uses)
+        assert supervised.launcher.models == ["main", "other", "main"]
+
+
+async def test_a_waiter_that_leaves_spares_the_engine_the_exchange() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = await supervised.user()
+        other, later = await supervised.user("other"), await supervised.user()
+        assert supervised.supervisor.state is DRAINING
+        await other.cancel()
+        await until(lambda: later.uses)
+        assert supervised.states == [STARTING, READY, DRAINING, READY]
+        assert running.uses
+        assert supervised.launcher.models == ["main"]
+
+
+async def test_a_lease_that_is_granted_and_cancelled_in_one_moment_is_free_again() -> None:
+    supervised = Supervised(LauncherDouble(slots=1))
+    async with supervised.ready():
+        first, second, third = [await supervised.user() for _ in range(3)]
+        first.may_leave.set()
+        second.scope.cancel()
+        await until(lambda: third.uses)
+        assert supervised.running_now == 1
+        assert second.done
+
+
+async def test_whoever_waits_for_a_start_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.02)
+    launcher = LauncherDouble()
+    launcher.may_start = anyio.Event()
+    supervised = Supervised(launcher)
+    async with supervised.running():
+        user = await supervised.user()
+        await until(lambda: len(user.waits) >= 3)
+        assert {*user.waits} == {STARTING}
+        launcher.may_start.set()
+        await until(lambda: user.uses)
+
+
+async def test_a_model_that_there_is_not_costs_the_engine_nothing() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        user = await supervised.user("nonsense")
+        assert isinstance(user.error, BadJobError)
+        assert supervised.states == [STARTING, READY]
 
 
 @pytest.mark.parametrize(
-    ("line", "setting"),
+    ("trouble", "kind"),
     [
-        ("something odd", "exit code 1"),
-        ("error: invalid argument: --mlock", "STARTUP_COMMAND"),
-        ("ggml_cuda: CUDA error: out of memory", "GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY"),
-        ("common_init: failed to load model 'x.gguf'", "MODEL_PATH"),
-        ("couldn't bind HTTP server socket", "LLAMA_PORT"),
+        (EngineStartError("it is no model", final=True), ModelUnavailableError),
+        (EngineStartError("it did not answer"), ModelUnavailableError),
+        (EngineStartError("it is too large", final=True, out_of_memory=True), OutOfMemoryError),
     ],
 )
-async def test_a_server_that_ends_at_once_is_told_with_its_last_words(line: str, setting: str) -> None:
-    message = await Watched("exit", line).fails()
-    assert "ended with exit code 1" in message
-    assert "  loading" in message
-    assert f"  {line}" in message
-    assert setting in message
+async def test_whoever_asked_for_a_model_that_cannot_be_loaded_is_told_so_and_the_default_comes_back(
+    trouble: EngineStartError, kind: type[Exception]
+) -> None:
+    launcher = LauncherDouble()
+    launcher.broken["other"] = trouble
+    supervised = Supervised(launcher)
+    async with supervised.ready():
+        running = await supervised.user()
+        first, second, main = [await supervised.user(model) for model in ("other", "other", None)]
+        await running.leave()
+        await until(lambda: main.uses)
+        for user in (first, second):
+            assert type(user.error) is kind
+            assert "other cannot be loaded" in str(user.error)
+            assert str(trouble) in str(user.error)
+        assert launcher.starts == ["main", "other", "main"]
+        assert supervised.supervisor.facts()["last_error"] is None
 
 
-async def test_a_server_that_shows_no_progress_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "START_SECONDS", 0.4)
-    watched = Watched("silent")
-    message = await watched.fails()
-    assert "no progress" in message
-    assert "  loading" in message
-    assert watched.states == [STARTING, FAILED]
+async def test_the_default_comes_back_though_nobody_waits_for_it() -> None:
+    launcher = LauncherDouble()
+    launcher.broken["other"] = EngineStartError("it is no model", final=True)
+    supervised = Supervised(launcher)
+    async with supervised.ready():
+        user = await supervised.user("other")
+        await until(lambda: user.done)
+        await until(lambda: launcher.models == ["main", "main"])
+        await supervised.until(READY)
 
 
-async def test_a_program_that_does_not_exist_is_told_with_its_setting() -> None:
-    message = await Watched(startup_command="/nowhere/llama-server -m x").fails()
-    assert "/nowhere/llama-server cannot be run" in message
-    assert "STARTUP_COMMAND" in message
+async def test_jobs_on_an_engine_that_dies_are_told_so_and_it_is_started_again() -> None:
+    supervised = Supervised(LauncherDouble(slots=1))
+    async with supervised.ready():
+        running, waiting = await supervised.user(), await supervised.user()
+        supervised.launcher.life.die()
+        await until(lambda: waiting.uses)
+        assert isinstance(running.error, EngineCrashedError)
+        assert "went away while the job ran" in str(running.error)
+        assert waiting.waits[0] is READY
+        assert supervised.states == [STARTING, READY, STOPPING, BACKOFF, STARTING, READY]
+        assert supervised.supervisor.facts()["restarts"] == 1
 
 
-async def test_a_program_that_is_no_llama_server_is_told_with_its_setting() -> None:
-    message = await Watched("stranger").fails()
-    assert "/props" in message
-    assert "STARTUP_COMMAND" in message
+async def test_an_engine_is_started_again_with_the_model_that_the_first_waiter_wants() -> None:
+    supervised = Supervised(LauncherDouble(slots=1))
+    async with supervised.ready():
+        running, other = await supervised.user(), await supervised.user("other")
+        supervised.launcher.life.die()
+        await until(lambda: other.uses)
+        assert isinstance(running.error, EngineCrashedError)
+        assert supervised.launcher.models == ["main", "other"]
 
 
-async def test_a_taken_port_is_told_with_its_setting() -> None:
-    async with EngineDouble().serving() as double:
-        message = await Watched(llama_port=double.port).fails()
-    assert f"Port {double.port}" in message
-    assert "LLAMA_PORT" in message
+async def test_a_job_that_takes_no_notice_does_not_keep_the_next_engine_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("velesio_worker.engines.leases.DISMISS_SECONDS", 0.05)
+    supervised = Supervised()
+    async with supervised.ready():
 
+        async def use() -> None:
+            with pytest.raises(EngineCrashedError):  # noqa: PT012 (raised on leaving)
+                async with supervised.supervisor.ensure():
+                    with anyio.CancelScope(shield=True):
+                        await until(lambda: supervised.launcher.lives[1:])
+                    await anyio.lowlevel.checkpoint()
 
-async def test_a_server_that_dies_is_started_again() -> None:
-    watched = Watched()
-    async with watched.ready():
-        first = watched.supervisor.engine()
-        await watched.die()
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-        assert watched.supervisor.engine() is not first
-    assert watched.states[-1] is STOPPED
-
-
-async def test_a_server_that_keeps_dying_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(supervisor, "FAILURES", 3)
-    watched = Watched("once", str(tmp_path / "started"))
-    with pytest.RaisesGroup(pytest.RaisesExc(EngineStartError, match="3 times in a row")) as caught:
-        async with watched.ready():
-            await watched.die()
-            await until(lambda: watched.supervisor.state is FAILED)
-            await anyio.sleep_forever()
-    message = str(caught.value.exceptions[0])
-    assert "exit code 1" in message
-    assert "it llama-server" not in message
-    assert watched.states == [STARTING, READY, BACKOFF, STARTING, BACKOFF, STARTING, FAILED]
+        supervised.start(use)
+        await until(lambda: supervised.running_now == 1)
+        supervised.launcher.life.die()
+        await until(lambda: supervised.launcher.lives[1:])
+        await until(lambda: supervised.running_now == 0)
 
 
 async def test_whoever_finds_the_engine_gone_waits_until_that_is_known() -> None:
-    watched = Watched()
-    await watched.supervisor.lost()  # nothing is ready: nothing to wait for
-    async with watched.ready():
-        await watched.die()
+    supervised = Supervised()
+    await supervised.supervisor.lost()  # nothing is ready: nothing to wait for
+    async with supervised.ready():
+        returned = anyio.Event()
+
+        async def find() -> None:
+            await supervised.supervisor.lost()
+            assert supervised.supervisor.state is not READY
+            returned.set()
+
+        supervised.start(find)
+        await settled()
+        assert supervised.launcher.life.reports == 1
+        assert not returned.is_set()
+        supervised.launcher.life.die()
         with anyio.fail_after(20):
-            await watched.supervisor.lost()
-        assert watched.states[2:3] == [BACKOFF]
+            await returned.wait()
 
 
-async def test_a_false_alarm_costs_the_server_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.05)
-    watched = Watched()
-    async with watched.ready():
+async def test_a_false_alarm_costs_the_engine_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NOTICE_SECONDS", 0.05)
+    supervised = Supervised()
+    async with supervised.ready():
         with anyio.fail_after(20):
-            await watched.supervisor.lost()
-        assert watched.states == [STARTING, READY]
+            await supervised.supervisor.lost()
+        assert supervised.states == [STARTING, READY]
+
+
+async def test_loading_a_model_makes_it_the_default() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        waits: list[EngineState] = []
+        with anyio.fail_after(20):
+            assert await supervised.supervisor.load("other", on_wait=waits.append) == "other"
+        assert STARTING in waits
+        assert supervised.supervisor.facts()["default_model"] == "other"
+        user = await supervised.user()
+        assert user.engine is not None
+        assert user.engine.model == "other"
+        await user.leave()
+        supervised.launcher.life.die()
+        await until(lambda: supervised.launcher.models == ["main", "other", "other"])
+        main = await supervised.user("main")
+        await until(lambda: main.uses)
+        assert supervised.launcher.models[-1] == "main"
+
+
+async def test_those_who_wait_for_the_default_get_the_one_that_was_loaded_meanwhile() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = await supervised.user()
+        supervised.start(supervised.supervisor.load, "other")
+        await settled()
+        waiting = await supervised.user()
+        await running.leave()
+        await until(lambda: waiting.uses)
+        assert supervised.launcher.models == ["main", "other"]
+
+
+async def test_a_model_that_does_not_load_does_not_become_the_default() -> None:
+    launcher = LauncherDouble()
+    launcher.broken["other"] = EngineStartError("it is no model", final=True)
+    supervised = Supervised(launcher)
+    async with supervised.ready():
+        with anyio.fail_after(20), pytest.raises(ModelUnavailableError, match="it is no model"):
+            await supervised.supervisor.load("other")
+        with pytest.raises(BadJobError):
+            await supervised.supervisor.load("nonsense")
+        assert supervised.supervisor.facts()["default_model"] == "main"
+        await until(lambda: launcher.models == ["main", "main"])
+
+
+async def test_unloading_waits_for_the_jobs_and_the_next_one_starts_the_engine() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = await supervised.user()
+        unloaded = await unloading(supervised)
+        waiting = await supervised.user()
+        assert supervised.supervisor.state is DRAINING
+        assert waiting.waits == [DRAINING]
+        assert not unloaded.is_set()
+        await running.leave()
+        await until(unloaded.is_set)
+        assert supervised.launcher.lives[0].ended
+        await until(lambda: waiting.uses)
+        assert supervised.launcher.models == ["main", "main"]
+
+
+async def unloading(supervised: Supervised) -> anyio.Event:
+    """Have the engine unloaded; returns what is set once that is done."""
+    done = anyio.Event()
+
+    async def unload() -> None:
+        await supervised.supervisor.unload()
+        done.set()
+
+    supervised.start(unload)
+    await settled()
+    return done
+
+
+async def test_an_engine_that_was_unloaded_stays_so_until_a_job_comes() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        unloaded = [await unloading(supervised), await unloading(supervised)]
+        await until(lambda: all(one.is_set() for one in unloaded))
+        await settled()
+        assert supervised.states == [STARTING, READY, STOPPING, STOPPED]
+        again = await unloading(supervised)  # nothing runs: there is nothing to do
+        await until(again.is_set)
+        user = await supervised.user()
+        assert user.uses
+        assert supervised.launcher.models == ["main", "main"]
+
+
+async def test_unloading_an_engine_that_starts_waits_for_it() -> None:
+    launcher = LauncherDouble()
+    launcher.may_start = anyio.Event()
+    supervised = Supervised(launcher)
+    async with supervised.running():
+        unloaded = await unloading(supervised)
+        assert not unloaded.is_set()
+        launcher.may_start.set()
+        await until(unloaded.is_set)
+        await supervised.until(STOPPED)
+        assert launcher.life.ended
+
+
+@pytest.mark.parametrize("asked", ["before it failed", "after it failed"])
+async def test_unloading_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    def long(_low: float, _high: float) -> float:
+        return 1000.0
+
+    monkeypatch.setattr(module.random, "uniform", long)
+    launcher = LauncherDouble()
+    launcher.broken["main"] = EngineStartError("it does not start")
+    launcher.may_start = anyio.Event()
+    supervised = Supervised(launcher)
+    async with supervised.running():
+        if asked == "after it failed":
+            launcher.may_start.set()
+            await supervised.until(BACKOFF)
+        unloaded = await unloading(supervised)
+        launcher.may_start.set()
+        await until(unloaded.is_set)
+        await supervised.until(STOPPED)
+        assert launcher.starts == ["main"]
+
+
+async def test_unloading_an_engine_that_failed_returns() -> None:
+    launcher = LauncherDouble()
+    launcher.broken["main"] = EngineStartError("it is no model", final=True)
+    supervised = Supervised(launcher)
+    async with supervised.running():
+        await supervised.until(FAILED)
+        unloaded = await unloading(supervised)
+        await until(unloaded.is_set)
+        assert supervised.supervisor.state is FAILED
+
+
+async def test_unloading_while_another_model_is_waited_for_goes_first() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = await supervised.user()
+        other = await supervised.user("other")
+        unloaded = await unloading(supervised)
+        await running.leave()
+        await until(unloaded.is_set)
+        await until(lambda: other.uses)
+        assert supervised.launcher.models == ["main", "other"]
+
+
+async def test_an_engine_that_dies_while_it_is_to_be_unloaded_is_not_started_again() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = await supervised.user()
+        unloaded = await unloading(supervised)
+        supervised.launcher.life.die()
+        await until(unloaded.is_set)
+        await supervised.until(STOPPED)
+        assert isinstance(running.error, EngineCrashedError)
+        assert supervised.launcher.starts == ["main"]
+
+
+async def test_an_engine_that_has_no_job_for_long_rests_until_the_next_lease() -> None:
+    supervised = Supervised(patience=Patience(stall=600, idle=0.05))
+    async with supervised.running():
+        await supervised.until(STOPPED)
+        assert supervised.states == [STARTING, READY, STOPPING, STOPPED]
+        user = await supervised.user()
+        await until(lambda: user.uses)
+        with anyio.move_on_after(0.2):
+            await until(lambda: user.done)
+        assert user.uses, "an engine that works does not rest"
+        await user.leave()
+        await supervised.until(STOPPED)
+        assert supervised.launcher.models == ["main", "main"]
+        assert all(life.ended for life in supervised.launcher.lives)
+
+
+async def test_an_engine_does_not_rest_while_jobs_wait_elsewhere() -> None:
+    asked: list[bool] = []
+    answers = [False, False, True]
+
+    async def may_rest() -> bool:
+        asked.append(answers[len(asked)])
+        return asked[-1]
+
+    supervised = Supervised(patience=Patience(stall=600, idle=0.05), may_rest=may_rest)
+    async with supervised.running():
+        await until(lambda: asked)
+        assert supervised.supervisor.state is READY
+        await supervised.until(STOPPED)
+        assert asked == answers
+
+
+async def test_a_job_that_comes_while_it_is_asked_whether_the_engine_may_rest_gets_it() -> None:
+    asked, answer = anyio.Event(), anyio.Event()
+
+    async def may_rest() -> bool:
+        asked.set()
+        await answer.wait()
+        return True
+
+    supervised = Supervised(patience=Patience(stall=600, idle=0.05), may_rest=may_rest)
+    async with supervised.ready():
+        await until(asked.is_set)
+        user = await supervised.user()
+        assert user.uses
+        answer.set()
+        await settled()
+        assert supervised.states == [STARTING, READY]
+        assert user.uses
+
+
+async def never_asked() -> bool:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("owned", "idle"), [(True, 0), (False, 0.01)], ids=["setting is 0", "not the worker's own"])
+async def test_some_engines_never_rest(owned: bool, idle: float) -> None:  # noqa: FBT001 (a parameter of a test)
+    supervised = Supervised(LauncherDouble(owned=owned), Patience(stall=600, idle=idle), may_rest=never_asked)
+    async with supervised.ready():
+        user = await supervised.user()
+        await user.leave()
+        with anyio.move_on_after(0.2):
+            await until(lambda: supervised.supervisor.state is not READY)
+        assert supervised.states == [STARTING, READY]
+
+
+async def test_an_engine_that_is_not_the_workers_own_is_not_unloaded() -> None:
+    supervised = Supervised(LauncherDouble(owned=False))
+    async with supervised.ready():
+        with pytest.raises(NoCapacityError, match="engine is not this worker's own"):
+            await supervised.supervisor.unload()
+        assert supervised.states == [STARTING, READY]
+
+
+async def test_cancelling_the_supervisor_ends_the_leases_and_the_engine() -> None:
+    supervised = Supervised()
+    user = User(None)
+    async with anyio.create_task_group() as users:
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervised.supervisor.run)
+            users.start_soon(user.run, supervised.supervisor)
+            await until(lambda: user.uses)
+            group.cancel_scope.cancel()
+        assert user.done
+        assert isinstance(user.error, EngineCrashedError)
+        assert supervised.launcher.life.ended
+        assert supervised.supervisor.state is STOPPED
+        assert supervised.supervisor.serving is None
 
 
 async def test_cancelling_a_start_leaves_nothing() -> None:
-    watched = Watched("silent")
-    before = len(psutil.Process().children())
-    async with anyio.create_task_group() as group:
-        group.start_soon(watched.supervisor.run)
-        await until(lambda: len(psutil.Process().children()) > before)
-        group.cancel_scope.cancel()
-    assert watched.states == [STARTING, STOPPED]
+    launcher = LauncherDouble()
+    launcher.may_start = anyio.Event()
+    supervised = Supervised(launcher)
+    async with supervised.running():
+        await supervised.until(STARTING)
+    assert supervised.states == [STARTING, STOPPED]
 
 
-async def test_a_server_inherits_no_llama_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    dump = "import os, sys; print(sorted(name for name in os.environ if name.startswith('LLAMA_ARG_'))); sys.exit(1)"
-    command = shlex.join([sys.executable, "-I", "-c", dump])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "1")
-    assert "['LLAMA_ARG_HOST', 'LLAMA_ARG_PORT']" in await Watched(startup_command=command).fails()
-    assert os.environ["LLAMA_ARG_CTX_SIZE"] == "1"
+async def test_what_a_jobs_answer_depends_on_is_told_by_its_model() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        supervisor = supervised.supervisor
+        assert await supervisor.identity(None) == await supervisor.identity("main") == "main by its bytes"
+        assert await supervisor.identity("other") == "other by its bytes"
+        with pytest.raises(BadJobError):
+            await supervisor.identity("nonsense")
+        await supervisor.load("other")
+        assert await supervisor.identity(None) == "other by its bytes"
+        assert await supervisor.identity("main") == "main by its bytes"
 
 
-def foreign(double: EngineDouble, credentials: str = "") -> Watched:
-    return Watched(startup_command=None, llama_server_url=f"http://{credentials}127.0.0.1:{double.port}")
-
-
-async def test_a_server_elsewhere_is_an_engine_once_it_has_loaded(double: EngineDouble) -> None:
-    double.answers["/health"].insert(0, document(LOADING, 503))
-    watched = foreign(double)
-    before = psutil.Process().children()
-    async with watched.ready() as properties:
-        assert properties.model == "tiny.Q4_1"
-        assert watched.states == [STARTING, READY]
-        assert psutil.Process().children() == before
-
-
-NO_SERVER: list[Callable[[], dict[str, list[Answer]]]] = [
-    dict,
-    lambda: healthy() | {"/props": [document({"hello": "world"})]},
-    lambda: {"/health": [Answer(document=b"<html>")]},
-]
-
-
-@pytest.mark.parametrize("answers", NO_SERVER, ids=["404", "other-json", "html"])
-async def test_what_is_no_llama_server_elsewhere_is_told_with_its_setting(
-    double: EngineDouble, answers: Callable[[], dict[str, list[Answer]]]
-) -> None:
-    double.answers = answers()
-    message = await foreign(double).fails()
-    assert f"LLAMA_SERVER_URL={double.url}" in message
-
-
-async def test_the_password_of_a_server_elsewhere_is_not_told(double: EngineDouble) -> None:
-    double.answers = {}
-    message = await foreign(double, "me:hunter2@").fails()
-    assert f"LLAMA_SERVER_URL=http://me:***@127.0.0.1:{double.port}" in message
-    assert "hunter2" not in message
-
-
-async def test_a_server_elsewhere_that_is_lost_is_looked_for_again(double: EngineDouble) -> None:
-    watched = foreign(double)
-    async with watched.ready():
-        double.answers["/health"].insert(0, document(LOADING, 503))
-        await watched.supervisor.lost()
-        assert watched.states[2] is BACKOFF
-        with pytest.raises(EngineUnavailableError):
-            watched.supervisor.engine()
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-        assert watched.supervisor.engine().model == "tiny.Q4_1"
-
-
-async def test_a_server_elsewhere_is_waited_for() -> None:
-    port = free_port()
-    watched = Watched(startup_command=None, llama_server_url=f"http://127.0.0.1:{port}")
-    async with anyio.create_task_group() as group:
-        group.start_soon(watched.supervisor.run)
-        await until(lambda: watched.states == [STARTING])
-        with anyio.move_on_after(0.3):
-            await until(lambda: watched.states != [STARTING])
-        assert watched.states == [STARTING]
-        group.cancel_scope.cancel()
-    assert watched.states == [STARTING, STOPPED]
-
-
-STALLED = "sent nothing for 1 s"
-
-
-def pid_of(watched: Watched) -> int:
-    """The process that listens on the port of the worker's own server."""
-    (pid,) = [
-        child.pid
-        for child in psutil.Process().children()
-        if any(one.laddr.port == watched.port for one in child.net_connections() if one.status == psutil.CONN_LISTEN)
-    ]
-    return pid
-
-
-async def test_an_own_server_that_hangs_is_killed_and_another_started(caplog: pytest.LogCaptureFixture) -> None:
-    watched = Watched()
-    async with watched.ready():
-        first, engine = psutil.Process(pid_of(watched)), watched.supervisor.engine()
-        first.suspend()  # so that it would not heed SIGTERM
-        with anyio.fail_after(5):
-            await watched.supervisor.stalled(STALLED)
-        assert watched.states[2:3] == [BACKOFF], "whoever asks now is told that there is no engine"
-        assert not first.is_running()
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-        assert pid_of(watched) != first.pid
-        assert watched.supervisor.engine() is not engine
-    assert f"llama-server was replaced: it {STALLED}" in caplog.text
-
-
-async def test_whoever_uses_a_server_that_is_replaced_may_try_another_time() -> None:
-    watched = Watched()
-    async with watched.ready():
-        using = [anyio.Event(), anyio.Event()]
-
-        async def use(begun: anyio.Event) -> None:
-            with pytest.raises(EngineUnavailableError, match=f"replaced.*{STALLED}"), watched.supervisor.using():  # noqa: PT012 (raised on leaving)
-                begun.set()
-                await anyio.sleep_forever()
-
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as users:
-                for begun in using:
-                    users.start_soon(use, begun)
-                    await begun.wait()
-                await watched.supervisor.stalled(STALLED)
-
-
-async def test_several_complaints_of_one_server_replace_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    killed: list[int] = []
-    kill = EngineProcess.kill
-
-    def counted(process: EngineProcess) -> None:
-        killed.append(process.pid)
-        kill(process)
-
-    monkeypatch.setattr(EngineProcess, "kill", counted)
-    watched = Watched()
-    async with watched.ready():
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as complaints:
-                for _ in range(3):
-                    complaints.start_soon(watched.supervisor.stalled, STALLED)
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-        monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.2)
-        await watched.supervisor.lost()
-        assert watched.states[2:] == [BACKOFF, STARTING, READY]
-        assert len(killed) == 1
-
-
-async def test_a_complaint_while_nothing_serves_costs_the_next_server_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Watched()
-    await watched.supervisor.stalled(STALLED)
-    async with watched.ready():
-        await watched.die()
-        await until(lambda: watched.states[2:3] == [BACKOFF])
-        await watched.supervisor.stalled(STALLED)
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-        monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.2)
-        await watched.supervisor.lost()
-        assert watched.states[2:] == [BACKOFF, STARTING, READY]
-
-
-async def test_the_death_of_a_server_that_took_anothers_place_is_a_crash_again() -> None:
-    watched = Watched()
-    async with watched.ready():
-        await watched.supervisor.stalled(STALLED)
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-        using = anyio.Event()
-
-        async def use() -> None:
-            with pytest.raises(EngineCrashedError), watched.supervisor.using():  # noqa: PT012 (raised on leaving)
-                using.set()
-                await anyio.sleep_forever()
-
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as users:
-                users.start_soon(use)
-                await using.wait()
-                await watched.die()
-
-
-async def test_a_server_that_hangs_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FAILURES", 2)
-    watched = Watched()
-    with pytest.RaisesGroup(pytest.RaisesExc(EngineStartError, match=f"2 times in a row.*{STALLED}")):
-        async with watched.ready():
-            await watched.supervisor.stalled(STALLED)
-            await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-            await watched.supervisor.stalled(STALLED)
-            await anyio.sleep_forever()
-
-
-async def test_a_server_elsewhere_that_answers_is_only_looked_at(
-    double: EngineDouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "NOTICE_SECONDS", 0.3)
-    watched = foreign(double)
-    async with watched.ready():
-        looked, engine = len(double.requests), watched.supervisor.engine()
-        with anyio.fail_after(20), watched.supervisor.using():
-            await watched.supervisor.stalled(STALLED)
-            await until(lambda: len(double.requests) > looked)
-        assert [request.path for request in double.requests[looked:]] == ["/health", "/props"]
-        assert watched.states == [STARTING, READY]
-        assert watched.supervisor.engine() is engine
-
-
-async def test_whoever_uses_a_server_elsewhere_that_proves_lost_is_told_of_a_crash(double: EngineDouble) -> None:
-    watched = foreign(double)
-    async with watched.ready():
-        double.answers["/health"].insert(0, document(LOADING, 503))
-        with anyio.fail_after(20), pytest.raises(EngineCrashedError), watched.supervisor.using():  # noqa: PT012
-            await watched.supervisor.stalled(STALLED)
-            await anyio.sleep_forever()
-        await until(lambda: watched.states[2:] == [BACKOFF, STARTING, READY])
-
-
-async def test_a_run_on_a_server_that_is_replaced_may_try_another_time() -> None:
-    watched = Watched()
-    async with watched.ready():
-        psutil.Process(pid_of(watched)).suspend()
-
-        async def use() -> None:
-            with pytest.raises(EngineUnavailableError, match="replaced"), watched.supervisor.using() as engine:
-                async for _ in engine.generate(CompletionParameters(prompt="hi")).events():
-                    pass
-
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as users:
-                users.start_soon(use)
-                await anyio.sleep(0.3)  # the request is under way
-                await watched.supervisor.stalled(STALLED)
+async def test_the_facts_tell_who_uses_the_engine_and_who_waits() -> None:
+    supervised = Supervised(LauncherDouble(slots=1))
+    async with supervised.ready():
+        await supervised.user()
+        await supervised.user("other")
+        facts = supervised.supervisor.facts()
+        assert facts.pop("since") > 0
+        assert facts == {
+            "state": "draining",
+            "model": "main",
+            "default_model": "main",
+            "slots": 1,
+            "running": 1,
+            "waiting": 1,
+            "restarts": 0,
+            "last_error": None,
+        }

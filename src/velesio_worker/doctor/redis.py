@@ -160,10 +160,11 @@ def _judge(reading: Reading, report: Report) -> None:
             "set both machines' clocks by NTP: timedatectl set-ntp true (timedatectl shows whether they are)",
         )
     if reading.used is not None and reading.limit and reading.used > FULL * reading.limit:
+        larger = max(1, 2 * reading.limit // MEBIBYTE)
         report.warning(
             f"{name} uses {mebibytes(reading.used)} of the {mebibytes(reading.limit)} that maxmemory allows: "
             "when it is full it takes no jobs, tokens or results",
-            f"redis-cli CONFIG SET maxmemory {max(1, 2 * reading.limit // MEBIBYTE)}mb (and in redis.conf), or lower RESULT_TTL, STREAM_TTL",
+            f"redis-cli CONFIG SET maxmemory {larger}mb (and in redis.conf), or lower RESULT_TTL and STREAM_TTL",
         )
 
 

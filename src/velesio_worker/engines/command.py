@@ -95,6 +95,20 @@ def own_arguments(settings: Settings, model: Path, info: GgufInfo | None, sizing
     ]
 
 
+def _reading_flags(info: GgufInfo, context: int, slots: int) -> list[str]:
+    """The flags of a model that makes embeddings or ranks documents.
+
+    Such a model reads a job's whole input in one batch. llama.cpp's mean pooling wants the batch to be a multiple of
+    the slots.
+    """
+    if not (info.embeds or info.reranks):
+        return []
+    batch = min(context, info.context_length or context)
+    batch = str(-(-batch // slots) * slots)
+    kind = "--rerank" if info.reranks else "--embeddings"
+    return [kind, "--batch-size", batch, "--ubatch-size", batch]
+
+
 def model_of(settings: Settings) -> Path | None:
     """Return the file of the model that is served by default; None if ``STARTUP_COMMAND`` does not say."""
     if settings.startup_command is None:

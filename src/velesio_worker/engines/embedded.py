@@ -112,7 +112,7 @@ def _hold_standard_streams() -> None:
 def _write(descriptor: int, text: str) -> None:
     """Write a line, past Python's own files: they fail, even at the end, if nobody reads."""
     with contextlib.suppress(OSError):
-        os.write(descriptor, f"{text}\n".encode())
+        os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

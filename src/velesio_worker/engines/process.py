@@ -10,7 +10,6 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import anyio
@@ -164,7 +163,7 @@ async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str) ->
 
 @contextlib.asynccontextmanager
 async def running(
-    command: Sequence[str], *, env: Mapping[str, str], on_line: OnLine, remedy: str
+    command: Sequence[str], *, env: Mapping[str, str], on_line: OnLine, remedy: str, name: str = "engine"
 ) -> AsyncGenerator[EngineProcess, None]:
     """Run a command in a process group of its own; leaving the context ends the whole group.
 
@@ -175,6 +174,7 @@ async def running(
         env: the process's environment.
         on_line: gets each line that it writes to standard output or standard error.
         remedy: what to change if the program cannot be run.
+        name: what it is called, should a later worker find it left behind.
 
     Raises:
         EngineStartError: there is no such program, or it cannot be run.
@@ -184,7 +184,7 @@ async def running(
         spawned = await _spawn(command, {**env, MARK: mark}, remedy)
     process = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
     process.start_draining(on_line)
-    with noted(process.pid, mark, Path(command[0]).name):
+    with noted(process.pid, mark, name):
         try:
             yield process
         finally:

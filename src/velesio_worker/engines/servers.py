@@ -22,11 +22,14 @@ from velesio_worker.settings import Settings, hide_password
 _POLL_SECONDS: Final = 0.1
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
-_INVALID: Final = "invalid argument"
+_INVALID: Final = ("invalid argument", "error while handling argument")
 _OUT_OF_MEMORY: Final = ("out of memory", "cudamalloc failed", "failed to allocate", "unable to allocate")
 
 _HINTS: Final = (
-    (_INVALID, "llama-server does not know an argument: check STARTUP_COMMAND and LLAMA_ARGS, or use a newer build"),
+    *(
+        (sign, "llama-server does not know an argument: check STARTUP_COMMAND and LLAMA_ARGS, or use a newer build")
+        for sign in _INVALID
+    ),
     *(
         (sign, "there is too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY")
         for sign in _OUT_OF_MEMORY
@@ -62,7 +65,7 @@ async def own_server(
     environment = engine_environment(settings, environ, command.port)
     began = anyio.current_time()
     async with (
-        running(command.argv, env=environment, on_line=pass_on, remedy=remedy) as process,
+        running(command.argv, env=environment, on_line=pass_on, remedy=remedy, name="llama-server") as process,
         EngineHTTP(command.url, api_key=settings.llama_api_key) as http,
     ):
         properties = await _until_ready(process, http, settings.start_seconds)
@@ -138,7 +141,7 @@ def _start_error(process: EngineProcess) -> EngineStartError:
     said = _tail(process).lower()
     return EngineStartError(
         f"llama-server {_last_words(process)}",
-        final=_INVALID in said,
+        final=any(sign in said for sign in _INVALID),
         out_of_memory=any(sign in said for sign in _OUT_OF_MEMORY),
     )
 

@@ -247,23 +247,31 @@ class Supervisor(Generic[E]):
 
     async def stalled(self, reason: str) -> None:
         """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
-        self._hang = self._hang or reason
-        self._wake_up()
+        if self._serving is not None:  # else the one that hung is gone already
+            self._hang = self._hang or reason
+            self._wake_up()
         await self.lost()
 
     async def run(self) -> None:
         """Look after the engine until cancelled."""
         try:
             while True:
-                spec = await self._next()
+                await self._until_wanted()
                 async with self._turn():
-                    after = await self._live(spec)
+                    spec = self._wish()  # once more: whoever wanted it may have left while it waited for its turn
+                    after = await self._live(spec) if spec is not None else _done
                 await after()
         finally:
             self._become(EngineState.STOPPED)
 
-    async def _next(self) -> Spec:
-        """Wait until somebody wants the engine; returns with which model."""
+    def _wish(self) -> Spec | None:
+        """With which model the engine is to be started; None if nobody wants it."""
+        if self._unload:
+            return None
+        return self._leases.wanted or (self._leases.default if self._warm and not self._failed else None)
+
+    async def _until_wanted(self) -> None:
+        """Wait until somebody wants the engine."""
         while True:
             if self._unload:
                 self._warm = self._unload = False
@@ -271,10 +279,8 @@ class Supervisor(Generic[E]):
             default = self._leases.default
             if self._failed:
                 self._leases.refuse(default, self._refusal)
-            if self._leases.wanted is not None:
-                return self._leases.wanted
-            if self._warm and not self._failed:
-                return default
+            if self._wish() is not None:
+                return
             self._become(EngineState.FAILED if self._failed else EngineState.STOPPED)
             with anyio.move_on_after(MENDED_SECONDS if self._failed else None):
                 await self._woken()
@@ -362,6 +368,7 @@ class Supervisor(Generic[E]):
     async def _replace(self, kill: Callable[[], None]) -> None:
         """Kill an engine that hangs, and wait until it is gone."""
         self._leases.close()
+        self._leases.dismiss(self._replaced)  # before their connections break, which would look like a crash
         self._become(EngineState.STOPPING)
         kill()
         while not self._gone:
@@ -418,13 +425,15 @@ class Supervisor(Generic[E]):
 
     async def _dismiss(self) -> None:
         """End every use of the engine before its connections are closed: a reader would wait on those for ever."""
-        name, hang = self._launcher.name, self._hang
         self._leases.close()
-        if hang:
-            self._leases.dismiss(lambda: EngineUnavailableError(f"{name} was replaced while the job ran: it {hang}."))
-        else:
-            self._leases.dismiss(lambda: EngineCrashedError(f"{name} went away while the job ran."))
+        self._leases.dismiss(self._replaced if self._hang else self._crashed)
         await self._leases.all_left()
+
+    def _replaced(self) -> JobError:
+        return EngineUnavailableError(f"{self._launcher.name} was replaced while the job ran: it {self._hang}.")
+
+    def _crashed(self) -> JobError:
+        return EngineCrashedError(f"{self._launcher.name} went away while the job ran.")
 
     async def _did_not_start(self, spec: Spec, error: EngineStartError) -> None:
         self._last_error = str(error)
