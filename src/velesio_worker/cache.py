@@ -96,7 +96,7 @@ class PromptCache:
         if len(value) > LARGEST:
             return
         try:
-            await within(REPLY_SECONDS, self._commands.setex(key, CACHE_SECONDS, value))
+            await within(REPLY_SECONDS, self._commands.set(key, value, ex=CACHE_SECONDS))
         except RedisError as error:
             log.debug(f"the prompt cache was not written: {error}", action="cache_unwritten")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import anyio
@@ -138,10 +139,15 @@ class Performer:
 
     def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
         job, held = run.job, run.claim.held
-        if model is None and job.kind in self._engines:
-            model = job.model.removesuffix(".gguf") if job.model else self._engines[job.kind].model
-        start = start_entry(job.type, held.attempt, run.claim.held.slot.worker, model, mode)
+        start = start_entry(job.type, held.attempt, held.slot.worker, model or self._model(job), mode)
         run.stream.put(START, orjson.dumps(start))
+
+    def _model(self, job: Job) -> str | None:
+        """The name of the model that a job runs on."""
+        if job.model is not None:
+            return PurePosixPath(job.model).name.removesuffix(".gguf")
+        source = self._engines.get(job.kind)
+        return source.model if source is not None else None
 
     async def _continue(self, engine: Engine, run: Run) -> Done | None:
         """Go on from the text that is published; None if there is no going on from it."""
@@ -202,5 +208,4 @@ class Performer:
         """Keep an answer that is whole and was made in one go."""
         whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.halted is None
         if run.cache_key and not run.cached and whole and isinstance(outcome, Done):
-            model = self._engines[run.job.kind].model or ""
-            await self._cache.keep(run.cache_key, Kept(model, run.pieces, outcome))
+            await self._cache.keep(run.cache_key, Kept(self._model(run.job) or "", run.pieces, outcome))

@@ -80,7 +80,7 @@ class TextService:
         return {
             "text_state": self.supervisor.state.value,
             "text_slots": self.slots,
-            "text_model": self.supervisor.model or "",
+            "text_model": self.supervisor.facts()["model"] or "",
             "text_reason": self.supervisor.reason,
         }
 

@@ -50,18 +50,17 @@ async def check_model(subject: Subject, report: Report) -> None:
 
 
 def _tell_trouble(settings: Settings, path: Path, text: str, report: Report) -> None:
+    if " does not exist" in text:
+        setting = "MODEL_PATH" if settings.startup_command is None else "STARTUP_COMMAND"
+        message = f"{text.partition(' does not exist')[0]} does not exist"
+        remedy = f"get one (velesio-worker models pull {_FILE}), point {setting} at one, or MODEL_URL={_FILE}"
+    else:
+        message, remedy = parted(text, "point MODEL_PATH at the file of a GGUF model")
     if settings.startup_command is not None and not is_reachable(settings.startup_command):
         remedy = "see to it that it is there where STARTUP_COMMAND runs, as in its container"
-        report.warning(f"the model of STARTUP_COMMAND cannot be seen from here: {text}", remedy, path=str(path))
-        return
-    if "does not exist" in text:
-        text = text.partition(" does not exist")[0]
-        setting = "MODEL_PATH" if settings.startup_command is None else "STARTUP_COMMAND"
-        remedy = f"get one (velesio-worker models pull {_FILE}), point {setting} at one, or MODEL_URL={_FILE}"
-        report.error(f"{text} does not exist", remedy, path=str(path))
-        return
-    message, remedy = parted(text, "point MODEL_PATH at the file of a GGUF model")
-    report.error(message, remedy, path=str(path))
+        report.warning(f"the model of STARTUP_COMMAND cannot be seen from here: {message}", remedy, path=str(path))
+    else:
+        report.error(message, remedy, path=str(path))
 
 
 def _describe(path: Path, info: GgufInfo, report: Report) -> None:

@@ -151,7 +151,7 @@ class EngineSource(Protocol):
 
     @property
     def model(self) -> str | None:
-        """The name of the model that is loaded, or of the one that would be; None where that is not known."""
+        """The name of the model that jobs get that ask for none; None where that is not known yet."""
         ...
 
     def ensure(

@@ -90,18 +90,18 @@ def own_arguments(settings: Settings, model: Path, info: GgufInfo | None, sizing
         *("--cache-ram", str(CACHE_RAM_MIB)),
         "--metrics",
         "--slots",
-        *([] if info is None else ["--rerank"] if info.reranks else ["--embeddings"] if info.embeds else []),
+        *_reading_flags(info, sizing.context, slots),
         *shlex.split(settings.llama_args or ""),
     ]
 
 
-def _reading_flags(info: GgufInfo, context: int, slots: int) -> list[str]:
+def _reading_flags(info: GgufInfo | None, context: int, slots: int) -> list[str]:
     """The flags of a model that makes embeddings or ranks documents.
 
     Such a model reads a job's whole input in one batch. llama.cpp's mean pooling wants the batch to be a multiple of
     the slots.
     """
-    if not (info.embeds or info.reranks):
+    if info is None or not (info.embeds or info.reranks):
         return []
     batch = min(context, info.context_length or context)
     batch = str(-(-batch // slots) * slots)
@@ -126,8 +126,11 @@ def _with_model(argv: list[str], model: Path | None) -> list[str]:
 
 
 def _model_place(argv: Sequence[str]) -> tuple[int, str, str] | None:
-    """Where a command names the model: the word's index, what stands before the name in it, the name."""
-    for index, word in enumerate(argv):
+    """Where a command names the model: the word's index, what stands before the name in it, the name.
+
+    The last one counts, to llama-server as well; an earlier ``-m`` may be that of what starts it (``python -m``).
+    """
+    for index, word in reversed([*enumerate(argv)]):
         if word in {"-m", "--model"} and index + 1 < len(argv):
             return index + 1, "", argv[index + 1]
         if word.startswith("--model="):

@@ -124,10 +124,9 @@ class Supervisor(Generic[E]):
 
     @property
     def model(self) -> str | None:
-        """The name of the model that is loaded, or would be; None where that is not known."""
-        if self._serving is not None:
-            return self._serving.engine.model
-        return self._leases.default.name or None
+        """The name of the default model; None where that is not known before the engine serves."""
+        loaded = self._serving.engine.model if self._serving is not None else None
+        return self._leases.default.name or loaded
 
     @property
     def serving(self) -> Serving[E] | None:

@@ -1,0 +1,67 @@
+"""A model whose file says that it makes embeddings, or ranks documents, is served for that without being told."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MakeWorker
+from tests.e2e.streams import push, read, result
+
+pytestmark = pytest.mark.engine
+
+MEAN, RANK = 1, 4
+_UINT32 = 4
+_BEGIN = struct.Struct("<4sIQQ")
+
+
+def with_pooling(model: Path, target: Path, pooling: int) -> None:
+    """Copy a model, and have its header name a pooling; what is put in keeps the tensors' alignment."""
+    content = model.read_bytes()
+    magic, version, tensors, values = _BEGIN.unpack_from(content)
+    entries = b""
+    for key, value in (("llama.pooling_type", pooling), ("general.filler", 0)):
+        entries += struct.pack(f"<Q{len(key)}sII", len(key), key.encode(), _UINT32, value)
+    assert len(entries) % 32 == 0
+    target.write_bytes(_BEGIN.pack(magic, version, tensors, values + 2) + entries + content[_BEGIN.size :])
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
+
+
+def test_embeddings_and_ranks_come_from_models_made_for_them(
+    plain: Any, make_worker: MakeWorker, model_path: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "chat.gguf").symlink_to(model_path)
+    with_pooling(model_path, folder / "embeds.gguf", MEAN)
+    with_pooling(model_path, folder / "ranks.gguf", RANK)
+    worker = make_worker(MODEL_PATH=str(folder / "chat.gguf"), LLM_CONCURRENCY="3")
+    worker.wait_for("worker_ready")
+
+    push(plain, "plain", job_type="embedding", input="hello")
+    error = read(plain, "plain", until="error")[-1][2]
+    assert error["code"] == "bad_job"
+    assert "data.model" in error["error"]
+
+    texts = ["The cat sleeps.", "The cat is asleep.", "Taxes rise in spring " * 60]
+    push(plain, "vectors", job_type="embedding", input=texts, model="embeds")
+    read(plain, "vectors", until="done")
+    answer = result(plain, "vectors")
+    assert answer["model"] == "embeds"
+    vectors = [one["embedding"] for one in answer["data"]]
+    assert cosine(vectors[0], vectors[1]) > cosine(vectors[0], vectors[2])
+
+    push(plain, "ranks", job_type="rerank", query="cats", documents=["cats sleep", "taxes rise"], model="ranks.gguf")
+    read(plain, "ranks", until="done")
+    assert {one["index"] for one in result(plain, "ranks")["results"]} == {0, 1}
+
+    push(plain, "again", max_tokens=4, stream=True)
+    got = read(plain, "again", until="done")
+    assert got[0][2]["model"] == "chat"
