@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from tests.unit.launcher_double import PATIENT, LauncherDouble, Life, Supervised, User, settled

@@ -161,11 +161,12 @@ def find_program() -> tuple[list[str], str]:
 
 
 def _port_of(argv: Sequence[str]) -> int | None:
+    """The port that a command names; llama-server takes the last."""
+    port = None
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         value = following if word == "--port" else word.removeprefix("--port=") if word.startswith("--port=") else ""
-        if value.isdigit():
-            return int(value)
-    return None
+        port = int(value) if value.isdigit() else port
+    return port
 
 
 def check_model(path: Path, *, asked: bool = False) -> GgufInfo:

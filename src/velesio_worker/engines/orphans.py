@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, BinaryIO, Final
 
-import orjson
 import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from velesio_worker.logs import get_logger
 
@@ -23,7 +24,29 @@ _TERM_SECONDS: Final = 5.0
 _SAME_SECONDS: Final = 1.0
 """Start times of one process differ by less, however they are read."""
 
+Pid = Annotated[int, Field(ge=1, lt=2**31)]
+
 log = get_logger(__name__)
+
+
+class _Note(BaseModel):
+    """What is known of an engine; strict, since processes are ended on the word of it.
+
+    Attributes:
+        name: what it is called.
+        mark: what its environment carries as :data:`MARK`.
+        pid: its process.
+        started: when that began, as psutil tells it.
+        worker: the worker's process.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    name: str
+    mark: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    pid: Pid
+    started: float
+    worker: Pid
 
 
 def new_mark() -> str:
@@ -38,8 +61,9 @@ def notes_folder() -> Path:
 
 def _own_folder() -> Path | None:
     """Make the folder; None if it cannot be had, or somebody else put another one there."""
-    folder = notes_folder()
+    folder = Path("the temporary folder")
     with contextlib.suppress(OSError):
+        folder = notes_folder()
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.lstat()
         if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
@@ -58,34 +82,41 @@ def noted(pid: int, mark: str, name: str) -> Generator[None, None, None]:
         name: what it is called.
     """
     folder = _own_folder()
-    note = folder / f"{name}-{pid}.json" if folder else None
-    if note is not None:
-        facts = {"name": name, "mark": mark, "engine": _identity(pid), "worker": _identity(os.getpid())}
-        with contextlib.suppress(OSError):
-            note.write_bytes(orjson.dumps(facts))
+    path = folder / f"{name}-{pid}.json" if folder else None
+    file = _keep(path, pid, mark, name) if path else None
     try:
         yield
     finally:
-        if note is not None:
+        if path is not None and file is not None:
             with contextlib.suppress(OSError):
-                note.unlink()
+                path.unlink()
+            file.close()
 
 
-def _identity(pid: int) -> dict[str, Any]:
+def _keep(path: Path, pid: int, mark: str, name: str) -> BinaryIO | None:
+    """Write a note and lock it; None if that cannot be done.
+
+    The lock says that this worker lives: the kernel undoes it however the worker ends, and neither a new start of the
+    machine, nor its clock, nor a container's process numbers can make a living worker look like a dead one.
+    """
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        note = _Note(name=name, mark=mark, pid=pid, started=_started(pid), worker=os.getpid())
+        draft = path.with_suffix(".draft")  # so that nobody sees the note without its lock
+        file = stack.enter_context(draft.open("wb"))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.write(note.model_dump_json().encode())
+        file.flush()
+        draft.rename(path)
+        stack.pop_all()
+        return file
+    return None
+
+
+def _started(pid: int) -> float:
     try:
-        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+        return psutil.Process(pid).create_time()
     except psutil.Error:
-        return {"pid": pid, "started": 0.0}
-
-
-def _lives(identity: dict[str, Any]) -> bool:
-    """Whether a process of that number and start time is there."""
-    try:
-        process = psutil.Process(identity["pid"])
-        same = abs(process.create_time() - identity["started"]) < _SAME_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+        return 0.0
 
 
 def end_orphans() -> list[int]:
@@ -96,27 +127,25 @@ def end_orphans() -> list[int]:
     """
     folder = _own_folder()
     ended: list[int] = []
-    for note in sorted(folder.glob("*.json")) if folder else ():
-        try:
-            facts: dict[str, Any] = orjson.loads(note.read_bytes())
-            if _lives(facts["worker"]):
-                continue
-            ended += _end_family(facts)
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
-            log.debug(f"{note} is no note of an engine", action="bad_note")
-        with contextlib.suppress(OSError):
-            note.unlink()
+    for path in sorted(folder.glob("*.json")) if folder else ():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its worker lives
+            try:
+                ended += _end_family(_Note.model_validate_json(file.read()))
+            except ValidationError:
+                log.debug(f"{path} is no note of an engine", action="bad_note")
+            path.unlink()
     return ended
 
 
-def _end_family(facts: dict[str, Any]) -> list[int]:
-    family = [process for process in psutil.process_iter() if _belongs(process, facts)]
+def _end_family(note: _Note) -> list[int]:
+    family = [process for process in psutil.process_iter() if _belongs(process, note)]
     for process in family:
         log.warning(
-            f"ending {facts['name']}, which a worker that died left behind",
+            f"ending {note.name}, which a worker that died left behind",
             action="orphan_ended",
             pid=process.pid,
-            dead_worker=facts["worker"]["pid"],
+            dead_worker=note.worker,
         )
         with contextlib.suppress(psutil.Error):
             process.terminate()
@@ -128,11 +157,14 @@ def _end_family(facts: dict[str, Any]) -> list[int]:
     return [process.pid for process in family]
 
 
-def _belongs(process: psutil.Process, facts: dict[str, Any]) -> bool:
+def _belongs(process: psutil.Process, note: _Note) -> bool:
     """Whether a process is that engine, or was started by it: it carries the mark, or its number and start time fit."""
-    if process.pid == facts["engine"]["pid"]:
-        return _lives(facts["engine"])
-    try:
-        return process.environ().get(MARK) == facts["mark"]
-    except (psutil.Error, OSError):
+    if process.pid == os.getpid():
         return False
+    with contextlib.suppress(psutil.Error, OSError):
+        if process.environ().get(MARK) == note.mark:
+            return True
+    with contextlib.suppress(psutil.Error):
+        same = process.pid == note.pid and abs(process.create_time() - note.started) < _SAME_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    return False

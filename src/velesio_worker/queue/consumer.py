@@ -79,6 +79,8 @@ class Consumer:
         """Process jobs until ``stopping`` is set; the one in hand is processed to its end."""
         while not stopping.is_set():
             await self._gate.wait(first=self._first)
+            if stopping.is_set():  # the gate was opened so that this ends
+                return
             if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
                 continue
             payload = await self._slots.take(self._source, self._slot)

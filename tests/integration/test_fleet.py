@@ -1,0 +1,117 @@
+"""What a worker sees of the others, and of the lists that they share."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import pytest
+
+from tests.integration.conftest import Side
+from tests.servers import Topology
+from velesio_worker.fleet import Fleet
+from velesio_worker.jobs import Kind
+
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
+
+WORKERS: Final = "{llama_queue}:workers"
+TEXT: Final[dict[str, str | int]] = {"kinds": "text", "text_state": "ready"}
+IMAGE: Final[dict[str, str | int]] = {"kinds": "image", "image_state": "ready"}
+BOTH: Final[dict[str, str | int]] = {"kinds": "text,image", "text_state": "ready", "image_state": "ready"}
+
+
+@pytest.fixture
+def fleet(side: Side, commands: Any) -> Fleet:
+    """The fleet as the worker ``w1`` sees it."""
+    return Fleet(commands, side.keys, "w1", side.outage)
+
+
+async def beat(side: Side, worker: str, facts: dict[str, str | int], seconds: int = 60) -> None:
+    await side.scripts.beat(side.keys, worker, seconds, facts)
+
+
+async def test_without_another_worker_nobody_serves(side: Side, fleet: Fleet) -> None:
+    await beat(side, "w1", TEXT)
+    assert not await fleet.serves(Kind.TEXT)
+
+
+@pytest.mark.parametrize("state", ["ready", "stopped", "starting", "draining", "stopping", "backoff", ""])
+async def test_another_worker_serves_unless_its_engine_cannot_be_started(side: Side, fleet: Fleet, state: str) -> None:
+    await beat(side, "w2", TEXT | {"text_state": state})
+    assert await fleet.serves(Kind.TEXT)
+    await beat(side, "w2", TEXT | {"text_state": "failed"})
+    assert not await fleet.serves(Kind.TEXT)
+
+
+async def test_a_dead_worker_does_not_serve(side: Side, commands: Any, fleet: Fleet) -> None:
+    await beat(side, "w2", TEXT)
+    await commands.zadd(WORKERS, {"w2": time.time() - 1})
+    assert await commands.exists("{llama_queue}:worker:w2"), "what it was is still there"
+    assert not await fleet.serves(Kind.TEXT)
+
+
+async def test_a_worker_of_which_nothing_is_known_does_not_serve(commands: Any, fleet: Fleet) -> None:
+    await commands.zadd(WORKERS, {"w2": time.time() + 60})
+    assert not await fleet.serves(Kind.TEXT)
+
+
+async def test_a_worker_that_left_does_not_serve(side: Side, commands: Any, fleet: Fleet) -> None:
+    await beat(side, "w2", TEXT)
+    await commands.zrem(WORKERS, "w2")
+    assert not await fleet.serves(Kind.TEXT)
+
+
+@pytest.mark.parametrize(
+    ("facts", "served"),
+    [
+        (TEXT, {Kind.TEXT}),
+        (IMAGE, {Kind.IMAGE}),
+        (BOTH, {Kind.TEXT, Kind.IMAGE}),
+        (BOTH | {"image_state": "failed"}, {Kind.TEXT}),
+        (BOTH | {"text_state": "failed"}, {Kind.IMAGE}),
+        ({"kinds": ""}, set[Kind]()),
+        ({"kinds": "texts", "text_state": "ready"}, set[Kind]()),
+    ],
+)
+async def test_a_worker_serves_its_own_kinds(
+    side: Side, fleet: Fleet, facts: dict[str, str | int], served: set[Kind]
+) -> None:
+    await beat(side, "w2", facts)
+    assert {kind for kind in Kind if await fleet.serves(kind)} == served
+
+
+async def test_one_that_serves_is_found_among_those_that_do_not(side: Side, commands: Any, fleet: Fleet) -> None:
+    await beat(side, "w1", TEXT)
+    for worker, facts in (("w0", TEXT | {"text_state": "failed"}), ("w2", IMAGE), ("w3", TEXT)):
+        await beat(side, worker, facts)
+    await commands.zadd(WORKERS, {"w3": time.time() - 1})
+    assert not await fleet.serves(Kind.TEXT)
+    await beat(side, "w4", TEXT)
+    assert await fleet.serves(Kind.TEXT)
+
+
+async def test_jobs_that_wait_are_those_of_the_kind_and_those_of_no_kind_yet(
+    side: Side, commands: Any, fleet: Fleet
+) -> None:
+    assert await fleet.waiting(Kind.TEXT) == 0
+    await commands.lpush(side.keys.ready(Kind.TEXT), b"1", b"2")
+    await commands.lpush(side.keys.ready(Kind.IMAGE), b"3")
+    await commands.lpush(side.keys.only("w1"), b"4")
+    await commands.lpush("llama_queue", b"5", b"6", b"7")
+    assert [await fleet.waiting(kind) for kind in (Kind.TEXT, Kind.IMAGE, Kind.MANAGE)] == [5, 4, 3]
+
+
+async def test_the_time_of_the_last_job_is_kept_in_unix_time(commands: Any, fleet: Fleet) -> None:
+    before = time.time()
+    await fleet.note_job()
+    assert before - 0.001 <= float(await commands.get("last_job_time")) <= time.time() + 0.001
+    assert await commands.ttl("last_job_time") == -1
+    noted = await commands.get("last_job_time")
+    await fleet.note_job()
+    assert float(await commands.get("last_job_time")) >= float(noted)
+
+
+async def test_a_time_that_cannot_be_kept_is_no_matter(commands: Any, fleet: Fleet, topology: Topology) -> None:
+    with topology.taking_no_writes():
+        await fleet.note_job()
+    assert not await commands.exists("last_job_time")
