@@ -19,7 +19,7 @@ from velesio_worker.errors import (
     WorkerLostError,
 )
 from velesio_worker.events import START, Done, start_entry
-from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, parse_job
+from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, WRITING, Job, JobType, RefusedJobError, parse_job
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Claims, Held
 from velesio_worker.queue.connection import Outage, until_done
@@ -34,6 +34,8 @@ log = get_logger(__name__)
 
 def cancelled_while_waiting(job_type: JobType, text: str) -> Done:
     """The end of a job that was cancelled while it waited; ``text`` is what an earlier attempt published."""
+    if job_type not in WRITING:
+        return Done({"finish_reason": "cancelled"}, "cancelled")
     result: dict[str, Any] = {"text": text, "finish_reason": "cancelled", "usage": None, "timings": None}
     if job_type is JobType.CHAT_COMPLETION:
         result["message"] = {"role": "assistant", "content": text}

@@ -23,6 +23,9 @@ CACHE_SECONDS: Final = 7200
 LARGEST: Final = 1024 * 1024
 """Answers of more bytes are not kept."""
 
+MOST_PIECES: Final = 8192
+"""Nor are those in more pieces."""
+
 _VERSION: Final = 1
 _WITHOUT_EFFECT: Final = frozenset({"stream", "model", "id_slot", "cache_prompt"})
 """Parameters that change nothing about an answer; the model counts by what it is, not by what the job calls it."""

@@ -30,6 +30,7 @@ class JobOptions(TypedDict, total=False):
         unread_timeout: cancel the job once nobody has read its stream for so many seconds; whoever follows it through
             :meth:`Client.events`, :meth:`Client.text` or :meth:`Client.result` counts as a reader.
         worker: the one worker that may take the job.
+        cache: whether the answer may come from the prompt cache, and is kept there; None leaves that to the worker.
     """
 
     timeout: float | None
@@ -38,6 +39,7 @@ class JobOptions(TypedDict, total=False):
     on_crash: Literal["continue", "restart", "fail"] | None
     unread_timeout: float | None
     worker: str | None
+    cache: bool | None
 
 
 class JobRestartedError(VelesioError):

@@ -83,6 +83,9 @@ class JobType(StrEnum):
         return Kind.MANAGE if self in _MANAGEMENT else Kind.TEXT
 
 
+WRITING: Final = frozenset({JobType.COMPLETION, JobType.CHAT_COMPLETION, JobType.INFILL})
+"""The types of job that write text."""
+
 _MANAGEMENT: Final = frozenset(
     {
         JobType.LIST_MODELS,

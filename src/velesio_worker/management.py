@@ -69,11 +69,11 @@ class Management:
         return [] if name is None else [{"name": name, "filename": None, "hash": None, "loaded": loaded is not None}]
 
     async def _info(self) -> dict[str, Any]:
-        """Describe the loaded model; one that is not loaded now as far as its file tells."""
+        """Describe the loaded model; if there is none, that which the next job gets, as far as its file tells."""
         serving = self._supervisor.serving
         if serving is not None:
             return await serving.engine.describe() | {"loaded": True}
-        model = self._launcher.default().model
+        model = self._supervisor.default.model
         if model is None:
             raise NoCapacityError("No model is loaded, and the worker does not know which would be.")
         try:

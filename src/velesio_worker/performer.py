@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import anyio
 import orjson
 
-from velesio_worker.cache import Kept, PromptCache, cache_key
+from velesio_worker.cache import MOST_PIECES, Kept, PromptCache, cache_key
 from velesio_worker.engines.base import Engine, EngineSource, EngineState
 from velesio_worker.errors import (
     BadJobError,
@@ -90,6 +90,7 @@ class Performer:
         mode = "fresh" if run.claim.first else job.mode_after_loss
         self._announce(run, mode)
         async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+            await self._know(source, run)
             return await self._in_time(run, lambda run: self._generate(engine, run, mode))
         raise EngineCrashedError
 
@@ -126,6 +127,12 @@ class Performer:
             self._publish(run, [Token(data)])
             await run.stream.room()
         return kept.done
+
+    async def _know(self, source: EngineSource, run: Run) -> None:
+        """Keep no answer under another model's name: the default one may have changed while the job waited."""
+        if run.cache_key is not None:
+            identity = await source.identity(run.job.model)
+            run.cache_key = None if identity is None else cache_key(run.job, identity)
 
     async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
         if not run.claim.first:
@@ -193,7 +200,7 @@ class Performer:
                 case Token():
                     run.tokens += event.has_output
                     if run.cache_key is not None:
-                        run.pieces.append(event.data)
+                        self._collect(run, event)
                     if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
                 case Progress():
@@ -203,6 +210,13 @@ class Performer:
         if run.first_token_at is None and run.tokens:
             run.first_token_at = time.monotonic()
         return None
+
+    def _collect(self, run: Run, token: Token) -> None:
+        """Collect what is to be kept; too much of it is not."""
+        run.pieces.append(token.data)
+        if len(run.pieces) > MOST_PIECES:
+            run.cache_key = None
+            run.pieces.clear()
 
     async def keep(self, run: Run, outcome: Outcome) -> None:
         """Keep an answer that is whole and was made in one go."""

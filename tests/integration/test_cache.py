@@ -257,11 +257,9 @@ async def test_whether_a_job_is_streamed_is_its_own_affair(
 
 async def test_an_answer_without_pieces_is_given_again(caching: Bench, commands: Any) -> None:
     caching.double.answers["/v1/embeddings"] = [document({"data": [{"embedding": [0.1, -1e-07], "index": 0}]})]
-    payload = {"id": "a", "type": "embedding", "data": {"input": "hi"}}
     for number in range(2):
         await commands.delete("result:a", "stream:a", "{result:a}:job")
-        caching.payload = json.dumps(payload).encode()
-        await commands.lpush("{llama_queue}:text", caching.payload)
+        await caching.push("embedding", {"input": "hi"})
         await caching.run()
         cached = {"cached": True} if number else {}
         assert await caching.result() == {"data": [{"embedding": [0.1, -1e-07], "index": 0}]} | cached

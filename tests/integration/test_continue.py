@@ -223,7 +223,9 @@ class Bench:
 
     async def submit(self, type_: str = "completion", *, stream: bool = True, **fields: Any) -> None:
         prompt: dict[str, Any] = {"prompt": "hi"} if type_ == "completion" else {"messages": [USER]}
-        data = prompt | {"stream": stream, "max_tokens": 20} | fields.pop("data", {})
+        await self.push(type_, prompt | {"stream": stream, "max_tokens": 20} | fields.pop("data", {}), **fields)
+
+    async def push(self, type_: str, data: dict[str, Any] | None, **fields: Any) -> None:
         self.payload = json.dumps({"id": "a", "type": type_, "data": data} | fields).encode()
         await self._commands.lpush(READY, self.payload)
 

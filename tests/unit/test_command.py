@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers import free_port
-from velesio_worker.engines.command import check_model, check_port, engine_environment, llama_command
+from tests.unit.gguf_files import MODEL, Value, gguf
+from velesio_worker.engines.command import check_model, check_port, engine_environment, llama_command, model_of
+from velesio_worker.engines.sizing import Sizing
 from velesio_worker.errors import EngineStartError
 from velesio_worker.settings import Settings
 
@@ -26,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return None
 
     monkeypatch.setattr(importlib.util, "find_spec", nowhere)
-    (tmp_path / "m.gguf").write_bytes(b"GGUF rest")
+    (tmp_path / "m.gguf").write_bytes(gguf())
     return tmp_path
 
 
@@ -59,6 +61,30 @@ def test_the_startup_command_is_taken_as_it_is(command: str, argv: list[str], po
     assert found.url == f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.parametrize(
+    ("command", "default", "argv"),
+    [
+        ("llama-server -m x.gguf -c 1", Path("x.gguf"), ["llama-server", "-m", "new.gguf", "-c", "1"]),
+        ("llama-server --model x.gguf", Path("x.gguf"), ["llama-server", "--model", "new.gguf"]),
+        ("llama-server --model=x.gguf --mlock", Path("x.gguf"), ["llama-server", "--model=new.gguf", "--mlock"]),
+        ("python -m server -m x.gguf", Path("x.gguf"), ["python", "-m", "server", "-m", "new.gguf"]),
+        ("llama-server -m 'my x.gguf'", Path("my x.gguf"), ["llama-server", "-m", "new.gguf"]),
+        ("llama-server -hf some/model --port 1", None, ["llama-server", "-hf", "some/model", "--port", "1"]),
+        ("llama-server --model", None, ["llama-server", "--model"]),
+    ],
+)
+def test_a_startup_command_serves_another_model_by_a_change_of_its_model_only(
+    command: str, default: Path | None, argv: list[str]
+) -> None:
+    given = settings(startup_command=command)
+    assert model_of(given) == default
+    assert llama_command(given, Path("new.gguf"), Sizing(1, 64)).argv == argv
+
+
+def test_the_model_of_the_workers_own_server_is_the_setting() -> None:
+    assert model_of(settings()) == Path("m.gguf")
+
+
 def options(argv: list[str]) -> dict[str, str]:
     return {word: following for word, following in itertools.pairwise(argv) if word.startswith("--")}
 
@@ -78,6 +104,71 @@ def test_there_are_four_slots_unless_the_operator_says_otherwise(folder: Path) -
     program(folder / "bin/llama-server")
     given = options(list(llama_command(settings()).argv))
     assert (given["--ctx-size"], given["--parallel"], given["--n-gpu-layers"]) == (str(4096 * 4), "4", "35")
+
+
+def test_a_sizing_takes_the_place_of_the_settings(folder: Path) -> None:
+    program(folder / "bin/llama-server")
+    chosen = settings(context_size=4096, gpu_layers=35, llm_concurrency=2)
+    given = options(list(llama_command(chosen, sizing=Sizing(20, 2048)).argv))
+    assert (given["--n-gpu-layers"], given["--ctx-size"]) == ("20", "4096")
+    assert "--fit" not in given
+
+
+def test_layers_that_are_left_to_the_server_are_not_named(folder: Path) -> None:
+    program(folder / "bin/llama-server")
+    given = options(list(llama_command(settings(llm_concurrency=2), sizing=Sizing(None, 1024)).argv))
+    assert (given["--fit"], given["--ctx-size"]) == ("on", "2048")
+    assert "--n-gpu-layers" not in given
+
+
+def test_another_model_is_served_in_the_configured_ones_place(folder: Path) -> None:
+    program(folder / "bin/llama-server")
+    (folder / "other.gguf").write_bytes(gguf())
+    (folder / "m.gguf").unlink()
+    argv = llama_command(settings(), Path("other.gguf")).argv
+    assert options(list(argv))["--model"] == "other.gguf"
+    assert "m.gguf" not in argv
+
+
+def test_further_arguments_come_last_so_that_they_win(folder: Path) -> None:
+    program(folder / "bin/llama-server")
+    argv = llama_command(settings(llama_args="--lora 'my lora.gguf' --cache-ram 0")).argv
+    assert list(argv[-4:]) == ["--lora", "my lora.gguf", "--cache-ram", "0"]
+
+
+READING: list[tuple[dict[str, Value], list[str]]] = [
+    ({}, []),
+    ({"general.architecture": "bert"}, ["--embeddings"]),
+    ({"llama.pooling_type": 0}, []),
+    ({"llama.pooling_type": 1}, ["--embeddings"]),
+    ({"llama.pooling_type": 3}, ["--embeddings"]),
+    ({"llama.pooling_type": 4}, ["--rerank"]),
+    ({"general.architecture": "bert", "bert.pooling_type": 4}, ["--rerank"]),
+]
+
+
+@pytest.mark.parametrize(("values", "flags"), READING, ids=str)
+def test_a_model_that_reads_only_is_served_for_that(folder: Path, values: dict[str, Value], flags: list[str]) -> None:
+    program(folder / "bin/llama-server")
+    (folder / "m.gguf").write_bytes(gguf({**MODEL, **values}))
+    argv = llama_command(settings()).argv
+    assert [word for word in argv if word in {"--embeddings", "--rerank"}] == flags
+    assert ("--ubatch-size" in argv) == bool(flags)
+
+
+@pytest.mark.parametrize(
+    ("trained", "context", "slots", "batch"),
+    [(2048, 4096, 2, "2048"), (2048, 512, 2, "512"), (512, 4096, 3, "513"), (None, 1000, 4, "1000")],
+)
+def test_a_model_that_reads_only_has_a_batch_for_a_whole_input(
+    folder: Path, trained: int | None, context: int, slots: int, batch: str
+) -> None:
+    program(folder / "bin/llama-server")
+    values = {name: value for name, value in MODEL.items() if name != "llama.context_length"}
+    length: dict[str, Value] = {} if trained is None else {"llama.context_length": trained}
+    (folder / "m.gguf").write_bytes(gguf({**values, **length, "llama.pooling_type": 1}))
+    given = options(list(llama_command(settings(context_size=context, llm_concurrency=slots)).argv))
+    assert given["--batch-size"] == given["--ubatch-size"] == batch
 
 
 def test_the_projects_own_binary_comes_before_the_one_on_path(folder: Path) -> None:
@@ -113,7 +204,14 @@ def test_a_binary_that_may_not_be_run_is_told_with_its_cure(folder: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "trouble"),
-    [(None, "does not exist"), (b"", "no GGUF model"), (b"GGU", "no GGUF model"), (b"PK\x03\x04 zip", "no GGUF model")],
+    [
+        (None, "does not exist"),
+        (b"", "cut off"),
+        (b"GGU", "cut off"),
+        (b"PK\x03\x04 zip", "no GGUF model"),
+        (gguf()[:100], "cut off"),
+        (gguf()[:-1], "cut off.* download it again"),
+    ],
 )
 def test_a_model_that_is_none_is_told_by_its_setting(folder: Path, content: bytes | None, trouble: str) -> None:
     path = folder / "bad.gguf"
@@ -123,6 +221,14 @@ def test_a_model_that_is_none_is_told_by_its_setting(folder: Path, content: byte
         llama_command(settings(model_path="bad.gguf"))
     assert "MODEL_PATH=bad.gguf" in str(caught.value)
     assert str(path) in str(caught.value)
+    assert caught.value.final
+
+
+def test_a_model_that_a_job_asked_for_is_told_by_its_name(folder: Path) -> None:
+    (folder / "bad.gguf").write_bytes(gguf()[:-1])
+    with pytest.raises(EngineStartError, match=r"^bad\.gguf is cut off") as caught:
+        llama_command(settings(), Path("bad.gguf"))
+    assert "MODEL_PATH" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("path", "trouble"), [(".", "is a folder"), ("m.gguf/x.gguf", "cannot be read")])
@@ -139,8 +245,9 @@ def test_a_model_that_may_not_be_read_is_told(folder: Path) -> None:
         check_model(Path("m.gguf"))
 
 
-def test_a_model_is_accepted_by_its_first_bytes(folder: Path) -> None:
-    check_model(folder / "m.gguf")
+def test_a_whole_model_is_accepted(folder: Path) -> None:
+    info = check_model(folder / "m.gguf")
+    assert (info.architecture, info.embeds, info.reranks) == ("llama", False, False)
 
 
 def test_the_engine_sees_its_gpus_and_none_of_its_own_variables() -> None:
@@ -152,12 +259,18 @@ def test_the_engine_sees_its_gpus_and_none_of_its_own_variables() -> None:
         "CUDA_VISIBLE_DEVICES": "7",
     }
     assert engine_environment(settings(cuda_visible_devices="1,2"), environ, 4242) == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "HOME": "/home/me",
         "LLAMA_CACHE": "/cache",
         "CUDA_VISIBLE_DEVICES": "1,2",
         "LLAMA_ARG_HOST": "127.0.0.1",
         "LLAMA_ARG_PORT": "4242",
     }
+
+
+def test_the_operator_may_number_the_gpus_otherwise() -> None:
+    environ = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    assert engine_environment(settings(), environ, 4242)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
 def test_a_taken_port_is_told_with_the_settings_that_help() -> None:

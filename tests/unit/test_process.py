@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from tests.unit.waiting import until
 from velesio_worker.engines import process as module
+from velesio_worker.engines.orphans import MARK, notes_folder
 from velesio_worker.engines.process import EngineProcess, running
 from velesio_worker.errors import EngineStartError
 
@@ -30,6 +32,14 @@ child = subprocess.Popen([sys.executable, '-I', '-S', '-u', '-c', {child!r}], st
 print('child', child.pid)
 {then}
 """
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's engines are noted, here and in processes that it starts."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return notes_folder()
 
 
 def ignore(_line: str) -> None:
@@ -251,7 +261,25 @@ async def test_the_environment_is_the_one_given() -> None:
     async with running([*PYTHON, code], env={"A": "1"}, on_line=lines.append, remedy="") as process:
         await process.wait()
         await process.drained()
-    assert lines == ["['A'] 1"]
+    assert lines == [f"['A', '{MARK}'] 1"]
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_a_process_is_noted_for_as_long_as_it_runs(notes: Path) -> None:
+    async with running([*PYTHON, SLEEPER], env=os.environ, on_line=ignore, remedy="", name="sleeper") as process:
+        assert names(notes) == [f"sleeper-{process.pid}.json"]
+        await has_written(process)
+        mark = psutil.Process(process.pid).environ()[MARK]
+        assert mark in (notes / f"sleeper-{process.pid}.json").read_text()
+    assert names(notes) == []
+
+
+async def test_no_two_processes_have_the_same_mark() -> None:
+    code = f"import os; print(os.environ['{MARK}'])"
+    assert await lines_of(code) != await lines_of(code)
 
 
 WORKER = f"""

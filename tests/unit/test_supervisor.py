@@ -148,7 +148,9 @@ async def test_another_model_waits_until_the_running_jobs_have_ended() -> None:
         await running[1].leave()
         await until(lambda: other.uses)
         assert other.engine is not None
-        assert other.engine.model == supervised.supervisor.model == "other"
+        assert other.engine.model == supervised.supervisor.facts()["model"] == "other"
+        assert supervised.supervisor.loaded == await supervised.launcher.resolve("other")
+        assert supervised.supervisor.model == "main", "which those get who ask for none"
         assert all(user.error is None for user in running)
         assert supervised.states == [STARTING, READY, DRAINING, STOPPING, STARTING, READY]
         assert supervised.launcher.lives[0].ended
@@ -196,7 +198,7 @@ async def test_the_last_model_stays_until_somebody_wants_another() -> None:
         await until(lambda: other.uses)
         await other.leave()
         await settled()
-        assert supervised.supervisor.model == "other"
+        assert supervised.supervisor.facts()["model"] == "other"
         again = await supervised.user("other")
         assert again.uses
         await again.leave()
@@ -368,7 +370,7 @@ async def test_loading_a_model_makes_it_the_default() -> None:
         with anyio.fail_after(20):
             assert await supervised.supervisor.load("other", on_wait=waits.append) == "other"
         assert STARTING in waits
-        assert supervised.supervisor.facts()["default_model"] == "other"
+        assert supervised.supervisor.model == supervised.supervisor.facts()["default_model"] == "other"
         user = await supervised.user()
         assert user.engine is not None
         assert user.engine.model == "other"

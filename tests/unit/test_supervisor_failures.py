@@ -116,7 +116,7 @@ async def test_an_engine_that_dies_soon_after_each_start_is_given_up_with_the_re
         await supervised.until(FAILED)
         assert supervised.states == [STARTING, READY, *DIED * 4, STOPPING, FAILED]
         reason = supervised.supervisor.reason
-        assert reason == "it failed 5 times in a row; the last time it was ended by SIGSEGV"
+        assert reason == "it failed 5 times in a row; the last time: engine was ended by SIGSEGV"
         assert supervised.supervisor.facts()["last_error"] == "engine was ended by SIGSEGV"
 
 

@@ -20,7 +20,7 @@ from velesio_worker.engines.orphans import end_orphans
 from velesio_worker.engines.servers import foreign_server, own_server
 from velesio_worker.engines.sizing import Sizing, lower, sized
 from velesio_worker.engines.transfer import ModelDownloadError
-from velesio_worker.errors import EngineStartError, NoCapacityError
+from velesio_worker.errors import EngineStartError, NoCapacityError, SettingsError
 from velesio_worker.logs import get_logger
 from velesio_worker.settings import GpuSizing, Settings
 
@@ -60,7 +60,7 @@ class LlamaLauncher:
     async def resolve(self, model: str) -> Spec:
         """Return what a job's ``model`` stands for; see :class:`velesio_worker.engines.base.Launcher`."""
         default = self.default()
-        if model in {default.name, self._served}:
+        if model == (self._served if default.model is None else default.name):
             return default
         if default.model is None:
             where = "LLAMA_SERVER_URL" if not self.owned else "STARTUP_COMMAND, which names no --model"
@@ -82,16 +82,11 @@ class LlamaLauncher:
             return (
                 f"{self._served} at {settings.llama_server_url or settings.startup_command}" if self._served else None
             )
-        try:
-            size = spec.model.stat().st_size
-        except OSError:
+        model = self.folder.hash_of(spec.model)
+        if model is None:
             return None
-        how = (
-            (settings.context_size, settings.llama_args)
-            if settings.startup_command is None
-            else settings.startup_command
-        )
-        return f"{spec.name} of {size} bytes with {how}"
+        how = settings.startup_command or (settings.context_size, settings.llama_args)
+        return f"{spec.name} {model} with {how}"
 
     def fingerprint(self, spec: Spec) -> object:
         """Return what changes when somebody mends that which kept the engine from starting.
@@ -129,6 +124,12 @@ class LlamaLauncher:
                 await fetch_missing(self._settings)
             except ModelDownloadError as error:
                 raise EngineStartError(f"MODEL_URL: {error}") from None
+            except SettingsError as error:
+                raise EngineStartError(str(error), final=True) from None
+        await self._until_free()
+
+    async def _until_free(self) -> None:
+        """Wait for the memory that the last engine had, if there was one."""
         if self._free_before is not None:
             await until_free(self._gpus, self._free_before - _SLACK)
 
@@ -144,7 +145,9 @@ class LlamaLauncher:
         except EngineStartError as error:
             if not error.out_of_memory:
                 raise
-            smaller = None if self._settings.startup_command or _is_off(settings) else lower(first)
+            if settings.startup_command is not None:
+                raise _out_of_memory(error, gpus, spec, []) from None
+            smaller = None if _is_off(settings) else lower(first)
             if smaller is None:
                 raise _out_of_memory(error, gpus, spec, [first]) from None
             log.warning(
@@ -152,6 +155,7 @@ class LlamaLauncher:
                 action="engine_out_of_memory",
                 free_mib=_mib(free),
             )
+        await self._until_free()
         try:
             return await self._try(stack, spec, smaller)
         except EngineStartError as error:
@@ -192,13 +196,17 @@ def _shown(sizing: Sizing) -> str:
 def _out_of_memory(
     error: EngineStartError, gpus: Sequence[Gpu], spec: Spec, tried: Sequence[Sizing]
 ) -> EngineStartError:
-    """Say with numbers that the memory does not do."""
+    """Say with numbers that the memory does not do; nothing was tried where ``STARTUP_COMMAND`` decides."""
     have = ", ".join(f"{gpu.name} has {_mib(gpu.free):,.0f} of {_mib(gpu.total):,.0f} MiB free" for gpu in gpus)
-    size = spec.model.stat().st_size / MEBIBYTE if spec.model is not None else 0
+    try:
+        size = f"; the model's file has {spec.model.stat().st_size / MEBIBYTE:,.0f} MiB" if spec.model else ""
+    except OSError:  # a path in a container
+        size = ""
+    sizes = f" with {', then with '.join(map(_shown, tried))}" if tried else ""
+    remedy = "GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY" if tried else "what STARTUP_COMMAND asks for"
     return EngineStartError(
-        f"llama-server ran out of memory with {', then with '.join(map(_shown, tried))}. "
-        f"{have or 'How much the GPU has is not known (no NVML)'}; the model's file has {size:,.0f} MiB. "
-        f"Lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY, or take a smaller model. It said:\n{error}",
+        f"llama-server ran out of memory{sizes}. {have or 'How much the GPU has is not known (no NVML)'}{size}. "
+        f"Lower {remedy}, or take a smaller model. It said:\n{error}",
         final=True,
         out_of_memory=True,
     )

@@ -107,6 +107,14 @@ class ModelFolder:
             for path, what in seen.items()
         ]
 
+    def hash_of(self, path: Path) -> str | None:
+        """Return a model's fingerprint, the ``hash`` of :meth:`listing`; None if its file cannot be read."""
+        what = self._look(path)
+        if not isinstance(what, _Known):
+            return None
+        self._known[path] = what
+        return what.fingerprint
+
     def _look(self, path: Path) -> _Known | OSError | None:
         """Read a model, or remember what was read; None if it is gone."""
         try:

@@ -129,6 +129,11 @@ class Supervisor(Generic[E]):
         return self._leases.default.name or loaded
 
     @property
+    def default(self) -> Spec:
+        """What jobs get that ask for no model."""
+        return self._leases.default
+
+    @property
     def serving(self) -> Serving[E] | None:
         """The engine, if it is ready."""
         return self._serving
@@ -441,7 +446,7 @@ class Supervisor(Generic[E]):
             kind = OutOfMemoryError if error.out_of_memory else ModelUnavailableError
             self._leases.refuse(spec, lambda: kind(f"The model {spec.name} cannot be loaded: {error}"))
             return
-        await self._failed_again(str(error).removeprefix(f"{self._launcher.name} "), final=error.final)
+        await self._failed_again(str(error), final=error.final)
 
     async def _was_lost(self, spec: Spec, end: _End) -> None:
         self._last_error = f"{self._launcher.name} {end.lost}"
@@ -451,13 +456,13 @@ class Supervisor(Generic[E]):
             self._failures = 0
             self._leases.refuse(spec, lambda: ModelUnavailableError(f"The engine with {spec.name} {end.lost}"))
             return
-        await self._failed_again(end.lost, final=False)
+        await self._failed_again(f"{self._launcher.name} {end.lost}", final=False)
 
     async def _failed_again(self, reason: str, *, final: bool) -> None:
         """Wait for the next try, longer each time, or give up."""
         self._failures += 1
         if final or self._failures >= FAILURES:
-            often = "" if final else f"it failed {self._failures} times in a row; the last time it "
+            often = "" if final else f"it failed {self._failures} times in a row; the last time: "
             self._failed = often + reason
             self._retry_at = float("inf") if final else anyio.current_time() + RETRY_SECONDS
             self._mended = await anyio.to_thread.run_sync(self._launcher.fingerprint, self._leases.default)
@@ -470,7 +475,7 @@ class Supervisor(Generic[E]):
         self._become(EngineState.BACKOFF)
         delay = min(LONGEST_DELAY, 2.0 ** (self._failures - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
         log.error(
-            f"{self._launcher.name} {reason}",
+            reason,
             action="engine_lost",
             failures=self._failures,
             retry_seconds=round(delay, 1),
