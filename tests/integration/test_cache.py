@@ -182,7 +182,9 @@ class Mute:
 
 
 @pytest.mark.parametrize(
-    "client", [Broken(RedisConnectionError("no")), Broken(RedisTimeoutError("slow")), Mute()], ids=repr
+    "client",
+    [Broken(RedisConnectionError("no")), Broken(RedisTimeoutError("slow")), Mute()],
+    ids=["unreachable", "slow", "mute"],
 )
 async def test_trouble_with_redis_is_a_miss(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "REPLY_SECONDS", 0.1)

@@ -20,6 +20,7 @@ OPTIONS: JobOptions = {
     "on_crash": "restart",
     "unread_timeout": 30,
     "worker": "w1",
+    "cache": True,
 }
 
 
