@@ -173,6 +173,8 @@ class User:
     done: bool = False
     breaks: JobError | None = None
     """What its work ends with once it may leave."""
+    lingers: bool = False
+    """Whether it takes its time when the engine is taken away: until it may leave."""
     may_leave: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
@@ -196,7 +198,12 @@ class User:
             self.done = True
 
     async def _work(self) -> None:
-        await self.may_leave.wait()
+        try:
+            await self.may_leave.wait()
+        finally:
+            if self.lingers:
+                with anyio.CancelScope(shield=True):
+                    await self.may_leave.wait()
         if self.breaks is not None:
             raise self.breaks
 

@@ -338,6 +338,13 @@ async def test_a_startup_command_that_names_a_model_serves_others_of_the_folder(
     assert bench.calls() == [["--n-gpu-layers", "5", "--model", "models/other.gguf"]]
 
 
+async def test_a_model_is_the_default_however_its_path_is_written(bench: Bench) -> None:
+    whole = bench.folder / MODELS / "main.gguf"
+    launcher = bench.launcher(startup_command=f"llama-server -m {whole}")
+    for name in ("main", "main.gguf"):
+        assert await launcher.resolve(name) == launcher.default() == Spec(whole, "main")
+
+
 async def test_a_startup_command_that_names_no_model_serves_its_own_only(bench: Bench) -> None:
     launcher = bench.launcher(startup_command="llama-server -hf some/model")
     assert launcher.default() == Spec()

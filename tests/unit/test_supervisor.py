@@ -609,6 +609,23 @@ async def test_cancelling_the_supervisor_ends_the_leases_and_the_engine() -> Non
         assert supervised.supervisor.serving is None
 
 
+async def test_cancelling_the_supervisor_lets_jobs_leave_before_the_engine_ends() -> None:
+    supervised = Supervised()
+    user = User(None, lingers=True)
+    async with anyio.create_task_group() as users:
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervised.supervisor.run)
+            users.start_soon(user.run, supervised.supervisor)
+            await until(lambda: user.uses)
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await settled()
+                assert not supervised.launcher.life.ended
+                user.may_leave.set()
+        assert supervised.launcher.life.ended
+        assert isinstance(user.error, EngineCrashedError)
+
+
 async def test_cancelling_a_start_leaves_nothing() -> None:
     launcher = LauncherDouble()
     launcher.may_start = anyio.Event()

@@ -168,6 +168,32 @@ async def test_a_failure_ends_when_somebody_mended_its_cause(failing: LauncherDo
         assert supervised.supervisor.facts()["last_error"] is None
 
 
+async def test_an_engine_that_was_not_mended_after_all_gets_all_its_tries(failing: LauncherDouble) -> None:
+    supervised = Supervised(failing)
+    async with supervised.running():
+        await supervised.until(FAILED)
+        failing.state_of_files = "changed, but no better"
+        await until(lambda: supervised.states.count(FAILED) == 2)
+        assert len(failing.starts) == 2 * module.FAILURES
+
+
+async def test_an_engine_that_was_stopped_in_good_order_has_no_failures_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FAILURES", 2)
+    supervised = Supervised()
+    async with supervised.ready():
+        supervised.launcher.life.die()
+        await until(lambda: supervised.states[2:] == DIED)
+        with anyio.fail_after(20):
+            await supervised.supervisor.unload()
+        user = await supervised.user()
+        await until(lambda: user.uses)
+        supervised.launcher.life.die()
+        await until(lambda: len(supervised.launcher.lives) == 4)
+        assert FAILED not in supervised.states
+
+
 async def test_a_mended_engine_that_nobody_had_started_waits_for_a_job(failing: LauncherDouble) -> None:
     supervised = Supervised(failing, eager=False)
     async with supervised.running():
@@ -233,8 +259,12 @@ async def test_another_model_can_be_used_though_the_default_failed(failing: Laun
         assert failing.starts == ["main", "other"]
         with anyio.fail_after(20):
             assert await supervised.supervisor.load("other") == "other"
-        again = await supervised.user()
+        again, waiting = await supervised.user(), await supervised.user()
         assert again.uses
+        assert waiting.waiting, "both slots are taken"
+        await other.leave()
+        await until(lambda: waiting.uses)
+        assert supervised.supervisor.reason == ""
 
 
 async def test_a_load_is_tried_before_the_default_that_fails(
@@ -297,6 +327,27 @@ async def test_a_job_that_finds_its_connection_lost_while_the_engine_is_replaced
         assert isinstance(user.error, EngineUnavailableError)
         assert "was replaced" in str(user.error)
         await until(lambda: supervised.states[2:] == DIED)
+
+
+async def test_a_lost_connection_in_place_of_a_cancelled_read_is_no_crash_either() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        errors: list[Exception] = []
+
+        async def use() -> None:
+            try:
+                async with supervised.supervisor.ensure():
+                    try:
+                        await anyio.sleep_forever()
+                    finally:
+                        raise EngineCrashedError("the connection was lost")
+            except EngineUnavailableError as error:
+                errors.append(error)
+
+        supervised.start(use)
+        await settled()
+        await supervised.supervisor.stalled(STALLED)
+        await until(lambda: errors)
 
 
 async def test_a_job_that_finds_its_connection_lost_when_the_engine_dies_keeps_its_own_words() -> None:
@@ -421,6 +472,21 @@ async def test_jobs_on_an_engine_that_the_watchdog_found_hanging_are_told_so(cap
         await until(lambda: supervised.states[2:] == DIED)
         assert first.killed == 1
     assert "engine was replaced: it made nothing" in caplog.text
+
+
+async def test_a_job_that_is_slow_to_leave_is_still_told_that_the_engine_hung() -> None:
+    launcher = LauncherDouble()
+    supervised = Supervised(launcher, Patience(stall=0.05))
+    async with supervised.ready():
+        first = launcher.life
+        first.moved = 7.0
+        user = await supervised.user()
+        user.lingers = True
+        await until(lambda: first.killed)
+        await settled()
+        user.may_leave.set()
+        await until(lambda: user.done)
+        assert isinstance(user.error, EngineStalledError)
 
 
 async def test_jobs_on_an_engine_elsewhere_that_hangs_are_told_so_and_it_is_asked_how_it_is() -> None:
