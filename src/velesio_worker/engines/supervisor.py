@@ -110,7 +110,7 @@ class Supervisor(Generic[E]):
         self._mended: object = None
         self._retry_at = float("inf")
         self._last_error = ""
-        self._starts = 0
+        self._losses = 0
 
     @property
     def state(self) -> EngineState:
@@ -153,7 +153,7 @@ class Supervisor(Generic[E]):
             "slots": self._serving.slots if self._serving else 0,
             "running": self._leases.live,
             "waiting": self._leases.waiting,
-            "restarts": max(self._starts - 1, 0),
+            "restarts": self._losses,
             "last_error": self._last_error or None,
         }
 
@@ -310,7 +310,6 @@ class Supervisor(Generic[E]):
     async def _live(self, spec: Spec) -> Callable[[], Awaitable[None]]:
         """Start the engine and have it serve to its end; returns what is to be done then."""
         self._become(EngineState.STARTING)
-        self._starts += 1
         self._hang = ""
         try:
             async with self._launcher.serve(spec) as serving:
@@ -450,6 +449,7 @@ class Supervisor(Generic[E]):
 
     async def _was_lost(self, spec: Spec, end: _End) -> None:
         self._last_error = f"{self._launcher.name} {end.lost}"
+        self._losses += 1
         if end.steady:
             self._failures = 0
         if spec != self._leases.default and self._failures + 1 >= FAILURES:
