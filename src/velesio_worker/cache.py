@@ -116,7 +116,7 @@ def cache_key(job: Job, identity: str) -> str:
     """
     digest = hashlib.sha256(orjson.dumps([_VERSION, identity, job.type.value]))
     parameters = job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT))
-    digest.update(orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS))  # not nested deeper than they were pushed
+    digest.update(orjson.dumps(parameters))  # not nested deeper than they were pushed
     return f"prompt_cache:{digest.hexdigest()}"
 
 

@@ -99,6 +99,16 @@ class Executor:
         for run in reversed(list(self._runs)):  # so that the oldest is at the front of its list again
             self._stop(run)
 
+    def stop_waiting(self, *, within: float) -> None:
+        """Hand back the jobs that only wait for their engine.
+
+        Args:
+            within: as for :meth:`stop`.
+        """
+        for run in reversed([run for run in self._runs if not run.at_work]):
+            run.halt(Halt.HANDED_BACK)
+            run.ending.deadline = anyio.current_time() + within
+
     def claims(self) -> list[Claim]:
         """The jobs that run now."""
         return [run.claim for run in self._runs if run.halted is None]
@@ -129,8 +139,8 @@ class Executor:
         run.halt(Halt.HANDED_BACK)
         run.ending.deadline = self._stop_by
 
-    async def run(self, claim: Claim) -> None:
-        """Run a job to its end, or hand it back if the run is stopped or cancelled."""
+    async def run(self, claim: Claim) -> bool:
+        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns whether it did its work."""
         run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt))
         self._runs[run] = None
         outcome: Outcome = None
@@ -154,6 +164,7 @@ class Executor:
                 del self._runs[run]
                 self._changed.set()
                 self._changed = anyio.Event()
+        return isinstance(outcome, Done)
 
     def _halted(self, run: Run) -> Outcome:
         """How a run ended that was stopped."""

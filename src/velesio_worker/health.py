@@ -6,10 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import anyio.to_thread
-
 from velesio_worker import __version__
-from velesio_worker.engines.gpu import Gpu, Gpus
+from velesio_worker.engines.gpu import Gpu, Gpus, read_soon
 from velesio_worker.engines.supervisor import Supervisor
 
 
@@ -30,7 +28,7 @@ class Health:
 
     async def check(self) -> dict[str, Any]:
         """Return a ``health_check`` job's result (wire protocol, section 5)."""
-        gpus = await anyio.to_thread.run_sync(self._gpus.read)
+        gpus = await read_soon(self._gpus)
         text = self._text.facts()
         return {
             "timestamp": round(time.time(), 3),

@@ -12,7 +12,7 @@ from velesio_worker.engines.gguf import GgufError, read_gguf
 from velesio_worker.engines.launch import LlamaLauncher
 from velesio_worker.engines.llama import LlamaEngine
 from velesio_worker.engines.supervisor import Supervisor
-from velesio_worker.errors import NoCapacityError
+from velesio_worker.errors import EngineCrashedError, EngineUnavailableError, NoCapacityError
 from velesio_worker.health import Health
 from velesio_worker.jobs import Job, JobType
 from velesio_worker.parameters import LoadModelParameters
@@ -72,7 +72,10 @@ class Management:
         """Describe the loaded model; if there is none, that which the next job gets, as far as its file tells."""
         serving = self._supervisor.serving
         if serving is not None:
-            return await serving.engine.describe() | {"loaded": True}
+            try:
+                return await serving.engine.describe() | {"loaded": True}
+            except (EngineUnavailableError, EngineCrashedError):
+                await self._supervisor.lost()
         model = self._supervisor.default.model
         if model is None:
             raise NoCapacityError("No model is loaded, and the worker does not know which would be.")

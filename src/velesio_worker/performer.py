@@ -20,6 +20,7 @@ from velesio_worker.errors import (
     ContextExceededError,
     EngineCrashedError,
     EngineRefusedError,
+    ExpiredError,
     JobError,
     JobTimeoutError,
     NoCapacityError,
@@ -90,6 +91,11 @@ class Performer:
         mode = "fresh" if run.claim.first else job.mode_after_loss
         self._announce(run, mode)
         async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+            run.at_work = True
+            if job.expires_at is not None and job.expires_at < time.time():
+                return ExpiredError("The job's expires_at passed while it waited for its engine.")
+            if engine.model != self._model(job):
+                self._announce(run, mode, engine.model)
             await self._know(source, run)
             return await self._in_time(run, lambda run: self._generate(engine, run, mode))
         raise EngineCrashedError

@@ -73,6 +73,7 @@ class Run:
         waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
         tokens: how many tokens the engine has sent.
         first_token_at: when the first of them came, in monotonic seconds.
+        at_work: whether it has its engine; else it waits for it.
         cache_key: where its answer is kept; None if it is not.
         cached: whether its answer came from there.
         pieces: the data of its ``token`` entries, if it is to be kept.
@@ -89,6 +90,7 @@ class Run:
     waiting_since: float = math.inf
     tokens: int = 0
     first_token_at: float | None = None
+    at_work: bool = False
     cache_key: str | None = None
     cached: bool = False
     pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -137,10 +139,17 @@ def report(run: Run, outcome: Outcome) -> None:
         case FencedError():
             log.warning("another attempt owns the job", action="job_fenced", **fields)
         case EngineFailedError() | ModelUnavailableError():
-            log.warning(f"no engine for the job: {outcome}", action="job_without_engine", **fields)
+            log.warning(f"no engine for the job: {_public(outcome)}", action="job_without_engine", **fields)
         case EngineUnavailableError() | StreamLostError():
             log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
         case EngineCrashedError() | EngineStalledError() if run.goes_on(outcome):
             log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
         case JobError():
-            log.warning(f"job failed: {outcome}", action="job_failed", code=outcome.code, **fields)
+            log.warning(f"job failed: {_public(outcome)}", action="job_failed", code=outcome.code, **fields)
+
+
+def _public(error: JobError) -> str:
+    """Return an error's text for the log: one line, and nothing of what the engine quotes from the job."""
+    line = str(error).splitlines()[0]
+    cut = min((at for sign in "{[" if (at := line.find(sign)) >= 0), default=len(line))
+    return line if cut == len(line) else f"{line[:cut].rstrip()} …"

@@ -87,6 +87,14 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def _llama_arguments(value: str | None) -> str | None:
+    value = _command(value)
+    for word in shlex.split(value or ""):
+        if word.partition("=")[0] in {"-m", "--model", "--host", "--port"}:
+            raise ValueError("arguments other than --model, --host and --port: see MODEL_PATH and LLAMA_PORT")
+    return value
+
+
 def _model_source(value: str | None) -> str | None:
     if value is not None:
         parse_model_source(value)
@@ -152,7 +160,7 @@ class Settings(BaseSettings):
     llama_port: Port = Field(
         default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
     )
-    llama_args: Command = Field(
+    llama_args: Annotated[str | None, AfterValidator(_llama_arguments)] = Field(
         default=None, description="Further arguments for the worker's own llama-server, such as --lora or --mmproj."
     )
     model_url: Annotated[str | None, AfterValidator(_model_source)] = Field(
@@ -216,6 +224,7 @@ SECRETS: Final = frozenset({"llama_api_key"})
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url", "model_url"})
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
 _PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+_USER: Final = re.compile(r"(?<=://)[^/?#]*@")
 _QUERY: Final = re.compile(r"\?[^#]*")
 _AFTER_SCHEME: Final = re.compile(r"(?<=://).*", re.DOTALL)
 _PASSWORD_PARAMETER: Final = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
@@ -276,6 +285,7 @@ def _masked(name: str, value: str) -> str:
         return "***"
     if name == "model_url":
         value = _QUERY.sub("?***", value)  # signed URLs carry their key there
+        value = _USER.sub("***@", value)
     if name in SECRET_URLS:
         return hide_password(value)
     return SECRET_FLAGS.sub(r"\1***", value)

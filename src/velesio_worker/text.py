@@ -77,8 +77,9 @@ class TextService:
 
     def facts(self) -> Mapping[str, str | int]:
         """What is known of the engine, for the worker's hash in Redis."""
+        failed = bool(self.supervisor.reason)
         return {
-            "text_state": self.supervisor.state.value,
+            "text_state": (EngineState.FAILED if failed else self.supervisor.state).value,
             "text_slots": self.slots,
             "text_model": self.supervisor.facts()["model"] or "",
             "text_reason": self.supervisor.reason,
@@ -89,7 +90,10 @@ class TextService:
         if state is EngineState.READY and serving is not None:
             self.slots = max(self.slots, serving.slots)
             self.known.set()
-        self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
+        if not self.supervisor.reason:  # else the task that tends the gate decides, whatever model is loaded
+            self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
+        elif self.gate.passage is Passage.OPEN:
+            self._move_gate(Passage.CLOSED)
         self._moved.set()
         self._on_change()
 
@@ -101,11 +105,14 @@ class TextService:
         """While the engine cannot be started, open the gate as far as other workers leave jobs to this one."""
         while True:
             self._moved = anyio.Event()
-            failed = self.supervisor.state is EngineState.FAILED
+            failed = bool(self.supervisor.reason)
             if failed:
                 elsewhere = await self._fleet.serves(Kind.TEXT)
-                if self.supervisor.state is EngineState.FAILED:
+                failed = bool(self.supervisor.reason)
+                if failed:
                     self._move_gate(Passage.CLOSED if elsewhere else Passage.AJAR)
+            else:
+                self._move_gate(_PASSAGES.get(self.supervisor.state, Passage.CLOSED))
             with anyio.move_on_after(_LOOK_SECONDS if failed else None):
                 await self._moved.wait()
 

@@ -44,8 +44,8 @@ from velesio_worker.stream import FLUSH_SECONDS, Publisher
 from velesio_worker.subscriber import Published, published
 from velesio_worker.text import TextService
 
-MANAGERS: Final = 2
-"""Jobs that look after models, at a time: one may load a model while another asks how the worker is."""
+MANAGERS: Final = 4
+"""Jobs that look after models, at a time: some may wait for a model while another asks how the worker is."""
 
 log = get_logger(__name__)
 
@@ -222,6 +222,7 @@ class Worker:
 
     async def _drain(self, executor: Executor) -> None:
         """Let running jobs end, for ``DRAIN_SECONDS`` at most; the rest goes back."""
+        executor.stop_waiting(within=LAST_SECONDS)
         with anyio.move_on_after(self._settings.drain_seconds):
             await executor.idle()
         if executor.running:
@@ -298,8 +299,8 @@ class Worker:
     async def _run_job(self, slot: Slot, payload: bytes) -> None:
         claim = await self._admission.admit(slot, payload)
         if claim is not None:
-            await self._executor.run(claim)
-            if claim.job.kind is not Kind.MANAGE:
+            done = await self._executor.run(claim)
+            if done and claim.job.kind is not Kind.MANAGE:
                 await self._fleet.note_job()
 
     async def _refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:

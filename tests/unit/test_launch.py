@@ -244,10 +244,10 @@ async def test_a_model_that_is_not_whole_is_told_by_its_name(bench: Bench) -> No
     bench.binary()
     (bench.folder / MODELS / "other.gguf").write_bytes(gguf()[:-100])
     launcher = bench.launcher()
-    error = await fails(launcher, await launcher.resolve("other"))
-    assert str(error).startswith("models/other.gguf ")
-    assert "MODEL_PATH" not in str(error)
-    assert error.final
+    with pytest.raises(ModelUnavailableError) as caught:
+        await launcher.resolve("other")
+    assert str(caught.value).startswith("The model other cannot be loaded: models/other.gguf ")
+    assert "MODEL_PATH" not in str(caught.value)
     assert bench.calls() == []
 
 
@@ -391,7 +391,9 @@ async def test_the_answers_of_a_server_elsewhere_are_told_once_its_model_is_know
     assert launcher.identity(launcher.default()) is None
     async with AsyncExitStack() as stack:
         await start(stack, launcher)
-        assert launcher.identity(launcher.default()) == f"tiny.Q4_1 at {double.url}"
+        identity = launcher.identity(launcher.default())
+        assert identity is not None
+        assert identity.startswith(f"tiny.Q4_1 at {double.url} on ")
 
 
 def another_model(bench: Bench) -> None:
@@ -415,8 +417,6 @@ async def test_a_mended_cause_is_noticed(bench: Bench, mend: Callable[[Bench], N
     assert launcher.fingerprint(launcher.default()) != before
 
 
-async def test_memory_that_came_free_is_noticed_and_its_flicker_is_not(bench: Bench) -> None:
-    launcher = bench.launcher(GpuDouble(3100, 3200, 9000))
-    before, flicker, much = [launcher.fingerprint(launcher.default()) for _ in range(3)]
-    assert before == flicker
-    assert much != before
+async def test_memory_that_comes_and_goes_mends_nothing(bench: Bench) -> None:
+    launcher = bench.launcher(GpuDouble(3100, 9000))
+    assert launcher.fingerprint(launcher.default()) == launcher.fingerprint(launcher.default())

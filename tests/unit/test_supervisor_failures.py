@@ -220,8 +220,9 @@ async def test_an_engine_that_failed_is_tried_again_after_a_while(
         await supervised.until(READY)
 
 
-async def test_a_final_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, failing: LauncherDouble) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+async def test_a_final_failure_is_tried_again_after_a_while_only(
+    monkeypatch: pytest.MonkeyPatch, failing: LauncherDouble
+) -> None:
     failing.broken["main"] = EngineStartError("it is no model", final=True)
     supervised = Supervised(failing)
     async with supervised.running():
@@ -229,6 +230,10 @@ async def test_a_final_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatc
         with anyio.move_on_after(0.2):
             await until(lambda: len(failing.starts) > 1)
         assert failing.starts == ["main"]
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    again = Supervised(failing)
+    async with again.running():
+        await until(lambda: len(failing.starts) > 2)
 
 
 async def test_loading_the_default_tries_once_more(failing: LauncherDouble) -> None:
@@ -292,7 +297,7 @@ async def test_a_model_whose_engine_keeps_dying_is_refused_and_the_default_comes
         await until(lambda: all(user.done for user in users))
         assert all(isinstance(user.error, EngineCrashedError) for user in users[:-1])
         assert isinstance(users[-1].error, ModelUnavailableError)
-        assert "other was ended by SIGSEGV" in str(users[-1].error)
+        assert "With the model other engine was ended by SIGSEGV" in str(users[-1].error)
         await until(lambda: supervised.launcher.models == ["main", *["other"] * module.FAILURES, "main"])
         await supervised.until(READY)
         assert FAILED not in supervised.states

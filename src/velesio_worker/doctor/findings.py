@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from threading import Thread
 from typing import Any, Final, TypeVar
 
 import anyio
 
+from velesio_worker.aside import aside
 from velesio_worker.settings import Settings
 
 MEBIBYTE: Final = 1024 * 1024
@@ -111,24 +109,6 @@ def parted(text: str, otherwise: str) -> tuple[str, str]:
     bare = _BRACKETS.sub(lambda found: "_" * len(found.group()), text)
     at = bare.rfind(": ")
     return (text[:at], text[at + 2 :]) if at > 0 else (text.rstrip("."), otherwise)
-
-
-async def aside(function: Callable[[], T]) -> T:
-    """Run what may block in a thread that nobody waits for when the process ends.
-
-    A folder on a server that is gone, or a GPU that hangs, may block for ever; anyio's own threads are waited for.
-    """
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-    Thread(target=_settle, args=(future, function), name="doctor", daemon=True).start()
-    return await asyncio.wrap_future(future)
-
-
-def _settle(future: concurrent.futures.Future[T], function: Callable[[], T]) -> None:
-    future.set_running_or_notify_cancel()
-    try:
-        future.set_result(function())
-    except Exception as error:  # noqa: BLE001 (whoever waits gets it)
-        future.set_exception(error)
 
 
 async def unknown_hosts(hosts: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, aside, mebibytes, parted
+from velesio_worker.aside import aside
+from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, mebibytes, parted
 from velesio_worker.engines.command import model_of
 from velesio_worker.engines.gguf import GgufError, GgufInfo, read_gguf
 from velesio_worker.engines.gpu import Gpu, Gpus, free_memory

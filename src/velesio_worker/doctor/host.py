@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from velesio_worker import __version__
-from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, aside, mebibytes, parted
+from velesio_worker.aside import aside
+from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, mebibytes, parted
 from velesio_worker.doctor.model import nearest_folder
 from velesio_worker.engines.command import HOST, check_port, llama_command
 from velesio_worker.engines.orphans import notes_folder

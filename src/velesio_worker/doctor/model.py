@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, aside, mebibytes, parted
+from velesio_worker.aside import aside
+from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, mebibytes, parted
 from velesio_worker.doctor.flags import is_reachable
 from velesio_worker.engines import command
 from velesio_worker.engines.command import model_of

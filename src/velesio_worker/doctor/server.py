@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from velesio_worker.doctor.findings import Report, Subject, aside, parted, unknown_hosts
+from velesio_worker.aside import aside
+from velesio_worker.doctor.findings import Report, Subject, parted, unknown_hosts
 from velesio_worker.doctor.flags import known_flags, split_command, unknown_flags
 from velesio_worker.engines.command import engine_environment, find_program, own_arguments
 from velesio_worker.engines.gguf import GgufError, GgufInfo, read_gguf

@@ -7,10 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from velesio_worker.events import Done, EngineEvent
 from velesio_worker.parameters import Parameters
+
+TAIL: Final = "Its last lines:"
+"""What stands in an error before the last lines that an engine wrote."""
 
 
 class EngineState(StrEnum):

@@ -128,11 +128,12 @@ def _with_model(argv: list[str], model: Path | None) -> list[str]:
 def _model_place(argv: Sequence[str]) -> tuple[int, str, str] | None:
     """Where a command names the model: the word's index, what stands before the name in it, the name.
 
-    The last one counts, to llama-server as well; an earlier ``-m`` may be that of what starts it (``python -m``).
+    The last one counts, to llama-server as well; a ``-m`` may be that of what starts it (``python -m``).
     """
     for index, word in reversed([*enumerate(argv)]):
-        if word in {"-m", "--model"} and index + 1 < len(argv):
-            return index + 1, "", argv[index + 1]
+        following = argv[index + 1] if index + 1 < len(argv) else ""
+        if following and (word == "--model" or (word == "-m" and following.endswith(".gguf"))):
+            return index + 1, "", following
         if word.startswith("--model="):
             return index, "--model=", word.removeprefix("--model=")
     return None

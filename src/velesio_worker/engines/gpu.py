@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 
+from velesio_worker.aside import aside
 from velesio_worker.logs import get_logger
 
 pynvml: Final[Any] = importlib.import_module("pynvml")  # it has no types
@@ -274,6 +274,14 @@ def free_memory(gpus: Sequence[Gpu]) -> int | None:
     return sum(gpu.free for gpu in gpus) if gpus else None
 
 
+async def read_soon(gpus: Gpus, *, seconds: float = ANSWER_SECONDS) -> Sequence[Gpu]:
+    """Read the GPUs; nothing where NVML does not answer in time, since a driver that hangs must not hold the worker."""
+    with anyio.move_on_after(seconds):
+        return await aside(gpus.read)
+    log.warning(f"NVML did not answer in {seconds:g} s: the GPU's driver may hang", action="nvml_hangs")
+    return []
+
+
 async def until_free(gpus: Gpus, at_least: int, *, seconds: float = 15.0) -> bool:
     """Wait until memory that an ended process held is free: drivers give it back a while after its end.
 
@@ -288,7 +296,7 @@ async def until_free(gpus: Gpus, at_least: int, *, seconds: float = 15.0) -> boo
     most, grown_at = -1, anyio.current_time()
     with anyio.move_on_after(seconds):
         while True:
-            free = free_memory(await anyio.to_thread.run_sync(gpus.read, abandon_on_cancel=True))
+            free = free_memory(await aside(gpus.read))
             if free is None or free >= at_least:
                 return True
             if free > most:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio.to_thread
 
 from velesio_worker.engines.base import Serving, Spec
-from velesio_worker.engines.command import LOCAL_BINARY, llama_command, model_of
+from velesio_worker.engines.command import LOCAL_BINARY, check_model, llama_command, model_of
 from velesio_worker.engines.download import fetch_missing
-from velesio_worker.engines.gpu import Gpu, Gpus, free_memory, until_free
+from velesio_worker.engines.gpu import Gpu, Gpus, free_memory, read_soon, until_free
 from velesio_worker.engines.llama import LlamaEngine
 from velesio_worker.engines.models import ModelFolder
 from velesio_worker.engines.orphans import end_orphans
 from velesio_worker.engines.servers import foreign_server, own_server
 from velesio_worker.engines.sizing import Sizing, lower, sized
 from velesio_worker.engines.transfer import ModelDownloadError
-from velesio_worker.errors import EngineStartError, NoCapacityError, SettingsError
+from velesio_worker.errors import EngineStartError, ModelUnavailableError, NoCapacityError, SettingsError
 from velesio_worker.logs import get_logger
 from velesio_worker.settings import GpuSizing, Settings
 
@@ -67,8 +71,13 @@ class LlamaLauncher:
             has = f"; it has {self._served}" if self._served else ""
             raise NoCapacityError(f"This worker cannot load {model!r}: its llama-server comes from {where}{has}.")
         path = await anyio.to_thread.run_sync(self.folder.find, model)
-        same = path.absolute() == default.model.absolute()
-        return default if same else Spec(path, path.stem)
+        if path.absolute() == default.model.absolute():
+            return default
+        try:  # before the jobs on a good model are made to wait for one that is none
+            await anyio.to_thread.run_sync(partial(check_model, path, asked=True))
+        except EngineStartError as error:
+            raise ModelUnavailableError(f"The model {path.stem} cannot be loaded: {error}") from None
+        return Spec(path, path.stem)
 
     @property
     def context(self) -> int:
@@ -78,24 +87,24 @@ class LlamaLauncher:
     def identity(self, spec: Spec) -> str | None:
         """Return what tells an engine's answers from those of others; None where that is not known yet."""
         settings = self._settings
+        host = socket.gethostname()
         if spec.model is None:
-            return (
-                f"{self._served} at {settings.llama_server_url or settings.startup_command}" if self._served else None
-            )
-        model = self.folder.hash_of(spec.model)
+            where = settings.llama_server_url or settings.startup_command
+            return f"{self._served} at {where} on {host}" if self._served else None
+        model = self.folder.content_of(spec.model)
         if model is None:
             return None
-        how = settings.startup_command or (settings.context_size, settings.llama_args)
-        return f"{spec.name} {model} with {how}"
+        how = settings.startup_command or (settings.context_size, settings.gpu_sizing.value, settings.llama_args)
+        words = shlex.split(settings.startup_command or settings.llama_args or "")
+        files = [_stamp(Path(word)) for word in words if Path(word).is_file()]  # LoRA adapters and the like
+        return f"{spec.name} {model} with {how} {(files, host) if files else ''}"
 
     def fingerprint(self, spec: Spec) -> object:
-        """Return what changes when somebody mends that which kept the engine from starting.
-
-        The model's file, the program, and roughly how much of the GPU is free.
-        """
-        free = free_memory(self._gpus.read())
-        files = [_stamp(path) for path in (spec.model, LOCAL_BINARY) if path is not None]
-        return (*files, None if free is None else free // (1024 * MEBIBYTE))
+        """Return what changes when somebody mends that which kept the engine from starting: files and programs."""
+        command = self._settings.startup_command
+        program = shutil.which(shlex.split(command)[0] if command else "llama-server")
+        paths = (spec.model, LOCAL_BINARY, Path(program) if program else None)
+        return [_stamp(path) for path in paths if path is not None]
 
     @asynccontextmanager
     async def serve(self, spec: Spec) -> AsyncGenerator[Serving[LlamaEngine], None]:
@@ -126,6 +135,8 @@ class LlamaLauncher:
                 raise EngineStartError(f"MODEL_URL: {error}") from None
             except SettingsError as error:
                 raise EngineStartError(str(error), final=True) from None
+            except OSError as error:
+                raise EngineStartError(f"MODEL_PATH={spec.model} cannot be used: {error}", final=True) from None
         await self._until_free()
 
     async def _until_free(self) -> None:
@@ -136,7 +147,7 @@ class LlamaLauncher:
     async def _start(self, stack: AsyncExitStack, spec: Spec) -> Serving[LlamaEngine]:
         """Start a server; should it run out of memory, once more with less on the GPU."""
         settings = self._settings
-        gpus = await anyio.to_thread.run_sync(self._gpus.read)
+        gpus = await read_soon(self._gpus)
         free = free_memory(gpus)
         self._free_before = free
         first = sized(settings.gpu_sizing, _mib(free), settings.gpu_layers, settings.context_size)

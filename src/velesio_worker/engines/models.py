@@ -20,6 +20,7 @@ _DEPTH: Final = 3
 """Folders in folders: the Hugging Face hub's cache has its files three folders deep."""
 
 _SAMPLE: Final = 1024 * 1024
+_SAMPLES, _PIECE = 129, 64 * 1024
 _HASH_DIGITS: Final = 10
 _SAYABLE: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 """Names that JSON can carry and a log line can show; surrogates stand for bytes that are no UTF-8."""
@@ -56,6 +57,7 @@ class ModelFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[Path, _Known] = {}
+        self._contents: dict[Path, tuple[_Stamp, str]] = {}
 
     def find(self, name: str) -> Path:
         """Return the model that a job names.
@@ -107,13 +109,16 @@ class ModelFolder:
             for path, what in seen.items()
         ]
 
-    def hash_of(self, path: Path) -> str | None:
-        """Return a model's fingerprint, the ``hash`` of :meth:`listing`; None if its file cannot be read."""
-        what = self._look(path)
-        if not isinstance(what, _Known):
+    def content_of(self, path: Path) -> str | None:
+        """Return what tells a model's content from others: a hash of samples all over its file; None if it is gone."""
+        try:
+            stamp = tuple(_stamps(path))
+            known = self._contents.get(path)
+            if known is None or known[0] != stamp:
+                known = self._contents[path] = (stamp, _sampled(path))
+        except OSError:
             return None
-        self._known[path] = what
-        return what.fingerprint
+        return known[1]
 
     def _look(self, path: Path) -> _Known | OSError | None:
         """Read a model, or remember what was read; None if it is gone."""
@@ -174,6 +179,18 @@ def _stamps(path: Path) -> Iterator[tuple[int, int]]:
         except FileNotFoundError:
             return
         yield status.st_size, status.st_mtime_ns
+
+
+def _sampled(path: Path) -> str:
+    """Hash a file's size and pieces of it, spread evenly: a few MiB also of a model that has many GiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
+        for number in range(_SAMPLES):
+            file.seek(max(size - _PIECE, 0) * number // (_SAMPLES - 1))
+            digest.update(file.read(_PIECE))
+    return digest.hexdigest()
 
 
 def _fingerprint(path: Path) -> str:

@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -138,15 +138,28 @@ def end_orphans() -> list[int]:
     return ended
 
 
+def end_marked(mark: str, name: str) -> list[int]:
+    """End what an engine left outside its process group; blocks for a few seconds if there is anything.
+
+    Args:
+        mark: what the engine's environment carried as :data:`MARK`.
+        name: what it is called.
+
+    Returns:
+        the processes that were ended.
+    """
+    family = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+    return _end(family, f"ending what {name} left behind")
+
+
 def _end_family(note: _Note) -> list[int]:
     family = [process for process in psutil.process_iter() if _belongs(process, note)]
+    return _end(family, f"ending {note.name}, which a worker that died left behind", dead_worker=note.worker)
+
+
+def _end(family: Sequence[psutil.Process], why: str, **facts: int) -> list[int]:
     for process in family:
-        log.warning(
-            f"ending {note.name}, which a worker that died left behind",
-            action="orphan_ended",
-            pid=process.pid,
-            dead_worker=note.worker,
-        )
+        log.warning(why, action="orphan_ended", pid=process.pid, **facts)
         with contextlib.suppress(psutil.Error):
             process.terminate()
     _, stubborn = psutil.wait_procs(family, timeout=_TERM_SECONDS)
@@ -157,13 +170,18 @@ def _end_family(note: _Note) -> list[int]:
     return [process.pid for process in family]
 
 
+def _is_marked(process: psutil.Process, mark: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.pid != os.getpid() and process.environ().get(MARK) == mark
+    return False
+
+
 def _belongs(process: psutil.Process, note: _Note) -> bool:
     """Whether a process is that engine, or was started by it: it carries the mark, or its number and start time fit."""
     if process.pid == os.getpid():
         return False
-    with contextlib.suppress(psutil.Error, OSError):
-        if process.environ().get(MARK) == note.mark:
-            return True
+    if _is_marked(process, note.mark):
+        return True
     with contextlib.suppress(psutil.Error):
         same = process.pid == note.pid and abs(process.create_time() - note.started) < _SAME_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE

@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
-from velesio_worker.engines.orphans import MARK, new_mark, noted
+from velesio_worker.engines.orphans import MARK, end_marked, new_mark, noted
 from velesio_worker.errors import EngineStartError
 from velesio_worker.logs import get_logger
 
@@ -190,6 +191,7 @@ async def running(
         finally:
             with anyio.CancelScope(shield=True):
                 await process.stop()
+                await anyio.to_thread.run_sync(end_marked, mark, name)
                 await process.drained()
 
 

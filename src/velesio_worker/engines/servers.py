@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Final
 
 import anyio
+import anyio.abc
 
-from velesio_worker.engines.base import Serving
+from velesio_worker.engines.base import TAIL, Serving
 from velesio_worker.engines.command import LlamaCommand, check_port, engine_environment
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
@@ -20,9 +21,10 @@ from velesio_worker.logs import get_logger
 from velesio_worker.settings import Settings, hide_password
 
 _POLL_SECONDS: Final = 0.1
+_TRIES: Final = 5
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
-_INVALID: Final = ("invalid argument", "error while handling argument")
+_INVALID: Final = ("invalid argument", "error while handling argument", "has no such flag")
 _OUT_OF_MEMORY: Final = ("out of memory", "cudamalloc failed", "failed to allocate", "unable to allocate")
 
 _HINTS: Final = (
@@ -76,17 +78,54 @@ async def own_server(
             duration_ms=round((anyio.current_time() - began) * 1000),
             pid=process.pid,
         )
+        reported = _Reported()
 
         async def gone() -> str:
-            await process.wait()
+            """Wait for the end of the process, or until it cannot be reached: a wrapper may outlive its server."""
+            while process.returncode is None:
+                async with anyio.create_task_group() as either:
+                    either.start_soon(_first_of, process.wait, either)
+                    either.start_soon(_first_of, reported.wait, either)
+                if process.returncode is None and not await _can_be_reached(http):
+                    return "cannot be reached although its process lives"
             await process.drained()
             return _last_words(process)
 
-        yield _serving(settings, LlamaEngine(http, properties), gone, _no_report, process.kill)
+        yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
 
 
-def _no_report() -> None:
-    """Nobody need say that a process is gone: it is watched."""
+class _Reported:
+    """Whether somebody has said that the server is gone."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        """Say so."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until somebody does, once more each time."""
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+async def _first_of(wait: Callable[[], Awaitable[object]], group: anyio.abc.TaskGroup) -> None:
+    await wait()
+    group.cancel_scope.cancel()
+
+
+async def _can_be_reached(http: EngineHTTP) -> bool:
+    for _ in range(_TRIES):
+        try:
+            await read_properties(http)
+        except ConnectionLostError:
+            await anyio.sleep(_POLL_SECONDS)
+        except EngineRefusedError:
+            return True
+        else:
+            return True
+    return False
 
 
 def _serving(
@@ -132,7 +171,7 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float
             deadline = anyio.current_time() + patience
         elif anyio.current_time() > deadline:
             raise EngineStartError(
-                f"llama-server showed no progress for {patience:g} s (START_SECONDS). Its last lines:\n{_tail(process)}"
+                f"llama-server showed no progress for {patience:g} s (START_SECONDS). {TAIL}\n{_tail(process)}"
             )
         await anyio.sleep(_POLL_SECONDS)
 
@@ -153,7 +192,7 @@ def _tail(process: EngineProcess) -> str:
 def _last_words(process: EngineProcess) -> str:
     tail = _tail(process)
     hint = next((f"Most likely {hint}.\n" for sign, hint in _HINTS if sign in tail.lower()), "")
-    return f"{process.how_it_ended()}. {hint}Its last lines:\n{tail}"
+    return f"{process.how_it_ended()}. {hint}{TAIL}\n{tail}"
 
 
 @contextlib.asynccontextmanager
@@ -164,7 +203,7 @@ async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving
         EngineStartError: what answers is no llama-server.
     """
     shown = hide_password(url)
-    reported = anyio.Event()
+    reported = _Reported()
     async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
         properties = await _until_it_answers(http, shown)
         log.info(
@@ -173,21 +212,16 @@ async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving
             action="engine_ready",
         )
 
-        def report() -> None:
-            reported.set()
-
         async def gone() -> str:
-            nonlocal reported
             while True:
                 await reported.wait()
-                reported = anyio.Event()
                 try:
                     if await read_properties(http) is None:
                         return "loads its model again"
                 except (ConnectionLostError, EngineRefusedError):
                     return "does not answer any more"
 
-        yield _serving(settings, LlamaEngine(http, properties), gone, report, None)
+        yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, None)
 
 
 async def _until_it_answers(http: EngineHTTP, shown: str) -> LlamaProperties:

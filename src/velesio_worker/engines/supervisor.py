@@ -12,7 +12,7 @@ from typing import Any, Final, Generic
 import anyio
 import anyio.to_thread
 
-from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec
+from velesio_worker.engines.base import TAIL, E, EngineState, Launcher, Serving, Spec
 from velesio_worker.engines.leases import Lease, Leases
 from velesio_worker.engines.turns import TURN_SECONDS, Turns
 from velesio_worker.engines.watchdog import Patience, Watchdog
@@ -39,7 +39,7 @@ MENDED_SECONDS: Final = 2.0
 """How often an engine that failed is looked at: perhaps somebody put the missing file there."""
 
 RETRY_SECONDS: Final = 300.0
-"""After how long an engine that failed is tried again all the same, unless its failure was final."""
+"""After how long an engine that failed is tried again all the same."""
 
 UNKILLABLE_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 5.0
@@ -105,6 +105,7 @@ class Supervisor(Generic[E]):
         self._hang = ""
         self._unload = False
         self._unloaded = anyio.Event()
+        self._unloading = 0
         self._failures = 0
         self._failed: str = ""
         self._mended: object = None
@@ -119,8 +120,8 @@ class Supervisor(Generic[E]):
 
     @property
     def reason(self) -> str:
-        """Why the engine cannot be started; empty unless the state is ``failed``."""
-        return self._failed if self._state is EngineState.FAILED else ""
+        """Why the engine cannot be started with its default model; empty if it can, as far as is known."""
+        return self._failed
 
     @property
     def model(self) -> str | None:
@@ -154,7 +155,7 @@ class Supervisor(Generic[E]):
             "running": self._leases.live,
             "waiting": self._leases.waiting,
             "restarts": self._losses,
-            "last_error": self._last_error or None,
+            "last_error": self._last_error or self._failed or None,
         }
 
     @contextlib.asynccontextmanager
@@ -234,7 +235,14 @@ class Supervisor(Generic[E]):
             self._unloaded = anyio.Event()
         self._hurry.set()
         self._wake_up()
-        await self._unloaded.wait()
+        self._unloading += 1
+        try:
+            await self._unloaded.wait()
+        finally:
+            self._unloading -= 1
+            if not self._unloading and not self._unloaded.is_set():
+                self._unload = False  # nobody wants it any more
+                self._wake_up()
 
     async def lost(self) -> None:
         """Take note that a request found the engine gone.
@@ -288,12 +296,16 @@ class Supervisor(Generic[E]):
             self._become(EngineState.FAILED if self._failed else EngineState.STOPPED)
             with anyio.move_on_after(MENDED_SECONDS if self._failed else None):
                 await self._woken()
-            if self._failed and (anyio.current_time() > self._retry_at or await self._is_mended(default)):
-                self._failed = ""
-                self._failures = 0
+            await self._look_again()
 
     def _refusal(self) -> JobError:
         return EngineFailedError(f"{self._launcher.name} cannot be started: {self._failed}")
+
+    async def _look_again(self) -> None:
+        """See whether a default model that could not be started may be tried once more."""
+        if self._failed and (anyio.current_time() > self._retry_at or await self._is_mended(self._leases.default)):
+            self._failed = ""
+            self._failures = 0
 
     async def _is_mended(self, spec: Spec) -> bool:
         return await anyio.to_thread.run_sync(self._launcher.fingerprint, spec) != self._mended
@@ -322,6 +334,10 @@ class Supervisor(Generic[E]):
         except EngineStartError as error:
             failure = error
             return lambda: self._did_not_start(spec, failure)
+        except Exception as error:
+            log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
+            mistake = EngineStartError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
+            return lambda: self._did_not_start(spec, mistake)
         if end.lost:
             return lambda: self._was_lost(spec, end)
         log.info(f"{self._launcher.name} was stopped: {end.reason}", action="engine_stopped", model=spec.name)
@@ -365,6 +381,7 @@ class Supervisor(Generic[E]):
                 self._become(EngineState.READY)
             with anyio.move_on_after(self._seconds_to_rest()):
                 await self._woken()
+            await self._look_again()
         self._leases.close()
         return reason
 
@@ -415,6 +432,7 @@ class Supervisor(Generic[E]):
         seconds = min(
             self._rests_in() if not self._leases.live else float("inf"),
             1.0 if self._turns is not None and self._turns.wanted else float("inf"),
+            MENDED_SECONDS if self._failed else float("inf"),
         )
         return None if seconds == float("inf") else max(seconds, 0.05)
 
@@ -445,28 +463,29 @@ class Supervisor(Generic[E]):
             kind = OutOfMemoryError if error.out_of_memory else ModelUnavailableError
             self._leases.refuse(spec, lambda: kind(f"The model {spec.name} cannot be loaded: {error}"))
             return
-        await self._failed_again(str(error), final=error.final)
+        await self._failed_again(str(error), shown=str(error), final=error.final)
 
     async def _was_lost(self, spec: Spec, end: _End) -> None:
-        self._last_error = f"{self._launcher.name} {end.lost}"
+        lost = _brief(f"{self._launcher.name} {end.lost}")
+        self._last_error = lost
         self._losses += 1
         if end.steady:
             self._failures = 0
         if spec != self._leases.default and self._failures + 1 >= FAILURES:
             self._failures = 0
-            self._leases.refuse(spec, lambda: ModelUnavailableError(f"The engine with {spec.name} {end.lost}"))
+            self._leases.refuse(spec, lambda: ModelUnavailableError(f"With the model {spec.name} {lost}"))
             return
-        await self._failed_again(f"{self._launcher.name} {end.lost}", final=False)
+        await self._failed_again(lost, shown=f"{self._launcher.name} {end.lost}")
 
-    async def _failed_again(self, reason: str, *, final: bool) -> None:
-        """Wait for the next try, longer each time, or give up."""
+    async def _failed_again(self, reason: str, *, shown: str, final: bool = False) -> None:
+        """Wait for the next try, longer each time, or give up; ``shown`` is the reason for the log, with details."""
         self._failures += 1
         if final or self._failures >= FAILURES:
             often = "" if final else f"it failed {self._failures} times in a row; the last time: "
             self._failed = often + reason
-            self._retry_at = float("inf") if final else anyio.current_time() + RETRY_SECONDS
+            self._retry_at = anyio.current_time() + RETRY_SECONDS
             self._mended = await anyio.to_thread.run_sync(self._launcher.fingerprint, self._leases.default)
-            log.critical(f"{self._launcher.name} cannot be started: {self._failed}", action="engine_failed")
+            log.critical(f"{self._launcher.name} cannot be started: {often}{shown}", action="engine_failed")
             self._become(EngineState.FAILED)
             return
         self._hurry = anyio.Event()
@@ -475,7 +494,7 @@ class Supervisor(Generic[E]):
         self._become(EngineState.BACKOFF)
         delay = min(LONGEST_DELAY, 2.0 ** (self._failures - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
         log.error(
-            reason,
+            shown,
             action="engine_lost",
             failures=self._failures,
             retry_seconds=round(delay, 1),
@@ -499,6 +518,11 @@ class Supervisor(Generic[E]):
             self._changed = anyio.Event()
             self._leases.tell()
             self._on_state(state)
+
+
+def _brief(reason: str) -> str:
+    """Return what happened without the engine's last lines: those of one that has run jobs may quote them."""
+    return reason.partition(TAIL)[0].rstrip()
 
 
 async def _done() -> None:
