@@ -63,6 +63,12 @@ def no_orphans(make_worker: MakeWorker) -> Iterator[Callable[..., WorkerProcess]
         wait_for(lambda worker=worker: not engine_processes(worker), f"{engine_processes(worker)} are left", 10)
 
 
+def state_of(redis: Any) -> str:
+    """What the only worker says of its text engine."""
+    (name,) = redis.zrange("{llama_queue}:workers", 0, -1)
+    return redis.hget(f"{{llama_queue}}:worker:{name}", "text_state")
+
+
 def troubled(trouble: str, note: Path, model: Path) -> str:
     """A STARTUP_COMMAND that is in trouble until ``note`` is there, and the real server then."""
     real = ["--model", str(model), "--ctx-size", "1024", "--parallel", "2", "--metrics"]
@@ -268,6 +274,44 @@ def test_what_a_killed_worker_left_is_ended_by_the_next(plain: Any, no_orphans: 
     assert len(engine_processes(heir)) == 2
     push(plain, "heir", max_tokens=4, stream=True)
     read(plain, "heir", until="done")
+
+
+def test_a_wrapper_that_outlives_its_server_is_replaced_and_nothing_in_another_session_is_left(
+    plain: Any, no_orphans: MakeWorker, model_path: Path
+) -> None:
+    real = [sys.executable, "-m", "velesio_worker.engines.embedded", "--model", str(model_path), "--ctx-size", "1024"]
+    worker = no_orphans(STARTUP_COMMAND=shlex.join(["sh", "-c", f"setsid {shlex.join(real)} & sleep 1000"]))
+    worker.wait_for("worker_ready")
+    (server,) = [process for process in engine_processes(worker) if "--model" in process.cmdline()]
+    server.kill()
+    push(plain, "through", max_tokens=8, stream=True)
+    got = read(plain, "through", until="done")
+    assert "cannot be reached" in worker.wait_for("engine_lost")["message"]
+    assert result(plain, "through")["text"] == joined(got)
+
+
+def test_a_default_that_fails_beside_another_model_costs_no_job_its_turn(
+    plain: Any, no_orphans: MakeWorker, model_path: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "good.gguf").symlink_to(model_path)
+    worker = no_orphans(MODEL_PATH=str(folder / "none.gguf"))
+    worker.wait_for("engine_failed")
+    push(plain, "named", max_tokens=4, stream=True, model="good")
+    read(plain, "named", until="done")
+    push(plain, "default", max_tokens=4, stream=True)
+    assert "none.gguf" in read(plain, "default", until="error")[-1][2]["error"]
+    push(plain, "how", job_type="health_check")
+    read(plain, "how", until="done")
+    text = result(plain, "how")["engines"]["text"]
+    assert "none.gguf" in text["last_error"]
+    push(plain, "again", max_tokens=4, stream=True, model="good")
+    read(plain, "again", until="done")
+    (folder / "none.gguf").symlink_to(model_path)
+    wait_for(lambda: state_of(plain) != "failed", "the file is there")
+    push(plain, "mended", max_tokens=4, stream=True)
+    read(plain, "mended", until="done")
 
 
 def test_a_failed_worker_leaves_jobs_to_others(plain: Any, no_orphans: MakeWorker, tmp_path: Path) -> None:

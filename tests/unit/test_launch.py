@@ -24,7 +24,7 @@ from velesio_worker.engines.gpu import Gpu, Gpus
 from velesio_worker.engines.launch import LlamaLauncher
 from velesio_worker.engines.llama import LlamaEngine
 from velesio_worker.engines.transfer import ModelDownloadError
-from velesio_worker.errors import BadJobError, EngineStartError, NoCapacityError
+from velesio_worker.errors import BadJobError, EngineStartError, ModelUnavailableError, NoCapacityError
 from velesio_worker.settings import Settings
 
 pytestmark = pytest.mark.anyio
