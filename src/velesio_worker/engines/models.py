@@ -85,8 +85,12 @@ class ModelFolder:
         raise BadJobError(f"data.model: there is no model {_REPR.repr(name)} in {self.folder}; {self._choice(there)}")
 
     def files(self) -> list[Path]:
-        """Return the models' files, sorted by their paths in the folder; of a split model the first part."""
-        return sorted(_walk(self.folder, _DEPTH, frozenset()), key=self._name)
+        """Return the models' files, sorted by their paths in the folder; of a split model the first part.
+
+        Of ``/`` only what lies in it itself: a ``MODEL_PATH`` there does not make a model folder of the whole host.
+        """
+        whole_disk = self.folder.resolve() == Path(self.folder.resolve().anchor)
+        return sorted(_walk(self.folder, 0 if whole_disk else _DEPTH, frozenset()), key=self._name)
 
     def listing(self, loaded: Path | None) -> list[dict[str, Any]]:
         """Describe the models.
