@@ -246,6 +246,7 @@ def test_an_idle_engine_is_stopped_and_the_next_job_starts_it(plain: Any, no_orp
     assert stages[0]["stage"] == "loading", got
     assert got[0][1] == "start"
     assert result(plain, "wake")["text"] == joined(got)
+    wait_for(lambda: plain.get("last_job_time"), "last_job_time", 10)
     assert abs(float(plain.get("last_job_time")) - time.time()) < 30
 
 

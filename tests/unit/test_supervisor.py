@@ -612,6 +612,7 @@ async def test_cancelling_the_supervisor_ends_the_leases_and_the_engine() -> Non
 async def test_cancelling_the_supervisor_lets_jobs_leave_before_the_engine_ends() -> None:
     supervised = Supervised()
     user = User(None, lingers=True)
+    ended_before = True
     async with anyio.create_task_group() as users:
         async with anyio.create_task_group() as group:
             group.start_soon(supervised.supervisor.run)
@@ -620,8 +621,9 @@ async def test_cancelling_the_supervisor_lets_jobs_leave_before_the_engine_ends(
             group.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await settled()
-                assert not supervised.launcher.life.ended
+                ended_before = supervised.launcher.life.ended
                 user.may_leave.set()
+        assert not ended_before
         assert supervised.launcher.life.ended
         assert isinstance(user.error, EngineCrashedError)
 
