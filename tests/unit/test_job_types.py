@@ -247,7 +247,7 @@ def test_a_text_job_may_name_a_model(type_: JobType) -> None:
     assert least(type_, model="b/c.gguf").model == "b/c.gguf"
 
 
-@pytest.mark.parametrize("type_", [JobType.LOAD_MODEL, JobType.SWITCH_MODEL, *IMAGES])
+@pytest.mark.parametrize("type_", [JobType.LOAD_MODEL, JobType.SWITCH_MODEL, *sorted(IMAGES)])
 def test_no_other_job_asks_for_a_model_to_run_on(type_: JobType) -> None:
     assert least(type_, model="b.gguf").model is None
 
