@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,5 +54,4 @@ async def test_a_stream_goes_on_after_a_kill(lanes: list[Pair], strike: str) -> 
     assert len(jobs) == STREAMS
     assert [modes(job) for job in jobs] == [["fresh", "continue"]] * STREAMS
     assert all((job.result or {})["usage"]["completion_tokens"] == MAX_TOKENS for job in jobs)
-    assert statistics.median(gaps) < GAP_SECONDS  # single ones depend on what else the machine does
-    assert max(gaps) < 2 * GAP_SECONDS
+    assert max(gaps) < GAP_SECONDS

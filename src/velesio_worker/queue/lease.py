@@ -12,8 +12,8 @@ from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.scripts import Scripts
 
-BEATS_PER_LEASE: Final = 6
-"""A third would do for the lease; twice as many halve what a killed worker costs the readers of its jobs."""
+BEATS_PER_LEASE: Final = 12
+"""A third would do for the lease; each further beat shortens what a killed worker costs the readers of its jobs."""
 
 Facts = Callable[[], Mapping[str, str | int]]
 
