@@ -38,9 +38,11 @@ class Progress:
 
     Attributes:
         data: the ``progress`` entry's data (wire protocol, section 4).
+        preview: a small JPEG of the image so far.
     """
 
     data: dict[str, Any]
+    preview: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from velesio_worker.errors import (
     UnusablePayloadError,
     VelesioError,
 )
+from velesio_worker.image_parameters import Img2ImgParameters, Txt2ImgParameters
 from velesio_worker.parameters import (
     ChatCompletionParameters,
     CompletionParameters,
     DetokenizeParameters,
     EmbeddingParameters,
-    ImageParameters,
     InfillParameters,
     LoadModelParameters,
     ManagementParameters,
@@ -49,11 +49,15 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 80, 80  # repr() fails on w
 
 
 class Kind(StrEnum):
-    """The kinds of capacity that a worker has; each has a ready list of its own."""
+    """The kinds of capacity that a worker has; each has a ready list of its own.
+
+    Jobs that look after image models have one, too, since only a worker with an image engine can answer them.
+    """
 
     TEXT = "text"
     IMAGE = "image"
     MANAGE = "manage"
+    MANAGE_IMAGE = "manage-image"
 
 
 class JobType(StrEnum):
@@ -102,6 +106,7 @@ _PRIVATE: Final = frozenset(
     {
         *("prompt", "messages", "input", "content", "query", "documents", "tokens"),
         *("input_prefix", "input_suffix", "input_extra"),
+        *("negative_prompt", "init_images", "mask", "script_args", "alwayson_scripts"),
     }
 )
 """Fields whose values are never repeated in an error, since errors are logged."""
@@ -114,8 +119,8 @@ _PARAMETERS: Final[Mapping[JobType, type[Parameters]]] = {
     JobType.RERANK: RerankParameters,
     JobType.TOKENIZE: TokenizeParameters,
     JobType.DETOKENIZE: DetokenizeParameters,
-    JobType.TXT2IMG: ImageParameters,
-    JobType.IMG2IMG: ImageParameters,
+    JobType.TXT2IMG: Txt2ImgParameters,
+    JobType.IMG2IMG: Img2ImgParameters,
     JobType.LIST_MODELS: ManagementParameters,
     JobType.MODEL_INFO: ManagementParameters,
     JobType.LOAD_MODEL: LoadModelParameters,
@@ -157,7 +162,7 @@ class Job(Envelope):
     def kind(self) -> Kind:
         """The capacity that the job takes up; what is asked of image models, a worker that has them must answer."""
         if isinstance(self.parameters, ManagementParameters) and self.parameters.kind == "image":
-            return Kind.IMAGE
+            return Kind.MANAGE_IMAGE
         return self.type.kind
 
     @property

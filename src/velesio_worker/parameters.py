@@ -11,7 +11,7 @@ _INT32: Final = 2**31 - 1
 _RANDOM_SEED: Final = 2**32 - 1
 """To llama.cpp, a seed of this value asks for any seed, as -1 does."""
 
-_FETCHED: Final = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+FETCHED: Final = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 """How what an engine would have to fetch begins; base64 has no colon."""
 
 
@@ -22,10 +22,10 @@ class _Parameters(BaseModel):
 
 
 class ModelParameters(_Parameters):
-    """Parameters of a job that a text model runs.
+    """Parameters of a job that a model runs.
 
     Attributes:
-        model: a file of the model folder; None for the model that the worker has by default.
+        model: the model's name, or a file of the model folder; None for the model that the worker has by default.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -168,7 +168,7 @@ def _is_fetched(part: dict[str, Any]) -> bool:
     if kind.endswith("_url"):
         url = fields.get("url")
         return not (isinstance(url, str) and url.startswith("data:"))
-    return any(isinstance(field, str) and _FETCHED.match(field) is not None for field in fields.values())
+    return any(isinstance(field, str) and FETCHED.match(field) is not None for field in fields.values())
 
 
 Message = Annotated[dict[str, Any], AfterValidator(_message)]
@@ -197,12 +197,6 @@ class ChatCompletionParameters(TextParameters):
         return super().continuable and plain and can_grow and not (self.tools or self.logprobs or self.top_logprobs)
 
 
-class ImageParameters(BaseModel):
-    """Parameters of an image job; the replica that has an image engine checks them."""
-
-    model_config = ConfigDict(extra="allow")
-
-
 class ManagementParameters(_Parameters):
     """Parameters of a job that looks after models.
 
@@ -229,4 +223,4 @@ class SwitchModelParameters(LoadModelParameters):
     kind: Literal["text", "image"] = "image"
 
 
-Parameters = TextParameters | AnswerParameters | ImageParameters | ManagementParameters
+Parameters = ModelParameters | ManagementParameters

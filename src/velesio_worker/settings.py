@@ -187,10 +187,48 @@ class Settings(BaseSettings):
     )
 
     sd_model_path: Path = Field(default=Path("./data/models/image/"), description="The folder of image models.")
-    sd_concurrency: Count = Field(default=1, description="Image jobs at a time.")
-    sd_startup_command: Command = Field(default=None, description="The command that starts the Stable Diffusion WebUI.")
+    sd_startup_command: Command = Field(
+        default=None,
+        description="The command that starts the Stable Diffusion WebUI (no shell), in data/sd if launch.py is there. "
+        "Default: that launch.py.",
+    )
+    sd_args: Command = Field(
+        default=None, description="Further arguments for the WebUI in data/sd, such as --medvram or --xformers."
+    )
     sd_server_url: HttpUrl = Field(
         default=None, description="Use this WebUI, which already runs, instead of starting one."
+    )
+    sd_port: Port = Field(default=7860, description="The port on 127.0.0.1 that the worker's WebUI listens on.")
+    sd_start_seconds: Seconds = Field(
+        default=120, description="How long a WebUI that starts may show no progress before it is given up, in seconds."
+    )
+    sd_concurrency: Count = Field(
+        default=1, description="Image jobs that the worker holds at a time; its WebUI gets one request at a time."
+    )
+    sd_max_batch: Count = Field(
+        default=4,
+        description="The largest batch_size; so many waiting txt2img jobs that differ in nothing are run at once.",
+    )
+    sd_max_images: Count = Field(default=16, description="The most images of one job: batch_size times n_iter.")
+    sd_max_pixels: Count = Field(
+        default=2048 * 2048, description="The most pixels of an image, width times height: of one made or one sent."
+    )
+    sd_override_settings: str = Field(
+        default="CLIP_stop_at_last_layers,sd_vae",
+        description="WebUI settings that a job's override_settings may hold, with commas between them.",
+    )
+    sd_scripts: str = Field(
+        default="", description="WebUI scripts that jobs may run, with commas between them: scripts run code."
+    )
+    previews: bool = Field(default=True, description="Give progress entries a small picture of the image so far.")
+    result_store: str | None = Field(
+        default=None, description="Where large images go instead of into the result: a folder, or s3://bucket/prefix."
+    )
+    result_store_url: HttpUrl = Field(
+        default=None, description="Where readers find RESULT_STORE. Default: file:// or signed URLs."
+    )
+    result_inline_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=_MEBIBYTE, description="Up to so many bytes of base64, images stay in the result with RESULT_STORE."
     )
 
     worker_timeout: Seconds = Field(default=600, description="The longest that a job may run, in seconds.")

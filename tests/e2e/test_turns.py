@@ -51,7 +51,7 @@ async def complete(supervisor: Supervisor[LlamaEngine]) -> None:
 
 
 async def test_two_busy_engines_take_turns(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("velesio_worker.engines.supervisor.TURN_SECONDS", TURN_SECONDS)
+    monkeypatch.setattr("velesio_worker.engines.life.TURN_SECONDS", TURN_SECONDS)
     assert turns_module.TURN_SECONDS > TURN_SECONDS
     turns = Turns()
     pair: list[Supervisor[LlamaEngine]] = []

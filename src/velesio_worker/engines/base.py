@@ -98,6 +98,9 @@ class Serving(Generic[E_co]):
             Raises TimeoutError if there is no answer.
         probe: has it do the least that shows that it works; returns when it has. Raises JobError if it cannot be
             reached.
+        exchange: loads another model in the engine that runs, while no job does; None if it has to be started anew for
+            that. Raises JobError if it cannot be loaded.
+        rest: has it let go of the GPU's memory until the next job, while none runs; None if it cannot. Raises JobError.
     """
 
     engine: E_co
@@ -107,6 +110,8 @@ class Serving(Generic[E_co]):
     kill: Callable[[], None] | None
     moved: Callable[[], Awaitable[float | None]]
     probe: Callable[[], Awaitable[None]]
+    exchange: Callable[[Spec], Awaitable[None]] | None = None
+    rest: Callable[[], Awaitable[None]] | None = None
 
 
 class Launcher(Protocol[E_co]):
@@ -115,10 +120,12 @@ class Launcher(Protocol[E_co]):
     Attributes:
         name: what the engine is called, for people.
         owned: whether its process is the worker's own, to stop and to start.
+        exchanges: whether a model is exchanged in the engine that runs, which is always started with the default one.
     """
 
     name: str
     owned: bool
+    exchanges: bool
 
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""

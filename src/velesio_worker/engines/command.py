@@ -214,8 +214,13 @@ def engine_environment(settings: Settings, environ: Mapping[str, str], port: int
     }
 
 
-def check_port(port: int) -> None:
+def check_port(port: int, *, setting: str = "LLAMA_PORT", url: str = "LLAMA_SERVER_URL") -> None:
     """Check that nothing listens on the port, so that the server that answers there is the one that was started.
+
+    Args:
+        port: the port on 127.0.0.1.
+        setting: the setting that names it.
+        url: the setting that names a server that runs already.
 
     Raises:
         EngineStartError: something does.
@@ -226,6 +231,6 @@ def check_port(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise EngineStartError(
-                f"Port {port} on {HOST} is taken ({error.strerror}): stop what listens there, set LLAMA_PORT to a free "
-                f"port, or set LLAMA_SERVER_URL=http://{HOST}:{port} to use that server"
+                f"Port {port} on {HOST} is taken ({error.strerror}): stop what listens there, set {setting} to a free "
+                f"port, or set {url}=http://{HOST}:{port} to use that server"
             ) from None

@@ -45,6 +45,7 @@ class LlamaLauncher:
     """
 
     name = "llama-server"
+    exchanges = False
 
     def __init__(self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] | None = None) -> None:
         self._settings = settings

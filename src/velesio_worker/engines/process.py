@@ -10,6 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -133,7 +134,7 @@ class EngineProcess:
             os.killpg(self.pid, number)
 
 
-async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str) -> EngineProcess:
+async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str, cwd: Path | None = None) -> EngineProcess:
     """Start a process whose output comes through a pipe of our own.
 
     With asyncio's own pipe the end of a process is not noticed while a child of it holds the output open.
@@ -150,6 +151,7 @@ async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str) ->
             stdout=writing,
             stderr=asyncio.subprocess.STDOUT,
             env=dict(env),
+            cwd=cwd,
             start_new_session=True,
             preexec_fn=_die_with_parent if _LIBC is not None else None,
         )
@@ -164,7 +166,13 @@ async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str) ->
 
 @contextlib.asynccontextmanager
 async def running(
-    command: Sequence[str], *, env: Mapping[str, str], on_line: OnLine, remedy: str, name: str = "engine"
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    on_line: OnLine,
+    remedy: str,
+    name: str = "engine",
+    cwd: Path | None = None,
 ) -> AsyncGenerator[EngineProcess, None]:
     """Run a command in a process group of its own; leaving the context ends the whole group.
 
@@ -176,13 +184,14 @@ async def running(
         on_line: gets each line that it writes to standard output or standard error.
         remedy: what to change if the program cannot be run.
         name: what it is called, should a later worker find it left behind.
+        cwd: the folder that it runs in; None for this process's.
 
     Raises:
         EngineStartError: there is no such program, or it cannot be run.
     """
     mark = new_mark()
     with anyio.CancelScope(shield=True):  # a process that exists has an owner, whatever happens
-        spawned = await _spawn(command, {**env, MARK: mark}, remedy)
+        spawned = await _spawn(command, {**env, MARK: mark}, remedy, cwd)
     process = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
     process.start_draining(on_line)
     with noted(process.pid, mark, name):

@@ -6,22 +6,22 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import anyio
-import anyio.abc
 
 from velesio_worker.engines.base import TAIL, Serving
 from velesio_worker.engines.command import LlamaCommand, check_port, engine_environment
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
+from velesio_worker.engines.presence import Reported, last_words, tail_of, until_gone
 from velesio_worker.engines.process import EngineProcess, running
 from velesio_worker.errors import EngineRefusedError, EngineStartError
 from velesio_worker.logs import get_logger
 from velesio_worker.settings import Settings, hide_password
 
 _POLL_SECONDS: Final = 0.1
-_TRIES: Final = 5
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
 _INVALID: Final = ("invalid argument", "error while handling argument", "has no such flag")
@@ -78,54 +78,23 @@ async def own_server(
             duration_ms=round((anyio.current_time() - began) * 1000),
             pid=process.pid,
         )
-        reported = _Reported()
+        reported = Reported()
 
-        async def gone() -> str:
-            """Wait for the end of the process, or until it cannot be reached: a wrapper may outlive its server."""
-            while process.returncode is None:
-                async with anyio.create_task_group() as either:
-                    either.start_soon(_first_of, process.wait, either)
-                    either.start_soon(_first_of, reported.wait, either)
-                if process.returncode is None and not await _can_be_reached(http):
-                    return "cannot be reached although its process lives"
-            await process.drained()
-            return _last_words(process)
+        async def answers() -> bool:
+            return await _answers(http)
 
+        gone = partial(until_gone, process, reported, answers, _last_words)
         yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
 
 
-class _Reported:
-    """Whether somebody has said that the server is gone."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        """Say so."""
-        self._event.set()
-
-    async def wait(self) -> None:
-        """Wait until somebody does, once more each time."""
-        await self._event.wait()
-        self._event = anyio.Event()
-
-
-async def _first_of(wait: Callable[[], Awaitable[object]], group: anyio.abc.TaskGroup) -> None:
-    await wait()
-    group.cancel_scope.cancel()
-
-
-async def _can_be_reached(http: EngineHTTP) -> bool:
-    for _ in range(_TRIES):
-        try:
-            await read_properties(http)
-        except ConnectionLostError:
-            await anyio.sleep(_POLL_SECONDS)
-        except EngineRefusedError:
-            return True
-        else:
-            return True
-    return False
+async def _answers(http: EngineHTTP) -> bool:
+    try:
+        await read_properties(http)
+    except ConnectionLostError:
+        return False
+    except EngineRefusedError:
+        return True
+    return True
 
 
 def _serving(
@@ -171,13 +140,13 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float
             deadline = anyio.current_time() + patience
         elif anyio.current_time() > deadline:
             raise EngineStartError(
-                f"llama-server showed no progress for {patience:g} s (START_SECONDS). {TAIL}\n{_tail(process)}"
+                f"llama-server showed no progress for {patience:g} s (START_SECONDS). {TAIL}\n{tail_of(process)}"
             )
         await anyio.sleep(_POLL_SECONDS)
 
 
 def _start_error(process: EngineProcess) -> EngineStartError:
-    said = _tail(process).lower()
+    said = tail_of(process).lower()
     return EngineStartError(
         f"llama-server {_last_words(process)}",
         final=any(sign in said for sign in _INVALID),
@@ -185,14 +154,9 @@ def _start_error(process: EngineProcess) -> EngineStartError:
     )
 
 
-def _tail(process: EngineProcess) -> str:
-    return "\n".join(f"  {line}" for line in process.tail) or "  (it wrote nothing)"
-
-
 def _last_words(process: EngineProcess) -> str:
-    tail = _tail(process)
-    hint = next((f"Most likely {hint}.\n" for sign, hint in _HINTS if sign in tail.lower()), "")
-    return f"{process.how_it_ended()}. {hint}{TAIL}\n{tail}"
+    said = tail_of(process).lower()
+    return last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
 
 
 @contextlib.asynccontextmanager
@@ -203,7 +167,7 @@ async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving
         EngineStartError: what answers is no llama-server.
     """
     shown = hide_password(url)
-    reported = _Reported()
+    reported = Reported()
     async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
         properties = await _until_it_answers(http, shown)
         log.info(

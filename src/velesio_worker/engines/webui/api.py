@@ -1,0 +1,170 @@
+"""The calls to a WebUI, and what it can do.
+
+Source of the routes: AUTOMATIC1111 1.10, ``modules/api/api.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import anyio
+import orjson
+
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, decode_json
+from velesio_worker.errors import EngineRefusedError, JobError, OutOfMemoryError
+
+NAME: Final = "the WebUI"
+ANSWER_SECONDS: Final = 10.0
+"""How long the answer to a question that takes no work may take."""
+
+OK: Final = 200
+_ABSENT: Final = frozenset({404, 501})
+_UNAUTHORISED: Final = frozenset({401, 403})
+_SHOWN: Final = 300
+_PREFIX: Final = "/sdapi/v1"
+_TASKS: Final = "/internal/progress"
+_NO_MEMORY: Final = ("outofmemoryerror", "out of memory", "failed to allocate", "not enough memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a server can do beside making images.
+
+    Attributes:
+        progress: tell how far it is.
+        interrupt: stop in the middle.
+        options: change its settings, the loaded model among them.
+        unload: take its model out of the GPU's memory, and load it again.
+        tasks: tell whether it works on a certain request.
+    """
+
+    progress: bool = False
+    interrupt: bool = False
+    options: bool = False
+    unload: bool = False
+    tasks: bool = False
+
+
+class WebUIApi:
+    """Asks a WebUI, and turns what it answers into Python or into an error.
+
+    Args:
+        http: the client.
+    """
+
+    def __init__(self, http: EngineHTTP) -> None:
+        self._http = http
+
+    async def get(self, route: str) -> Any:  # noqa: ANN401 (JSON)
+        """GET ``/sdapi/v1/<route>``; None if there is no such route.
+
+        Raises:
+            ConnectionLostError: there was no answer.
+            JobError: the answer was an error.
+        """
+        status, answer = await self._http.get(f"{_PREFIX}/{route}", timeout=ANSWER_SECONDS)
+        if status in _ABSENT:
+            return None
+        return _checked(status, answer)
+
+    async def post(
+        self,
+        route: str,
+        body: dict[str, Any],
+        *,
+        timeout: float | None = ANSWER_SECONDS,  # noqa: ASYNC109 (one limit for all the steps)
+    ) -> Any:  # noqa: ANN401 (JSON)
+        """POST to ``/sdapi/v1/<route>``; the longest wait is in seconds, None: for ever.
+
+        Raises:
+            NotReachedError: nothing listens there.
+            ConnectionLostError: there was no answer, or none in time.
+            JobError: the answer was an error.
+        """
+        return _checked(*await self._post(f"{_PREFIX}/{route}", body, timeout))
+
+    async def _post(self, path: str, body: dict[str, Any], limit: float | None) -> tuple[int, Any]:
+        try:
+            with anyio.fail_after(limit):
+                async with self._http.post(path, orjson.dumps(body)) as response:
+                    return response.status, decode_json(await response.body())
+        except TimeoutError:
+            raise ConnectionLostError(f"no answer to {path} within {limit:g} s") from None
+
+    async def is_at_work_on(self, task: str) -> bool:
+        """Whether the request with this task's id is the one that is worked on.
+
+        Raises:
+            ConnectionLostError: there was no answer.
+            JobError: the answer was an error.
+        """
+        question = {"id_task": task, "id_live_preview": -1, "live_preview": False}
+        answer = _checked(*await self._post(_TASKS, question, ANSWER_SECONDS))
+        return isinstance(answer, dict) and bool(cast("dict[str, Any]", answer).get("active"))
+
+    async def abilities(self) -> Abilities:
+        """Find out what the server can do; asking changes nothing.
+
+        Raises:
+            ConnectionLostError: there was no answer.
+            JobError: the answer was an error.
+        """
+        progress: Any = await self.get("progress")
+        changes, _ = await self._post(f"{_PREFIX}/options", {}, None)
+        return Abilities(
+            progress=isinstance(progress, dict) and "state" in progress,
+            interrupt=await self._takes_post(f"{_PREFIX}/interrupt"),
+            options=changes == OK,
+            unload=await self._takes_post(f"{_PREFIX}/unload-checkpoint"),
+            tasks=await self._takes_post(_TASKS),
+        )
+
+    async def _takes_post(self, path: str) -> bool:
+        """Whether there is a route that takes POST: to a GET it says that the method is wrong, not the route."""
+        status, _ = await self._http.get(path, timeout=ANSWER_SECONDS)
+        return status not in _ABSENT
+
+
+def _checked(status: int, answer: Any) -> Any:  # noqa: ANN401 (JSON)
+    if status == OK:
+        return answer
+    raise refusal(status, answer)
+
+
+def refusal(status: int, answer: object) -> JobError:
+    """Return the exception that stands for an answer that is an error.
+
+    AUTOMATIC1111 says ``{"error", "detail", "errors"}``, Forge ``message`` for ``errors``, FastAPI itself ``detail``
+    alone, which may be a list.
+
+    Args:
+        status: the HTTP status.
+        answer: the body, decoded; None if it is no JSON.
+    """
+    if status in _UNAUTHORISED:
+        return EngineRefusedError(
+            f"{NAME} wants a user and a password (--api-auth): put them into SD_SERVER_URL, as "
+            "http://user:password@host:port"
+        )
+    fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
+    words = [fields.get(name) for name in ("error", "detail", "errors", "message")]
+    said = ": ".join(_text(word) for word in words if word)[:_SHOWN] or "nothing more"
+    if any(sign in said.lower() for sign in _NO_MEMORY):
+        return OutOfMemoryError(f"{NAME} ran out of memory: {said}")
+    return EngineRefusedError(f"{NAME} answered with status {status}: {said}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):  # FastAPI's, of what is wrong
+        return "; ".join(_problem(problem) for problem in cast("list[object]", value))
+    return str(value)
+
+
+def _problem(problem: object) -> str:
+    if not isinstance(problem, dict):
+        return str(problem)
+    fields = cast("dict[str, Any]", problem)
+    path: Any = fields.get("loc")
+    place = ".".join(str(step) for step in cast("list[object]", path)) if isinstance(path, list) else ""
+    return f"{place}: {fields.get('msg')}"

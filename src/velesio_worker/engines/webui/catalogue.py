@@ -1,0 +1,148 @@
+"""What a WebUI has: models, samplers, schedulers, LoRAs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Final, cast
+
+from velesio_worker.engines.webui.api import WebUIApi
+from velesio_worker.errors import EngineRefusedError
+
+_SHOWN: Final = 40
+_NO_LETTER: Final = re.compile(r"[^a-z0-9+]")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageModel:
+    """A checkpoint that a WebUI knows.
+
+    Attributes:
+        name: its name; the file's, without the ending.
+        title: what the WebUI calls it; changes once its hash is known.
+        filename: the file, as the WebUI sees it.
+        hash: the beginning of its SHA-256, where that is known.
+    """
+
+    name: str
+    title: str
+    filename: str
+    hash: str | None
+
+    def answers_to(self, name: str) -> bool:
+        """Whether somebody who says ``name`` means this model."""
+        file = PurePath(self.filename).name
+        return name in {self.name, self.title, file, f"{self.title.rpartition(' [')[0]}"} or name == self.hash
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What a WebUI has.
+
+    Attributes:
+        models: its checkpoints.
+        loaded: the checkpoint that it says is loaded; None if it does not.
+        samplers: by plain name (see :func:`plain`) what the WebUI calls them; empty if it does not tell.
+        schedulers: likewise.
+        loras: the names of its LoRAs; None if it does not tell.
+        options: its settings.
+    """
+
+    models: Sequence[ImageModel] = ()
+    loaded: ImageModel | None = None
+    samplers: Mapping[str, str] = field(default_factory=dict[str, str])
+    schedulers: Mapping[str, str] = field(default_factory=dict[str, str])
+    loras: frozenset[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def model(self, name: str) -> ImageModel | None:
+        """Return the model that ``name`` means; None if there is none."""
+        return next((model for model in self.models if model.answers_to(name)), None)
+
+    def sampler(self, name: str) -> tuple[str, str | None] | None:
+        """Return the sampler that ``name`` means, and the scheduler if it names one, too; None if there is none.
+
+        WebUIs before 1.9 had names for both together, such as ``DPM++ 2M Karras``.
+        """
+        known = self.samplers.get(plain(name))
+        if known is not None:
+            return known, None
+        words = name.split()
+        both = len(words) > 1 and self.samplers.get(plain(" ".join(words[:-1])))
+        scheduler = self.schedulers.get(plain(words[-1])) if both else None
+        return (both, scheduler) if both and scheduler is not None else None
+
+    def scheduler(self, name: str) -> str | None:
+        """Return the scheduler that ``name`` means; None if there is none."""
+        return self.schedulers.get(plain(name))
+
+
+def plain(name: str) -> str:
+    """Return a name without what servers write differently: ``Euler a`` and ``euler_a`` are the same sampler."""
+    return _NO_LETTER.sub("", name.lower())
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names for people: not more than they read."""
+    names = sorted(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+async def read_catalogue(api: WebUIApi) -> Catalogue:
+    """Ask a WebUI what it has.
+
+    Raises:
+        ConnectionLostError: there was no answer.
+        JobError: the answer was an error, or what answers is no WebUI.
+    """
+    entries = await api.get("sd-models")
+    if not isinstance(entries, list):
+        raise EngineRefusedError("what answers /sdapi/v1/sd-models is no Stable Diffusion WebUI (start it with --api)")
+    models = [model for entry in cast("list[object]", entries) if (model := _model(entry)) is not None]
+    read: Any = await api.get("options")
+    options = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
+    loras = await api.get("loras")
+    return Catalogue(
+        models,
+        _loaded(models, options),
+        _named(await api.get("samplers"), "aliases"),
+        _named(await api.get("schedulers"), "aliases", "label"),
+        None if loras is None else frozenset(_named(loras, "alias").values()),
+        options,
+    )
+
+
+def _model(entry: object) -> ImageModel | None:
+    match entry:
+        case {"title": str(title), "model_name": str(name)}:
+            fields = cast("dict[str, Any]", entry)
+            return ImageModel(name, title, str(fields.get("filename") or ""), fields.get("hash") or None)
+        case _:
+            return None
+
+
+def _loaded(models: Sequence[ImageModel], options: Mapping[str, Any]) -> ImageModel | None:
+    said = options.get("sd_model_checkpoint")
+    found = next((model for model in models if isinstance(said, str) and model.answers_to(said)), None)
+    return found or (models[0] if len(models) == 1 else None)
+
+
+def _named(entries: object, *others: str) -> dict[str, str]:
+    """Return the entries' names by all that they may be called, in plain letters."""
+    names: dict[str, str] = {}
+    for entry in cast("list[object]", entries) if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        fields = cast("dict[str, Any]", entry)
+        name = fields.get("name")
+        if not isinstance(name, str):
+            continue
+        names[plain(name)] = name
+        for other in others:
+            said: Any = fields.get(other) or []
+            for word in cast("list[object]", said) if isinstance(said, list) else [said]:
+                names.setdefault(plain(str(word)), name)
+    return names

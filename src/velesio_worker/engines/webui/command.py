@@ -1,0 +1,119 @@
+"""How the WebUI is started."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from velesio_worker.engines.command import HOST
+from velesio_worker.errors import EngineStartError
+from velesio_worker.settings import Settings
+
+FOLDER: Final = Path("data/sd")
+"""Where the worker looks for a WebUI."""
+
+LAUNCH: Final = "launch.py"
+_PYTHON: Final = Path("venv/bin/python")
+_API_PORT: Final = 7861
+"""Where AUTOMATIC1111 and Forge listen with ``--nowebui`` if no ``--port`` is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebUICommand:
+    """How the WebUI is started.
+
+    Attributes:
+        argv: program and arguments.
+        folder: the folder to run it in; None for the worker's.
+        port: the port on 127.0.0.1 that it listens on.
+        source: where the program was found, for people.
+    """
+
+    argv: Sequence[str]
+    folder: Path | None
+    port: int
+    source: str
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"http://{HOST}:{self.port}"
+
+
+def has_webui(settings: Settings) -> bool:
+    """Whether there is a WebUI to start or to use."""
+    return bool(settings.sd_server_url or settings.sd_startup_command) or (FOLDER / LAUNCH).exists()
+
+
+def webui_command(settings: Settings) -> WebUICommand:
+    """Put the command together: ``SD_STARTUP_COMMAND``, or ``launch.py`` in ``data/sd``.
+
+    Raises:
+        EngineStartError: there is neither, or the latter was not installed.
+    """
+    home = FOLDER.absolute() if (FOLDER / LAUNCH).exists() else None
+    if settings.sd_startup_command is not None:
+        argv = shlex.split(settings.sd_startup_command)
+        return WebUICommand(argv, _folder_for(argv[0], home), _port_of(argv) or settings.sd_port, "SD_STARTUP_COMMAND")
+    if home is None:
+        raise EngineStartError(
+            f"There is no Stable Diffusion WebUI: put one into {FOLDER} (so that {FOLDER / LAUNCH} is there), name "
+            "yours with SD_STARTUP_COMMAND or SD_SERVER_URL, or set RUN_SD=false.",
+            final=True,
+        )
+    python = home / _PYTHON
+    if not python.exists():
+        raise EngineStartError(
+            f"{FOLDER} has no {_PYTHON}: make it there (python3.10 -m venv venv), or name the program with "
+            "SD_STARTUP_COMMAND.",
+            final=True,
+        )
+    argv = [
+        *(str(python), LAUNCH),
+        *("--api", "--nowebui"),
+        *("--server-name", HOST),
+        *("--port", str(settings.sd_port)),
+        *("--ckpt-dir", str(settings.sd_model_path.absolute())),
+        *shlex.split(settings.sd_args or ""),
+    ]
+    return WebUICommand(argv, home, settings.sd_port, str(FOLDER))
+
+
+def _folder_for(program: str, home: Path | None) -> Path | None:
+    """The WebUI's folder, unless the program is found from the worker's own only."""
+    if home is None or (shutil.which(program) is not None and not (home / program).exists()):
+        return None if home is None or "/" in program else home
+    return home
+
+
+def _port_of(argv: Sequence[str]) -> int | None:
+    """The port that a command names; None if it names none."""
+    port = _API_PORT if "--nowebui" in argv else None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        for flag in ("--port", "--listen-port"):
+            value = following if word == flag else word.removeprefix(f"{flag}=") if word.startswith(f"{flag}=") else ""
+            port = int(value) if value.isdigit() else port
+    return port
+
+
+def webui_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the WebUI's environment: this process's, and the GPUs that it may see, numbered as NVML numbers them."""
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "PYTHONUNBUFFERED": "1",
+        **environ,
+        "CUDA_VISIBLE_DEVICES": settings.cuda_visible_devices,
+    }
+
+
+def credentials_of(argv: Sequence[str]) -> str | None:
+    """Return the user and password that a command asks callers for (``--api-auth``); the first pair of several."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        value = following if word == "--api-auth" else word.removeprefix("--api-auth=")
+        if word.startswith("--api-auth") and ":" in value:
+            return value.partition(",")[0]
+    return None

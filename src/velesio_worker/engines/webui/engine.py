@@ -1,0 +1,253 @@
+"""A WebUI as an engine of image jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import anyio
+
+from velesio_worker.engines.base import Generation
+from velesio_worker.engines.http import ConnectionLostError
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
+from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed, read_catalogue
+from velesio_worker.engines.webui.line import Line, LineOptions
+from velesio_worker.engines.webui.request import ImageRequest, Limits, prepare, with_numbers
+from velesio_worker.engines.webui.ticket import is_done
+from velesio_worker.errors import (
+    BadJobError,
+    EngineRefusedError,
+    EngineUnavailableError,
+    JobError,
+    ModelUnavailableError,
+    OutOfMemoryError,
+)
+from velesio_worker.events import Done, EngineEvent
+from velesio_worker.image_parameters import RANDOM, ImageParameters
+from velesio_worker.logs import get_logger
+from velesio_worker.parameters import Parameters
+
+SWITCH_SECONDS: Final = 600.0
+"""How long a WebUI may take to load another model."""
+
+_WARM_UP: Final[dict[str, Any]] = {
+    "prompt": "a",
+    "steps": 1,
+    "width": 64,
+    "height": 64,
+    "seed": 1,
+    "batch_size": 1,
+    "n_iter": 1,
+    "cfg_scale": 1.0,
+    "send_images": True,
+    "save_images": False,
+    "do_not_save_samples": True,
+    "do_not_save_grid": True,
+}
+
+log = get_logger(__name__)
+
+MemoryNumbers = Callable[[], Awaitable[str]]
+
+
+class WebUIEngine:
+    """A WebUI that answers.
+
+    Args:
+        api: the WebUI.
+        abilities: what it can do beside making images.
+        catalogue: what it has.
+        limits: what jobs may ask for.
+        memory: says for people how much memory the GPU has.
+        options: how the line before it is kept.
+
+    Attributes:
+        catalogue: as above, as it was last asked.
+        line: the requests that wait.
+    """
+
+    def __init__(
+        self,
+        api: WebUIApi,
+        abilities: Abilities,
+        catalogue: Catalogue,
+        limits: Limits,
+        memory: MemoryNumbers,
+        options: LineOptions,
+    ) -> None:
+        self._api = api
+        self._abilities = abilities
+        self._limits = limits
+        self._memory = memory
+        self._loaded = catalogue.loaded
+        self._resting = False
+        self._refreshing = anyio.Lock()
+        self.catalogue = catalogue
+        self.default = catalogue.loaded
+        self.line = Line(api, abilities, options, model=lambda: self.model, before=self.wake)
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is loaded; empty if the WebUI does not tell."""
+        return self._loaded.name if self._loaded is not None else ""
+
+    @property
+    def loaded(self) -> ImageModel | None:
+        """The model that is loaded, as far as that is known."""
+        return self._loaded
+
+    @property
+    def can_rest(self) -> bool:
+        """Whether it can take its model out of the GPU's memory."""
+        return self._abilities.unload
+
+    def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:  # noqa: ARG002 (no text)
+        """Return the run of an image job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
+        if not isinstance(parameters, ImageParameters):
+            raise BadJobError("An image engine runs no text jobs.")
+        return ImageGeneration(self, parameters)
+
+    async def prepared(self, parameters: ImageParameters) -> ImageRequest:
+        """Check a job against what the WebUI has; see :func:`velesio_worker.engines.webui.request.prepare`."""
+        return await prepare(parameters, self.catalogue, self._limits, self.refresh)
+
+    async def refresh(self) -> Catalogue:
+        """Ask the WebUI again what it has; somebody may have put a file there.
+
+        Raises:
+            JobError: it does not answer.
+        """
+        async with self._refreshing:
+            try:
+                for route in ("refresh-checkpoints", "refresh-loras"):
+                    await self._try_post(route)
+                self.catalogue = await read_catalogue(self._api)
+            except ConnectionLostError as error:
+                raise EngineUnavailableError(f"{NAME} does not answer: {error}") from error
+        return self.catalogue
+
+    async def _try_post(self, route: str) -> None:
+        try:
+            await self._api.post(route, {})
+        except EngineRefusedError as error:
+            log.debug(f"{route}: {error}", action="route_refused")
+
+    async def find(self, name: str) -> ImageModel:
+        """Return the model that ``name`` means.
+
+        Raises:
+            ModelUnavailableError: there is none, or it cannot be loaded here.
+            JobError: the WebUI does not answer.
+        """
+        model = self.catalogue.model(name) or (await self.refresh()).model(name)
+        if model is None:
+            known = listed(model.name for model in self.catalogue.models) or "none"
+            raise ModelUnavailableError(f"There is no image model {name!r} here; there are {known}.")
+        if not self._abilities.options and model != self._loaded:
+            raise ModelUnavailableError(
+                f"This worker's image engine has one model, {self.model!r}, and cannot load {name!r}."
+            )
+        return model
+
+    async def load(self, model: ImageModel | None) -> None:
+        """Load a model, while no job runs; None: the default one.
+
+        Raises:
+            JobError: it cannot be loaded.
+            ConnectionLostError: the WebUI went away.
+        """
+        model = model or self.default
+        if model is None or model == self._loaded:
+            return
+        await self.wake()
+        await self._api.post("options", {"sd_model_checkpoint": model.title}, timeout=SWITCH_SECONDS)
+        self.catalogue = await read_catalogue(self._api)
+        loaded = self.catalogue.loaded
+        if loaded is None or loaded.name != model.name:
+            has = "nothing" if loaded is None else repr(loaded.name)
+            raise ModelUnavailableError(f"{NAME} was to load {model.name!r} and has {has} loaded.")
+        self._loaded = loaded
+
+    async def load_named(self, name: str) -> None:
+        """Load a model by its name; an empty one means the default. Raises as :meth:`load` does."""
+        await self.load(await self.find(name) if name else None)
+
+    async def rest_when_idle(self) -> None:
+        """Rest once nothing is under way any more: what nobody wants may still be. Raises as :meth:`rest` does."""
+        await self.line.idle()
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Take the model out of the GPU's memory; the next job loads it again.
+
+        Raises:
+            JobError: the WebUI refuses.
+            ConnectionLostError: it went away.
+        """
+        if not self._resting:
+            await self._api.post("unload-checkpoint", {}, timeout=SWITCH_SECONDS)
+            self._resting = True
+            log.info(f"{NAME}'s model is out of the GPU's memory until it is wanted", action="engine_rests")
+
+    async def wake(self) -> None:
+        """Load the model again if it rests. Raises as :meth:`rest` does."""
+        if self._resting:
+            await self._api.post("reload-checkpoint", {}, timeout=SWITCH_SECONDS)
+            self._resting = False
+
+    async def warm_up(self) -> None:
+        """Make a small image: whoever can, is ready.
+
+        Raises:
+            JobError: it cannot.
+            ConnectionLostError: it went away.
+        """
+        await self._api.post("txt2img", _WARM_UP, timeout=None)
+
+    async def probe(self) -> None:
+        """Ask for the models, which shows that the server answers.
+
+        Raises:
+            JobError: it does not.
+        """
+        try:
+            await self._api.get("sd-models")
+        except ConnectionLostError as error:
+            raise EngineUnavailableError(f"{NAME} does not answer: {error}") from error
+
+    async def told_with_numbers(self, error: OutOfMemoryError, request: ImageRequest) -> JobError:
+        """Return the error with how much was asked for and how much there is."""
+        return with_numbers(error, request, await self._memory())
+
+
+class ImageGeneration:
+    """One job, from its check to its result.
+
+    Args:
+        engine: the WebUI.
+        parameters: the job's.
+    """
+
+    def __init__(self, engine: WebUIEngine, parameters: ImageParameters) -> None:
+        self._engine = engine
+        self._parameters = parameters
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        """Run the job; see :meth:`velesio_worker.engines.base.Generation.events`."""
+        request = await self._engine.prepared(self._parameters)
+        async with self._engine.line.place(request) as ticket:
+            while True:
+                try:
+                    events = await ticket.next()
+                except OutOfMemoryError as error:
+                    raise await self._engine.told_with_numbers(error, request) from None
+                yield events
+                if is_done(events):
+                    return
+
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is: a half-done image is no result."""
+        asked = self._parameters
+        names = {"prompt", "negative_prompt", "steps", "width", "height"}
+        parameters = asked.model_dump(include=names) | {"seed": None if asked.seed == RANDOM else asked.seed}
+        return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)

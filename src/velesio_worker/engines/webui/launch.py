@@ -1,0 +1,285 @@
+"""How image engines come to be: the worker's own WebUI, or one that runs elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+
+from velesio_worker.engines.base import Serving, Spec
+from velesio_worker.engines.command import check_port
+from velesio_worker.engines.gpu import Gpus, read_soon
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.orphans import end_orphans
+from velesio_worker.engines.presence import Reported, until_gone
+from velesio_worker.engines.process import EngineProcess, running
+from velesio_worker.engines.webui.api import NAME, WebUIApi
+from velesio_worker.engines.webui.catalogue import read_catalogue
+from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
+from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.line import LineOptions, Merging
+from velesio_worker.engines.webui.request import limits_of
+from velesio_worker.engines.webui.start import Patience, last_words, pass_on
+from velesio_worker.errors import (
+    EngineRefusedError,
+    EngineStartError,
+    EngineUnavailableError,
+    JobError,
+)
+from velesio_worker.logs import get_logger
+from velesio_worker.settings import GpuSharing, Settings, hide_password
+
+SPARE_SLOTS: Final = 4
+"""Jobs that name this worker come beside those from the list; they wait in the line."""
+
+_POLL_SECONDS: Final = 0.5
+_UNLOAD_SECONDS: Final = 10.0
+_MEBIBYTE: Final = 1024 * 1024
+_SAMPLES_FORMAT: Final = "samples_format"
+
+log = get_logger(__name__)
+
+
+class WebUILauncher:
+    """Starts Stable Diffusion WebUIs, or waits for one that runs elsewhere (``SD_SERVER_URL``).
+
+    Args:
+        settings: which, and how.
+        gpus: the GPUs that it may use.
+        environ: the environment to start it in; this process's by default.
+    """
+
+    name = "Stable Diffusion WebUI"
+    exchanges = True
+
+    def __init__(self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] | None = None) -> None:
+        self._settings = settings
+        self._gpus = gpus
+        self._environ = os.environ if environ is None else environ
+        self._merging = Merging(settings.sd_max_batch)
+        self._engine: WebUIEngine | None = None
+        self.owned = settings.sd_server_url is None
+
+    @property
+    def engine(self) -> WebUIEngine | None:
+        """The engine that serves, or served last."""
+        return self._engine
+
+    def default(self) -> Spec:
+        """What is served unless somebody asks for something else: whatever the WebUI has loaded when it starts."""
+        return Spec()
+
+    async def resolve(self, model: str) -> Spec:
+        """Return what a job's ``model`` stands for; see :class:`velesio_worker.engines.base.Launcher`."""
+        if self._engine is None:
+            return Spec(name=model)  # nobody knows before it serves
+        found = await self._engine.find(model)
+        default = self._engine.default
+        return Spec() if default is not None and found.name == default.name else Spec(name=found.name)
+
+    def known_as(self, model: str | None) -> Spec:
+        """Return what a job's ``model`` stands for, as far as that is known without asking."""
+        found = self._engine.catalogue.model(model) if self._engine is not None and model is not None else None
+        default = self._engine.default if self._engine is not None else None
+        if model is None or (found is not None and default is not None and found.name == default.name):
+            return Spec()
+        return Spec(name=found.name if found is not None else model)
+
+    def identity(self, spec: Spec) -> str | None:  # noqa: ARG002 (a Launcher's)
+        """Images are not kept in the prompt cache."""
+        return None
+
+    def fingerprint(self, spec: Spec) -> object:  # noqa: ARG002 (a Launcher's)
+        """Return what changes when somebody mends that which kept the WebUI from starting."""
+        try:
+            command = webui_command(self._settings)
+        except EngineStartError as error:
+            return str(error)
+        program = shutil.which(command.argv[0]) or str((command.folder or Path()) / command.argv[0])
+        try:
+            facts = os.stat(program)  # noqa: PTH116 (of what may be no path at all)
+        except OSError:
+            return program, None
+        return program, facts.st_size, facts.st_mtime_ns, facts.st_mode
+
+    @asynccontextmanager
+    async def serve(self, spec: Spec) -> AsyncGenerator[Serving[WebUIEngine], None]:  # noqa: ARG002 (the default one)
+        """Start the WebUI, wait until it is ready, and end it on leaving.
+
+        Raises:
+            EngineStartError: it did not become ready, and what to change.
+        """
+        async with AsyncExitStack() as stack:
+            if self._settings.sd_server_url is not None:
+                serving = await self._foreign(stack, self._settings.sd_server_url)
+            else:
+                serving = await self._own(stack)
+            self._engine = serving.engine
+            lines = await stack.enter_async_context(anyio.create_task_group())
+            lines.start_soon(serving.engine.line.run)
+            try:
+                yield serving
+            finally:
+                lines.cancel_scope.cancel()
+
+    async def _own(self, stack: AsyncExitStack) -> Serving[WebUIEngine]:
+        settings = self._settings
+        await anyio.to_thread.run_sync(end_orphans)
+        command = webui_command(settings)
+        check_port(command.port, setting="SD_PORT", url="SD_SERVER_URL")
+        log.info(f"starting the WebUI from {command.source}", action="engine_starting", port=command.port)
+        began = anyio.current_time()
+        process = await stack.enter_async_context(
+            running(
+                command.argv,
+                env=webui_environment(settings, self._environ),
+                on_line=pass_on,
+                remedy="check SD_STARTUP_COMMAND" if settings.sd_startup_command else "make its venv anew",
+                name="webui",
+                cwd=command.folder,
+            )
+        )
+        user = credentials_of(command.argv)
+        url = command.url.replace("://", f"://{_quoted(user)}@") if user else command.url
+        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
+        patience = Patience(process, settings.sd_start_seconds)
+        engine = await patience.through(partial(self._get_ready, api, process))
+        log.info(
+            f"the WebUI is ready: {engine.model or 'its model'}, {len(engine.catalogue.models)} models",
+            action="engine_ready",
+            duration_ms=round((anyio.current_time() - began) * 1000),
+            pid=process.pid,
+        )
+        reported = Reported()
+        gone = partial(until_gone, process, reported, partial(_answers, api), last_words)
+        return self._serving(engine, gone, reported.set, process.kill)
+
+    async def _get_ready(self, api: WebUIApi, process: EngineProcess) -> WebUIEngine:
+        while not await _answers(api):  # noqa: ASYNC110 (another process answers)
+            await anyio.sleep(_POLL_SECONDS)
+        engine = await self._make_engine(api, process)
+        await engine.warm_up()
+        return engine
+
+    async def _make_engine(self, api: WebUIApi, process: EngineProcess | None = None) -> WebUIEngine:
+        """Ask a WebUI what it can do and what it has."""
+        settings = self._settings
+        abilities = await api.abilities()
+        catalogue = await read_catalogue(api)
+        limits = limits_of(settings)
+        if abilities.options:
+            await self._settle(api, catalogue.options, limits.options)
+        options = LineOptions(
+            self._merging,
+            shared=not self.owned,
+            previews=settings.previews,
+            written=None if process is None else lambda: process.bytes,
+            kill=None if process is None else process.kill,
+        )
+        return WebUIEngine(api, abilities, catalogue, limits, self._memory, options)
+
+    async def _settle(self, api: WebUIApi, options: Mapping[str, Any], allowed: frozenset[str]) -> None:
+        """Set once what jobs may override, to what it is: the WebUI restores only what is in its file."""
+        wanted: dict[str, Any] = {name: options[name] for name in allowed if name in options}
+        if self.owned and options.get(_SAMPLES_FORMAT, "png") != "png":
+            wanted[_SAMPLES_FORMAT] = "png"
+        if wanted:
+            await api.post("options", wanted, timeout=None)
+
+    async def _foreign(self, stack: AsyncExitStack, url: str) -> Serving[WebUIEngine]:
+        shown = hide_password(url)
+        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
+        engine = await self._until_it_answers(api, shown)
+        log.info(f"the WebUI at {shown} is ready: {engine.model or 'its model'}", action="engine_ready")
+        reported = Reported()
+        stack.push_async_callback(self._let_go, engine)
+
+        async def gone() -> str:
+            while True:
+                await reported.wait()
+                if not await _answers(api):
+                    return "does not answer any more"
+
+        return self._serving(engine, gone, reported.set, None)
+
+    async def _until_it_answers(self, api: WebUIApi, shown: str) -> WebUIEngine:
+        said = ""
+        while True:
+            try:
+                return await self._make_engine(api)
+            except ConnectionLostError as error:
+                trouble = f"does not answer ({error})"
+            except JobError as error:
+                raise EngineStartError(f"SD_SERVER_URL={shown}: {error}", final=True) from None
+            if trouble != said:
+                said = trouble
+                log.warning(f"the WebUI at {shown} {trouble}; trying again", action="engine_absent")
+            await anyio.sleep(1)
+
+    async def _let_go(self, engine: WebUIEngine) -> None:
+        """Free the GPU for another engine where they take turns: a WebUI that runs elsewhere does not end."""
+        if self._settings.gpu_sharing is GpuSharing.EXCLUSIVE and engine.can_rest:
+            with anyio.move_on_after(_UNLOAD_SECONDS, shield=True), suppress(ConnectionLostError, JobError):
+                await engine.rest()
+
+    def _serving(
+        self,
+        engine: WebUIEngine,
+        gone: Callable[[], Awaitable[str]],
+        report: Callable[[], None],
+        kill: Callable[[], None] | None,
+    ) -> Serving[WebUIEngine]:
+        slots = self._settings.sd_concurrency * self._settings.sd_max_batch + SPARE_SLOTS
+        rest = partial(_reached, engine.rest_when_idle) if engine.can_rest else None
+        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, partial(_exchange, engine), rest)
+
+    async def _memory(self) -> str:
+        """Say how much memory the GPUs have."""
+        gpus = await read_soon(self._gpus)
+        have = ", ".join(
+            f"{gpu.name} has {gpu.free // _MEBIBYTE:,} of {gpu.total // _MEBIBYTE:,} MiB free" for gpu in gpus
+        )
+        return have or "how much the GPU has is not known (no NVML)"
+
+
+async def _answers(api: WebUIApi) -> bool:
+    """Whether a WebUI answers as one; an answer that no WebUI gives is said by whoever asks next."""
+    try:
+        return await api.get("sd-models") is not None
+    except ConnectionLostError:
+        return False
+    except EngineRefusedError as error:
+        return "status 5" not in str(error)
+    except JobError:
+        return True
+
+
+async def _untold() -> float | None:
+    """A WebUI has no count of its work; each job watches its own progress."""
+    return None
+
+
+async def _exchange(engine: WebUIEngine, spec: Spec) -> None:
+    await engine.line.idle()
+    await _reached(partial(engine.load_named, spec.name))
+
+
+async def _reached(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something; a connection that is lost is the engine's end, not the worker's mistake."""
+    try:
+        await work()
+    except ConnectionLostError as error:
+        raise EngineUnavailableError(f"{NAME} went away: {error}") from error
+
+
+def _quoted(user: str) -> str:
+    name, _, password = user.partition(":")
+    return f"{quote(name, safe='')}:{quote(password, safe='')}"

@@ -1,0 +1,293 @@
+"""The line before a WebUI: one request at a time, some of them for several jobs at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+from velesio_worker.engines.http import ConnectionLostError, NotReachedError
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
+from velesio_worker.engines.webui.pictures import preview
+from velesio_worker.engines.webui.progress import state_of
+from velesio_worker.engines.webui.request import ImageRequest
+from velesio_worker.engines.webui.result import results
+from velesio_worker.engines.webui.ticket import Round, Ticket
+from velesio_worker.errors import (
+    EngineCrashedError,
+    EngineRefusedError,
+    EngineUnavailableError,
+    JobError,
+    OutOfMemoryError,
+)
+from velesio_worker.events import Done, Progress
+from velesio_worker.image_parameters import Txt2ImgParameters
+from velesio_worker.logs import get_logger
+
+POLL_SECONDS: Final = 0.5
+PREVIEW_POLLS: Final = 4
+"""Every which poll asks for a picture, which costs the WebUI some work."""
+
+INTERRUPT_SECONDS: Final = 0.5
+"""How often a request that nobody wants any more is interrupted: one that comes too early is lost."""
+
+REPLACE_SECONDS: Final = 20.0
+"""How long a request that nobody wants may go on before a WebUI of the worker's own is replaced."""
+
+LISTEN_SECONDS: Final = 5.0
+LAST_SECONDS: Final = 2.0
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Merging:
+    """How many images may be made at once for several jobs; outlives the WebUI.
+
+    Attributes:
+        most: so many.
+    """
+
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineOptions:
+    """How a line treats its WebUI.
+
+    Attributes:
+        merging: how many images may be made at once for several jobs.
+        shared: whether others may use the WebUI, too.
+        previews: whether progress is shown in pictures.
+        written: how much the WebUI has written so far; None if that is not known.
+        kill: ends a WebUI that goes on with what nobody wants; None if it is not the worker's own.
+    """
+
+    merging: Merging
+    shared: bool
+    previews: bool
+    written: Callable[[], int] | None
+    kill: Callable[[], None] | None
+
+
+class Line:
+    """Sends one request at a time, so that progress and interrupts, which name no request, are about that one.
+
+    Args:
+        api: the WebUI.
+        abilities: what it can do.
+        options: how it is treated.
+        model: returns the name of the model that is loaded.
+        before: what is done before each request.
+    """
+
+    def __init__(
+        self,
+        api: WebUIApi,
+        abilities: Abilities,
+        options: LineOptions,
+        *,
+        model: Callable[[], str],
+        before: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._api = api
+        self._abilities = abilities
+        self._options = options
+        self._model = model
+        self._before = before
+        self._waiting: deque[Ticket] = deque()
+        self._round: Round | None = None
+        self._round_over = anyio.Event()
+        self._moved = anyio.Event()
+
+    @contextlib.asynccontextmanager
+    async def place(self, request: ImageRequest) -> AsyncGenerator[Ticket, None]:
+        """Stand in line with a request; leaving stops the work on it."""
+        ticket = Ticket(request)
+        self._waiting.append(ticket)
+        self._moved.set()
+        try:
+            yield ticket
+        finally:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            if self._round is not None:
+                self._round.leave(ticket)
+
+    async def idle(self) -> None:
+        """Wait until no request is under way: one that nobody wants any more may still be."""
+        while self._round is not None:
+            await self._round_over.wait()
+
+    async def run(self) -> None:
+        """Serve the line until cancelled."""
+        while True:
+            while not self._waiting:
+                self._moved = anyio.Event()
+                await self._moved.wait()
+            self._round, self._round_over = Round(self._next()), anyio.Event()
+            try:
+                await self._perform(self._round)
+            except anyio.get_cancelled_exc_class():
+                await self._interrupt_at_the_end(self._round)
+                raise
+            finally:
+                self._round = None
+                self._round_over.set()
+
+    async def _interrupt_at_the_end(self, round_: Round) -> None:
+        """Stop what a WebUI that is not the worker's own would go on with: it does not care who still listens."""
+        with anyio.move_on_after(LAST_SECONDS, shield=True):
+            await self._interrupt(round_)
+
+    def _next(self) -> list[Ticket]:
+        """Take the first in line, and those behind it that ask for the same."""
+        first = self._waiting.popleft()
+        tickets = [first]
+        asked = first.request.parameters
+        if not isinstance(asked, Txt2ImgParameters):
+            return tickets
+        room = self._options.merging.most - asked.batch_size
+        for ticket in list(self._waiting):
+            other = ticket.request.parameters
+            fits = other.batch_size <= room and isinstance(other, Txt2ImgParameters)
+            if fits and isinstance(other, Txt2ImgParameters) and asked.same_but_for_seed(other):
+                self._waiting.remove(ticket)
+                tickets.append(ticket)
+                room -= other.batch_size
+        return tickets
+
+    async def _perform(self, round_: Round) -> None:
+        answer: Any = None
+        done: list[Done] = []
+        try:
+            await self._before()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._follow if self._abilities.progress else self._listen, round_)
+                group.start_soon(self._stop_unwanted, round_)
+                answer = await self._send(round_)
+                group.cancel_scope.cancel()
+            await self._check_whole(round_)
+            requests = [ticket.request for ticket in round_.tickets]
+            done = await anyio.to_thread.run_sync(results, requests, answer, round_.seed, self._model())
+        except* JobError as errors:
+            error = _first(errors)
+            if isinstance(error, OutOfMemoryError) and len(round_.tickets) > 1:
+                self._options.merging.most = 1
+                log.warning(f"{NAME} ran out of memory: jobs are not run together any more", action="merging_off")
+            round_.fail(error)
+        except* ConnectionLostError as errors:
+            round_.fail(_lost(errors))
+        for ticket, end in zip(round_.tickets, done, strict=bool(done)):
+            if ticket in round_.wanted:
+                ticket.tell(Progress(round_.course.end().entry()), end)
+
+    async def _send(self, round_: Round) -> Any:  # noqa: ANN401 (JSON)
+        request = round_.tickets[0].request
+        body = request.body_with(round_.seed, round_.batch_size)
+        if self._abilities.tasks:
+            body["force_task_id"] = round_.task
+        if len(round_.tickets) > 1:
+            log.info(f"{len(round_.tickets)} jobs that ask for the same are run at once", action="jobs_merged")
+        return await self._api.post(request.route, body, timeout=None)
+
+    async def _check_whole(self, round_: Round) -> None:
+        """Find out whether somebody else interrupted the request: its image would be half done, and does not say so."""
+        if not self._abilities.progress or not round_.wanted:
+            return
+        state: dict[str, Any] = {}
+        with contextlib.suppress(ConnectionLostError, JobError):
+            state = state_of(await self._api.get("progress?skip_current_image=true"))
+        if state.get("interrupted") or state.get("skipped") or state.get("stopping_generation"):
+            raise EngineRefusedError("Somebody interrupted the image at the WebUI itself; what it has is half done.")
+
+    def _show_sign(self) -> None:
+        """Tell everybody in the line, those who wait as well, that the WebUI is at work."""
+        for ticket in (*self._waiting, *(self._round.wanted if self._round else ())):
+            ticket.tell()
+
+    async def _listen(self, _: Round) -> None:
+        """Show signs of a WebUI that does not tell how far it is: that it writes; one elsewhere is trusted."""
+        written = self._options.written
+        seen = None
+        while True:
+            await anyio.sleep(LISTEN_SECONDS)
+            now = written() if written is not None else None
+            if now is None or now != seen:
+                self._show_sign()
+            seen = now
+
+    async def _follow(self, round_: Round) -> None:
+        """Tell the jobs how far the WebUI is; trouble with that is no matter."""
+        polls, seen = 0, object()
+        while True:
+            await anyio.sleep(POLL_SECONDS)
+            polls += 1
+            looks = self._options.previews and polls % PREVIEW_POLLS == 0
+            try:
+                ours = await self._is_ours(round_)
+                answer: Any = await self._api.get(f"progress?skip_current_image={'false' if looks else 'true'}")
+            except (ConnectionLostError, JobError) as error:
+                log.debug(f"{NAME} does not tell how far it is: {error}", action="progress_unknown")
+                continue
+            state = state_of(answer)
+            if state != seen:
+                seen = state
+                self._show_sign()
+            position = round_.course.moved(answer) if ours else None
+            if position is not None:
+                picture = await self._preview(answer) if looks else None
+                round_.tell(Progress(position.entry(), picture))
+
+    async def _preview(self, answer: dict[str, Any]) -> bytes | None:
+        image = answer.get("current_image")
+        if not isinstance(image, str) or not image:
+            return None
+        try:
+            return await anyio.to_thread.run_sync(preview, image)
+        except ValueError as error:
+            log.debug(f"{NAME}'s preview cannot be used: {error}", action="preview_unusable")
+            return None
+
+    async def _is_ours(self, round_: Round) -> bool:
+        """Whether it is our request that the WebUI works on; others may have theirs in front of it."""
+        if not self._options.shared or not self._abilities.tasks:
+            return True
+        return await self._api.is_at_work_on(round_.task)
+
+    async def _stop_unwanted(self, round_: Round) -> None:
+        """Once nobody wants a request any more, interrupt it until it ends; a server of our own that goes on, goes."""
+        await round_.unwanted.wait()
+        deadline = anyio.current_time() + REPLACE_SECONDS
+        kill = self._options.kill
+        while kill is None or anyio.current_time() < deadline:
+            await self._interrupt(round_)
+            await anyio.sleep(INTERRUPT_SECONDS)
+        log.warning(f"{NAME} goes on with an image that nobody wants; it is started again", action="engine_replaced")
+        kill()
+
+    async def _interrupt(self, round_: Round) -> None:
+        if self._abilities.interrupt:
+            with contextlib.suppress(ConnectionLostError, JobError):
+                if await self._is_ours(round_):
+                    await self._api.post("interrupt", {})
+
+
+def _first(errors: BaseExceptionGroup[JobError]) -> JobError:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _lost(errors: BaseExceptionGroup[ConnectionLostError]) -> JobError:
+    """Return what the end of a connection means for a job: a request that never arrived costs it no attempt."""
+    error = errors.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        return _lost(error)
+    if isinstance(error, NotReachedError):
+        return EngineUnavailableError(f"{NAME} cannot be reached: {error}")
+    return EngineCrashedError(f"{NAME} went away while it made the image: {error}")

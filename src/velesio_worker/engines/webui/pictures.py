@@ -1,0 +1,108 @@
+"""Images that come with a job, and images that go out: decoded, measured, made small. Slow: for a thread."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import struct
+import warnings
+from typing import Final
+
+from PIL import Image, UnidentifiedImageError
+
+from velesio_worker.errors import BadJobError
+
+PREVIEW_SIDE: Final = 256
+"""The longer side of a preview, in pixels."""
+
+PREVIEW_QUALITY: Final = 70
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_HEAD: Final = 32
+"""How many characters of base64 hold a PNG's signature, the length and name of its first chunk, and its size."""
+
+
+def bare(picture: str) -> str:
+    """Return an image's base64 without what stands before it in a data URI."""
+    return picture.partition(",")[2] if picture.lstrip()[:5].lower() == "data:" else picture
+
+
+def check_picture(picture: str, *, name: str, max_pixels: int) -> str:
+    """Decode an image that came with a job.
+
+    Args:
+        picture: base64, bare or in a data URI.
+        name: what it is called in an error.
+        max_pixels: how many it may have.
+
+    Returns:
+        the same as bare base64, without line breaks.
+
+    Raises:
+        BadJobError: it is none that can be used, and why.
+    """
+    text = "".join(bare(picture).split())
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadJobError(f"data.{name} is no base64 (with padding; bare or as data:image/png;base64,…).") from None
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
+            width, height = image.size
+            if width * height > max_pixels:
+                raise BadJobError(
+                    f"data.{name} has {width}x{height} pixels; SD_MAX_PIXELS allows {max_pixels}. Send a smaller one."
+                )
+            image.load()
+    except Image.DecompressionBombError:
+        raise BadJobError(f"data.{name} has too many pixels; SD_MAX_PIXELS allows {max_pixels}.") from None
+    except UnidentifiedImageError:
+        raise BadJobError(f"data.{name} is no image: send a PNG, JPEG, WebP, BMP or GIF.") from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:  # as Pillow's decoders have it
+        raise BadJobError(f"data.{name} is damaged or cut off ({error}).") from None
+    return text
+
+
+def png_size(picture: str) -> tuple[int, int] | None:
+    """Return width and height of a PNG in base64, in pixels; None if it is no PNG."""
+    try:
+        head = base64.b64decode(picture[:_HEAD])
+    except (binascii.Error, ValueError):
+        return None
+    if len(head) < len(_PNG) + 16 or not head.startswith(_PNG):
+        return None
+    return struct.unpack(">II", head[16:24])
+
+
+def as_png(picture: str) -> str:
+    """Return an image of another format as a PNG, both in base64.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(bare(picture)))) as image:
+            out = io.BytesIO()
+            image.save(out, "PNG")
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ValueError(f"no image: {error}") from None
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def preview(picture: str) -> bytes:
+    """Make a small JPEG of an image in base64.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(bare(picture)))) as image:
+            small = image.convert("RGB")
+            small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+            out = io.BytesIO()
+            small.save(out, "JPEG", quality=PREVIEW_QUALITY)
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ValueError(f"no image: {error}") from None
+    return out.getvalue()

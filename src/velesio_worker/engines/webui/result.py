@@ -1,0 +1,134 @@
+"""From a WebUI's answer to the results of the jobs that it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import orjson
+
+from velesio_worker.engines.webui.catalogue import plain
+from velesio_worker.engines.webui.pictures import as_png, png_size
+from velesio_worker.engines.webui.request import ImageRequest
+from velesio_worker.errors import EngineRefusedError
+from velesio_worker.events import Done
+
+_PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", "infotexts")
+
+
+def results(requests: Sequence[ImageRequest], answer: object, seed: int, model: str) -> list[Done]:
+    """Share a WebUI's answer out among the jobs that were run as one request. Slow: for a thread.
+
+    Args:
+        requests: what the jobs asked for, in the order of their images.
+        answer: the answer, decoded.
+        seed: the first seed that was sent; the others follow one another.
+        model: the name of the model that is loaded.
+
+    Raises:
+        EngineRefusedError: the answer is not what was asked for.
+    """
+    images, info = _read(answer)
+    wanted = sum(request.parameters.images for request in requests)
+    if len(images) < wanted:
+        raise EngineRefusedError(f"The WebUI made {len(images)} of {wanted} images: somebody else interrupted it.")
+    seeds = _seeds(info, seed, wanted)
+    done: list[Done] = []
+    first = 0
+    for request in requests:
+        last = first + request.parameters.images
+        own = _share(info, first, last)
+        done.append(_done(request, images[first:last], own, seeds[first:last], model))
+        first = last
+    return done
+
+
+def _read(answer: object) -> tuple[list[str], dict[str, Any]]:
+    """Return the images, without a grid that stands before them, and the info; empty if there is none."""
+    fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
+    pictures: Any = fields.get("images")
+    if not isinstance(pictures, list):
+        raise EngineRefusedError("The WebUI's answer has no images.")
+    images = [picture for picture in cast("list[object]", pictures) if isinstance(picture, str)]
+    info = _info(fields.get("info"))
+    first: Any = info.get("index_of_first_image")
+    return images[first if isinstance(first, int) else 0 :], info
+
+
+def _info(info: object) -> dict[str, Any]:
+    """Read the info, which is JSON in a string, or an empty one."""
+    if isinstance(info, str):
+        try:
+            info = orjson.loads(info)
+        except orjson.JSONDecodeError:
+            return {}
+    return cast("dict[str, Any]", info) if isinstance(info, dict) else {}
+
+
+def _seeds(info: dict[str, Any], seed: int, count: int) -> list[int]:
+    told = info.get("all_seeds")
+    if isinstance(told, list) and len(cast("list[Any]", told)) >= count:
+        return cast("list[int]", told)[:count]
+    return [seed + number for number in range(count)]
+
+
+def _share(info: dict[str, Any], first: int, last: int) -> dict[str, Any]:
+    """Return what the info says of some of the images."""
+    own = dict(info)
+    for name in _PER_IMAGE:
+        value = info.get(name)
+        if isinstance(value, list):
+            own[name] = cast("list[Any]", value)[first:last]
+    if own.get("all_seeds"):
+        own["seed"] = own["all_seeds"][0]
+    if own.get("all_subseeds"):
+        own["subseed"] = own["all_subseeds"][0]
+    return own
+
+
+def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds: list[int], model: str) -> Done:
+    parameters = request.parameters
+    warnings = [*request.warnings, *_fallbacks(request, info, model)]
+    sizes: set[tuple[int, int]] = set()
+    for number, image in enumerate(images):
+        size = png_size(image)
+        if size is None:
+            try:
+                images[number] = as_png(image)
+            except ValueError:
+                raise EngineRefusedError("The WebUI's answer has an image that is none.") from None
+            size = png_size(images[number]) or (0, 0)
+            warnings.append("The WebUI made an image that is no PNG (its samples_format); it was converted.")
+        sizes.add(size)
+    width, height = min(sizes)
+    if sizes != {(parameters.width, parameters.height)}:
+        warnings.append(f"The images have {width}x{height} pixels, not {parameters.width}x{parameters.height}.")
+    used: dict[str, Any] = {
+        "prompt": parameters.prompt,
+        "negative_prompt": parameters.negative_prompt,
+        "steps": parameters.steps,
+        "seed": seeds[0],
+        "width": width,
+        "height": height,
+        "cfg_scale": parameters.cfg_scale,
+        "sampler_name": info.get("sampler_name") or request.body.get("sampler_name"),
+        "batch_size": parameters.batch_size,
+        "n_iter": parameters.n_iter,
+        "model": info.get("sd_model_name") or model,
+    }
+    result: dict[str, Any] = {"images": images, "parameters": used, "seeds": seeds, "info": info}
+    if warnings:
+        result["warnings"] = list(dict.fromkeys(warnings))
+    return Done(result, "stop")
+
+
+def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[str]:
+    """What the WebUI says that it did otherwise than it was asked."""
+    said: list[str] = []
+    sampler, used = request.body.get("sampler_name"), info.get("sampler_name")
+    if isinstance(used, str) and isinstance(sampler, str) and plain(used) != plain(sampler):
+        said.append(f"The WebUI used the sampler {used!r} instead of {sampler!r}.")
+    loaded = info.get("sd_model_name")
+    if isinstance(loaded, str) and loaded and loaded != model:
+        said.append(f"The WebUI used the model {loaded!r} instead of {model!r}.")
+    return said

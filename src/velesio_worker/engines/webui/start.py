@@ -1,0 +1,104 @@
+"""How long a WebUI that starts is waited for, and what is said of one that did not."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+
+from velesio_worker.engines import presence
+from velesio_worker.engines.http import ConnectionLostError
+from velesio_worker.engines.presence import tail_of
+from velesio_worker.engines.process import EngineProcess
+from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.errors import EngineStartError, JobError, OutOfMemoryError
+from velesio_worker.logs import get_logger
+
+_LOOK_SECONDS: Final = 0.5
+_TROUBLE: Final = re.compile(r"\b(error|traceback|exception)\b", re.IGNORECASE)
+
+webui_log = get_logger("webui")
+
+
+class Patience:
+    """Waits for a starting process for as long as it writes.
+
+    Args:
+        process: the process.
+        seconds: how long it may write nothing.
+    """
+
+    def __init__(self, process: EngineProcess, seconds: float) -> None:
+        self._process = process
+        self._seconds = seconds
+
+    async def through(self, work: Callable[[], Awaitable[WebUIEngine]]) -> WebUIEngine:
+        """Do some work that ends once the process is ready.
+
+        Raises:
+            EngineStartError: the process ended, wrote nothing for too long, or is not what it was taken for.
+        """
+        engine: WebUIEngine | None = None
+        trouble: EngineStartError | None = None
+
+        async def watch() -> None:
+            nonlocal trouble
+            trouble = await self._trouble()
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            try:
+                engine = await work()
+            except ConnectionLostError as error:
+                trouble = EngineStartError(f"The WebUI went away while it started: {error}. {tail_of(self._process)}")
+            except JobError as error:
+                trouble = _start_error(error)
+            group.cancel_scope.cancel()
+        if engine is None or trouble is not None:
+            raise trouble or EngineStartError
+        return engine
+
+    async def _trouble(self) -> EngineStartError:
+        process, seen = self._process, -1
+        deadline = anyio.current_time() + self._seconds
+        while process.returncode is None:
+            if process.bytes != seen:
+                seen, deadline = process.bytes, anyio.current_time() + self._seconds
+            elif anyio.current_time() > deadline:
+                return EngineStartError(
+                    f"The WebUI showed no progress for {self._seconds:g} s (SD_START_SECONDS). Its last lines:\n"
+                    f"{tail_of(process)}"
+                )
+            await anyio.sleep(_LOOK_SECONDS)
+        await process.drained()
+        return EngineStartError(f"The WebUI {last_words(process)}")
+
+
+def _start_error(error: JobError) -> EngineStartError:
+    memory = isinstance(error, OutOfMemoryError)
+    remedy = "Give it less to hold (SD_ARGS=--medvram, a smaller model)" if memory else "Check SD_STARTUP_COMMAND"
+    return EngineStartError(f"What was started does not serve as a WebUI: {error}. {remedy}.", out_of_memory=memory)
+
+
+_HINTS: Final = (
+    ("out of memory", "there is too little GPU memory: SD_ARGS=--medvram, or a smaller model"),
+    ("unrecognized arguments", "the WebUI does not know an argument: check SD_STARTUP_COMMAND and SD_ARGS"),
+    ("no checkpoints found", "there is no model: put one into SD_MODEL_PATH"),
+    ("no module named", "the WebUI is not installed whole: run its own installation once"),
+    ("address already in use", "the port is taken: set SD_PORT"),
+)
+
+
+def last_words(process: EngineProcess) -> str:
+    """Say how a WebUI's process ended, what most likely went wrong, and what it wrote last."""
+    said = tail_of(process).lower()
+    return presence.last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
+
+
+def pass_on(line: str) -> None:
+    """Pass a line of the WebUI's log on: what looks like trouble as a warning, the rest as debug."""
+    webui_log.log(logging.WARNING if _TROUBLE.search(line) else logging.DEBUG, line, action="engine_log")
