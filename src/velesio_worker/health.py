@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from velesio_worker import __version__
 from velesio_worker.engines.gpu import Gpu, Gpus, read_soon
 from velesio_worker.engines.supervisor import Supervisor
+from velesio_worker.jobs import Kind
 
 
 class Health:
@@ -16,20 +17,21 @@ class Health:
 
     Args:
         worker: the worker's id.
-        text: the supervisor of the text engine.
+        supervisors: those of the engines that there are, by the kind of their jobs.
         gpus: the GPUs that the engines may use.
     """
 
-    def __init__(self, worker: str, text: Supervisor[Any], gpus: Gpus) -> None:
+    def __init__(self, worker: str, supervisors: Mapping[Kind, Supervisor[Any]], gpus: Gpus) -> None:
         self._worker = worker
-        self._text = text
+        self._supervisors = supervisors
         self._gpus = gpus
         self._began = time.time()
 
     async def check(self) -> dict[str, Any]:
         """Return a ``health_check`` job's result (wire protocol, section 5)."""
         gpus = await read_soon(self._gpus)
-        text = self._text.facts()
+        engines = {kind.value: supervisor.facts() for kind, supervisor in self._supervisors.items()}
+        text, image = engines.get(Kind.TEXT), engines.get(Kind.IMAGE)
         return {
             "timestamp": round(time.time(), 3),
             "worker": self._worker,
@@ -38,10 +40,10 @@ class Health:
             "gpu_available": bool(gpus),
             "gpu_memory": _memory(gpus),
             "gpus": [_described(gpu) for gpu in gpus],
-            "models_loaded": {"llm": text["model"], "sd": None},
-            "llm_worker": text["state"],
-            "sd_worker": None,
-            "engines": {"text": text},
+            "models_loaded": {"llm": text and text["model"], "sd": image and image["model"]},
+            "llm_worker": text and text["state"],
+            "sd_worker": image and image["state"],
+            "engines": engines,
         }
 
 

@@ -1,9 +1,12 @@
-"""Jobs that look after models: ``list_models``, ``model_info``, ``load_model``, ``unload_models``, ``health_check``."""
+"""Jobs that look after models: ``list_models``, ``model_info``, ``load_model``, ``switch_model``, ``unload_models``.
+
+And ``health_check``, whose models it asks after.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import anyio.to_thread
 
@@ -14,24 +17,30 @@ from velesio_worker.engines.llama import LlamaEngine
 from velesio_worker.engines.supervisor import Supervisor
 from velesio_worker.errors import EngineCrashedError, EngineUnavailableError, NoCapacityError
 from velesio_worker.health import Health
-from velesio_worker.jobs import Job, JobType
+from velesio_worker.jobs import Job, JobType, Kind
 from velesio_worker.parameters import LoadModelParameters
 
 OnWait = Callable[[EngineState], None]
 
 
+class Models(Protocol):
+    """Runs management jobs on one engine."""
+
+    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
+        """Run a job; see :meth:`Management.run`."""
+        ...
+
+
 class Management:
-    """Runs management jobs on the text engine.
+    """Runs management jobs.
 
     Args:
-        supervisor: the text engine's.
-        launcher: knows the models that there are.
+        models: who looks after the models of each kind of management job that the worker can answer.
         health: answers health checks.
     """
 
-    def __init__(self, supervisor: Supervisor[LlamaEngine], launcher: LlamaLauncher, health: Health) -> None:
-        self._supervisor = supervisor
-        self._launcher = launcher
+    def __init__(self, models: Mapping[Kind, Models], health: Health) -> None:
+        self._models = models
         self._health = health
 
     async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
@@ -44,6 +53,28 @@ class Management:
         Raises:
             JobError: the job failed.
         """
+        if job.type is JobType.HEALTH_CHECK:
+            return await self._health.check()
+        models = self._models.get(job.kind)
+        if models is None:
+            raise NoCapacityError(f"This worker runs no {'image' if job.kind is Kind.MANAGE_IMAGE else 'text'} jobs.")
+        return await models.run(job, on_wait)
+
+
+class TextModels:
+    """Runs management jobs on the text engine.
+
+    Args:
+        supervisor: the text engine's.
+        launcher: knows the models that there are.
+    """
+
+    def __init__(self, supervisor: Supervisor[LlamaEngine], launcher: LlamaLauncher) -> None:
+        self._supervisor = supervisor
+        self._launcher = launcher
+
+    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
+        """Run a job; see :meth:`Management.run`."""
         match job.type:
             case JobType.LIST_MODELS:
                 return {"models": await self._list()}
@@ -52,8 +83,6 @@ class Management:
             case JobType.UNLOAD_MODELS:
                 await self._supervisor.unload()
                 return {"success": True}
-            case JobType.HEALTH_CHECK:
-                return await self._health.check()
             case _ if isinstance(job.parameters, LoadModelParameters):
                 model = await self._supervisor.load(job.parameters.model, on_wait=on_wait)
                 return {"success": True, "model": model}

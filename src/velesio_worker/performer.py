@@ -24,8 +24,10 @@ from velesio_worker.errors import (
     JobError,
     JobTimeoutError,
     NoCapacityError,
+    OutOfMemoryError,
 )
 from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token, start_entry
+from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
 from velesio_worker.logs import get_logger
 from velesio_worker.parameters import AnswerParameters
@@ -52,6 +54,7 @@ class Performer:
         engines: the engines that there are, by kind.
         management: runs jobs that look after models.
         cache: keeps answers.
+        output: keeps what image jobs make beside their results.
         published: reads what a job's stream holds, by the job's id.
         longest: how long a job may run, in seconds.
     """
@@ -61,6 +64,7 @@ class Performer:
         engines: Mapping[Kind, EngineSource],
         management: ManagementRuns,
         cache: PromptCache,
+        output: ImageOutput,
         published: ReadPublished,
         *,
         longest: float,
@@ -68,6 +72,7 @@ class Performer:
         self._engines = engines
         self._management = management
         self._cache = cache
+        self._output = output
         self._published = published
         self._longest = longest
 
@@ -79,7 +84,7 @@ class Performer:
             FencedError, AbandonedError, StreamLostError, StoppedError: its stream takes no more.
         """
         job = run.job
-        if job.kind is Kind.MANAGE:
+        if job.kind in {Kind.MANAGE, Kind.MANAGE_IMAGE}:
             self._announce(run, "fresh" if run.claim.first else "restart")
             return await self._in_time(run, self._manage)
         if job.kind not in self._engines:
@@ -90,6 +95,18 @@ class Performer:
             return kept
         mode = "fresh" if run.claim.first else job.mode_after_loss
         self._announce(run, mode)
+        try:
+            return await self._on_engine(source, run, mode)
+        except OutOfMemoryError as error:
+            if job.kind is not Kind.IMAGE:
+                raise
+            log.warning(f"once more on a new engine: {error}", action="job_tried_again", job_id=job.id)
+            await source.stalled("ran out of memory")
+        return await self._on_engine(source, run, mode)
+
+    async def _on_engine(self, source: EngineSource, run: Run, mode: str) -> Done | JobError:
+        job = run.job
+        outcome: Done | JobError = EngineCrashedError()
         async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
             run.at_work = True
             if job.expires_at is not None and job.expires_at < time.time():
@@ -97,8 +114,10 @@ class Performer:
             if engine.model != self._model(job):
                 self._announce(run, mode, engine.model)
             await self._know(source, run)
-            return await self._in_time(run, lambda run: self._generate(engine, run, mode))
-        raise EngineCrashedError
+            outcome = await self._in_time(run, lambda run: self._generate(engine, run, mode))
+        if isinstance(outcome, Done):
+            return await self._output.place(run.claim.held, outcome)
+        return outcome
 
     async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
         limit = min(run.job.timeout or self._longest, self._longest)
@@ -140,7 +159,17 @@ class Performer:
             identity = await source.identity(run.job.model)
             run.cache_key = None if identity is None else cache_key(run.job, identity)
 
+    async def _keep_previews(self, run: Run, batch: Sequence[EngineEvent]) -> None:
+        """Keep the pictures that come with progress, and have its entries point to them."""
+        for event in batch:
+            if isinstance(event, Progress) and event.preview is not None:
+                key = await self._output.keep_preview(run.job.id, event.preview)
+                if key is not None:
+                    event.data["preview"] = key
+
     async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
+        if run.seat is not None:
+            await run.seat.arrive()
         if not run.claim.first:
             await run.stream.flushed()  # from here on an earlier attempt can write nothing
         if mode == "continue":
@@ -189,6 +218,8 @@ class Performer:
             async with aclosing(run.generation.events()) as batches:
                 async for batch in batches:
                     run.waiting_since = math.inf
+                    if run.job.kind is Kind.IMAGE:
+                        await self._keep_previews(run, batch)
                     done = self._publish(run, batch)
                     if done is not None:
                         return done

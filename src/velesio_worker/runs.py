@@ -24,6 +24,7 @@ from velesio_worker.errors import (
 from velesio_worker.events import Done
 from velesio_worker.jobs import Job
 from velesio_worker.logs import get_logger
+from velesio_worker.party import Seat
 from velesio_worker.queue.claims import Claim
 from velesio_worker.stream import JobStream
 from velesio_worker.subscriber import NOTHING, Published
@@ -77,6 +78,7 @@ class Run:
         cache_key: where its answer is kept; None if it is not.
         cached: whether its answer came from there.
         pieces: the data of its ``token`` entries, if it is to be kept.
+        seat: its place among the jobs that were taken together with it.
     """
 
     claim: Claim
@@ -94,6 +96,7 @@ class Run:
     cache_key: str | None = None
     cached: bool = False
     pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    seat: Seat | None = None
 
     @property
     def job(self) -> Job:

@@ -6,10 +6,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -17,32 +17,39 @@ from redis.exceptions import RedisError
 
 from velesio_worker import __version__
 from velesio_worker.admission import Admission
+from velesio_worker.affinity import Affinity
 from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
+from velesio_worker.desk import Desk
+from velesio_worker.engines.base import EngineSource
 from velesio_worker.engines.gpu import Gpus
-from velesio_worker.engines.turns import Turns
-from velesio_worker.errors import RedisUnusableError, SettingsError, StoppedError, VelesioError
+from velesio_worker.errors import RedisUnusableError, VelesioError
 from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.fleet import Fleet
 from velesio_worker.health import Health
-from velesio_worker.jobs import Kind, RefusedJobError
+from velesio_worker.image_models import ImageModels
+from velesio_worker.image_output import ImageOutput
+from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
-from velesio_worker.management import Management
+from velesio_worker.management import Management, Models, TextModels
+from velesio_worker.performer import Performer
 from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
 from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.control import Control
+from velesio_worker.queue.group import GroupConsumer
 from velesio_worker.queue.health import warn_of_risks
 from velesio_worker.queue.intake import Intake
 from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
+from velesio_worker.result_store import open_store
 from velesio_worker.runs import Limits
-from velesio_worker.settings import GpuSharing, Settings
+from velesio_worker.settings import Settings
+from velesio_worker.sides import ImageSide, TextSide, check_sides, make_sides
 from velesio_worker.stream import FLUSH_SECONDS, Publisher
 from velesio_worker.subscriber import Published, published
-from velesio_worker.text import TextService
 
 MANAGERS: Final = 4
 """Jobs that look after models, at a time: some may wait for a model while another asks how the worker is."""
@@ -102,12 +109,12 @@ class Worker:
         )
         self._fleet = Fleet(self._commands, self._keys, self.id, self._outage)
         self._gpus = Gpus(settings.cuda_visible_devices)
-        turns = Turns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None
-        self._text = TextService(settings, self._fleet, self._gpus, turns, on_change=self._lease.nudge)
+        self._sides = make_sides(settings, self._fleet, self._gpus, self._lease.nudge)
         self._always = Gate(Passage.OPEN)
         self._stopping = anyio.Event()
         self._began = time.time()
         self._executor = self._make_executor()
+        self._desk = Desk(self._slots, self._admission, self._executor, self._fleet)
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:
@@ -117,7 +124,7 @@ class Worker:
             SettingsError: the settings leave nothing to do.
             RedisUnusableError: Redis cannot serve this worker.
         """
-        self._check_settings()
+        check_sides(self._settings, self._sides)
         try:
             async with self._connections(), anyio.create_task_group() as side:
                 side.start_soon(self._stop_on_signals)
@@ -137,17 +144,8 @@ class Worker:
         if self._stopping.is_set():
             self._executor.stop(within=LAST_SECONDS)
         self._stopping.set()
-        self._text.release()
-
-    def _check_settings(self) -> None:
-        if not self._settings.run_llm:
-            raise SettingsError("RUN_LLM='false': must be true, since this version has no image engine to run instead")
-        if self._settings.run_sd:
-            log.warning(
-                f"this version has no image engine yet: image jobs stay in {self._keys.ready(Kind.IMAGE)} until a "
-                "worker takes them that has one. RUN_SD=false: I know",
-                action="no_image_engine",
-            )
+        for service in self._sides.services:
+            service.release()
 
     async def _stop_on_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -203,22 +201,34 @@ class Worker:
 
     async def _serve(self, side: anyio.abc.TaskGroup) -> None:
         """Take jobs until stopped; returns when the last one has ended or was handed back."""
-        async with anyio.create_task_group() as jobs:
+        async with anyio.create_task_group() as jobs, anyio.create_task_group() as images:
             side.start_soon(self._executor.watch)
             side.start_soon(self._control(self._executor).run)
-            side.start_soon(self._text.run)
+            for service in self._sides.services:
+                side.start_soon(service.run)
             jobs.start_soon(self._intake().run, self._stopping)
-            for consumer in self._first_consumers():
+            for consumer in self._managers():
                 jobs.start_soon(consumer.run, self._stopping)
-            await self._text.known.wait()
-            if not self._stopping.is_set():
-                for consumer in self._further_consumers():
-                    jobs.start_soon(consumer.run, self._stopping)
-                log.info(f"taking text jobs, {self._text.slots} at a time", action="worker_ready")
-                self._lease.nudge()
+            if self._sides.text is not None:
+                jobs.start_soon(self._take_text_jobs, self._sides.text)
+            if self._sides.image is not None:
+                for taker in self._image_consumers(self._sides.image):
+                    images.start_soon(taker.run, self._stopping)
             await self._stopping.wait()
             await self._drain(self._executor)
-            jobs.cancel_scope.deadline = anyio.current_time() + LAST_SECONDS
+            for group in (jobs, images):
+                group.cancel_scope.deadline = anyio.current_time() + LAST_SECONDS
+
+    async def _take_text_jobs(self, side: TextSide) -> None:
+        """Take text jobs: one at first, which wakes the engine or says why it fails; then as many as it runs."""
+        async with anyio.create_task_group() as takers:
+            takers.start_soon(self._text_consumer(side, 0).run, self._stopping)
+            await side.service.known.wait()
+            if not self._stopping.is_set():
+                for number in range(1, side.service.slots):
+                    takers.start_soon(self._text_consumer(side, number).run, self._stopping)
+                log.info(f"taking text jobs, {side.service.slots} at a time", action="worker_ready")
+                self._lease.nudge()
 
     async def _drain(self, executor: Executor) -> None:
         """Let running jobs end, for ``DRAIN_SECONDS`` at most; the rest goes back."""
@@ -240,7 +250,7 @@ class Worker:
             self._keys,
             self._slot("intake", self._keys.incoming),
             max_bytes=self._settings.max_job_bytes,
-            refuse=self._refuse,
+            refuse=self._desk.refuse,
         )
 
     def _control(self, executor: Executor) -> Control:
@@ -253,68 +263,70 @@ class Worker:
         )
 
     def _make_executor(self) -> Executor:
-        health = Health(self.id, self._text.supervisor, self._gpus)
+        settings, sides = self._settings, self._sides
+        engines: dict[Kind, EngineSource] = {}
+        models: dict[Kind, Models] = {}
+        if sides.text is not None:
+            engines[Kind.TEXT] = sides.text.service.supervisor
+            models[Kind.MANAGE] = TextModels(sides.text.service.supervisor, sides.text.launcher)
+        if sides.image is not None:
+            engines[Kind.IMAGE] = sides.image.service.supervisor
+            models[Kind.MANAGE_IMAGE] = ImageModels(sides.image.service.supervisor, sides.image.launcher)
+        health = Health(self.id, {service.kind: service.supervisor for service in sides.services}, self._gpus)
+        performer = Performer(
+            engines,
+            Management(models, health),
+            PromptCache(self._commands, settings.cache_mode),
+            ImageOutput(self._commands, open_store(settings), inline_bytes=settings.result_inline_bytes),
+            self._published,
+            longest=settings.worker_timeout,
+        )
         return Executor(
-            {Kind.TEXT: self._text.supervisor},
-            Management(self._text.supervisor, self._text.launcher, health),
-            PromptCache(self._commands, self._settings.cache_mode),
+            engines,
+            performer,
             self._publisher,
             self._closer,
             self._published,
             self._fleet.serves,
-            Limits(job=self._settings.worker_timeout, stall=self._settings.stall_seconds),
+            Limits(job=settings.worker_timeout, stall=settings.stall_seconds),
         )
 
     async def _published(self, job_id: str) -> Published:
         return await until_done(self._outage, partial(published, self._commands, job_id), writes=False)
 
-    def _first_consumers(self) -> list[Consumer]:
-        """Those that there are from the beginning.
-
-        For jobs that look after models, for jobs that name this worker, and one for text jobs: it wakes the engine, or
-        says why it cannot be started.
-        """
-        manage, only = self._keys.ready(Kind.MANAGE), self._keys.only(self.id)
-        names = range(MANAGERS)
+    def _managers(self) -> list[Consumer]:
+        """Those that take jobs that look after models, and jobs that name this worker."""
+        kinds = {Kind.TEXT: Kind.MANAGE, Kind.IMAGE: Kind.MANAGE_IMAGE}
+        lists = [(kinds[kind], self._keys.ready(kinds[kind])) for kind in self._sides.kinds]
+        only = self._keys.only(self.id)
         return [
-            *(self._consumer(f"manage-{number}", manage, manage, self._always) for number in names),
-            *(self._consumer(f"only-{number}", only, self._keys.incoming, self._always) for number in names),
-            self._text_consumer(0),
+            *(self._manager(f"{kind}-{number}", ready, ready) for number in range(MANAGERS) for kind, ready in lists),
+            *(self._manager(f"only-{number}", only, self._keys.incoming) for number in range(MANAGERS)),
         ]
 
-    def _further_consumers(self) -> list[Consumer]:
-        """One for each further text job that the engine runs at a time."""
-        return [self._text_consumer(number) for number in range(1, self._text.slots)]
+    def _manager(self, name: str, source: str, home: str) -> Consumer:
+        return Consumer(self._slots, source, self._slot(name, home), self._always, self._desk.process)
 
-    def _text_consumer(self, number: int) -> Consumer:
-        ready = self._keys.ready(Kind.TEXT)
-        return self._consumer(f"text-{number}", ready, ready, self._text.gate, first=number == 0)
+    def _text_consumer(self, side: TextSide, number: int) -> Consumer:
+        ready, gate = self._keys.ready(Kind.TEXT), side.service.gate
+        slot = self._slot(f"text-{number}", ready)
+        return Consumer(self._slots, ready, slot, gate, self._desk.process, first=number == 0)
 
-    def _consumer(self, name: str, source: str, home: str, gate: Gate, *, first: bool = False) -> Consumer:
-        return Consumer(self._slots, source, self._slot(name, home), gate, self._process, first=first)
-
-    async def _process(self, slot: Slot, payload: bytes) -> None:
-        await self._guarded(slot, payload, self._run_job(slot, payload))
-
-    async def _run_job(self, slot: Slot, payload: bytes) -> None:
-        claim = await self._admission.admit(slot, payload)
-        if claim is not None:
-            done = await self._executor.run(claim)
-            if done and claim.job.kind is not Kind.MANAGE:
-                await self._fleet.note_job()
-
-    async def _refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
-        await self._guarded(slot, payload, self._admission.refuse(refusal, slot, payload))
-
-    async def _guarded(self, slot: Slot, payload: bytes, work: Coroutine[Any, Any, None]) -> None:
-        """Do what is to be done with a payload; if that fails, bury the payload rather than end the worker."""
-        try:
-            await work
-        except StoppedError:
-            raise  # the job stays in its slot until the slots are handed back
-        except Exception as error:
-            log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
-            await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
+    def _image_consumers(self, side: ImageSide) -> list[GroupConsumer]:
+        """As many as image jobs may be held, each with room for those that are run together with its own."""
+        settings, ready, gate = self._settings, self._keys.ready(Kind.IMAGE), side.service.gate
+        choice = Affinity(
+            max_bytes=settings.max_job_bytes,
+            loaded=lambda: side.service.supervisor.loaded,
+            known_as=side.launcher.known_as,
+            most=lambda: side.launcher.merging,
+        )
+        consumers: list[GroupConsumer] = []
+        for number in range(settings.sd_concurrency):
+            own = [self._slot(f"image-{number}-{place}", ready) for place in range(settings.sd_max_batch)]
+            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._desk.process_group, first=number == 0)
+            consumers.append(taker)
+        return consumers
 
     def _facts(self) -> Mapping[str, str | int]:
         """What the worker is and does now, for its hash in Redis."""
@@ -322,8 +334,8 @@ class Worker:
             "version": __version__,
             "pid": os.getpid(),
             "started": f"{self._began:.3f}",
-            "kinds": Kind.TEXT.value,
-            **self._text.facts(),
+            "kinds": ",".join(self._sides.kinds),
+            **{name: value for service in self._sides.services for name, value in service.facts().items()},
             "running": self._executor.running,
         }
 

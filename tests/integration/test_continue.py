@@ -25,7 +25,9 @@ from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
 from velesio_worker.errors import EngineUnavailableError, JobError
 from velesio_worker.executor import Executor
+from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
+from velesio_worker.performer import Performer
 from velesio_worker.queue.claims import Claim
 from velesio_worker.runs import Limits
 from velesio_worker.settings import CacheMode
@@ -205,10 +207,13 @@ class Bench:
         async def elsewhere(_: Kind) -> bool:
             return self.served_elsewhere
 
+        engines = {Kind.TEXT: self.source}
+        cache = PromptCache(self._commands, self.cache_mode)
+        output = ImageOutput(self._commands, None, inline_bytes=0)
+        performer = Performer(engines, self.manager, cache, output, self.published, longest=self.limits.job)
         return Executor(
-            {Kind.TEXT: self.source},
-            self.manager,
-            PromptCache(self._commands, self.cache_mode),
+            engines,
+            performer,
             self.side.publisher,
             self.side.closer,
             self.published,

@@ -103,6 +103,7 @@ class LauncherDouble:
 
     def __init__(self, slots: int = 2, *, owned: bool = True, gpu: list[Life] | None = None) -> None:
         self.owned = owned
+        self.exchanges = False
         self.slots = slots
         self.lives: list[Life] = []
         self.starts: list[str] = []

@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.launcher_double import DEFAULT, LauncherDouble, Supervised, User, settled
 from tests.unit.waiting import until
+from velesio_worker.engines import failures
 from velesio_worker.engines import supervisor as module
 from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.watchdog import Patience
@@ -40,7 +41,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(_low: float, _high: float) -> float:
         return 0.001
 
-    monkeypatch.setattr(module.random, "uniform", short)
+    monkeypatch.setattr(failures.random, "uniform", short)
 
 
 async def test_an_engine_is_started_before_anybody_asks_for_it() -> None:
@@ -468,7 +469,7 @@ async def test_unloading_does_not_wait_for_the_next_try(monkeypatch: pytest.Monk
     def long(_low: float, _high: float) -> float:
         return 1000.0
 
-    monkeypatch.setattr(module.random, "uniform", long)
+    monkeypatch.setattr(failures.random, "uniform", long)
     launcher = LauncherDouble()
     launcher.broken["main"] = EngineStartError("it does not start")
     launcher.may_start = anyio.Event()

@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.launcher_double import LauncherDouble, Supervised, User, settled
 from tests.unit.waiting import until
+from velesio_worker.engines import failures, watchdog
+from velesio_worker.engines import life as life_module
 from velesio_worker.engines import supervisor as module
-from velesio_worker.engines import watchdog
 from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.watchdog import Patience
 from velesio_worker.errors import (
@@ -42,8 +43,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(_low: float, _high: float) -> float:
         return 0.001
 
-    monkeypatch.setattr(module.random, "uniform", short)
-    monkeypatch.setattr(module, "MENDED_SECONDS", 0.02)
+    monkeypatch.setattr(failures.random, "uniform", short)
+    monkeypatch.setattr(life_module, "MENDED_SECONDS", 0.02)
 
 
 class Delays:
@@ -83,9 +84,9 @@ async def test_the_pauses_between_two_tries_double_up_to_a_minute_with_jitter(
 
     supervised = Supervised(failing)
     delays = Delays(supervised)
-    monkeypatch.setattr(module.random, "uniform", jitter)
-    monkeypatch.setattr(module, "FAILURES", 9)
-    monkeypatch.setattr(module, "anyio", delays)
+    monkeypatch.setattr(failures.random, "uniform", jitter)
+    monkeypatch.setattr(failures, "FAILURES", 9)
+    monkeypatch.setattr(life_module, "anyio", delays)
     async with supervised.running():
         await supervised.until(FAILED)
     assert delays.seconds == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -93,23 +94,23 @@ async def test_the_pauses_between_two_tries_double_up_to_a_minute_with_jitter(
 
 
 async def test_the_pause_is_the_shortest_again_after_a_steady_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STEADY_SECONDS", -1.0)
+    monkeypatch.setattr(life_module, "STEADY_SECONDS", -1.0)
     supervised = Supervised()
     delays = Delays(supervised)
-    monkeypatch.setattr(module, "anyio", delays)
+    monkeypatch.setattr(life_module, "anyio", delays)
     async with supervised.ready():
-        for count in range(2 * module.FAILURES):
+        for count in range(2 * failures.FAILURES):
             supervised.launcher.life.die()
             await until(lambda count=count: len(supervised.launcher.lives) == count + 2)
             await supervised.until(READY)
-    assert delays.seconds == pytest.approx([0.001] * 2 * module.FAILURES)
+    assert delays.seconds == pytest.approx([0.001] * 2 * failures.FAILURES)
     assert FAILED not in supervised.states
 
 
 async def test_an_engine_that_dies_soon_after_each_start_is_given_up_with_the_reason() -> None:
     supervised = Supervised()
     async with supervised.ready():
-        for count in range(module.FAILURES):
+        for count in range(failures.FAILURES):
             await until(lambda count=count: len(supervised.launcher.lives) == count + 1)
             await supervised.until(READY)
             supervised.launcher.life.die("was ended by SIGSEGV")
@@ -134,7 +135,7 @@ async def test_those_who_wait_for_an_engine_that_is_given_up_are_told_why(failin
             assert isinstance(user.error, EngineFailedError)
             assert "engine cannot be started: it failed 5 times in a row" in str(user.error)
             assert "exit code 1" in str(user.error)
-        assert len(failing.starts) == module.FAILURES
+        assert len(failing.starts) == failures.FAILURES
 
 
 async def test_a_failure_that_no_further_try_would_mend_is_final_at_once() -> None:
@@ -174,13 +175,13 @@ async def test_an_engine_that_was_not_mended_after_all_gets_all_its_tries(failin
         await supervised.until(FAILED)
         failing.state_of_files = "changed, but no better"
         await until(lambda: supervised.states.count(FAILED) == 2)
-        assert len(failing.starts) == 2 * module.FAILURES
+        assert len(failing.starts) == 2 * failures.FAILURES
 
 
 async def test_an_engine_that_was_stopped_in_good_order_has_no_failures_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "FAILURES", 2)
+    monkeypatch.setattr(failures, "FAILURES", 2)
     supervised = Supervised()
     async with supervised.ready():
         supervised.launcher.life.die()
@@ -212,7 +213,7 @@ async def test_a_mended_engine_that_nobody_had_started_waits_for_a_job(failing: 
 async def test_an_engine_that_failed_is_tried_again_after_a_while(
     monkeypatch: pytest.MonkeyPatch, failing: LauncherDouble
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(failures, "RETRY_SECONDS", 0.05)
     supervised = Supervised(failing)
     async with supervised.running():
         await until(lambda: supervised.states.count(FAILED) >= 2)
@@ -230,7 +231,7 @@ async def test_a_final_failure_is_tried_again_after_a_while_only(
         with anyio.move_on_after(0.2):
             await until(lambda: len(failing.starts) > 1)
         assert failing.starts == ["main"]
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(failures, "RETRY_SECONDS", 0.01)
     again = Supervised(failing)
     async with again.running():
         await until(lambda: len(failing.starts) > 2)
@@ -278,7 +279,7 @@ async def test_a_load_is_tried_before_the_default_that_fails(
     def long(_low: float, _high: float) -> float:
         return 1000.0
 
-    monkeypatch.setattr(module.random, "uniform", long)
+    monkeypatch.setattr(failures.random, "uniform", long)
     supervised = Supervised(failing)
     async with supervised.running():
         await supervised.until(BACKOFF)
@@ -290,15 +291,15 @@ async def test_a_load_is_tried_before_the_default_that_fails(
 async def test_a_model_whose_engine_keeps_dying_is_refused_and_the_default_comes_back() -> None:
     supervised = Supervised(LauncherDouble(slots=1))
     async with supervised.ready():
-        users = [await supervised.user("other") for _ in range(module.FAILURES + 1)]
-        for count in range(1, module.FAILURES + 1):
+        users = [await supervised.user("other") for _ in range(failures.FAILURES + 1)]
+        for count in range(1, failures.FAILURES + 1):
             await until(lambda count=count: users[count - 1].uses)
             supervised.launcher.life.die("was ended by SIGSEGV")
         await until(lambda: all(user.done for user in users))
         assert all(isinstance(user.error, EngineCrashedError) for user in users[:-1])
         assert isinstance(users[-1].error, ModelUnavailableError)
         assert "With the model other engine was ended by SIGSEGV" in str(users[-1].error)
-        await until(lambda: supervised.launcher.models == ["main", *["other"] * module.FAILURES, "main"])
+        await until(lambda: supervised.launcher.models == ["main", *["other"] * failures.FAILURES, "main"])
         await supervised.until(READY)
         assert FAILED not in supervised.states
 
@@ -388,7 +389,7 @@ def pause(_low: float, _high: float) -> float:
 async def test_a_complaint_while_nothing_serves_costs_the_next_engine_nothing(
     monkeypatch: pytest.MonkeyPatch, state: EngineState
 ) -> None:
-    monkeypatch.setattr(module.random, "uniform", pause)
+    monkeypatch.setattr(failures.random, "uniform", pause)
     launcher = LauncherDouble()
     if state is STARTING:
         launcher.may_start = anyio.Event()
@@ -421,7 +422,7 @@ async def test_the_death_of_an_engine_that_took_anothers_place_is_a_crash_again(
 
 
 async def test_an_engine_that_hangs_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FAILURES", 2)
+    monkeypatch.setattr(failures, "FAILURES", 2)
     supervised = Supervised()
     async with supervised.ready():
         await supervised.supervisor.stalled(STALLED)
@@ -435,7 +436,7 @@ async def test_an_engine_that_hangs_again_and_again_is_given_up(monkeypatch: pyt
 async def test_an_engine_that_does_not_even_heed_sigkill_is_waited_for_and_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "UNKILLABLE_SECONDS", 0.02)
+    monkeypatch.setattr(life_module, "UNKILLABLE_SECONDS", 0.02)
     supervised = Supervised()
     async with supervised.ready():
         life = supervised.launcher.life

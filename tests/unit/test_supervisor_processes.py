@@ -18,6 +18,7 @@ from tests.servers import free_port
 from tests.unit import server_double
 from tests.unit.engine_double import LOADING, Answer, EngineDouble, document, healthy
 from tests.unit.waiting import until
+from velesio_worker.engines import failures
 from velesio_worker.engines import supervisor as module
 from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.gpu import Gpu, Gpus
@@ -58,7 +59,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(_low: float, _high: float) -> float:
         return 0.01
 
-    monkeypatch.setattr(module.random, "uniform", short)
+    monkeypatch.setattr(failures.random, "uniform", short)
 
 
 class NoGpus(Gpus):
@@ -166,7 +167,7 @@ async def test_a_server_elsewhere_that_still_answers_is_not_given_up_for_one_job
         async with guest.ready():
             serving = guest.supervisor.serving
             assert serving is not None
-            for _ in range(module.FAILURES + 1):
+            for _ in range(failures.FAILURES + 1):
                 serving.report()
                 await anyio.wait_all_tasks_blocked()
             assert guest.states == [STARTING, READY]
@@ -200,7 +201,7 @@ async def test_a_server_that_ends_at_once_is_told_with_its_last_words(line: str,
 
 
 async def test_a_server_that_shows_no_progress_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FAILURES", 1)
+    monkeypatch.setattr(failures, "FAILURES", 1)
     watched = Watched("silent", start_seconds=1.5)
     message = await watched.fails()
     assert "no progress for 1.5 s (START_SECONDS)" in message
@@ -238,7 +239,7 @@ async def test_a_server_that_dies_is_started_again() -> None:
 
 
 async def test_a_server_that_keeps_dying_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "FAILURES", 3)
+    monkeypatch.setattr(failures, "FAILURES", 3)
     watched = Watched("once", str(tmp_path / "started"))
     async with watched.ready():
         await watched.die()

@@ -10,7 +10,8 @@ import pytest
 
 from tests.unit.launcher_double import PATIENT, LauncherDouble, Life, Supervised, User, settled
 from tests.unit.waiting import until
-from velesio_worker.engines import supervisor as module
+from velesio_worker.engines import failures
+from velesio_worker.engines import life as life_module
 from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.turns import Turns
 
@@ -60,7 +61,7 @@ async def test_an_idle_engine_gives_way_at_once() -> None:
 
 
 async def test_an_engine_that_works_keeps_the_gpu_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TURN_SECONDS", 1000.0)
+    monkeypatch.setattr(life_module, "TURN_SECONDS", 1000.0)
     text, image = pair()
     async with running(text, image):
         first, second = await text.user(), await text.user()
@@ -75,7 +76,7 @@ async def test_an_engine_that_works_keeps_the_gpu_for_its_time(monkeypatch: pyte
 
 
 async def test_an_engine_that_works_gives_way_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(life_module, "TURN_SECONDS", 0.1)
     text, image = pair()
     async with running(text, image):
         first, second = await text.user(), await text.user()
@@ -92,7 +93,7 @@ async def test_an_engine_that_works_gives_way_after_its_time(monkeypatch: pytest
 
 
 async def test_steady_work_on_both_gets_both_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.02)
+    monkeypatch.setattr(life_module, "TURN_SECONDS", 0.02)
     text, image = pair()
     served = {text: 0, image: 0}
 
@@ -127,7 +128,7 @@ async def test_an_engine_that_died_does_not_keep_the_gpu_while_it_pauses(monkeyp
     def long(_low: float, _high: float) -> float:
         return 1000.0
 
-    monkeypatch.setattr(module.random, "uniform", long)
+    monkeypatch.setattr(failures.random, "uniform", long)
     text, image = pair()
     async with running(text, image):
         await text.user()

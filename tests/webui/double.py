@@ -56,6 +56,11 @@ class WebUIDouble:
         return self.studio.running
 
     @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return self.studio.turns.waiting
+
+    @property
     def step(self) -> int:
         """The sampling step of whatever runs."""
         return self.studio.state.sampling_step
@@ -68,12 +73,24 @@ class WebUIDouble:
         """Spoil one generation more, see ``faults.FAULTS``; with any other word an exception of that class."""
         self.studio.faults.add(fault)
 
-    def pause(self) -> None:
-        """Let sampling stand still until ``go_on``."""
-        self.studio.gate.clear()
+    def pause(self, at: int | None = None) -> None:
+        """Let sampling stand still until ``go_on``: now, or once a generation has done its step ``at``."""
+        if at is None:
+            self.studio.gate.clear()
+        else:
+            self.studio.pause_at = at
+
+    @property
+    def paused(self) -> bool:
+        return not self.studio.gate.is_set()
 
     def go_on(self) -> None:
         self.studio.gate.set()
+
+    @property
+    def made(self) -> list[int]:
+        """The number of pictures of each generation that came to its end, whether or not its client was still there."""
+        return self.studio.made
 
     def enter(self) -> None:
         """Count one request in."""

@@ -153,7 +153,10 @@ def parse(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     complaints: list[dict[str, Any]] = []
     for name, (wanted, default) in FIELDS[kind].items():
-        value = body.get(name, default)
+        value = body.get(name)
+        if name not in body:  # a default stays as it is, a whole number among them
+            fields[name] = deepcopy(default)
+            continue
         try:
             fields[name] = None if value is None else _coerced(wanted, value)
         except (TypeError, ValueError, OverflowError):

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final
 
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from tests.webui.setup import crash, http_error
 
@@ -20,9 +20,7 @@ def draw(width: int, height: int, *made_from: object) -> Image.Image:
     """A picture of exactly this size; the same for the same ``made_from``, and only for them."""
     columns, rows = width // CELL, height // CELL
     noise = hashlib.shake_128(repr(made_from).encode()).digest(columns * rows * 3)
-    return Image.frombytes("RGB", (columns, rows), noise).resize(
-        (columns * CELL, rows * CELL), Image.Resampling.NEAREST
-    )
+    return ImageOps.scale(Image.frombytes("RGB", (columns, rows), noise), CELL, Image.Resampling.NEAREST)
 
 
 def grid(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -93,8 +91,8 @@ def fingerprint(picture: Image.Image) -> str:
     return hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()
 
 
-def sample_image(width: int = 64, height: int = 64, colour: str = "red") -> str:
+def sample_image(width: int = 64, height: int = 64, colour: str = "red", shape: str = "blue") -> str:
     """An image to send: bare base64 of a PNG with a shape on a coloured ground."""
     picture = Image.new("RGB", (width, height), colour)
-    ImageDraw.Draw(picture).ellipse((width // 4, height // 4, width // 2, height // 2), fill="blue")
+    ImageDraw.Draw(picture).ellipse((width // 4, height // 4, width // 2, height // 2), fill=shape)
     return encode(picture)

@@ -9,20 +9,21 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from tests.webui.catalogue import LATENT_UPSCALE_MODES, SAMPLERS, SCHEDULERS, SCRIPTS, UPSCALERS
 from tests.webui.faults import DroppedError
 from tests.webui.fields import read_document
-from tests.webui.setup import ClosingError, RefusedError, crash, http_error
+from tests.webui.setup import ClosingError, RefusedError, Setup, crash, http_error
 
 if TYPE_CHECKING:
     from tests.webui.double import WebUIDouble
 
 API: Final = "/sdapi/v1/"
 PAGES: Final = "/internal/"
+FOLDER: Final = "/opt/webui/models"
+Handler = Callable[[str, bytes], Any]
 _LEAST_GZIPPED: Final = 1000
 _MEMORY: Final = {
     "ram": {"free": 24419037184.0, "used": 857473024, "total": 25276510208.0},
@@ -60,9 +61,28 @@ class Routes:
     def __init__(self, double: WebUIDouble) -> None:
         self._double = double
         self._studio = double.studio
-        shelf, setup = self._studio.shelf, double.setup
+        setup = double.setup
         self.auth = setup.api_auth
-        gets: dict[str, Callable[[], Any]] = {
+        table: dict[tuple[str, str], Handler] = {}
+        if setup.api:
+            table["GET", API + "progress"] = self._progress
+            for name, get in self._gets(setup).items():
+                table["GET", API + name] = lambda _query, _content, get=get: get()
+            for name, post in self._posts().items():
+                table["POST", API + name] = lambda _query, content, post=post: post(content)
+        if not setup.nowebui:
+            table["GET", PAGES + "ping"] = lambda _query, _content: {}
+            table["GET", PAGES + "pending-tasks"] = lambda _query, _content: self._studio.tasks.waiting()
+            table["POST", PAGES + "progress"] = lambda _query, content: self._page_progress(content)
+        self._lacking = {API + name for name in setup.missing}
+        for name in setup.missing - {"info"}:
+            for method in ("POST",) if name == "options" else ("GET", "POST"):
+                table.pop((method, API + name), None)
+        self._table = table
+
+    def _gets(self, setup: Setup) -> dict[str, Callable[[], Any]]:
+        shelf = self._studio.shelf
+        return {
             "options": shelf.options,
             "cmd-flags": lambda: {"api": True, "nowebui": setup.nowebui, "no_hashing": not setup.hashing},
             "samplers": lambda: SAMPLERS,
@@ -70,9 +90,7 @@ class Routes:
             "upscalers": lambda: UPSCALERS,
             "latent-upscale-modes": lambda: LATENT_UPSCALE_MODES,
             "sd-models": lambda: [one.listed() for one in shelf.checkpoints],
-            "sd-vae": lambda: [
-                {"model_name": name, "filename": f"/opt/webui/models/VAE/{name}"} for name in setup.vaes
-            ],
+            "sd-vae": lambda: [{"model_name": name, "filename": f"{FOLDER}/VAE/{name}"} for name in setup.vaes],
             "loras": lambda: [_lora(name) for name in setup.loras],
             "prompt-styles": list,
             "extensions": list,
@@ -81,7 +99,9 @@ class Routes:
             "scripts": lambda: SCRIPTS,
             "memory": lambda: _MEMORY,
         }
-        posts: dict[str, Callable[[bytes], Any]] = {
+
+    def _posts(self) -> dict[str, Callable[[bytes], Any]]:
+        return {
             "txt2img": lambda content: self._generate("txt2img", content),
             "img2img": lambda content: self._generate("img2img", content),
             "options": self._set_options,
@@ -93,27 +113,8 @@ class Routes:
             "unload-checkpoint": lambda _: self._move(unload=True),
             "reload-checkpoint": lambda _: self._move(unload=False),
         }
-        self._table: dict[tuple[str, str], Callable[[str, bytes], Any]] = {("GET", API + "progress"): self._progress}
-        for name, get in gets.items():
-            self._table["GET", API + name] = lambda _query, _content, get=get: get()
-        for name, post in posts.items():
-            self._table["POST", API + name] = lambda _query, content, post=post: post(content)
-        if not setup.nowebui:
-            pending = self._studio.tasks.pending
-            self._table["GET", PAGES + "ping"] = lambda _query, _content: {}
-            self._table["GET", PAGES + "pending-tasks"] = lambda _query, _content: {
-                "size": len(pending),
-                "tasks": list(pending),
-            }
-            self._table["POST", PAGES + "progress"] = lambda _query, content: self._page_progress(content)
-        if not setup.api:
-            self._table = {key: handler for key, handler in self._table.items() if not key[1].startswith(API)}
-        for name in setup.missing - {"info"}:
-            methods = ("POST",) if name == "options" else ("GET", "POST")
-            for method in methods:
-                self._table.pop((method, API + name), None)
 
-    def find(self, method: str, path: str) -> Callable[[str, bytes], Any]:
+    def find(self, method: str, path: str) -> Handler:
         """The handler of a request.
 
         Raises:
@@ -121,7 +122,7 @@ class Routes:
         """
         if handler := self._table.get((method, path)):
             return handler
-        if any(known == path for _, known in self._table):
+        if path not in self._lacking and any(known == path for _, known in self._table):
             raise RefusedError(405, {"detail": "Method Not Allowed"})
         raise RefusedError(404, {"detail": "Not Found"})
 
@@ -176,8 +177,7 @@ class Routes:
 
 
 def _lora(name: str) -> dict[str, Any]:
-    path = Path("/opt/webui/models/Lora") / f"{name}.safetensors"
-    return {"name": name, "alias": name, "path": str(path), "metadata": {}}
+    return {"name": name, "alias": name, "path": f"{FOLDER}/Lora/{name}.safetensors", "metadata": {}}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -20,6 +20,11 @@ class Turns:
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
+    @property
+    def waiting(self) -> int:
+        """How many have asked and do not have their turn yet."""
+        return max(len(self._waiting) - 1, 0)
+
     @contextmanager
     def turn(self) -> Generator[None, None, None]:
         ticket = object()
@@ -106,6 +111,10 @@ class Tasks:
         self.pending: list[str] = []
         self.current: str | None = None
         self.finished: deque[str] = deque(maxlen=16)
+
+    def waiting(self) -> dict[str, Any]:
+        """What GET /internal/pending-tasks answers."""
+        return {"size": len(self.pending), "tasks": list(self.pending)}
 
     def report(self, wanted: str | None, state: State) -> dict[str, Any]:
         """What POST /internal/progress answers."""

@@ -29,6 +29,8 @@ class Studio:
     Attributes:
         running: whether a generation has its turn.
         gate: sampling stands still while it is not set.
+        pause_at: the step after which it is shut.
+        made: the number of pictures of each generation that came to its end.
         fetched: the addresses that requests named as images.
     """
 
@@ -44,6 +46,8 @@ class Studio:
         self.tasks = Tasks()
         self.turns = Turns()
         self.running = False
+        self.pause_at: int | None = None
+        self.made: list[int] = []
         self.fetched: list[str] = []
         self._ids = count(1)
 
@@ -67,12 +71,13 @@ class Studio:
         check_scripts(kind, fields)
         task = fields["force_task_id"] or f"task({kind}-{next(self._ids)})"
         self.tasks.pending.append(task)
-        with self.turns.turn(), self._task(kind, task):
+        with self.turns.turn(), self._task(kind, task, fields["prompt"]):
             sources = None
             if kind == "img2img":
                 sources = [decode(one, self.fetched) for one in fields["init_images"]]
             order = Order(fields, sources, mask)
             pictures, info = self._with_settings(order)
+            self.made.append(len(pictures))
         images = [encode(picture, self.shelf.value("samples_format"), text) for picture, text in pictures]
         if kind == "img2img" and not fields["include_init_images"]:
             fields |= {"init_images": None, "mask": None}
@@ -80,12 +85,12 @@ class Studio:
         return {"images": images if fields["send_images"] else [], "parameters": fields, "info": text}
 
     @contextmanager
-    def _task(self, kind: str, task: str) -> Generator[None, None, None]:
+    def _task(self, kind: str, task: str, prompt: str | None) -> Generator[None, None, None]:
         self.tasks.pending.remove(task)
         self.tasks.current = task
         self.running = True
         self.state.begin(f"scripts_{kind}")
-        self.journal.write("begun", path=kind, task=task)
+        self.journal.write("begun", path=kind, task=task, prompt=prompt)
         try:
             yield
         finally:
@@ -114,10 +119,10 @@ class Studio:
                 self.shelf.data.update(stored)
 
     def _sample_all(self, order: Order, model: Checkpoint) -> tuple[list[tuple[Image.Image, str]], dict[str, Any]]:
-        self._pause(self.setup.step_seconds)
+        self.pause(self.setup.step_seconds)
         rounds, batch = order.fields["n_iter"], order.fields["batch_size"]
         self.state.count(rounds * len(order.passes))
-        self._pause(self.setup.step_seconds)
+        self.pause(self.setup.step_seconds)
         fault = self.faults.take()
         pictures: list[tuple[Image.Image, str]] = []
         for number in range(rounds):
@@ -132,7 +137,7 @@ class Studio:
                 pictures.append((picture, infotext(order, model, self.shelf, place)))
         self.state.end()
         decode_seconds = self.setup.decode_seconds
-        self._pause(self.setup.step_seconds if decode_seconds is None else decode_seconds)
+        self.pause(self.setup.step_seconds if decode_seconds is None else decode_seconds)
         first = 0
         if order.fields["save_images"] and len(pictures) > 1 and self.shelf.value("return_grid"):
             pictures.insert(0, (grid([picture for picture, _ in pictures]), pictures[0][1]))
@@ -145,7 +150,7 @@ class Studio:
         console, begun = self.setup.console, time.monotonic()
         done = 0
         while done < steps and not (self.state.interrupted or self.state.skipped):
-            self._pause(self.setup.step_seconds)
+            self.pause(self.setup.step_seconds)
             if self.shelf.unloaded:
                 text = "Expected all tensors to be on the same device, but found at least two devices, cpu and cuda:0!"
                 raise crash("RuntimeError", text)
@@ -154,6 +159,9 @@ class Studio:
             done += 1
             if done < steps:
                 self._show(order, done)
+            if done == self.pause_at:
+                self.pause_at = None
+                self.gate.clear()
             if console:
                 rate = done / max(time.monotonic() - begun, 1e-6)
                 bar = "█" * (10 * done // steps)
@@ -170,7 +178,7 @@ class Studio:
                 state.preview = encode(draw(*order.size, "preview", order.seeds, state.job_no, step))
                 state.preview_step = step
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Let time pass, and stand still while the gate is shut.
 
         Raises:

@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+import psutil
 
 from velesio_worker.engines.orphans import MARK, end_marked, new_mark, noted
 from velesio_worker.errors import EngineStartError
@@ -63,6 +64,16 @@ class EngineProcess:
     async def wait(self) -> int:
         """Wait for the end; returns the exit code."""
         return await self._process.wait()
+
+    def work(self) -> float:
+        """Return a number that rises while the process, or one that it started, writes or computes."""
+        seconds = 0.0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            for each in (process, *process.children(recursive=True)):
+                times = each.cpu_times()
+                seconds += times.user + times.system
+        return self.bytes + round(seconds, 1)
 
     def how_it_ended(self) -> str:
         """Say how the process ended."""

@@ -24,6 +24,11 @@ def job_key(job_id: str) -> str:
     return f"{{result:{job_id}}}:job"
 
 
+def preview_key(job_id: str) -> str:
+    """The string that holds the latest preview of a job's image, a JPEG; in the Cluster slot of its result."""
+    return f"{{result:{job_id}}}:preview"
+
+
 def stream_key(job_id: str) -> str:
     """The stream of everything that happened to a job."""
     return f"stream:{job_id}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -28,6 +29,10 @@ from velesio_worker.queue.scripts import Scripts
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024
 _LINGER_SECONDS: Final = 0.25
+_WINDOW: Final = 32
+_WINDOW_LARGEST: Final = 64 * 1024
+_WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""How far somebody who chooses looks into a list: so many jobs, so large, so much in all."""
 
 log = get_logger(__name__)
 
@@ -56,11 +61,9 @@ class Slots:
 
         A move whose reply was lost may have happened, so after any trouble the slot itself is asked first.
         """
-        if slot.key in self._doubtful:
-            payload = await self._inside(slot)
-            self._doubtful.discard(slot.key)
-            if payload is not None:
-                return payload
+        left = await self.left_in(slot)
+        if left is not None:
+            return left
         backoff = self._backoffs.setdefault(slot.key, Backoff())
         try:
             move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
@@ -75,6 +78,23 @@ class Slots:
         self._outage.over()
         backoff.reset()
         return payload
+
+    async def left_in(self, slot: Slot) -> bytes | None:
+        """Return what lies in a slot that may hold something unasked, after a reply was lost; None if nothing does."""
+        if slot.key not in self._doubtful:
+            return None
+        payload = await self._inside(slot)
+        self._doubtful.discard(slot.key)
+        return payload
+
+    async def waiting(self, source: str) -> list[bytes]:
+        """Return the jobs at the front of a list, the next one first; an empty string for one that is large."""
+        read = partial(self._scripts.waiting, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
+        return await until_done(self._outage, read, writes=False)
+
+    async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
+        """Move a certain job of a list into the slot; False if it does not wait there any more."""
+        return await until_done(self._outage, partial(self._scripts.pick, source, slot, payload))
 
     async def lingers(self, source: str) -> bool:
         """Whether a job has been in a list for a moment: nobody else takes it. Returns after that moment."""

@@ -73,6 +73,11 @@ class WebUILauncher:
         """The engine that serves, or served last."""
         return self._engine
 
+    @property
+    def merging(self) -> int:
+        """How many images may be made at once for several jobs."""
+        return self._merging.most
+
     def default(self) -> Spec:
         """What is served unless somebody asks for something else: whatever the WebUI has loaded when it starts."""
         return Spec()
@@ -181,7 +186,7 @@ class WebUILauncher:
             self._merging,
             shared=not self.owned,
             previews=settings.previews,
-            written=None if process is None else lambda: process.bytes,
+            work=None if process is None else process.work,
             kill=None if process is None else process.kill,
         )
         return WebUIEngine(api, abilities, catalogue, limits, self._memory, options)

@@ -16,7 +16,7 @@ from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
 from velesio_worker.engines.webui.pictures import preview
 from velesio_worker.engines.webui.progress import state_of
 from velesio_worker.engines.webui.request import ImageRequest
-from velesio_worker.engines.webui.result import results
+from velesio_worker.engines.webui.result import images_of, results
 from velesio_worker.engines.webui.ticket import Round, Ticket
 from velesio_worker.errors import (
     EngineCrashedError,
@@ -64,14 +64,14 @@ class LineOptions:
         merging: how many images may be made at once for several jobs.
         shared: whether others may use the WebUI, too.
         previews: whether progress is shown in pictures.
-        written: how much the WebUI has written so far; None if that is not known.
+        work: how much the WebUI has done so far, as a number that rises while it works; None if nobody can know.
         kill: ends a WebUI that goes on with what nobody wants; None if it is not the worker's own.
     """
 
     merging: Merging
     shared: bool
     previews: bool
-    written: Callable[[], int] | None
+    work: Callable[[], float] | None
     kill: Callable[[], None] | None
 
 
@@ -163,18 +163,18 @@ class Line:
         return tickets
 
     async def _perform(self, round_: Round) -> None:
-        answer: Any = None
+        answers: list[Any] = []
         done: list[Done] = []
         try:
             await self._before()
             async with anyio.create_task_group() as group:
                 group.start_soon(self._follow if self._abilities.progress else self._listen, round_)
                 group.start_soon(self._stop_unwanted, round_)
-                answer = await self._send(round_)
+                answers = await self._send(round_)
                 group.cancel_scope.cancel()
             await self._check_whole(round_)
             requests = [ticket.request for ticket in round_.tickets]
-            done = await anyio.to_thread.run_sync(results, requests, answer, round_.seed, self._model())
+            done = await anyio.to_thread.run_sync(results, requests, answers, round_.seed, self._model())
         except* JobError as errors:
             error = _first(errors)
             if isinstance(error, OutOfMemoryError) and len(round_.tickets) > 1:
@@ -187,9 +187,19 @@ class Line:
             if ticket in round_.wanted:
                 ticket.tell(Progress(round_.course.end().entry()), end)
 
-    async def _send(self, round_: Round) -> Any:  # noqa: ANN401 (JSON)
+    async def _send(self, round_: Round) -> list[Any]:
+        """Send the request; to a server that does not know ``n_iter``, once for each batch."""
+        answers = [await self._send_once(round_, 0)]
+        wanted = round_.batch_size * round_.tickets[0].request.parameters.n_iter
+        made = len(images_of(answers[0]))
+        while not self._abilities.interrupt and 0 < made < wanted:  # else, somebody interrupted it
+            answers.append(await self._send_once(round_, made))
+            made += len(images_of(answers[-1])) or wanted
+        return answers
+
+    async def _send_once(self, round_: Round, made: int) -> Any:  # noqa: ANN401 (JSON)
         request = round_.tickets[0].request
-        body = request.body_with(round_.seed, round_.batch_size)
+        body = request.body_with(round_.seed + made, round_.batch_size)
         if self._abilities.tasks:
             body["force_task_id"] = round_.task
         if len(round_.tickets) > 1:
@@ -212,12 +222,12 @@ class Line:
             ticket.tell()
 
     async def _listen(self, _: Round) -> None:
-        """Show signs of a WebUI that does not tell how far it is: that it writes; one elsewhere is trusted."""
-        written = self._options.written
+        """Show signs of a WebUI that does not tell how far it is: that it writes or computes; one elsewhere is trusted."""
+        work = self._options.work
         seen = None
         while True:
             await anyio.sleep(LISTEN_SECONDS)
-            now = written() if written is not None else None
+            now = work() if work is not None else None
             if now is None or now != seen:
                 self._show_sign()
             seen = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 import struct
 import warnings
 from typing import Final
@@ -19,6 +20,7 @@ PREVIEW_SIDE: Final = 256
 PREVIEW_QUALITY: Final = 70
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_SEED: Final = re.compile(r"\bSeed: (\d+)")
 _HEAD: Final = 32
 """How many characters of base64 hold a PNG's signature, the length and name of its first chunk, and its size."""
 
@@ -74,6 +76,17 @@ def png_size(picture: str) -> tuple[int, int] | None:
     if len(head) < len(_PNG) + 16 or not head.startswith(_PNG):
         return None
     return struct.unpack(">II", head[16:24])
+
+
+def png_seed(picture: str) -> int | None:
+    """Return the seed that stands in a PNG's text, where WebUIs write what they made it with; None if none does."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(picture)), formats=("PNG",)) as image:
+            text = image.info.get("parameters")
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+    found = _SEED.search(text) if isinstance(text, str) else None
+    return int(found.group(1)) if found else None
 
 
 def as_png(picture: str) -> str:

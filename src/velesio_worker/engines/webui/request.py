@@ -13,10 +13,16 @@ import anyio.to_thread
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
 from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.errors import BadJobError, JobError
-from velesio_worker.image_parameters import LARGEST_SEED, RANDOM, ImageParameters, Img2ImgParameters
+from velesio_worker.image_parameters import RANDOM, ImageParameters, Img2ImgParameters
 from velesio_worker.settings import Settings
 
 _LORA: Final = re.compile(r"<lora:([^:>]+)")
+_SMUGGLED: Final = re.compile(r"<\s*/?\s*sd_cpp_extra_args", re.IGNORECASE)
+"""In a prompt, sd-server takes what stands in this tag for parameters, past every limit."""
+
+_LARGEST_DRAWN: Final = 2**31 - 1
+"""sd-server takes a larger seed for any seed."""
+
 _MODEL_OPTIONS: Final = frozenset({"sd_model_checkpoint", "sd_checkpoint_hash"})
 _KNOWN: Final = frozenset(
     {"prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "batch_size", "n_iter"}
@@ -89,7 +95,7 @@ class ImageRequest:
 
 def draw_seed(images: int) -> int:
     """Draw the first of the seeds of so many images, which follow one another."""
-    return random.randrange(LARGEST_SEED - images)  # noqa: S311 (a picture's, no secret's)
+    return random.randrange(_LARGEST_DRAWN - images)  # noqa: S311 (a picture's, no secret's)
 
 
 async def prepare(
@@ -134,6 +140,8 @@ async def prepare(
 
 
 def _check_limits(parameters: ImageParameters, limits: Limits) -> None:
+    if _SMUGGLED.search(parameters.prompt):
+        raise BadJobError("data.prompt: <sd_cpp_extra_args> is not allowed: give parameters by their names.")
     pixels = parameters.width * parameters.height
     if pixels > limits.pixels:
         raise BadJobError(
@@ -147,6 +155,15 @@ def _check_limits(parameters: ImageParameters, limits: Limits) -> None:
         raise BadJobError(
             f"data.batch_size x data.n_iter is {parameters.images} images; SD_MAX_IMAGES allows {limits.images}."
         )
+    _check_allowed(parameters, limits)
+    if isinstance(parameters, Img2ImgParameters) and len(parameters.init_images) > parameters.batch_size:
+        raise BadJobError(
+            f"data.init_images has {len(parameters.init_images)} images, and batch_size is {parameters.batch_size}: "
+            "send as many as batch_size at most."
+        )
+
+
+def _check_allowed(parameters: ImageParameters, limits: Limits) -> None:
     options = parameters.override_settings or {}
     if named := _MODEL_OPTIONS.intersection(options):
         raise BadJobError(f"data.override_settings.{min(named)}: name the model with data.model instead.")
@@ -159,11 +176,6 @@ def _check_limits(parameters: ImageParameters, limits: Limits) -> None:
         if name not in limits.scripts:
             allowed = f"allowed are {listed(limits.scripts)}" if limits.scripts else "none is"
             raise BadJobError(f"The script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
-    if isinstance(parameters, Img2ImgParameters) and len(parameters.init_images) > parameters.batch_size:
-        raise BadJobError(
-            f"data.init_images has {len(parameters.init_images)} images, and batch_size is {parameters.batch_size}: "
-            "send as many as batch_size at most."
-        )
 
 
 def _sampling(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:

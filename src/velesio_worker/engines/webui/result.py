@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import orjson
 
 from velesio_worker.engines.webui.catalogue import plain
-from velesio_worker.engines.webui.pictures import as_png, png_size
+from velesio_worker.engines.webui.pictures import as_png, png_seed, png_size
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.errors import EngineRefusedError
 from velesio_worker.events import Done
@@ -16,23 +16,26 @@ from velesio_worker.events import Done
 _PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", "infotexts")
 
 
-def results(requests: Sequence[ImageRequest], answer: object, seed: int, model: str) -> list[Done]:
-    """Share a WebUI's answer out among the jobs that were run as one request. Slow: for a thread.
+def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: int, model: str) -> list[Done]:
+    """Share a WebUI's answers out among the jobs that were run together. Slow: for a thread.
 
     Args:
         requests: what the jobs asked for, in the order of their images.
-        answer: the answer, decoded.
+        answers: the answers, decoded; more than one if the WebUI makes no more than a batch for one request.
         seed: the first seed that was sent; the others follow one another.
         model: the name of the model that is loaded.
 
     Raises:
         EngineRefusedError: the answer is not what was asked for.
     """
-    images, info = _read(answer)
+    images: list[str] = []
+    for answer in answers:
+        images += images_of(answer)
+    info = _info(answers[0])
     wanted = sum(request.parameters.images for request in requests)
     if len(images) < wanted:
         raise EngineRefusedError(f"The WebUI made {len(images)} of {wanted} images: somebody else interrupted it.")
-    seeds = _seeds(info, seed, wanted)
+    seeds = _seeds(info, images, seed, wanted)
     done: list[Done] = []
     first = 0
     for request in requests:
@@ -43,20 +46,24 @@ def results(requests: Sequence[ImageRequest], answer: object, seed: int, model: 
     return done
 
 
-def _read(answer: object) -> tuple[list[str], dict[str, Any]]:
-    """Return the images, without a grid that stands before them, and the info; empty if there is none."""
+def images_of(answer: object) -> list[str]:
+    """Return the images in an answer, without a grid that stands before them.
+
+    Raises:
+        EngineRefusedError: there are none.
+    """
     fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
     pictures: Any = fields.get("images")
     if not isinstance(pictures, list):
         raise EngineRefusedError("The WebUI's answer has no images.")
     images = [picture for picture in cast("list[object]", pictures) if isinstance(picture, str)]
-    info = _info(fields.get("info"))
-    first: Any = info.get("index_of_first_image")
-    return images[first if isinstance(first, int) else 0 :], info
+    first: Any = _info(fields).get("index_of_first_image")
+    return images[first if isinstance(first, int) else 0 :]
 
 
-def _info(info: object) -> dict[str, Any]:
-    """Read the info, which is JSON in a string, or an empty one."""
+def _info(answer: object) -> dict[str, Any]:
+    """Read an answer's info, which is JSON in a string, or an empty one."""
+    info: Any = cast("dict[str, Any]", answer).get("info") if isinstance(answer, dict) else None
     if isinstance(info, str):
         try:
             info = orjson.loads(info)
@@ -65,11 +72,12 @@ def _info(info: object) -> dict[str, Any]:
     return cast("dict[str, Any]", info) if isinstance(info, dict) else {}
 
 
-def _seeds(info: dict[str, Any], seed: int, count: int) -> list[int]:
+def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int) -> list[int]:
     told = info.get("all_seeds")
     if isinstance(told, list) and len(cast("list[Any]", told)) >= count:
         return cast("list[int]", told)[:count]
-    return [seed + number for number in range(count)]
+    written = [png_seed(image) for image in images[:count]]
+    return [seed + number if told is None else told for number, told in enumerate(written)]
 
 
 def _share(info: dict[str, Any], first: int, last: int) -> dict[str, Any]:
@@ -100,6 +108,8 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
             size = png_size(images[number]) or (0, 0)
             warnings.append("The WebUI made an image that is no PNG (its samples_format); it was converted.")
         sizes.add(size)
+    if request.seed is not None and seeds[0] != request.seed:
+        warnings.append(f"The WebUI used the seed {seeds[0]} instead of {request.seed}.")
     width, height = min(sizes)
     if sizes != {(parameters.width, parameters.height)}:
         warnings.append(f"The images have {width}x{height} pixels, not {parameters.width}x{parameters.height}.")

@@ -120,6 +120,8 @@ class Scripts:
         self._retry = load("retry")
         self._forget = load("forget")
         self._leases = load("leases")
+        self._waiting = load("waiting")
+        self._pick = load("pick")
         self._publish = load("publish")
         self._redis: Any = redis
 
@@ -160,6 +162,14 @@ class Scripts:
     async def send_to_worker(self, keys: Keys, slot: Slot, worker: str) -> bool:
         """Move the job in the slot to the worker's list; False if the worker does not live."""
         return bool(await self._send_to_worker(keys=[slot.key, keys.only(worker), keys.workers], args=[worker]))
+
+    async def waiting(self, source: str, most: int, largest: int, look: int) -> list[bytes]:
+        """Return what waits at the front of a list, the next one first; sizes are in bytes."""
+        return await self._waiting(keys=[source], args=[most, largest, look])
+
+    async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
+        """Move a certain job into the slot; False if it does not wait any more."""
+        return bool(await self._pick(keys=[source, slot.key], args=[payload]))
 
     async def beat(
         self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int], slots: Iterable[Slot] = ()

@@ -1,63 +1,71 @@
-"""The worker's text side: its engine, and how far the gate to it is open for consumers."""
+"""One kind of engine in the worker, and how far the gate to it is open for consumers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Generic
 
 import anyio
 
-from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.gpu import Gpus
-from velesio_worker.engines.launch import LlamaLauncher
+from velesio_worker.engines.base import E, EngineState, Launcher
 from velesio_worker.engines.supervisor import Supervisor
 from velesio_worker.engines.turns import Turns
 from velesio_worker.engines.watchdog import Patience
 from velesio_worker.fleet import Fleet
 from velesio_worker.jobs import Kind
 from velesio_worker.queue.consumer import Gate, Passage
-from velesio_worker.settings import Settings
 
 _PASSAGES: Final = {EngineState.READY: Passage.OPEN, EngineState.STOPPED: Passage.AJAR}
 _LOOK_SECONDS: Final = 1.0
 """How often a worker whose engine failed looks whether another one can run its jobs."""
 
 
-class TextService:
-    """Looks after the text engine, and says when its consumers may take jobs.
+class EngineService(Generic[E]):
+    """Looks after the engine of one kind of job, and says when its consumers may take jobs.
 
     While the engine is ready they all may. While it is stopped one may, for a job that nobody else takes: that starts
-    it. The same while it cannot be started and no other worker can run text jobs: they are told why. Else none may.
+    it. The same while it cannot be started and no other worker can run such jobs: they are told why. Else none may.
 
     Args:
-        settings: the settings.
+        kind: the kind of job.
+        launcher: starts the engine.
+        patience: how long it may show no sign of work.
         fleet: knows the other workers.
-        gpus: the GPUs that the engine may use.
-        turns: whose turn it is on them; None if engines share them.
+        turns: whose turn it is on the GPUs; None if engines share them.
         on_change: called when the engine's state has changed.
+        eager: whether it is started before anybody asks for it.
 
     Attributes:
-        launcher: starts the engine.
-        supervisor: owns it.
+        kind: as above.
+        supervisor: owns the engine.
         gate: holds its consumers.
         known: set once it is known how many jobs it runs at a time, or the worker stops.
         slots: how many that are.
     """
 
     def __init__(
-        self, settings: Settings, fleet: Fleet, gpus: Gpus, turns: Turns | None, *, on_change: Callable[[], None]
+        self,
+        kind: Kind,
+        launcher: Launcher[E],
+        patience: Patience,
+        fleet: Fleet,
+        turns: Turns | None,
+        *,
+        on_change: Callable[[], None],
+        eager: bool = True,
     ) -> None:
+        self.kind = kind
         self._fleet = fleet
         self._on_change = on_change
         self._moved = anyio.Event()
         self._released = False
-        self.launcher = LlamaLauncher(settings, gpus)
         self.supervisor = Supervisor(
-            self.launcher,
-            Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds),
+            launcher,
+            patience,
             on_state=self._engine_changed,
             may_rest=self._nothing_waits,
             turns=turns,
+            eager=eager,
         )
         self.gate = Gate()
         self.known = anyio.Event()
@@ -79,10 +87,10 @@ class TextService:
         """What is known of the engine, for the worker's hash in Redis."""
         failed = bool(self.supervisor.reason)
         return {
-            "text_state": (EngineState.FAILED if failed else self.supervisor.state).value,
-            "text_slots": self.slots,
-            "text_model": self.supervisor.facts()["model"] or "",
-            "text_reason": self.supervisor.reason,
+            f"{self.kind}_state": (EngineState.FAILED if failed else self.supervisor.state).value,
+            f"{self.kind}_slots": self.slots,
+            f"{self.kind}_model": self.supervisor.facts()["model"] or "",
+            f"{self.kind}_reason": self.supervisor.reason,
         }
 
     def _engine_changed(self, state: EngineState) -> None:
@@ -107,7 +115,7 @@ class TextService:
             self._moved = anyio.Event()
             failed = bool(self.supervisor.reason)
             if failed:
-                elsewhere = await self._fleet.serves(Kind.TEXT)
+                elsewhere = await self._fleet.serves(self.kind)
                 failed = bool(self.supervisor.reason)
                 if failed:
                     self._move_gate(Passage.CLOSED if elsewhere else Passage.AJAR)
@@ -117,5 +125,5 @@ class TextService:
                 await self._moved.wait()
 
     async def _nothing_waits(self) -> bool:
-        """Whether no text job waits, so that the engine may rest."""
-        return not await self._fleet.waiting(Kind.TEXT)
+        """Whether no job of the kind waits, so that the engine may rest."""
+        return not await self._fleet.waiting(self.kind)

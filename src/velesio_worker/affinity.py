@@ -1,0 +1,74 @@
+"""Which image job is next: those of the loaded model before others, within limits; and which are run together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+from velesio_worker.errors import UnusablePayloadError
+from velesio_worker.image_parameters import Txt2ImgParameters
+from velesio_worker.jobs import Job, RefusedJobError, parse_job
+
+PASSES: Final = 8
+"""So often in a row a job that needs another model is passed over; then it is its turn."""
+
+
+class Affinity:
+    """Chooses image jobs; a :class:`velesio_worker.queue.group.Choice`.
+
+    Args:
+        max_bytes: the largest job that is accepted, in bytes.
+        loaded: returns what is loaded; None if nothing is.
+        known_as: returns what a job's ``model`` stands for, to be compared with that.
+        most: returns how many images may be made at once for several jobs.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        loaded: Callable[[], Hashable | None],
+        known_as: Callable[[str | None], Hashable],
+        most: Callable[[], int],
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._loaded = loaded
+        self._known_as = known_as
+        self._most = most
+        self._passed = 0
+
+    def first(self, waiting: Sequence[bytes]) -> bytes | None:
+        """Return the job to take; None for the one that is next, whatever it is."""
+        loaded = self._loaded()
+        jobs = [self._read(payload) for payload in waiting]
+        fitting = [loaded is None or job is None or self._known_as(job.model) == loaded for job in jobs]
+        if not fitting or fitting[0] or self._passed >= PASSES or True not in fitting:
+            self._passed = 0
+            return None
+        self._passed += 1
+        return waiting[fitting.index(True)] or None
+
+    def mates(self, payload: bytes, waiting: Sequence[bytes]) -> Sequence[bytes]:
+        """Return those of the waiting jobs that ask for the same as ``payload``, as many as fit into one request."""
+        taken = self._read(payload)
+        if taken is None or not isinstance(taken.parameters, Txt2ImgParameters) or not taken.parameters.mergeable:
+            return []
+        asked, room = taken.parameters, self._most() - taken.parameters.batch_size
+        mates: list[bytes] = []
+        for other in waiting:
+            job = self._read(other) if room >= asked.batch_size else None
+            if job is None or job.worker is not None or not isinstance(job.parameters, Txt2ImgParameters):
+                continue
+            if asked.same_but_for_seed(job.parameters):
+                mates.append(other)
+                room -= job.parameters.batch_size
+        return mates
+
+    def _read(self, payload: bytes) -> Job | None:
+        """Read a job; None if it is too large to be looked at here, or wrong, which whoever takes it will say."""
+        if not payload:
+            return None
+        try:
+            return parse_job(payload, max_bytes=self._max_bytes)
+        except (UnusablePayloadError, RefusedJobError):
+            return None

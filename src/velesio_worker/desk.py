@@ -1,0 +1,74 @@
+"""What is done with a payload that lies in a slot: admitted, run, refused; buried if even that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import anyio
+
+from velesio_worker.admission import Admission
+from velesio_worker.errors import StoppedError
+from velesio_worker.executor import Executor
+from velesio_worker.fleet import Fleet
+from velesio_worker.jobs import Kind, RefusedJobError
+from velesio_worker.logs import get_logger
+from velesio_worker.party import Seat, seats
+from velesio_worker.queue.group import Group
+from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.slots import Slots
+
+log = get_logger(__name__)
+
+
+class Desk:
+    """Handles payloads, one or several that go together; afterwards their slots are empty.
+
+    Args:
+        slots: this worker's slots.
+        admission: claims jobs.
+        executor: runs them.
+        fleet: keeps the time of the last job.
+    """
+
+    def __init__(self, slots: Slots, admission: Admission, executor: Executor, fleet: Fleet) -> None:
+        self._slots = slots
+        self._admission = admission
+        self._executor = executor
+        self._fleet = fleet
+
+    async def process(self, slot: Slot, payload: bytes) -> None:
+        """Run the job in a slot."""
+        await self._guarded(slot, payload, self._run(slot, payload, None))
+
+    async def process_group(self, group: Group) -> None:
+        """Run jobs that may be run as one; each has its own end."""
+        places = seats(len(group))
+        async with anyio.create_task_group() as members:
+            for (slot, payload), seat in zip(group, places, strict=True):
+                members.start_soon(self._guarded, slot, payload, self._run(slot, payload, seat))
+
+    async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
+        """Answer a job that has an id but is otherwise wrong."""
+        await self._guarded(slot, payload, self._admission.refuse(refusal, slot, payload))
+
+    async def _run(self, slot: Slot, payload: bytes, seat: Seat | None) -> None:
+        try:
+            claim = await self._admission.admit(slot, payload)
+            if claim is not None:
+                done = await self._executor.run(claim, seat)
+                if done and claim.job.kind not in {Kind.MANAGE, Kind.MANAGE_IMAGE}:
+                    await self._fleet.note_job()
+        finally:
+            if seat is not None:
+                seat.give_up()
+
+    async def _guarded(self, slot: Slot, payload: bytes, work: Coroutine[Any, Any, None]) -> None:
+        """Do what is to be done with a payload; if that fails, bury the payload rather than end the worker."""
+        try:
+            await work
+        except StoppedError:
+            raise  # the job stays in its slot until the slots are handed back
+        except Exception as error:
+            log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
+            await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")

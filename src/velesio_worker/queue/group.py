@@ -1,0 +1,100 @@
+"""A consumer that may choose among the jobs that wait, and take several that go together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import anyio
+
+from velesio_worker.queue.consumer import Gate, Passage
+from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.slots import Slots
+
+Group = Sequence[tuple[Slot, bytes]]
+"""Slots, and the jobs that lie in them."""
+
+ProcessGroup = Callable[[Group], Awaitable[None]]
+
+
+class Choice(Protocol):
+    """Chooses among the jobs that wait; each is a payload, the next one first, and empty if it is too large to read."""
+
+    def first(self, waiting: Sequence[bytes]) -> bytes | None:
+        """Return the job to take; None for the one that is next, whatever it is."""
+        ...
+
+    def mates(self, payload: bytes, waiting: Sequence[bytes]) -> Sequence[bytes]:
+        """Return those of the waiting jobs that are to be run together with one that was taken."""
+        ...
+
+
+class GroupConsumer:
+    """Takes a job from one list, and others that go with it, and has them processed before it takes the next.
+
+    Args:
+        slots: this worker's slots.
+        source: the list to take jobs from.
+        own: this consumer's own slots; the first is for the job that is chosen, the others for those that go with it.
+        gate: whether the engine can run jobs.
+        choice: chooses.
+        process: runs a group of jobs to their ends; afterwards their slots are empty.
+        first: whether it is the one that a gate lets through that is ajar.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        source: str,
+        own: Sequence[Slot],
+        gate: Gate,
+        choice: Choice,
+        process: ProcessGroup,
+        *,
+        first: bool = False,
+    ) -> None:
+        self._slots = slots
+        self._source = source
+        self._own = own
+        self._gate = gate
+        self._choice = choice
+        self._process = process
+        self._first = first
+
+    async def run(self, stopping: anyio.Event) -> None:
+        """Process jobs until ``stopping`` is set; those in hand are processed to their ends."""
+        while not stopping.is_set():
+            await self._gate.wait(first=self._first)
+            if stopping.is_set():  # the gate was opened so that this ends
+                return
+            if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
+                continue
+            group = await self._take()
+            if stopping.is_set() or not self._gate.lets_through(first=self._first):
+                for slot, _ in reversed(group):
+                    await self._slots.hand_back(slot)
+            elif group:
+                await self._process(group)
+
+    async def _take(self) -> Group:
+        left = [(slot, payload) for slot in self._own if (payload := await self._slots.left_in(slot)) is not None]
+        if left:
+            return left
+        slot, *further = self._own
+        payload = await self._take_first(slot)
+        if payload is None:
+            return []
+        group = [(slot, payload)]
+        if further:
+            mates = self._choice.mates(payload, await self._slots.waiting(self._source))
+            for mate in mates[: len(further)]:
+                free = further[len(group) - 1]
+                if await self._slots.pick(self._source, free, mate):
+                    group.append((free, mate))
+        return group
+
+    async def _take_first(self, slot: Slot) -> bytes | None:
+        chosen = self._choice.first(await self._slots.waiting(self._source))
+        if chosen is not None and await self._slots.pick(self._source, slot, chosen):
+            return chosen
+        return await self._slots.take(self._source, slot)

@@ -1,0 +1,107 @@
+"""The two sides of a worker: its text engine and its image engine, as far as there is one to start or to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from velesio_worker.engines.gpu import Gpus
+from velesio_worker.engines.launch import LlamaLauncher
+from velesio_worker.engines.llama import LlamaEngine
+from velesio_worker.engines.turns import Turns
+from velesio_worker.engines.watchdog import Patience
+from velesio_worker.engines.webui.command import FOLDER, LAUNCH, has_webui
+from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.launch import WebUILauncher
+from velesio_worker.errors import SettingsError
+from velesio_worker.fleet import Fleet
+from velesio_worker.jobs import Kind
+from velesio_worker.logs import get_logger
+from velesio_worker.queue.keys import Keys
+from velesio_worker.service import EngineService
+from velesio_worker.settings import GpuSharing, Settings
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSide:
+    """Text jobs: what starts their engine, and who looks after it."""
+
+    launcher: LlamaLauncher
+    service: EngineService[LlamaEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSide:
+    """Image jobs: what starts their engine, and who looks after it."""
+
+    launcher: WebUILauncher
+    service: EngineService[WebUIEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What a worker runs.
+
+    Attributes:
+        text: text jobs; None if it runs none.
+        image: image jobs; None if it runs none.
+    """
+
+    text: TextSide | None
+    image: ImageSide | None
+
+    @property
+    def services(self) -> list[EngineService[LlamaEngine] | EngineService[WebUIEngine]]:
+        """The services that there are."""
+        return [side.service for side in (self.text, self.image) if side is not None]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of job that need an engine and have one."""
+        sides = ((Kind.TEXT, self.text), (Kind.IMAGE, self.image))
+        return [kind for kind, side in sides if side is not None]
+
+
+def make_sides(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Callable[[], None]) -> Sides:
+    """Make the sides that the settings ask for.
+
+    Args:
+        settings: the settings.
+        fleet: knows the other workers.
+        gpus: the GPUs that the engines may use.
+        on_change: called when an engine's state has changed.
+    """
+    turns = Turns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None
+    text = image = None
+    patience = Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds)
+    if settings.run_llm:
+        llama = LlamaLauncher(settings, gpus)
+        text = TextSide(llama, EngineService(Kind.TEXT, llama, patience, fleet, turns, on_change=on_change))
+    if settings.run_sd and has_webui(settings):
+        webui = WebUILauncher(settings, gpus)
+        eager = turns is None or text is None  # else the first job of either kind decides whose turn it is
+        image = ImageSide(
+            webui, EngineService(Kind.IMAGE, webui, patience, fleet, turns, on_change=on_change, eager=eager)
+        )
+    return Sides(text, image)
+
+
+def check_sides(settings: Settings, sides: Sides) -> None:
+    """Say what the settings leave undone.
+
+    Raises:
+        SettingsError: there is nothing that the worker could run.
+    """
+    missing = f"there is no Stable Diffusion WebUI: {FOLDER / LAUNCH} is missing, and neither SD_STARTUP_COMMAND nor"
+    if sides.text is None and sides.image is None:
+        if settings.run_sd:
+            raise SettingsError(f"RUN_LLM=false, and {missing} SD_SERVER_URL is set: the worker has nothing to run")
+        raise SettingsError("RUN_LLM=false and RUN_SD=false leave the worker nothing to run: set one of them to true")
+    if settings.run_sd and sides.image is None:
+        log.warning(
+            f"{missing} SD_SERVER_URL is set. Image jobs stay in {Keys(settings.queue_name).ready(Kind.IMAGE)} until a "
+            "worker takes them that has one. RUN_SD=false: I know",
+            action="no_image_engine",
+        )
