@@ -212,6 +212,7 @@ class Worker:
             if self._sides.text is not None:
                 jobs.start_soon(self._take_text_jobs, self._sides.text)
             if self._sides.image is not None:
+                images.start_soon(self._say_when_images_can_be_made, self._sides.image)
                 for taker in self._image_consumers(self._sides.image):
                     images.start_soon(taker.run, self._stopping)
             await self._stopping.wait()
@@ -229,6 +230,12 @@ class Worker:
                     takers.start_soon(self._text_consumer(side, number).run, self._stopping)
                 log.info(f"taking text jobs, {side.service.slots} at a time", action="worker_ready")
                 self._lease.nudge()
+
+    async def _say_when_images_can_be_made(self, side: ImageSide) -> None:
+        await side.service.known.wait()
+        if not self._stopping.is_set():
+            log.info(f"taking image jobs, {self._settings.sd_concurrency} at a time", action="images_ready")
+            self._lease.nudge()
 
     async def _drain(self, executor: Executor) -> None:
         """Let running jobs end, for ``DRAIN_SECONDS`` at most; the rest goes back."""

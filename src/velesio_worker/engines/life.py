@@ -17,6 +17,7 @@ from velesio_worker.engines.leases import Leases
 from velesio_worker.engines.turns import TURN_SECONDS, Turns
 from velesio_worker.engines.watchdog import Patience, Watchdog
 from velesio_worker.errors import (
+    BadJobError,
     EngineCrashedError,
     EngineFailedError,
     EngineStalledError,
@@ -271,6 +272,9 @@ class Life(Generic[E]):
             kind, text = type(error), str(error)
             self._leases.refuse(wanted, lambda: kind(text))
             serving.report()
+        except BadJobError as error:
+            text = str(error)
+            self._leases.refuse(wanted, lambda: BadJobError(text))
         except JobError as error:
             text = f"The model {wanted.name} cannot be loaded: {error}"
             self._leases.refuse(wanted, lambda: ModelUnavailableError(text))

@@ -136,16 +136,16 @@ class WebUIEngine:
         """Return the model that ``name`` means.
 
         Raises:
-            ModelUnavailableError: there is none, or it cannot be loaded here.
+            BadJobError: there is none, or it cannot be loaded here.
             JobError: the WebUI does not answer.
         """
         model = self.catalogue.model(name) or (await self.refresh()).model(name)
         if model is None:
             known = listed(model.name for model in self.catalogue.models) or "none"
-            raise ModelUnavailableError(f"There is no image model {name!r} here; there are {known}.")
+            raise BadJobError(f"data.model: there is no image model {name[:80]!r}; there are {known}.")
         if not self._abilities.options and model != self._loaded:
-            raise ModelUnavailableError(
-                f"This worker's image engine has one model, {self.model!r}, and cannot load {name!r}."
+            raise BadJobError(
+                f"data.model: this worker's image engine has one model, {self.model!r}, and cannot load another."
             )
         return model
 

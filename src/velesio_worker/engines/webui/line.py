@@ -222,7 +222,7 @@ class Line:
             ticket.tell()
 
     async def _listen(self, _: Round) -> None:
-        """Show signs of a WebUI that does not tell how far it is: that it writes or computes; one elsewhere is trusted."""
+        """Show signs of a WebUI that does not tell how far it is: that it writes or computes; else trust it."""
         work = self._options.work
         seen = None
         while True:
