@@ -40,13 +40,15 @@ class Affinity:
     def first(self, waiting: Sequence[bytes]) -> bytes | None:
         """Return the job to take; None for the one that is next, whatever it is."""
         loaded = self._loaded()
-        jobs = [self._read(payload) for payload in waiting]
-        fitting = [loaded is None or job is None or self._known_as(job.model) == loaded for job in jobs]
-        if not fitting or fitting[0] or self._passed >= PASSES or True not in fitting:
-            self._passed = 0
-            return None
-        self._passed += 1
-        return waiting[fitting.index(True)] or None
+        head = self._read(waiting[0]) if waiting and loaded is not None and self._passed < PASSES else None
+        if head is not None and self._known_as(head.model) != loaded:
+            for payload in waiting[1:]:
+                job = self._read(payload)
+                if job is not None and self._known_as(job.model) == loaded:
+                    self._passed += 1
+                    return payload
+        self._passed = 0
+        return None
 
     def mates(self, payload: bytes, waiting: Sequence[bytes]) -> Sequence[bytes]:
         """Return those of the waiting jobs that ask for the same as ``payload``, as many as fit into one request."""

@@ -101,8 +101,12 @@ class Performer:
             if job.kind is not Kind.IMAGE:
                 raise
             log.warning(f"once more on a new engine: {error}", action="job_tried_again", job_id=job.id)
-            await source.stalled("ran out of memory")
-        return await self._on_engine(source, run, mode)
+            source.renew("it ran out of memory, which it may not have freed")
+        try:
+            return await self._on_engine(source, run, mode)
+        except OutOfMemoryError:
+            source.renew("it ran out of memory, which it may not have freed")
+            raise
 
     async def _on_engine(self, source: EngineSource, run: Run, mode: str) -> Done | JobError:
         job = run.job

@@ -173,6 +173,9 @@ class Source:
     async def stalled(self, reason: str) -> None:
         self.complaints.append(reason)
 
+    def renew(self, reason: str) -> None:
+        self.complaints.append(reason)
+
 
 class Manager:
     """Runs jobs that look after models as it is told, and says which."""

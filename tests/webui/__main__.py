@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--missing", type=_missing, default=frozenset())
     parser.add_argument("--fail-with", help=f"{', '.join(FAULTS)} or the class of an exception")
     parser.add_argument("--fail-note", type=Path)
+    parser.add_argument("--memory-pixels", type=int, help="how many pixels fit into memory at once")
     parser.add_argument("--journal", type=Path)
     return parser
 
@@ -73,6 +74,7 @@ def main() -> None:
         missing=args.missing,
         fail_with=args.fail_with,
         fail_note=args.fail_note,
+        memory_pixels=args.memory_pixels,
         journal=args.journal,
         console=sys.stderr,
     )

@@ -40,12 +40,15 @@ class Faults:
         self._note = setup.fail_note
         self._closing = closing
         self._waiting = [setup.fail_with] if setup.fail_with else []
+        self._memory = setup.memory_pixels
 
     def add(self, fault: str) -> None:
         self._waiting.append(fault)
 
-    def take(self) -> str | None:
-        """The fault of the generation that starts now."""
+    def take(self, pixels: int) -> str | None:
+        """The fault of the generation that starts now, which holds so many pixels at once."""
+        if self._memory is not None and pixels > self._memory:
+            return FAULTS["oom"]
         if not self._waiting or (self._note and self._note.exists()):
             return None
         if self._note:

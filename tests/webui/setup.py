@@ -30,6 +30,7 @@ class Setup:
         missing: routes that answer 404, see MISSING.
         fail_with: how the first generation fails, see ``faults.FAULTS``.
         fail_note: a file; fail only where it is not there yet, and write it when failing.
+        memory_pixels: how many pixels fit into memory at once; None for any number.
         journal: a file that gets one JSON line per event, ``at`` on the monotonic clock.
         console: where the progress bars go.
     """
@@ -48,6 +49,7 @@ class Setup:
     missing: frozenset[str] = frozenset()
     fail_with: str | None = None
     fail_note: Path | None = None
+    memory_pixels: int | None = None
     journal: Path | None = None
     console: TextIO | None = None
 

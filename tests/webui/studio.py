@@ -123,7 +123,7 @@ class Studio:
         rounds, batch = order.fields["n_iter"], order.fields["batch_size"]
         self.state.count(rounds * len(order.passes))
         self.pause(self.setup.step_seconds)
-        fault = self.faults.take()
+        fault = self.faults.take(order.fields["width"] * order.fields["height"] * batch)
         pictures: list[tuple[Image.Image, str]] = []
         for number in range(rounds):
             self.state.skipped = False

@@ -189,6 +189,10 @@ class EngineSource(Protocol):
         """Take note that a request found the engine gone, before anybody asks for it again."""
         ...
 
+    def renew(self, reason: str) -> None:
+        """Have the engine end once the jobs on it have ended, and another started in its place."""
+        ...
+
     async def stalled(self, reason: str) -> None:
         """Take note that the engine hangs, and replace it where that can be done."""
         ...

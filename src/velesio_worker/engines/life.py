@@ -109,6 +109,7 @@ class Life(Generic[E]):
         self._unloading = 0
         self._rested_at: float | None = None
         self._unload_error = ""
+        self._renewal = ""
         self._failures = Failures()
 
     async def run(self) -> None:
@@ -170,7 +171,7 @@ class Life(Generic[E]):
         if self._launcher.exchanges:
             spec = self._leases.default
         self._become(EngineState.STARTING)
-        self._hang = ""
+        self._hang = self._renewal = ""
         try:
             async with self._launcher.serve(spec) as serving:
                 try:
@@ -242,6 +243,7 @@ class Life(Generic[E]):
     async def _changed_in_place(self, serving: Serving[E], change: _Change) -> bool:
         """Make a change without ending the engine; False if it has to end."""
         if change.model is not None and serving.exchange is not None:
+            self._leases.close()  # whoever comes for the old model meanwhile would get the new one
             self._become(EngineState.STARTING)
             await self._exchange(serving, serving.exchange, change.model)
             return True
@@ -301,6 +303,8 @@ class Life(Generic[E]):
     async def _wanted_change(self, began: float) -> _Change | None:
         if self._unload:
             return _Change("it was asked to unload its model", rest=True)
+        if self._renewal:
+            return _Change(self._renewal)
         if self._failures.reason:
             self._leases.refuse(self._leases.default, self._refusal)
         wanted = self._leases.wanted

@@ -174,6 +174,13 @@ class Supervisor(Life[E]):
         with anyio.move_on_after(NOTICE_SECONDS):
             await changed.wait()
 
+    def renew(self, reason: str) -> None:
+        """Have the engine end once the jobs on it have ended, and another started; not if it runs elsewhere."""
+        if self._serving is not None and self._launcher.owned:
+            self._renewal = reason
+            self._leases.close()  # whoever comes now wants the next one
+            self._wake_up()
+
     async def stalled(self, reason: str) -> None:
         """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
         if self._serving is not None:  # else the one that hung is gone already

@@ -24,7 +24,7 @@ _UNAUTHORISED: Final = frozenset({401, 403})
 _SHOWN: Final = 300
 _PREFIX: Final = "/sdapi/v1"
 _TASKS: Final = "/internal/progress"
-_NO_MEMORY: Final = ("outofmemoryerror", "out of memory", "failed to allocate", "not enough memory")
+_NO_MEMORY: Final = ("outofmemoryerror", "out of memory", "allocate memory", "failed to allocate", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,9 @@ def refusal(status: int, answer: object) -> JobError:
         )
     fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
     words = [fields.get(name) for name in ("error", "detail", "errors", "message")]
-    said = ": ".join(_text(word) for word in words if word)[:_SHOWN] or "nothing more"
-    if any(sign in said.lower() for sign in _NO_MEMORY):
+    whole = ": ".join(_text(word) for word in words if word) or "nothing more"
+    said = whole[:_SHOWN]
+    if any(sign in whole.lower() for sign in _NO_MEMORY):
         return OutOfMemoryError(f"{NAME} ran out of memory: {said}")
     return EngineRefusedError(f"{NAME} answered with status {status}: {said}")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import Any, Final, cast
 
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.errors import EngineRefusedError
 
 _SHOWN: Final = 40
-_NO_LETTER: Final = re.compile(r"[^a-z0-9+]")
+_NO_LETTER: Final = re.compile(r"[^\w+]|_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,14 @@ class ImageModel:
     filename: str
     hash: str | None
 
+    def is_called(self, name: str) -> bool:
+        """Whether ``name`` is the model's own; a title's hash is no matter, since it comes and goes."""
+        return name in {self.name, self.title} or _untagged(name) == _untagged(self.title)
+
     def answers_to(self, name: str) -> bool:
-        """Whether somebody who says ``name`` means this model."""
-        file = PurePath(self.filename).name
-        return name in {self.name, self.title, file, f"{self.title.rpartition(' [')[0]}"} or name == self.hash
+        """Whether somebody who says ``name`` may mean this model: it is its own name, its file's or its hash."""
+        file = PureWindowsPath(self.filename).name  # which knows both kinds of slash
+        return bool(name) and (self.is_called(name) or name in {file, self.hash})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Catalogue:
         samplers: by plain name (see :func:`plain`) what the WebUI calls them; empty if it does not tell.
         schedulers: likewise.
         loras: the names of its LoRAs; None if it does not tell.
+        lora_aliases: what prompts may call them beside that.
         options: its settings.
     """
 
@@ -55,11 +60,15 @@ class Catalogue:
     samplers: Mapping[str, str] = field(default_factory=dict[str, str])
     schedulers: Mapping[str, str] = field(default_factory=dict[str, str])
     loras: frozenset[str] | None = None
+    lora_aliases: frozenset[str] = frozenset()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def model(self, name: str) -> ImageModel | None:
-        """Return the model that ``name`` means; None if there is none."""
-        return next((model for model in self.models if model.answers_to(name)), None)
+        """Return the model that ``name`` means; None if there is none.
+
+        Files of different folders may have the same name: whose own name it is goes first.
+        """
+        return _find(self.models, name)
 
     def sampler(self, name: str) -> tuple[str, str | None] | None:
         """Return the sampler that ``name`` means, and the scheduler if it names one, too; None if there is none.
@@ -77,6 +86,16 @@ class Catalogue:
     def scheduler(self, name: str) -> str | None:
         """Return the scheduler that ``name`` means; None if there is none."""
         return self.schedulers.get(plain(name))
+
+
+def _untagged(title: str) -> str:
+    """Return a title without the hash behind it."""
+    return title.rpartition(" [")[0] or title
+
+
+def _find(models: Sequence[ImageModel], name: str) -> ImageModel | None:
+    meant = [model for model in models if model.answers_to(name)]
+    return next((model for model in meant if model.is_called(name)), meant[0] if meant else None)
 
 
 def plain(name: str) -> str:
@@ -104,13 +123,14 @@ async def read_catalogue(api: WebUIApi) -> Catalogue:
     models = [model for entry in cast("list[object]", entries) if (model := _model(entry)) is not None]
     read: Any = await api.get("options")
     options = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
-    loras = await api.get("loras")
+    loras = _fields(await api.get("loras"))
     return Catalogue(
         models,
         _loaded(models, options),
         _named(await api.get("samplers"), "aliases"),
         _named(await api.get("schedulers"), "aliases", "label"),
-        None if loras is None else frozenset(_named(loras, "alias").values()),
+        None if loras is None else _words(loras, "name"),
+        frozenset() if loras is None else _words(loras, "alias"),
         options,
     )
 
@@ -126,17 +146,25 @@ def _model(entry: object) -> ImageModel | None:
 
 def _loaded(models: Sequence[ImageModel], options: Mapping[str, Any]) -> ImageModel | None:
     said = options.get("sd_model_checkpoint")
-    found = next((model for model in models if isinstance(said, str) and model.answers_to(said)), None)
+    found = _find(models, said) if isinstance(said, str) else None
     return found or (models[0] if len(models) == 1 else None)
+
+
+def _fields(entries: object) -> list[dict[str, Any]] | None:
+    """Return the entries of a list that are objects; None if it is no list."""
+    if not isinstance(entries, list):
+        return None
+    return [cast("dict[str, Any]", entry) for entry in cast("list[object]", entries) if isinstance(entry, dict)]
+
+
+def _words(entries: Sequence[Mapping[str, Any]], name: str) -> frozenset[str]:
+    return frozenset(word for entry in entries if isinstance(word := entry.get(name), str))
 
 
 def _named(entries: object, *others: str) -> dict[str, str]:
     """Return the entries' names by all that they may be called, in plain letters."""
     names: dict[str, str] = {}
-    for entry in cast("list[object]", entries) if isinstance(entries, list) else []:
-        if not isinstance(entry, dict):
-            continue
-        fields = cast("dict[str, Any]", entry)
+    for fields in _fields(entries) or []:
         name = fields.get("name")
         if not isinstance(name, str):
             continue

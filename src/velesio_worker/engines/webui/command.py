@@ -80,7 +80,7 @@ def webui_command(settings: Settings) -> WebUICommand:
         *("--ckpt-dir", str(settings.sd_model_path.absolute())),
         *shlex.split(settings.sd_args or ""),
     ]
-    return WebUICommand(argv, home, settings.sd_port, str(FOLDER))
+    return WebUICommand(argv, home, _port_of(argv) or settings.sd_port, str(FOLDER))  # SD_ARGS may name another
 
 
 def _folder_for(program: str, home: Path | None) -> Path | None:
@@ -96,7 +96,7 @@ def _port_of(argv: Sequence[str]) -> int | None:
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         for flag in ("--port", "--listen-port"):
             value = following if word == flag else word.removeprefix(f"{flag}=") if word.startswith(f"{flag}=") else ""
-            port = int(value) if value.isdigit() else port
+            port = int(value) if value.isdecimal() else port
     return port
 
 

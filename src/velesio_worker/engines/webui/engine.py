@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import anyio
 
-from velesio_worker.engines.base import Generation
+from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed, read_catalogue
-from velesio_worker.engines.webui.line import Line, LineOptions
+from velesio_worker.engines.webui.line import Line
+from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.request import ImageRequest, Limits, prepare, with_numbers
 from velesio_worker.engines.webui.ticket import is_done
 from velesio_worker.errors import (
@@ -80,8 +81,9 @@ class WebUIEngine:
         self._limits = limits
         self._memory = memory
         self._loaded = catalogue.loaded
-        self._resting = False
+        self._resting = None if options.shared else False
         self._refreshing = anyio.Lock()
+        self._refreshed_at = float("-inf")
         self.catalogue = catalogue
         self.default = catalogue.loaded
         self.line = Line(api, abilities, options, model=lambda: self.model, before=self.wake)
@@ -117,19 +119,26 @@ class WebUIEngine:
         Raises:
             JobError: it does not answer.
         """
+        asked_at = anyio.current_time()
         async with self._refreshing:
+            if self._refreshed_at >= asked_at:
+                return self.catalogue  # somebody else, who waited as well, has done it since
+            began = anyio.current_time()
             try:
-                for route in ("refresh-checkpoints", "refresh-loras"):
-                    await self._try_post(route)
+                async with anyio.create_task_group() as group:
+                    for route in ("refresh-checkpoints", "refresh-loras"):
+                        group.start_soon(self._try_post, route)
                 self.catalogue = await read_catalogue(self._api)
             except ConnectionLostError as error:
                 raise EngineUnavailableError(f"{NAME} does not answer: {error}") from error
+            self._refreshed_at = began
         return self.catalogue
 
     async def _try_post(self, route: str) -> None:
+        """Have something looked up again; while an image is made that may take longer than anybody wants to wait."""
         try:
             await self._api.post(route, {})
-        except EngineRefusedError as error:
+        except (ConnectionLostError, EngineRefusedError) as error:
             log.debug(f"{route}: {error}", action="route_refused")
 
     async def find(self, name: str) -> ImageModel:
@@ -143,7 +152,7 @@ class WebUIEngine:
         if model is None:
             known = listed(model.name for model in self.catalogue.models) or "none"
             raise BadJobError(f"data.model: there is no image model {name[:80]!r}; there are {known}.")
-        if not self._abilities.options and model != self._loaded:
+        if not self._abilities.options and model.name != self.model:
             raise BadJobError(
                 f"data.model: this worker's image engine has one model, {self.model!r}, and cannot load another."
             )
@@ -157,7 +166,7 @@ class WebUIEngine:
             ConnectionLostError: the WebUI went away.
         """
         model = model or self.default
-        if model is None or model == self._loaded:
+        if model is None or model.name == self.model:
             return
         await self.wake()
         await self._api.post("options", {"sd_model_checkpoint": model.title}, timeout=SWITCH_SECONDS)
@@ -168,14 +177,19 @@ class WebUIEngine:
             raise ModelUnavailableError(f"{NAME} was to load {model.name!r} and has {has} loaded.")
         self._loaded = loaded
 
-    async def load_named(self, name: str) -> None:
-        """Load a model by its name; an empty one means the default. Raises as :meth:`load` does."""
-        await self.load(await self.find(name) if name else None)
+    async def exchange(self, spec: Spec) -> None:
+        """Load the model that a spec names, once nothing is under way any more: what nobody wants may still be.
+
+        Raises:
+            JobError: it cannot be loaded, or the WebUI went away.
+        """
+        await self.line.idle()
+        await _reached(self.load(await self.find(spec.name) if spec.name else None))
 
     async def rest_when_idle(self) -> None:
-        """Rest once nothing is under way any more: what nobody wants may still be. Raises as :meth:`rest` does."""
+        """Rest once nothing is under way any more: what nobody wants may still be. Raises JobError."""
         await self.line.idle()
-        await self.rest()
+        await _reached(self.rest())
 
     async def rest(self) -> None:
         """Take the model out of the GPU's memory; the next job loads it again.
@@ -184,16 +198,24 @@ class WebUIEngine:
             JobError: the WebUI refuses.
             ConnectionLostError: it went away.
         """
-        if not self._resting:
+        if self._resting is not True:
             await self._api.post("unload-checkpoint", {}, timeout=SWITCH_SECONDS)
             self._resting = True
             log.info(f"{NAME}'s model is out of the GPU's memory until it is wanted", action="engine_rests")
 
     async def wake(self) -> None:
-        """Load the model again if it rests. Raises as :meth:`rest` does."""
-        if self._resting:
+        """Load the model again if it rests, or if nobody knows: an earlier worker may have left it so.
+
+        Raises as :meth:`rest` does.
+        """
+        if self._resting is False or not self._abilities.unload:
+            return
+        try:
             await self._api.post("reload-checkpoint", {}, timeout=SWITCH_SECONDS)
-            self._resting = False
+        except EngineRefusedError:
+            if self._resting:
+                raise
+        self._resting = False
 
     async def warm_up(self) -> None:
         """Make a small image: whoever can, is ready.
@@ -251,3 +273,11 @@ class ImageGeneration:
         names = {"prompt", "negative_prompt", "steps", "width", "height"}
         parameters = asked.model_dump(include=names) | {"seed": None if asked.seed == RANDOM else asked.seed}
         return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)
+
+
+async def _reached(work: Coroutine[Any, Any, None]) -> None:
+    """Do something; a connection that is lost is the engine's end, not the worker's mistake."""
+    try:
+        await work
+    except ConnectionLostError as error:
+        raise EngineUnavailableError(f"{NAME} went away: {error}") from error

@@ -21,17 +21,15 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.orphans import end_orphans
 from velesio_worker.engines.presence import Reported, until_gone
 from velesio_worker.engines.process import EngineProcess, running
-from velesio_worker.engines.webui.api import NAME, WebUIApi
+from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.engines.webui.line import LineOptions, Merging
+from velesio_worker.engines.webui.line_options import LineOptions, Merging
 from velesio_worker.engines.webui.request import limits_of
-from velesio_worker.engines.webui.start import Patience, last_words, pass_on
+from velesio_worker.engines.webui.start import Patience, answers, is_passing, last_words, listens, pass_on
 from velesio_worker.errors import (
-    EngineRefusedError,
     EngineStartError,
-    EngineUnavailableError,
     JobError,
 )
 from velesio_worker.logs import get_logger
@@ -116,7 +114,7 @@ class WebUILauncher:
         return program, facts.st_size, facts.st_mtime_ns, facts.st_mode
 
     @asynccontextmanager
-    async def serve(self, spec: Spec) -> AsyncGenerator[Serving[WebUIEngine], None]:  # noqa: ARG002 (the default one)
+    async def serve(self, spec: Spec) -> AsyncGenerator[Serving[WebUIEngine], None]:
         """Start the WebUI, wait until it is ready, and end it on leaving.
 
         Raises:
@@ -127,6 +125,7 @@ class WebUILauncher:
                 serving = await self._foreign(stack, self._settings.sd_server_url)
             else:
                 serving = await self._own(stack)
+            await self._restore(serving.engine, spec)
             self._engine = serving.engine
             lines = await stack.enter_async_context(anyio.create_task_group())
             lines.start_soon(serving.engine.line.run)
@@ -134,6 +133,18 @@ class WebUILauncher:
                 yield serving
             finally:
                 lines.cancel_scope.cancel()
+
+    async def _restore(self, engine: WebUIEngine, spec: Spec) -> None:
+        """Have the same model loaded as before: a WebUI that starts again has its own, or the one it had last."""
+        if self._engine is not None and self._engine.default is not None:
+            engine.default = engine.catalogue.model(self._engine.default.name) or engine.default
+        wanted = spec.name or (engine.default.name if engine.default is not None else "")
+        if not wanted or wanted == engine.model:
+            return
+        try:
+            await engine.exchange(Spec(name=wanted))
+        except JobError as error:
+            raise EngineStartError(f"The model {wanted} cannot be loaded: {error}") from None
 
     async def _own(self, stack: AsyncExitStack) -> Serving[WebUIEngine]:
         settings = self._settings
@@ -164,12 +175,14 @@ class WebUILauncher:
             pid=process.pid,
         )
         reported = Reported()
-        gone = partial(until_gone, process, reported, partial(_answers, api), last_words)
+        gone = partial(until_gone, process, reported, partial(answers, api), last_words)
         return self._serving(engine, gone, reported.set, process.kill)
 
     async def _get_ready(self, api: WebUIApi, process: EngineProcess) -> WebUIEngine:
-        while not await _answers(api):  # noqa: ASYNC110 (another process answers)
+        without_api = 0.0
+        while not await answers(api) and without_api < self._settings.sd_start_seconds:
             await anyio.sleep(_POLL_SECONDS)
+            without_api += _POLL_SECONDS if await listens(api) else 0
         engine = await self._make_engine(api, process)
         await engine.warm_up()
         return engine
@@ -202,7 +215,7 @@ class WebUILauncher:
     async def _foreign(self, stack: AsyncExitStack, url: str) -> Serving[WebUIEngine]:
         shown = hide_password(url)
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
-        engine = await self._until_it_answers(api, shown)
+        engine = await self._until_itanswers(api, shown)
         log.info(f"the WebUI at {shown} is ready: {engine.model or 'its model'}", action="engine_ready")
         reported = Reported()
         stack.push_async_callback(self._let_go, engine)
@@ -210,12 +223,12 @@ class WebUILauncher:
         async def gone() -> str:
             while True:
                 await reported.wait()
-                if not await _answers(api):
+                if not await answers(api):
                     return "does not answer any more"
 
         return self._serving(engine, gone, reported.set, None)
 
-    async def _until_it_answers(self, api: WebUIApi, shown: str) -> WebUIEngine:
+    async def _until_itanswers(self, api: WebUIApi, shown: str) -> WebUIEngine:
         said = ""
         while True:
             try:
@@ -223,7 +236,10 @@ class WebUILauncher:
             except ConnectionLostError as error:
                 trouble = f"does not answer ({error})"
             except JobError as error:
-                raise EngineStartError(f"SD_SERVER_URL={shown}: {error}", final=True) from None
+                if not is_passing(error):
+                    final = "--api-auth" in str(error)
+                    raise EngineStartError(f"SD_SERVER_URL={shown}: {error}", final=final) from None
+                trouble = f"cannot be used yet ({error})"
             if trouble != said:
                 said = trouble
                 log.warning(f"the WebUI at {shown} {trouble}; trying again", action="engine_absent")
@@ -243,8 +259,8 @@ class WebUILauncher:
         kill: Callable[[], None] | None,
     ) -> Serving[WebUIEngine]:
         slots = self._settings.sd_concurrency * self._settings.sd_max_batch + SPARE_SLOTS
-        rest = partial(_reached, engine.rest_when_idle) if engine.can_rest else None
-        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, partial(_exchange, engine), rest)
+        rest = engine.rest_when_idle if engine.can_rest else None
+        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest)
 
     async def _memory(self) -> str:
         """Say how much memory the GPUs have."""
@@ -255,34 +271,9 @@ class WebUILauncher:
         return have or "how much the GPU has is not known (no NVML)"
 
 
-async def _answers(api: WebUIApi) -> bool:
-    """Whether a WebUI answers as one; an answer that no WebUI gives is said by whoever asks next."""
-    try:
-        return await api.get("sd-models") is not None
-    except ConnectionLostError:
-        return False
-    except EngineRefusedError as error:
-        return "status 5" not in str(error)
-    except JobError:
-        return True
-
-
 async def _untold() -> float | None:
     """A WebUI has no count of its work; each job watches its own progress."""
     return None
-
-
-async def _exchange(engine: WebUIEngine, spec: Spec) -> None:
-    await engine.line.idle()
-    await _reached(partial(engine.load_named, spec.name))
-
-
-async def _reached(work: Callable[[], Awaitable[None]]) -> None:
-    """Do something; a connection that is lost is the engine's end, not the worker's mistake."""
-    try:
-        await work()
-    except ConnectionLostError as error:
-        raise EngineUnavailableError(f"{NAME} went away: {error}") from error
 
 
 def _quoted(user: str) -> str:

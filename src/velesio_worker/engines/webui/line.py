@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -13,6 +12,7 @@ import anyio.to_thread
 
 from velesio_worker.engines.http import ConnectionLostError, NotReachedError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
+from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.pictures import preview
 from velesio_worker.engines.webui.progress import state_of
 from velesio_worker.engines.webui.request import ImageRequest
@@ -45,36 +45,6 @@ LAST_SECONDS: Final = 2.0
 log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Merging:
-    """How many images may be made at once for several jobs; outlives the WebUI.
-
-    Attributes:
-        most: so many.
-    """
-
-    most: int
-
-
-@dataclass(frozen=True, slots=True)
-class LineOptions:
-    """How a line treats its WebUI.
-
-    Attributes:
-        merging: how many images may be made at once for several jobs.
-        shared: whether others may use the WebUI, too.
-        previews: whether progress is shown in pictures.
-        work: how much the WebUI has done so far, as a number that rises while it works; None if nobody can know.
-        kill: ends a WebUI that goes on with what nobody wants; None if it is not the worker's own.
-    """
-
-    merging: Merging
-    shared: bool
-    previews: bool
-    work: Callable[[], float] | None
-    kill: Callable[[], None] | None
-
-
 class Line:
     """Sends one request at a time, so that progress and interrupts, which name no request, are about that one.
 
@@ -104,6 +74,11 @@ class Line:
         self._round: Round | None = None
         self._round_over = anyio.Event()
         self._moved = anyio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return len(self._waiting)
 
     @contextlib.asynccontextmanager
     async def place(self, request: ImageRequest) -> AsyncGenerator[Ticket, None]:
@@ -167,11 +142,15 @@ class Line:
         done: list[Done] = []
         try:
             await self._before()
+            if not round_.wanted:
+                return
             async with anyio.create_task_group() as group:
                 group.start_soon(self._follow if self._abilities.progress else self._listen, round_)
                 group.start_soon(self._stop_unwanted, round_)
                 answers = await self._send(round_)
                 group.cancel_scope.cancel()
+            if not round_.wanted:
+                return
             await self._check_whole(round_)
             requests = [ticket.request for ticket in round_.tickets]
             done = await anyio.to_thread.run_sync(results, requests, answers, round_.seed, self._model())
@@ -192,7 +171,7 @@ class Line:
         answers = [await self._send_once(round_, 0)]
         wanted = round_.batch_size * round_.tickets[0].request.parameters.n_iter
         made = len(images_of(answers[0]))
-        while not self._abilities.interrupt and 0 < made < wanted:  # else, somebody interrupted it
+        while not self._abilities.interrupt and 0 < made < wanted and round_.wanted:  # else, it was interrupted
             answers.append(await self._send_once(round_, made))
             made += len(images_of(answers[-1])) or wanted
         return answers
@@ -208,12 +187,12 @@ class Line:
 
     async def _check_whole(self, round_: Round) -> None:
         """Find out whether somebody else interrupted the request: its image would be half done, and does not say so."""
-        if not self._abilities.progress or not round_.wanted:
+        if not self._abilities.progress:
             return
         state: dict[str, Any] = {}
         with contextlib.suppress(ConnectionLostError, JobError):
             state = state_of(await self._api.get("progress?skip_current_image=true"))
-        if state.get("interrupted") or state.get("skipped") or state.get("stopping_generation"):
+        if round_.spoiled or _is_interrupted(state):
             raise EngineRefusedError("Somebody interrupted the image at the WebUI itself; what it has is half done.")
 
     def _show_sign(self) -> None:
@@ -249,6 +228,8 @@ class Line:
             if state != seen:
                 seen = state
                 self._show_sign()
+            if ours and state.get("job_count") and _is_interrupted(state):
+                round_.spoiled = True  # whoever is next in the WebUI's own line may wipe that out before the end
             position = round_.course.moved(answer) if ours else None
             if position is not None:
                 picture = await self._preview(answer) if looks else None
@@ -279,13 +260,20 @@ class Line:
             await self._interrupt(round_)
             await anyio.sleep(INTERRUPT_SECONDS)
         log.warning(f"{NAME} goes on with an image that nobody wants; it is started again", action="engine_replaced")
+        for ticket in self._waiting:  # it costs them no attempt
+            ticket.fail(EngineUnavailableError(f"{NAME} was replaced: it went on with an image that nobody wanted."))
         kill()
 
     async def _interrupt(self, round_: Round) -> None:
         if self._abilities.interrupt:
             with contextlib.suppress(ConnectionLostError, JobError):
                 if await self._is_ours(round_):
-                    await self._api.post("interrupt", {})
+                    with anyio.move_on_after(LAST_SECONDS, shield=True):  # else it might arrive after the next request
+                        await self._api.post("interrupt", {})
+
+
+def _is_interrupted(state: dict[str, Any]) -> bool:
+    return bool(state.get("interrupted") or state.get("skipped") or state.get("stopping_generation"))
 
 
 def _first(errors: BaseExceptionGroup[JobError]) -> JobError:

@@ -14,13 +14,21 @@ from PIL import Image, UnidentifiedImageError
 
 from velesio_worker.errors import BadJobError
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # SD_MAX_PIXELS is the limit
+
 PREVIEW_SIDE: Final = 256
 """The longer side of a preview, in pixels."""
 
 PREVIEW_QUALITY: Final = 70
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-_SEED: Final = re.compile(r"\bSeed: (\d+)")
+_SEED: Final = re.compile(r"^Steps: \d+, .*?\bSeed: (\d+)", re.MULTILINE)
+"""In the line behind the prompts, the last of its kind: a prompt may hold such words, too."""
+
+_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE: Final = (OSError, SyntaxError, ValueError, struct.error, *_BOMB)
+"""What Pillow raises for what it cannot read."""
+
 _HEAD: Final = 32
 """How many characters of base64 hold a PNG's signature, the length and name of its first chunk, and its size."""
 
@@ -45,24 +53,25 @@ def check_picture(picture: str, *, name: str, max_pixels: int) -> str:
         BadJobError: it is none that can be used, and why.
     """
     text = "".join(bare(picture).split())
+    if not text:
+        raise BadJobError(f"data.{name} holds no image: send base64, bare or as data:image/png;base64,…")
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise BadJobError(f"data.{name} is no base64 (with padding; bare or as data:image/png;base64,…).") from None
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise BadJobError(
                     f"data.{name} has {width}x{height} pixels; SD_MAX_PIXELS allows {max_pixels}. Send a smaller one."
                 )
             image.load()
-    except Image.DecompressionBombError:
+    except _BOMB:
         raise BadJobError(f"data.{name} has too many pixels; SD_MAX_PIXELS allows {max_pixels}.") from None
     except UnidentifiedImageError:
         raise BadJobError(f"data.{name} is no image: send a PNG, JPEG, WebP, BMP or GIF.") from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:  # as Pillow's decoders have it
+    except _UNREADABLE as error:
         raise BadJobError(f"data.{name} is damaged or cut off ({error}).") from None
     return text
 
@@ -83,10 +92,10 @@ def png_seed(picture: str) -> int | None:
     try:
         with Image.open(io.BytesIO(base64.b64decode(picture)), formats=("PNG",)) as image:
             text = image.info.get("parameters")
-    except (OSError, SyntaxError, ValueError, struct.error):
+    except _UNREADABLE:
         return None
-    found = _SEED.search(text) if isinstance(text, str) else None
-    return int(found.group(1)) if found else None
+    seeds = _SEED.findall(text) if isinstance(text, str) else []
+    return int(seeds[-1]) if seeds else None
 
 
 def as_png(picture: str) -> str:
@@ -99,7 +108,7 @@ def as_png(picture: str) -> str:
         with Image.open(io.BytesIO(base64.b64decode(bare(picture)))) as image:
             out = io.BytesIO()
             image.save(out, "PNG")
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"no image: {error}") from None
     return base64.b64encode(out.getvalue()).decode()
 
@@ -116,6 +125,6 @@ def preview(picture: str) -> bytes:
             small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
             out = io.BytesIO()
             small.save(out, "JPEG", quality=PREVIEW_QUALITY)
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"no image: {error}") from None
     return out.getvalue()

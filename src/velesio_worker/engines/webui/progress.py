@@ -13,6 +13,8 @@ from typing import Any, Final, cast
 
 _SMOOTHING: Final = 0.3
 _NEARLY: Final = 0.99
+_HAIR: Final = 1e-6
+"""What fractions may lack to a whole step: 29 / 100 * 100 is less than 29."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,6 @@ class Course:
 
     def __init__(self, steps: int, rounds: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._steps = steps * rounds
-        self._rounds = rounds
         self._clock = clock
         self._step = 0
         self._fraction = 0.0
@@ -64,7 +65,7 @@ class Course:
         if count <= 0 or per_round <= 0:
             return None  # not begun: what it tells is of the request before
         share = min(number + min(_count(state, "sampling_step"), per_round) / per_round, count) / count
-        step = min(int(share * self._steps), self._steps)
+        step = min(int(share * self._steps + _HAIR), self._steps)
         if step <= self._step:
             return None
         if self._sampling_since is None:

@@ -171,11 +171,11 @@ def _check_allowed(parameters: ImageParameters, limits: Limits) -> None:
         if key not in limits.options:
             allowed = f"allowed are {listed(limits.options)}" if limits.options else "none is"
             raise BadJobError(f"data.override_settings.{key[:80]} is not allowed: {allowed} (SD_OVERRIDE_SETTINGS).")
-    scripts = [parameters.script_name] if parameters.script_name else []
-    for name in (*scripts, *(parameters.alwayson_scripts or {})):
+    scripts = [("script_name", parameters.script_name)] if parameters.script_name else []
+    for place, name in (*scripts, *(("alwayson_scripts", name) for name in parameters.alwayson_scripts or {})):
         if name not in limits.scripts:
             allowed = f"allowed are {listed(limits.scripts)}" if limits.scripts else "none is"
-            raise BadJobError(f"The script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
+            raise BadJobError(f"data.{place}: the script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
 
 
 def _sampling(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:
@@ -205,7 +205,7 @@ def _missing_loras(prompt: str, catalogue: Catalogue) -> list[str]:
     if catalogue.loras is None:
         return []
     named = dict.fromkeys(_LORA.findall(prompt))
-    return [name for name in named if name not in catalogue.loras]
+    return [name for name in named if name not in catalogue.loras and name not in catalogue.lora_aliases]
 
 
 def _pictures(parameters: Img2ImgParameters, max_pixels: int) -> dict[str, Any]:
@@ -222,8 +222,8 @@ def _pictures(parameters: Img2ImgParameters, max_pixels: int) -> dict[str, Any]:
 
 def with_numbers(error: JobError, request: ImageRequest, memory: str) -> JobError:
     """Return an error for too little memory that says how much was asked for and how much there is."""
-    asked = request.parameters
+    asked, said = request.parameters, str(error).rstrip(" .")
     return type(error)(
-        f"{error} {asked.width}x{asked.height} pixels, {asked.batch_size} at once, were asked for; {memory}. "
+        f"{said}. {asked.width}x{asked.height} pixels, {asked.batch_size} at once, were asked for; {memory}. "
         "Ask for smaller images or a smaller batch_size, or start the WebUI with --medvram (SD_ARGS)."
     )

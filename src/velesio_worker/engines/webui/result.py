@@ -13,7 +13,8 @@ from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.errors import EngineRefusedError
 from velesio_worker.events import Done
 
-_PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", "infotexts")
+_TEXTS: Final = "infotexts"
+_PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", _TEXTS)
 
 
 def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: int, model: str) -> list[Done]:
@@ -33,13 +34,15 @@ def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: i
         images += images_of(answer)
     info = _info(answers[0])
     wanted = sum(request.parameters.images for request in requests)
+    if len(requests) == 1 and requests[0].parameters.script_name and images:
+        wanted = len(images)  # a script makes as many as it likes
     if len(images) < wanted:
         raise EngineRefusedError(f"The WebUI made {len(images)} of {wanted} images: somebody else interrupted it.")
     seeds = _seeds(info, images, seed, wanted)
     done: list[Done] = []
     first = 0
     for request in requests:
-        last = first + request.parameters.images
+        last = first + request.parameters.images if len(requests) > 1 else wanted
         own = _share(info, first, last)
         done.append(_done(request, images[first:last], own, seeds[first:last], model))
         first = last
@@ -57,8 +60,13 @@ def images_of(answer: object) -> list[str]:
     if not isinstance(pictures, list):
         raise EngineRefusedError("The WebUI's answer has no images.")
     images = [picture for picture in cast("list[object]", pictures) if isinstance(picture, str)]
-    first: Any = _info(fields).get("index_of_first_image")
-    return images[first if isinstance(first, int) else 0 :]
+    return images[_grids(_info(fields)) :]
+
+
+def _grids(info: dict[str, Any]) -> int:
+    """Return how many images of images stand before the images."""
+    first: Any = info.get("index_of_first_image")
+    return max(first, 0) if isinstance(first, int) else 0
 
 
 def _info(answer: object) -> dict[str, Any]:
@@ -73,9 +81,10 @@ def _info(answer: object) -> dict[str, Any]:
 
 
 def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int) -> list[int]:
-    told = info.get("all_seeds")
-    if isinstance(told, list) and len(cast("list[Any]", told)) >= count:
-        return cast("list[int]", told)[:count]
+    told: Any = info.get("all_seeds")
+    seeds = cast("list[Any]", told)[:count] if isinstance(told, list) else []
+    if len(seeds) == count and all(isinstance(one, int) for one in seeds):
+        return seeds
     written = [png_seed(image) for image in images[:count]]
     return [seed + number if told is None else told for number, told in enumerate(written)]
 
@@ -83,10 +92,14 @@ def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int) -
 def _share(info: dict[str, Any], first: int, last: int) -> dict[str, Any]:
     """Return what the info says of some of the images."""
     own = dict(info)
+    grids = _grids(info)
     for name in _PER_IMAGE:
         value = info.get(name)
         if isinstance(value, list):
-            own[name] = cast("list[Any]", value)[first:last]
+            skipped = grids if name == _TEXTS else 0  # grids have a text, and nothing else
+            own[name] = cast("list[Any]", value)[first + skipped : last + skipped]
+    if grids:
+        own["index_of_first_image"] = 0
     if own.get("all_seeds"):
         own["seed"] = own["all_seeds"][0]
     if own.get("all_subseeds"):
@@ -124,7 +137,7 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
         "sampler_name": info.get("sampler_name") or request.body.get("sampler_name"),
         "batch_size": parameters.batch_size,
         "n_iter": parameters.n_iter,
-        "model": info.get("sd_model_name") or model,
+        "model": _other_model(info, model) or model,
     }
     result: dict[str, Any] = {"images": images, "parameters": used, "seeds": seeds, "info": info}
     if warnings:
@@ -138,7 +151,18 @@ def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[
     sampler, used = request.body.get("sampler_name"), info.get("sampler_name")
     if isinstance(used, str) and isinstance(sampler, str) and plain(used) != plain(sampler):
         said.append(f"The WebUI used the sampler {used!r} instead of {sampler!r}.")
-    loaded = info.get("sd_model_name")
-    if isinstance(loaded, str) and loaded and loaded != model:
+    loaded = _other_model(info, model)
+    if loaded and model:
         said.append(f"The WebUI used the model {loaded!r} instead of {model!r}.")
     return said
+
+
+def _other_model(info: dict[str, Any], model: str) -> str | None:
+    """Return the model that the WebUI says it used; None if that is ``model``, or it does not say.
+
+    It says the file's name alone, and ``model`` is the name with its folders: ``sdxl_base`` for ``sdxl/base``.
+    """
+    used = info.get("sd_model_name")
+    if not isinstance(used, str) or not used or used == model or model.endswith(f"_{used}"):
+        return None
+    return used

@@ -5,22 +5,50 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import anyio
 
 from velesio_worker.engines import presence
+from velesio_worker.engines.base import TAIL
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.presence import tail_of
 from velesio_worker.engines.process import EngineProcess
+from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.errors import EngineStartError, JobError, OutOfMemoryError
+from velesio_worker.errors import EngineRefusedError, EngineStartError, JobError, OutOfMemoryError
 from velesio_worker.logs import get_logger
 
 _LOOK_SECONDS: Final = 0.5
+_END_SECONDS: Final = 2.0
+"""How long a process may take to end after its port was closed."""
+
 _TROUBLE: Final = re.compile(r"\b(error|traceback|exception)\b", re.IGNORECASE)
 
 webui_log = get_logger("webui")
+
+
+async def answers(api: WebUIApi) -> bool:
+    """Whether a WebUI answers as one; an answer that no WebUI gives is said by whoever asks next."""
+    try:
+        return await api.get("sd-models") is not None
+    except ConnectionLostError:
+        return False
+    except JobError as error:
+        return not is_passing(error)
+
+
+async def listens(api: WebUIApi) -> bool:
+    """Whether something answers without the API, as a WebUI does for a moment, or for good without --api."""
+    with suppress(ConnectionLostError, JobError):
+        return await api.get("sd-models") is None
+    return False
+
+
+def is_passing(error: JobError) -> bool:
+    """Whether an error is one of a server that starts, or of a proxy before one."""
+    return isinstance(error, EngineRefusedError) and "status 5" in str(error)
 
 
 class Patience:
@@ -54,13 +82,26 @@ class Patience:
             try:
                 engine = await work()
             except ConnectionLostError as error:
-                trouble = EngineStartError(f"The WebUI went away while it started: {error}. {tail_of(self._process)}")
+                trouble = await self._went_away(error)
             except JobError as error:
                 trouble = _start_error(error)
             group.cancel_scope.cancel()
         if engine is None or trouble is not None:
             raise trouble or EngineStartError
         return engine
+
+    async def _went_away(self, error: ConnectionLostError) -> EngineStartError:
+        with anyio.move_on_after(_END_SECONDS):
+            await self._process.wait()
+            return await self._ended()
+        text = (
+            f"The WebUI went away while it started ({error}), but its process lives. {TAIL}\n{tail_of(self._process)}"
+        )
+        return EngineStartError(text)
+
+    async def _ended(self) -> EngineStartError:
+        await self._process.drained()
+        return EngineStartError(f"The WebUI {last_words(self._process)}")
 
     async def _trouble(self) -> EngineStartError:
         process, seen = self._process, -1
@@ -70,12 +111,11 @@ class Patience:
                 seen, deadline = process.bytes, anyio.current_time() + self._seconds
             elif anyio.current_time() > deadline:
                 return EngineStartError(
-                    f"The WebUI showed no progress for {self._seconds:g} s (SD_START_SECONDS). Its last lines:\n"
+                    f"The WebUI showed no progress for {self._seconds:g} s (SD_START_SECONDS). {TAIL}\n"
                     f"{tail_of(process)}"
                 )
             await anyio.sleep(_LOOK_SECONDS)
-        await process.drained()
-        return EngineStartError(f"The WebUI {last_words(process)}")
+        return await self._ended()
 
 
 def _start_error(error: JobError) -> EngineStartError:

@@ -70,6 +70,7 @@ class Round:
         batch_size: how many images are made at once.
         course: how far it is.
         seed: of the first image; the others' follow one another.
+        spoiled: whether somebody else was seen to interrupt it.
     """
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
@@ -77,6 +78,7 @@ class Round:
         self.tickets = list(tickets)
         self.wanted = set(tickets)
         self.unwanted = anyio.Event()
+        self.spoiled = False
         self.task = f"task({secrets.token_hex(8)})"
         self.batch_size = sum(ticket.request.parameters.batch_size for ticket in tickets)
         self.course = Course(request.parameters.steps, request.parameters.n_iter)

@@ -1,0 +1,109 @@
+"""Jobs that were taken together wait for each other, but not for ever."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from tests.unit.waiting import until
+from velesio_worker import party
+from velesio_worker.party import Seat, seats
+
+pytestmark = pytest.mark.anyio
+
+
+class Arrivals:
+    """Who is through."""
+
+    def __init__(self) -> None:
+        self.through: list[int] = []
+
+    async def arrive(self, seat: Seat, number: int) -> None:
+        await seat.arrive()
+        self.through.append(number)
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(party, "PARTY_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_each_waits_until_all_are_there() -> None:
+    arrivals, places = Arrivals(), seats(3)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for number in (0, 1):
+                group.start_soon(arrivals.arrive, places[number], number)
+            await turns()
+            assert arrivals.through == []
+            group.start_soon(arrivals.arrive, places[2], 2)
+    assert sorted(arrivals.through) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_nobody_waits_for_one_that_gave_up() -> None:
+    arrivals, places = Arrivals(), seats(3)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for number in (0, 1):
+                group.start_soon(arrivals.arrive, places[number], number)
+            await turns()
+            places[2].give_up()
+    assert sorted(arrivals.through) == [0, 1]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_that_arrives_and_gives_up_more_than_once_counts_once() -> None:
+    arrivals, places = Arrivals(), seats(3)
+    async with anyio.create_task_group() as group:
+        group.start_soon(arrivals.arrive, places[0], 0)
+        await turns()
+        for _ in range(5):
+            places[0].give_up()
+            places[1].give_up()
+        await turns()
+        assert arrivals.through == [], "the third may still come"
+        places[2].give_up()
+        await until(lambda: arrivals.through)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_job_on_its_own_waits_for_nobody() -> None:
+    (place,) = seats(1)
+    with anyio.fail_after(10):
+        await place.arrive()
+    assert seats(0) == []
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_comes_late_waits_no_more() -> None:
+    first, second = seats(2)
+    with anyio.fail_after(10):
+        second.give_up()
+        await first.arrive()
+        await second.arrive()
+
+
+async def test_a_wait_ends_after_a_moment_whoever_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(party, "PARTY_SECONDS", 0.05)
+    first, _ = seats(2)
+    with anyio.fail_after(10):
+        await first.arrive()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_that_is_cancelled_while_it_waits_has_arrived() -> None:
+    arrivals, (first, second) = Arrivals(), seats(2)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(arrivals.arrive, first, 0)
+            await turns()
+            group.cancel_scope.cancel()
+        await second.arrive()
+    assert arrivals.through == []
