@@ -132,7 +132,8 @@ def test_a_killed_server_costs_no_job_and_the_worker_leaves_none_behind(plain: A
     while not entries(plain, "struck"):
         pass
     sd_server(painter).kill()
-    assert ended(plain, "struck", 60)["images"] == undisturbed["images"]
+    again = ended(plain, "struck", 60)
+    assert again.get("images") == undisturbed["images"], (again, painter.log_text())
     process = sd_server(painter)
     painter.process.kill()  # pyright: ignore[reportOptionalMemberAccess]
     wait_until_gone(process)

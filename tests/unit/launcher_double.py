@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
     eager: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineStub:
     """An engine that has a name and does nothing."""
 
@@ -49,8 +49,17 @@ class Life:
     spec: Spec
     slots: int
     owned: bool
+    exchanges: bool = False
+    """Whether it exchanges its model without an end."""
     obeys: bool = True
     """Whether it ends when it is killed."""
+    loads: list[str] = field(default_factory=list[str])
+    """The models that it was asked to load."""
+    refuses: list[JobError] = field(default_factory=list[JobError])
+    """How its next loads, and rests, fail."""
+    rests: int = 0
+    may_load: anyio.Event = field(default_factory=anyio.Event)
+    """What a load waits for; set at first."""
     killed: int = 0
     reports: int = 0
     probes: int = 0
@@ -58,6 +67,23 @@ class Life:
     ended: bool = False
     over: anyio.Event = field(default_factory=anyio.Event)
     how: str = ""
+
+    def __post_init__(self) -> None:
+        self.engine = EngineStub(self.spec.name)
+        self.may_load.set()
+
+    async def exchange(self, spec: Spec) -> None:
+        self.loads.append(spec.name)
+        await self.may_load.wait()
+        if self.refuses:
+            raise self.refuses.pop(0)
+        self.engine.model = spec.name
+
+    async def rest(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.rests += 1
+        if self.refuses:
+            raise self.refuses.pop(0)
 
     def die(self, how: str = "ended with exit code 9") -> None:
         """End as if by itself."""
@@ -85,9 +111,9 @@ class Life:
         await anyio.sleep_forever()
 
     def serving(self) -> Serving[EngineStub]:
-        engine = EngineStub(self.spec.name)
         kill = self.kill if self.owned else None
-        return Serving(engine, self.slots, self.gone, self.report, kill, self.count, self.probe)
+        exchange, rest = (self.exchange, self.rest) if self.exchanges else (None, None)
+        return Serving(self.engine, self.slots, self.gone, self.report, kill, self.count, self.probe, exchange, rest)
 
 
 class LauncherDouble:
@@ -96,14 +122,17 @@ class LauncherDouble:
     Args:
         slots: how many jobs each engine runs at a time.
         owned: whether the engines are the worker's own.
+        exchanges: whether they exchange their model, and rest, without an end.
         gpu: the engines of several launchers that must not live at the same time.
     """
 
     name = "engine"
 
-    def __init__(self, slots: int = 2, *, owned: bool = True, gpu: list[Life] | None = None) -> None:
+    def __init__(
+        self, slots: int = 2, *, owned: bool = True, exchanges: bool = False, gpu: list[Life] | None = None
+    ) -> None:
         self.owned = owned
-        self.exchanges = False
+        self.exchanges = exchanges
         self.slots = slots
         self.lives: list[Life] = []
         self.starts: list[str] = []
@@ -130,7 +159,7 @@ class LauncherDouble:
     async def serve(self, spec: Spec) -> AsyncGenerator[Serving[EngineStub], None]:
         self.starts.append(spec.name)
         assert not self._gpu, "one engine at a time"
-        life = Life(spec, self.slots, self.owned)
+        life = Life(spec, self.slots, self.owned, self.exchanges)
         self._gpu.append(life)
         try:
             await self.may_start.wait()

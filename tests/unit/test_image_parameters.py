@@ -209,6 +209,13 @@ def test_jobs_with_an_image_to_begin_from_are_run_alone() -> None:
     assert not img().mergeable
 
 
+def outcome(type_: str, data: dict[str, Any]) -> object:
+    try:
+        return job(type_, data).parameters
+    except RefusedJobError as error:
+        return error
+
+
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=9)
 VALUES = LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(st.text(max_size=3), LEAVES, max_size=2)
 
@@ -219,11 +226,10 @@ VALUES = LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(st.text(max_siz
 )
 def test_whatever_is_sent_is_a_job_within_bounds_or_is_refused(type_: str, data: dict[str, Any]) -> None:
     needed = {"prompt": SECRET} | ({"init_images": [PICTURE]} if type_ == "img2img" else {})
-    try:
-        read = job(type_, needed | data).parameters
-    except RefusedJobError as error:
-        assert isinstance(error.error, BadJobError)
-        assert SECRET not in str(error)
+    read = outcome(type_, needed | data)
+    if isinstance(read, RefusedJobError):
+        assert isinstance(read.error, BadJobError)
+        assert SECRET not in str(read)
         return
     assert isinstance(read, Txt2ImgParameters | Img2ImgParameters)
     assert read.width % 8 == read.height % 8 == 0

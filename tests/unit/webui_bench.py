@@ -202,7 +202,7 @@ async def bench(setup: Setup = FAST, **options: Unpack[Options]) -> AsyncGenerat
 def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the line look more often."""
     monkeypatch.setattr(line_module, "POLL_SECONDS", 0.005)
-    monkeypatch.setattr(line_module, "INTERRUPT_SECONDS", 0.02)
+    monkeypatch.setattr(line_module, "INTERRUPT_SECONDS", 0.1)
     monkeypatch.setattr(line_module, "LISTEN_SECONDS", 0.02)
     monkeypatch.setattr(launch_module, "_POLL_SECONDS", 0.02)
 

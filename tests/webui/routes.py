@@ -182,6 +182,7 @@ def _lora(name: str) -> dict[str, Any]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits for the acknowledgement of its head
     server: Server  # pyright: ignore[reportIncompatibleVariableOverride] (the one that is given above)
 
     def do_GET(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shlex
@@ -230,7 +231,19 @@ def check_port(port: int, *, setting: str = "LLAMA_PORT", url: str = "LLAMA_SERV
         try:
             probe.bind((HOST, port))
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and not _listens(port):  # the end of a connection lingers; who has ended does not listen any more
+                return
             raise EngineStartError(
                 f"Port {port} on {HOST} is taken ({error.strerror}): stop what listens there, set {setting} to a free "
                 f"port, or set {url}=http://{HOST}:{port} to use that server"
             ) from None
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=1):
+            return True
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True

@@ -70,7 +70,7 @@ def check_picture(picture: str, *, name: str, max_pixels: int) -> str:
     except _BOMB:
         raise BadJobError(f"data.{name} has too many pixels; SD_MAX_PIXELS allows {max_pixels}.") from None
     except UnidentifiedImageError:
-        raise BadJobError(f"data.{name} is no image: send a PNG, JPEG, WebP, BMP or GIF.") from None
+        raise BadJobError(f"data.{name} is no readable image: send a PNG, JPEG, WebP, BMP or GIF.") from None
     except _UNREADABLE as error:
         raise BadJobError(f"data.{name} is damaged or cut off ({error}).") from None
     return text
