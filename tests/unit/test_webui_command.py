@@ -156,7 +156,6 @@ def test_the_environment_is_the_workers_with_the_gpus_that_it_may_see() -> None:
         (["webui", "--api-auth", "nonsense"], None),
         (["webui", "--gradio-auth", "me:secret"], None),
         (["webui"], None),
-        ([], None),
     ],
 )
 def test_the_user_that_a_webui_asks_for_is_read_off_its_command(argv: list[str], user: str | None) -> None:

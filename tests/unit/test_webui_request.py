@@ -186,7 +186,8 @@ async def test_a_webui_that_does_not_tell_what_it_has_gets_what_was_asked_for() 
         ({"override_settings": {"no_such_key": 1}}, "data.override_settings", ["CLIP_stop_at_last_layers, sd_vae"]),
         ({"override_settings": {"sd_model_checkpoint": "nope"}}, "data.override_settings", ["data.model"]),
         ({"override_settings": {"sd_checkpoint_hash": "0"}}, "data.override_settings", ["data.model"]),
-        ({"override_settings": {SECRET * 9: 1}}, "data.override_settings", ["SD_OVERRIDE_SETTINGS"]),
+        ({"override_settings": {"k" * 9999: 1}}, "data.override_settings.k", ["kkk is not allowed"]),
+        ({"script_name": "s" * 9999}, "data.script_name", ["sss' is not allowed"]),
         ({"script_name": "NoSuch"}, "data.script_name", ["'NoSuch'", "none is", "SD_SCRIPTS"]),
         ({"alwayson_scripts": {"NoSuch": {"args": [SECRET]}}}, "data.alwayson_scripts", ["'NoSuch'", "SD_SCRIPTS"]),
         ({"width": 2048, "height": 2056}, "data.width x data.height", ["4210688", "SD_MAX_PIXELS allows 4194304"]),
@@ -198,12 +199,7 @@ async def test_a_webui_that_does_not_tell_what_it_has_gets_what_was_asked_for() 
 async def test_what_there_is_not_or_is_not_allowed_is_refused_with_what_there_is(
     more: dict[str, Any], field: str, hints: list[str]
 ) -> None:
-    said = await refused(txt(**{"prompt": "a cat"} | more)) if SECRET * 9 not in str(more) else "skip"
-    if said == "skip":
-        with pytest.raises(BadJobError) as caught:
-            await prepared(txt(**more))
-        said = str(caught.value)
-        assert SECRET * 9 not in said, "a long key is cut"
+    said = await refused(txt(**more))
     assert said.startswith(field)
     for hint in hints:
         assert hint in said
@@ -327,7 +323,7 @@ async def test_any_prompt_is_sent_as_it_is_or_refused(prompt: str) -> None:
 @given(st.integers(1, 4096))
 def test_a_drawn_seed_leaves_room_for_those_that_follow(images: int) -> None:
     seed = draw_seed(images)
-    assert 0 <= seed
+    assert seed >= 0
     assert seed + images - 1 < 2**31, "sd-server takes a larger one for any seed"
 
 
