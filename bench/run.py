@@ -1,7 +1,7 @@
 """What a token costs on its way from the engine's socket to the Redis Stream, and how long it takes.
 
 Every figure stands beside that of the plain way, measured in the same run: machines differ and are shared, so
-compare ratios, not numbers. Usage: python bench/run.py [sse] [path] [pace]
+compare ratios, not numbers. Usage: python bench/run.py [sse] [path] [pace] [images]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import httpx
 import orjson
 import redis.asyncio as aioredis
 
+from images import images
 from velesio_worker.engines.completion import CompletionGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.sse import SSEDecoder
@@ -182,7 +183,7 @@ def sse(events: int = 50_000) -> None:
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["sse", "path", "pace"]
+    wanted = sys.argv[1:] or ["sse", "path", "pace", "images"]
     fast = importlib.util.find_spec("uvloop") is not None
     for name in wanted:
         if name == "sse":
@@ -191,8 +192,10 @@ def main() -> None:
             anyio.run(path, backend_options={"use_uvloop": fast})
         elif name == "pace":
             anyio.run(pace, backend_options={"use_uvloop": fast})
+        elif name == "images":
+            anyio.run(images, backend_options={"use_uvloop": fast})
         else:
-            sys.exit(f"no benchmark {name!r}: sse, path, pace")
+            sys.exit(f"no benchmark {name!r}: sse, path, pace, images")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,19 @@ import json
 import time
 
 
+def _answer(head: bytes) -> bytes:
+    """What a llama-server says of itself to a worker that uses it; 404 to all else."""
+    documents = {
+        b"/health": {"status": "ok"},
+        b"/props": {"model_path": "source.gguf", "default_generation_settings": {"n_ctx": 4096}, "total_slots": 8},
+    }
+    document = documents.get(head.split(b" ")[1])
+    body = json.dumps(document).encode()
+    status = b"200 OK" if document else b"404 Not Found"
+    kind = b"Content-Type: application/json\r\nConnection: close\r\n"
+    return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body)
+
+
 class Source:
     """Answers /completion with ``tokens`` tokens; each one's text is the time at which it was made, in nanoseconds.
 
@@ -22,6 +35,10 @@ class Source:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET "):
+            writer.write(_answer(head))
+            writer.close()
+            return
         length = next(
             int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
         )
