@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,17 +65,17 @@ class Bench:
                 job = {"id": f"image-{number}", "type": "txt2img", "data": PICTURE | {"seed": number}}
                 await redis.lpush("llama_queue", json.dumps(job))
             for number in range(IMAGES):
-                while not await redis.exists(f"result:image-{number}"):
+                while not await redis.exists(f"result:image-{number}"):  # noqa: ASYNC110 (a condition in Redis)
                     await anyio.sleep(0.05)
 
 
-async def beside(bench: Bench, name: str, work: Callable[[], Awaitable[None]] | None) -> list[float]:
+async def beside(bench: Bench, name: str, work: Callable[[], Coroutine[Any, Any, None]] | None) -> list[float]:
     """Run the texts beside some other work, and wait for both."""
     delays: list[float] = []
     async with anyio.create_task_group() as group:
         if work is not None:
             group.start_soon(work)
-        delays = await bench.texts(name)
+        delays += await bench.texts(name)
     return delays
 
 
@@ -110,9 +110,7 @@ async def measure(folder: Path) -> None:
         if not await until(lambda: {"worker_ready", "images_ready"} <= actions(worker), limit=60):
             sys.exit(f"the worker is not ready: {worker.last_words()}")
         bench = Bench(redis, address, worker)
-        print(
-            f"images, {TEXTS} texts of {TOKENS} tokens at {RATE}/s, {AT_ONCE} at a time, and {IMAGES} images of 512x512"
-        )
+        print(f"images, {TEXTS} texts of {TOKENS} tokens at {RATE}/s, {AT_ONCE} at a time; {IMAGES} images of 512x512")
         print(f"  {'ms from made to read':34} {'median':>8} {'99 %':>8} {'99.9 %':>8} {'most':>8}")
         report("texts alone", await beside(bench, "alone", None))
         other = report("beside images without the worker", await beside(bench, "other", bench.elsewhere))
