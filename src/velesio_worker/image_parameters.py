@@ -63,8 +63,9 @@ class Txt2ImgParameters(ImageParameters):
     @property
     def mergeable(self) -> bool:
         """Whether the job may be run together with others: it wants any seed, and nothing that makes its own loop."""
-        scripts = self.script_name or self.alwayson_scripts
-        return self.seed == RANDOM and self.subseed in {None, RANDOM} and self.n_iter == 1 and not scripts
+        loops = self.script_name or self.alwayson_scripts or self.n_iter > 1
+        varied = self.subseed_strength or self.subseed not in {None, RANDOM}  # of one seed, not each of its own
+        return self.seed == RANDOM and not loops and not varied
 
     def same_but_for_seed(self, other: Txt2ImgParameters) -> bool:
         """Whether two jobs ask for the same, of which each gets its own."""

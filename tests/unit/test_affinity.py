@@ -70,7 +70,8 @@ def test_a_job_is_passed_over_so_often_and_not_once_more() -> None:
     for _ in range(PASSES):
         fitting = payload("A")
         assert choice.first([passed, fitting]) == fitting
-    assert choice.first([passed, payload("A")]) is None, "it is its turn"
+    fitting = payload("A")
+    assert choice.first([passed, fitting]) is None, "it is its turn"
     assert choice.first([passed, fitting]) == fitting, "and the next one may be passed over again"
 
 

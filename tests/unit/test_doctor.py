@@ -140,8 +140,9 @@ async def test_secrets_are_hidden_and_slips_pointed_out() -> None:
 
 async def test_a_worker_with_nothing_to_do_is_an_error_of_its_settings() -> None:
     found = await look(check_settings, {}, run_llm=False)
-    assert "RUN_LLM=false" in only(found, "error").message
-    assert remedy(found[1]) == "RUN_LLM=true"
+    assert "RUN_LLM=false and RUN_SD=false" in only(found, "error").message
+    assert remedy(found[1]) == "set one of them to true"
+    assert told(await look(check_settings, {}, run_llm=False, run_sd=True)) == ["ok"]
 
 
 async def test_a_token_that_cannot_be_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,16 +492,6 @@ async def test_a_taken_port_is_an_error_that_says_who_to_ask() -> None:
     assert told(await look(check_ports, llama_port=port)) == ["ok"]
 
 
-async def test_the_webuis_port_counts_only_where_one_would_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = free_port()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(host, "WEBUI_PORT", taken.getsockname()[1])
-        assert told(await look(check_ports, llama_port=free, run_sd=True)) == ["ok"]
-        assert told(await look(check_ports, llama_port=free, sd_startup_command="webui")) == ["ok"]
-        found = await look(check_ports, llama_port=free, run_sd=True, sd_startup_command="webui")
-        assert told(found) == ["ok", "warning"]
-
-
 @pytest.fixture
 def temporary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of temporary files."""
@@ -556,26 +547,6 @@ async def test_what_is_installed_is_a_fact_and_few_files_a_warning(monkeypatch: 
     assert "velesio-worker[fast]" in found[0].message
     assert (found[0].facts["uvloop"], found[0].facts["open_files"]) == (None, 256)
     assert "ulimit -n" in remedy(found[1])
-
-
-# The WebUI
-
-
-async def test_image_jobs_wait_for_another_worker() -> None:
-    assert told(await look(check_webui)) == ["ok"]
-    (finding,) = await look(check_webui, run_sd=True)
-    assert (finding.status, "{llama_queue}:image" in finding.message) == ("warning", True)
-    assert remedy(finding).startswith("RUN_SD=false")
-
-
-async def test_a_webui_is_asked_whether_it_answers(double: EngineDouble, free_url: str) -> None:
-    (finding,) = await look(check_webui, run_sd=True, sd_server_url=double.url)
-    assert (finding.status, finding.facts["http_status"]) == ("warning", 404)
-    double.answers["/sdapi/v1/sd-models"] = [document([])]
-    (finding,) = await look(check_webui, run_sd=True, sd_server_url=double.url)
-    assert (finding.status, finding.facts["http_status"]) == ("ok", 200)
-    (finding,) = await look(check_webui, run_sd=True, sd_server_url=free_url)
-    assert (finding.status, finding.facts["http_status"]) == ("warning", None)
 
 
 # All together

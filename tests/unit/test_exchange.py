@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tests.unit.launcher_double import PATIENT, LauncherDouble, Supervised, User, settled
@@ -92,12 +93,12 @@ async def test_everybody_uses_the_model_that_was_asked_for() -> None:
         async with supervised.supervisor.ensure(model) as engine:
             for _ in range(chance.randrange(9)):
                 assert engine.model == model
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
 
     async with supervised.ready(), anyio.create_task_group() as group:
         for _ in range(60):
             group.start_soon(use, chance.choice(["main", "other", "third"]))
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
     assert supervised.launcher.starts == ["main"]
 
 

@@ -172,6 +172,7 @@ def test_jobs_that_want_any_seed_and_differ_in_nothing_are_the_same() -> None:
 @pytest.mark.parametrize(
     "more",
     [
+        {"subseed_strength": 0.1},
         {"seed": 7},
         {"seed": 0},
         {"subseed": 7},

@@ -17,13 +17,13 @@ from velesio_worker.errors import EngineRefusedError
 pytestmark = pytest.mark.anyio
 
 TRANSCRIPTS: Final = Path(__file__).parents[3] / "shared" / "sdapi-transcripts"
-SAMPLERS: Final = [
+SAMPLERS: Final[list[dict[str, Any]]] = [
     {"name": "DPM++ 2M", "aliases": ["k_dpmpp_2m"], "options": {}},
     {"name": "DPM++ 2M SDE", "aliases": ["k_dpmpp_2m_sde"], "options": {}},
     {"name": "Euler a", "aliases": ["k_euler_a", "k_euler_ancestral"], "options": {}},
     {"name": "Euler", "aliases": ["k_euler"], "options": {}},
 ]
-SCHEDULERS: Final = [
+SCHEDULERS: Final[list[dict[str, Any]]] = [
     {"name": "karras", "label": "Karras", "aliases": None},
     {"name": "sgm_uniform", "label": "SGM Uniform", "aliases": ["SGMUniform"]},
 ]

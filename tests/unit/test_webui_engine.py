@@ -228,6 +228,26 @@ async def test_a_webui_elsewhere_that_an_earlier_worker_left_without_its_model_s
         await bed.start(cat()).ended()
 
 
+async def test_a_model_that_somebody_else_loaded_in_a_webui_elsewhere_is_exchanged_back() -> None:
+    async with bench(shared=True) as bed:
+        ask(bed.double, "POST", "options", {"sd_model_checkpoint": "tinyB"})
+        result = await bed.start(cat()).ended()
+        assert result["parameters"]["model"] == "tinyA"
+        assert "warnings" not in result
+        await bed.start(cat()).ended()
+        assert bed.double.loads == ["tinyA", "tinyB", "tinyA"]
+
+
+async def test_a_job_whose_model_is_loaded_again_for_long_is_shown_signs_of_life() -> None:
+    async with bench(replace(FAST, load_seconds=0.5), shared=True) as bed:
+        await until(lambda: bed.double.loads)
+        await anyio.to_thread.run_sync(ask, bed.double, "POST", "options", {"sd_model_checkpoint": "tinyB"})
+        job = bed.start(cat())
+        await until(lambda: len(job.batches) > 3)
+        assert bed.sent == []
+        await job.ended()
+
+
 async def test_a_webui_that_went_away_is_no_mistake_of_the_workers() -> None:
     async with bench() as bed:
         bed.double.__exit__(None, None, None)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 LONG = cat(steps=150, n_iter=16)
 """An image that nobody waits for the end of."""
 
-X = {"script_name": "x/y/z plot", "script_args": []}
+SCRIPT: dict[str, object] = {"script_name": "x/y/z plot", "script_args": []}
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ async def test_jobs_of_several_images_are_run_together_up_to_the_limit() -> None
 
 
 @pytest.mark.parametrize(
-    "values", [{"seed": 7}, {"n_iter": 2}, X, {"subseed": 3}], ids=["seed", "n_iter", "script", "subseed"]
+    "values", [{"seed": 7}, {"n_iter": 2}, SCRIPT, {"subseed": 3}], ids=["seed", "n_iter", "script", "subseed"]
 )
 async def test_a_job_that_wants_something_of_its_own_is_run_alone(values: dict[str, object]) -> None:
     async with bench() as bed:
@@ -212,7 +212,7 @@ async def test_a_job_that_leaves_while_it_runs_is_interrupted_and_the_next_image
         began = anyio.current_time()
         await job.close()
         result = await following.ended()
-        assert anyio.current_time() - began < 1.5
+        assert anyio.current_time() - began < 5, "of 24 s"
         assert result["images"] == want["images"]
         assert bed.double.interrupts[0], "never an interrupt while nothing runs"
 

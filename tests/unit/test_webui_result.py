@@ -81,7 +81,7 @@ def test_a_result_has_its_images_what_was_used_and_the_seeds() -> None:
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(0, 2**31), st.sampled_from(["info", "png", ""]))
 def test_shares_of_an_answer_are_each_jobs_own_and_together_all_of_it(sizes: list[int], seed: int, told: str) -> None:
     seeds = [seed + number for number in range(sum(sizes))]
-    whole = answer(seeds) if told == "info" else {"info": ""}
+    whole: dict[str, Any] = answer(seeds) if told == "info" else {"info": ""}
     whole["images"] = [picture(one, written=told == "png") for one in seeds]
     done = results([request(batch_size=size) for size in sizes], [whole], seed, MODEL)
     made = [one.result for one in done]

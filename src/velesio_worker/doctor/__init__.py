@@ -1,1 +1,4 @@
-"""What ``velesio-worker doctor`` looks at before a worker is started: it changes nothing and starts no engine."""
+"""What ``velesio-worker doctor`` looks at before a worker is started: it starts no engine and changes nothing.
+
+What it leaves is a small file in RESULT_STORE: whether that can be written shows in no other way.
+"""

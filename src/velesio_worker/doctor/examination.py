@@ -12,6 +12,7 @@ from velesio_worker.doctor.gpu import check_gpu
 from velesio_worker.doctor.host import check_folders, check_ports, check_settings, check_system
 from velesio_worker.doctor.model import check_model
 from velesio_worker.doctor.redis import check_redis
+from velesio_worker.doctor.results import check_results
 from velesio_worker.doctor.server import check_server
 from velesio_worker.doctor.webui import check_webui
 from velesio_worker.errors import SettingsError
@@ -33,6 +34,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "port": check_ports,
     "folders": check_folders,
     "WebUI": check_webui,
+    "results": check_results,
     "system": check_system,
 }
 """In the order in which their findings are shown."""
@@ -43,7 +45,10 @@ _HANGS: Final = {
     "llama-server": "run it by hand and see where it hangs: llama-server --version, or curl LLAMA_SERVER_URL/props",
     "GPU": "a GPU that hangs does not answer NVML: see nvidia-smi, and what dmesg says of it (Xid)",
     "folders": "see whether the disks answer: df",
-    "WebUI": "see whether the WebUI answers: curl SD_SERVER_URL/sdapi/v1/sd-models",
+    "WebUI": "see whether the WebUI answers (curl SD_SERVER_URL/sdapi/v1/sd-models), and the disks of data/sd and "
+    "SD_MODEL_PATH: df",
+    "results": "see whether RESULT_STORE answers: df for a folder; for s3:// AWS_ENDPOINT_URL, and that "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set",
 }
 
 

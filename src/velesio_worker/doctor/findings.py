@@ -16,6 +16,7 @@ from velesio_worker.settings import Settings
 
 MEBIBYTE: Final = 1024 * 1024
 RESOLVE_SECONDS: Final = 4.0
+TEXT_ELSEWHERE: Final = "RUN_LLM=false: text jobs are left to other workers"
 
 _BRACKETS: Final = re.compile(r"\([^()]*\)")
 

@@ -13,6 +13,7 @@ from velesio_worker.engines.command import model_of
 from velesio_worker.engines.gguf import GgufError, GgufInfo, read_gguf
 from velesio_worker.engines.gpu import Gpu, Gpus, free_memory
 from velesio_worker.engines.sizing import Sizing, sized
+from velesio_worker.engines.webui.command import has_webui
 from velesio_worker.settings import Settings
 
 _NO_GPU: Final = "-1"
@@ -25,32 +26,42 @@ async def check_gpu(subject: Subject, report: Report) -> None:
     gpus = Gpus(settings.cuda_visible_devices)
     read = await aside(gpus.read)
     if not read:
-        _tell_none(settings, gpus.trouble or "NVML tells of no GPU", report)
+        images = settings.run_sd and settings.sd_server_url is None and await aside(lambda: has_webui(settings))
+        _tell_none(settings, gpus.trouble or "NVML tells of no GPU", report, images=images)
         return
     shown = ", ".join(f"{gpu.index} {gpu.name}: {mebibytes(gpu.free)} of {mebibytes(gpu.total)} free" for gpu in read)
     report.ok(f"{shown}; driver {gpus.driver}", driver=gpus.driver, gpus=[_facts(gpu) for gpu in read])
-    if settings.llama_server_url is None and settings.startup_command is None:
+    if settings.run_llm and settings.llama_server_url is None and settings.startup_command is None:
         await _tell_sizing(settings, read, report)
 
 
-def _tell_none(settings: Settings, trouble: str, report: Report) -> None:
-    if settings.llama_server_url is not None:
-        report.ok("none is needed here: the llama-server at LLAMA_SERVER_URL has its own", gpus=[])
+def _tell_none(settings: Settings, trouble: str, report: Report, *, images: bool) -> None:
+    text = settings.run_llm and settings.llama_server_url is None
+    on_cpu = " and ".join(["text runs on the CPU"] * text + ["images are made on the CPU"] * images)
+    if not on_cpu:
+        report.ok(f"none is needed here: {_elsewhere(settings)}", gpus=[])
     elif settings.cuda_visible_devices.strip() == _NO_GPU:
-        report.ok(f"CUDA_VISIBLE_DEVICES={_NO_GPU}: no GPU is used, text runs on the CPU", gpus=[])
+        report.ok(f"CUDA_VISIBLE_DEVICES={_NO_GPU}: no GPU is used, {on_cpu}", gpus=[])
     elif trouble.startswith("CUDA_VISIBLE_DEVICES="):
         message, remedy = parted(trouble, "name one of those that nvidia-smi -L lists")
         report.error(
             message, f"{remedy} (nvidia-smi -L lists them), or CUDA_VISIBLE_DEVICES={_NO_GPU} for none", gpus=[]
         )
-    elif settings.gpu_layers == 0:
+    elif settings.gpu_layers == 0 and not images:
         report.ok("GPU_LAYERS=0: text runs on the CPU", gpus=[])
     else:
+        without = f"CUDA_VISIBLE_DEVICES={_NO_GPU}" if images else "GPU_LAYERS=0"
         report.warning(
-            f"text runs on the CPU: {trouble}",
-            "for a GPU, nvidia-smi has to work here (in Docker: docker run --gpus all); without one, GPU_LAYERS=0",
+            f"{on_cpu}: {trouble}",
+            f"for a GPU, nvidia-smi has to work here (in Docker: docker run --gpus all); without one, {without}",
             gpus=[],
         )
+
+
+def _elsewhere(settings: Settings) -> str:
+    if not settings.run_llm:
+        return "RUN_LLM=false, and no WebUI is started"
+    return "the llama-server at LLAMA_SERVER_URL has its own"
 
 
 def _facts(gpu: Gpu) -> dict[str, Any]:

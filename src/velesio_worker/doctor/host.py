@@ -9,6 +9,7 @@ import resource
 import shlex
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,11 @@ from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, mebibytes,
 from velesio_worker.doctor.model import nearest_folder
 from velesio_worker.engines.command import HOST, check_port, llama_command
 from velesio_worker.engines.orphans import notes_folder
+from velesio_worker.engines.webui.command import has_webui, webui_command
 from velesio_worker.errors import EngineStartError, SettingsError
 from velesio_worker.model_source import hub_token
 from velesio_worker.settings import Settings, describe, misspelt
 
-WEBUI_PORT: Final = 7860
 LEAST_FILES: Final = 1024
 LEAST_ROOM: Final = 100 * MEBIBYTE
 """What is to be free where temporary files lie, in bytes."""
@@ -40,9 +41,9 @@ async def check_settings(subject: Subject, report: Report) -> None:
     report.ok(shown, environment=given)
     for found, meant in misspelt(subject.environ):
         report.warning(f"{found} is no setting, and has no effect", f"did you mean {meant}?", found=found, meant=meant)
-    if not settings.run_llm:
-        report.error("RUN_LLM=false leaves nothing to do: this release has no image engine", "RUN_LLM=true")
-    if settings.model_url is not None:
+    if not settings.run_llm and not settings.run_sd:
+        report.error("RUN_LLM=false and RUN_SD=false leave the worker nothing to run", "set one of them to true")
+    if settings.run_llm and settings.model_url is not None:
         try:
             hub_token()
         except SettingsError as error:
@@ -50,33 +51,51 @@ async def check_settings(subject: Subject, report: Report) -> None:
 
 
 async def check_ports(subject: Subject, report: Report) -> None:
-    """Look whether the ports of engines that the worker starts are free."""
+    """Look whether the ports of engines that the worker starts are free, and not the same."""
     settings = subject.settings
-    if settings.llama_server_url is not None:
+    text, image = _text_port(settings), await aside(lambda: _image_port(settings))
+    if text is not None:
+        _look_at_port(text, "llama-server", "LLAMA_PORT", "LLAMA_SERVER_URL", report)
+    elif settings.run_llm:
         report.ok("none is needed here: llama-server runs elsewhere (LLAMA_SERVER_URL)")
-    else:
-        port = settings.llama_port if settings.startup_command is None else llama_command(settings).port
-        trouble = _taken(port)
-        if trouble is None:
-            report.ok(f"{port} on {HOST} is free for llama-server", port=port)
-        else:
-            message, remedy = parted(trouble, "LLAMA_PORT=another one")
-            report.error(message, f"{remedy}. Who listens: {_who(port)}", port=port)
-    if settings.run_sd and settings.sd_startup_command is not None and _taken(WEBUI_PORT) is not None:
-        report.warning(
-            f"port {WEBUI_PORT} on {HOST}, the WebUI's, is taken",
-            f"stop what listens there, or set SD_SERVER_URL=http://{HOST}:{WEBUI_PORT} if that is a WebUI. "
-            f"Who listens: {_who(WEBUI_PORT)}",
-            port=WEBUI_PORT,
+    elif image is None:
+        report.ok("none is needed here: no engine is started")
+    if image is None:
+        return
+    if image == text:
+        report.error(
+            f"llama-server and the WebUI would both listen on {image}",
+            "LLAMA_PORT or SD_PORT=another one, or another port in SD_STARTUP_COMMAND where that names it",
+            port=image,
         )
+    else:
+        _look_at_port(image, "the WebUI", "SD_PORT", "SD_SERVER_URL", report)
 
 
-def _taken(port: int) -> str | None:
-    try:
-        check_port(port)
-    except EngineStartError as error:
-        return str(error)
+def _text_port(settings: Settings) -> int | None:
+    """Return the port of the llama-server that would be started; None if none would."""
+    if not settings.run_llm or settings.llama_server_url is not None:
+        return None
+    return settings.llama_port if settings.startup_command is None else llama_command(settings).port
+
+
+def _image_port(settings: Settings) -> int | None:
+    """Return the port of the WebUI that would be started; None if none would."""
+    if not settings.run_sd or settings.sd_server_url is not None or not has_webui(settings):
+        return None
+    with suppress(EngineStartError):  # the WebUI's own check tells
+        return webui_command(settings).port
     return None
+
+
+def _look_at_port(port: int, whose: str, setting: str, url: str, report: Report) -> None:
+    try:
+        check_port(port, setting=setting, url=url)
+    except EngineStartError as error:
+        message, remedy = parted(str(error), f"{setting}=another one")
+        report.error(message, f"{remedy}. Who listens: {_who(port)}", port=port)
+    else:
+        report.ok(f"{port} on {HOST} is free for {whose}", port=port)
 
 
 def _who(port: int) -> str:
@@ -89,7 +108,7 @@ async def check_folders(subject: Subject, report: Report) -> None:
 
 
 def _look_at_folders(settings: Settings, report: Report) -> None:
-    own = settings.llama_server_url is None and settings.startup_command is None
+    own = settings.run_llm and settings.llama_server_url is None and settings.startup_command is None
     models = settings.model_path.parent
     if own and settings.model_url is not None and not settings.model_path.exists():
         above = nearest_folder(models)

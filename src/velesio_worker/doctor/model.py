@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from velesio_worker.aside import aside
-from velesio_worker.doctor.findings import MEBIBYTE, Report, Subject, mebibytes, parted
+from velesio_worker.doctor.findings import MEBIBYTE, TEXT_ELSEWHERE, Report, Subject, mebibytes, parted
 from velesio_worker.doctor.flags import is_reachable
 from velesio_worker.engines import command
 from velesio_worker.engines.command import model_of
@@ -30,6 +30,9 @@ _FILE: Final = "hf:OWNER/REPO/FILE.gguf"
 async def check_model(subject: Subject, report: Report) -> None:
     """Look at the model that is served by default."""
     settings = subject.settings
+    if not settings.run_llm:
+        report.ok(TEXT_ELSEWHERE)
+        return
     if settings.llama_server_url is not None:
         report.ok("none is needed here: the llama-server at LLAMA_SERVER_URL has its own")
         return

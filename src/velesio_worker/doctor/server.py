@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from velesio_worker.aside import aside
-from velesio_worker.doctor.findings import Report, Subject, parted, unknown_hosts
+from velesio_worker.doctor.findings import TEXT_ELSEWHERE, Report, Subject, parted, unknown_hosts
 from velesio_worker.doctor.flags import known_flags, split_command, unknown_flags
 from velesio_worker.engines.command import engine_environment, find_program, own_arguments
 from velesio_worker.engines.gguf import GgufError, GgufInfo, read_gguf
@@ -42,7 +42,9 @@ class _Said:
 async def check_server(subject: Subject, report: Report) -> None:
     """Look at the llama-server that the worker would use."""
     settings = subject.settings
-    if settings.llama_server_url is not None:
+    if not settings.run_llm:
+        report.ok(TEXT_ELSEWHERE)
+    elif settings.llama_server_url is not None:
         await _look_at_url(settings, settings.llama_server_url, report)
     elif settings.startup_command is not None:
         await _look_at_command(subject, shlex.split(settings.startup_command), report)

@@ -11,8 +11,14 @@ from typing import Any, Final, cast
 import anyio
 import orjson
 
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, decode_json
-from velesio_worker.errors import EngineRefusedError, JobError, OutOfMemoryError
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.errors import (
+    EngineCrashedError,
+    EngineRefusedError,
+    EngineUnavailableError,
+    JobError,
+    OutOfMemoryError,
+)
 
 NAME: Final = "the WebUI"
 ANSWER_SECONDS: Final = 10.0
@@ -154,6 +160,13 @@ def refusal(status: int, answer: object) -> JobError:
     if any(sign in whole.lower() for sign in _NO_MEMORY):
         return OutOfMemoryError(f"{NAME} ran out of memory: {said}")
     return EngineRefusedError(f"{NAME} answered with status {status}: {said}")
+
+
+def lost(error: ConnectionLostError) -> JobError:
+    """Return what the end of a connection means for a job: a request that never arrived costs it no attempt."""
+    if isinstance(error, NotReachedError):
+        return EngineUnavailableError(f"{NAME} cannot be reached: {error}")
+    return EngineCrashedError(f"{NAME} went away while it made the image: {error}")
 
 
 def _text(value: object) -> str:

@@ -82,11 +82,12 @@ class WebUIEngine:
         self._memory = memory
         self._loaded = catalogue.loaded
         self._resting = None if options.shared else False
+        self._shared = options.shared and abilities.options
         self._refreshing = anyio.Lock()
         self._refreshed_at = float("-inf")
         self.catalogue = catalogue
         self.default = catalogue.loaded
-        self.line = Line(api, abilities, options, model=lambda: self.model, before=self.wake)
+        self.line = Line(api, abilities, options, model=lambda: self.model, before=self._get_ready)
 
     @property
     def model(self) -> str:
@@ -216,6 +217,20 @@ class WebUIEngine:
             if self._resting:
                 raise
         self._resting = False
+
+    async def _get_ready(self) -> None:
+        """Have the model in place for the next request; where others use the WebUI they may have chosen another."""
+        await self.wake()
+        match await self._api.get("options") if self._shared else None:
+            case {"sd_model_checkpoint": str(said)}:
+                found = self.catalogue.model(said)
+            case _:
+                return
+        if self._loaded is not None and found is not None and found.name != self.model:
+            log.warning(
+                f"somebody else had {NAME} load {found.name}: {self.model} is loaded again", action="model_back"
+            )
+            await self._api.post("options", {"sd_model_checkpoint": self._loaded.title}, timeout=SWITCH_SECONDS)
 
     async def warm_up(self) -> None:
         """Make a small image: whoever can, is ready.

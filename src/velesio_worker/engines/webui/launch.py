@@ -179,8 +179,8 @@ class WebUILauncher:
         return self._serving(engine, gone, reported.set, process.kill)
 
     async def _get_ready(self, api: WebUIApi, process: EngineProcess) -> WebUIEngine:
-        without_api = 0.0
-        while not await answers(api) and without_api < self._settings.sd_start_seconds:
+        without_api, enough = 0.0, self._settings.sd_start_seconds / 2  # before its silence is taken for the trouble
+        while not await answers(api) and without_api < enough:
             await anyio.sleep(_POLL_SECONDS)
             without_api += _POLL_SECONDS if await listens(api) else 0
         engine = await self._make_engine(api, process)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
-from velesio_worker.engines.http import ConnectionLostError, NotReachedError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
+from velesio_worker.engines.http import ConnectionLostError
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, lost
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.pictures import preview
 from velesio_worker.engines.webui.progress import state_of
@@ -19,7 +19,6 @@ from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.engines.webui.result import images_of, results
 from velesio_worker.engines.webui.ticket import Round, Ticket
 from velesio_worker.errors import (
-    EngineCrashedError,
     EngineRefusedError,
     EngineUnavailableError,
     JobError,
@@ -141,7 +140,10 @@ class Line:
         answers: list[Any] = []
         done: list[Done] = []
         try:
-            await self._before()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._show_signs)
+                await self._before()
+                group.cancel_scope.cancel()
             if not round_.wanted:
                 return
             async with anyio.create_task_group() as group:
@@ -199,6 +201,12 @@ class Line:
         """Tell everybody in the line, those who wait as well, that the WebUI is at work."""
         for ticket in (*self._waiting, *(self._round.wanted if self._round else ())):
             ticket.tell()
+
+    async def _show_signs(self) -> None:
+        """Show that something is done before the request, which has a limit of its own: a model may be loaded."""
+        while True:
+            await anyio.sleep(LISTEN_SECONDS)
+            self._show_sign()
 
     async def _listen(self, _: Round) -> None:
         """Show signs of a WebUI that does not tell how far it is: that it writes or computes; else trust it."""
@@ -282,10 +290,5 @@ def _first(errors: BaseExceptionGroup[JobError]) -> JobError:
 
 
 def _lost(errors: BaseExceptionGroup[ConnectionLostError]) -> JobError:
-    """Return what the end of a connection means for a job: a request that never arrived costs it no attempt."""
     error = errors.exceptions[0]
-    if isinstance(error, BaseExceptionGroup):
-        return _lost(error)
-    if isinstance(error, NotReachedError):
-        return EngineUnavailableError(f"{NAME} cannot be reached: {error}")
-    return EngineCrashedError(f"{NAME} went away while it made the image: {error}")
+    return _lost(error) if isinstance(error, BaseExceptionGroup) else lost(error)

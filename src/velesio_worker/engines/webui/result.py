@@ -100,10 +100,10 @@ def _share(info: dict[str, Any], first: int, last: int) -> dict[str, Any]:
             own[name] = cast("list[Any]", value)[first + skipped : last + skipped]
     if grids:
         own["index_of_first_image"] = 0
-    if own.get("all_seeds"):
-        own["seed"] = own["all_seeds"][0]
-    if own.get("all_subseeds"):
-        own["subseed"] = own["all_subseeds"][0]
+    for name, every in (("seed", "all_seeds"), ("subseed", "all_subseeds")):
+        values: Any = own.get(every)
+        if isinstance(values, list) and values:
+            own[name] = values[0]
     return own
 
 
