@@ -11,8 +11,8 @@ _INT32: Final = 2**31 - 1
 _RANDOM_SEED: Final = 2**32 - 1
 """To llama.cpp, a seed of this value asks for any seed, as -1 does."""
 
-FETCHED: Final = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-"""How what an engine would have to fetch begins; base64 has no colon."""
+FETCHED: Final = re.compile(r"\s{0,64}[a-z][a-z0-9+.-]{0,31}://", re.IGNORECASE)
+"""How what an engine would have to fetch begins. Bounded: a megabyte of base64 is not to be walked through for it."""
 
 
 class _Parameters(BaseModel):

@@ -209,7 +209,7 @@ class Settings(BaseSettings):
         default=4,
         description="The largest batch_size; so many waiting txt2img jobs that differ in nothing are run at once.",
     )
-    sd_max_images: Count = Field(default=16, description="The most images of one job: batch_size times n_iter.")
+    sd_max_images: Count = Field(default=4, description="The most images of one job: batch_size times n_iter.")
     sd_max_pixels: Count = Field(
         default=2048 * 2048, description="The most pixels of an image, width times height: of one made or one sent."
     )

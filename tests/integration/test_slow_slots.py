@@ -1,15 +1,21 @@
-"""Slots over a line on which replies are slow or never come: no job is lost, none is held twice."""
+"""Slots and results over a line on which replies are slow or never come: no job is lost, none is held twice."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+import anyio
 import pytest
 
 from tests.integration.conftest import Side
+from tests.unit.waiting import until
 from velesio_worker.queue import slots as slots_module
+from velesio_worker.queue.claims import Claims, Held
+from velesio_worker.queue.connection import connect
 from velesio_worker.queue.slots import Slots
 
 pytestmark = pytest.mark.anyio
@@ -120,3 +126,40 @@ async def test_a_job_is_held_by_who_lives_and_has_it(
     if inside is not None:
         await commands.lpush(other.key, inside)
     assert await side.slots.holder_has("w2", "text-0", "a") is has
+
+
+async def test_a_large_result_over_a_slow_line_is_sent_once_and_arrives(side: Side, redis_url: str) -> None:
+    """Eight megabytes take two seconds; a client that waits half a second for a reply would begin anew for ever."""
+    sent = 0
+    open_lines: list[object] = []
+    address = urlsplit(redis_url)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(64 * 1024):
+                writer.write(data)
+                await writer.drain()
+                if counted:
+                    sent += len(data)
+                    await asyncio.sleep(len(data) / 4_000_000)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_lines.append(writer)
+        back, forth = await asyncio.open_connection(address.hostname, address.port)
+        await asyncio.gather(pump(reader, forth, counted=True), pump(back, writer, counted=False))
+        open_lines.remove(writer)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=64 * 1024) as line:
+        url = f"redis://127.0.0.1:{line.sockets[0].getsockname()[1]}"
+        hasty, patient = connect(url, name="w1", socket_timeout=0.5), connect(url, name="w1", socket_timeout=60)
+        claims = Claims(hasty, side.slots, side.outage, result_ttl=100, patient=patient)
+        reply = await claims.claim("large", side.slot(), 3)
+        await claims.finish(Held("other", side.slot(), b"", 1), b"now the script is known")
+        with anyio.fail_after(30):
+            assert await claims.finish(Held("large", side.slot(), b"", reply.attempt), b"x" * 8_000_000)
+        assert 8_000_000 < sent < 9_000_000
+        for client in (hasty, patient):
+            await client.aclose()
+        await until(lambda: not open_lines)

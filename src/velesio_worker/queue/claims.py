@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from redis.asyncio import Redis
 
@@ -13,6 +14,10 @@ from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
 from velesio_worker.queue.slots import Slots
+
+
+LARGE: Final = 1024 * 1024
+"""From so many bytes on, a result is sent with patience: cut off after some seconds it would be sent again for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,21 @@ class Claims:
         outage: whom to tell when Redis does not answer.
         result_ttl: how long results are kept, in seconds.
         job_ttl: how long a job's hash is kept at least, in seconds.
+        patient: a client that waits long for a reply, for results that take their time; ``commands`` by default.
     """
 
-    def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int, job_ttl: int = 0) -> None:
+    def __init__(
+        self,
+        commands: Redis,
+        slots: Slots,
+        outage: Outage,
+        *,
+        result_ttl: int,
+        job_ttl: int = 0,
+        patient: Redis | None = None,
+    ) -> None:
         self._scripts = Scripts(commands, job_ttl=job_ttl)
+        self._patient = Scripts(commands if patient is None else patient, job_ttl=job_ttl)
         self._slots = slots
         self._outage = outage
         self._result_ttl = result_ttl
@@ -85,9 +101,10 @@ class Claims:
 
     async def finish(self, held: Held, result: bytes) -> bool:
         """Store the result; False if another attempt owns the job."""
+        scripts = self._scripts if len(result) < LARGE else self._patient
         return await until_done(
             self._outage,
-            lambda: self._scripts.finish(held.job_id, held.slot.worker, held.attempt, result, self._result_ttl),
+            lambda: scripts.finish(held.job_id, held.slot.worker, held.attempt, result, self._result_ttl),
         )
 
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
