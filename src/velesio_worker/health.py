@@ -9,7 +9,8 @@ from typing import Any
 from velesio_worker import __version__
 from velesio_worker.engines.gpu import Gpu, Gpus, read_soon
 from velesio_worker.engines.supervisor import Supervisor
-from velesio_worker.jobs import Kind
+from velesio_worker.errors import UnusablePayloadError
+from velesio_worker.jobs import JobType, Kind, RefusedJobError, parse_job
 
 
 class Health:
@@ -45,6 +46,18 @@ class Health:
             "sd_worker": image and image["state"],
             "engines": engines,
         }
+
+
+def first_check(waiting: Sequence[bytes], *, max_bytes: int) -> bytes | None:
+    """Return the first of the jobs that wait which is a health check; any worker can answer it."""
+    return next((payload for payload in waiting if _is_check(payload, max_bytes)), None)
+
+
+def _is_check(payload: bytes, max_bytes: int) -> bool:
+    try:
+        return bool(payload) and parse_job(payload, max_bytes=max_bytes).type is JobType.HEALTH_CHECK
+    except (UnusablePayloadError, RefusedJobError):
+        return False
 
 
 def _memory(gpus: Sequence[Gpu]) -> dict[str, int] | None:

@@ -112,6 +112,8 @@ class Performer:
         job = run.job
         outcome: Done | JobError = EngineCrashedError()
         async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+            if run.seat is not None:
+                await run.seat.arrive()
             run.at_work = True
             if job.expires_at is not None and job.expires_at < time.time():
                 return ExpiredError("The job's expires_at passed while it waited for its engine.")
@@ -163,17 +165,21 @@ class Performer:
             identity = await source.identity(run.job.model)
             run.cache_key = None if identity is None else cache_key(run.job, identity)
 
-    async def _keep_previews(self, run: Run, batch: Sequence[EngineEvent]) -> None:
-        """Keep the pictures that come with progress, and have its entries point to them."""
+    async def _with_previews(self, run: Run, batch: Sequence[EngineEvent]) -> Sequence[EngineEvent]:
+        """Keep the pictures that come with progress; returns the events, which point to them.
+
+        The events themselves stay as they are: jobs that are run together share them.
+        """
+        kept: list[EngineEvent] = []
         for event in batch:
             if isinstance(event, Progress) and event.preview is not None:
                 key = await self._output.keep_preview(run.job.id, event.preview)
-                if key is not None:
-                    event.data["preview"] = key
+                kept.append(Progress(event.data | ({} if key is None else {"preview": key})))
+            else:
+                kept.append(event)
+        return kept
 
     async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
-        if run.seat is not None:
-            await run.seat.arrive()
         if not run.claim.first:
             await run.stream.flushed()  # from here on an earlier attempt can write nothing
         if mode == "continue":
@@ -222,9 +228,8 @@ class Performer:
             async with aclosing(run.generation.events()) as batches:
                 async for batch in batches:
                     run.waiting_since = math.inf
-                    if run.job.kind is Kind.IMAGE:
-                        await self._keep_previews(run, batch)
-                    done = self._publish(run, batch)
+                    events = await self._with_previews(run, batch) if run.job.kind is Kind.IMAGE else batch
+                    done = self._publish(run, events)
                     if done is not None:
                         return done
                     await run.stream.room()

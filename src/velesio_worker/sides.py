@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from velesio_worker.engines.base import Spec
 from velesio_worker.engines.gpu import Gpus
 from velesio_worker.engines.launch import LlamaLauncher
 from velesio_worker.engines.llama import LlamaEngine
@@ -38,6 +39,13 @@ class ImageSide:
 
     launcher: WebUILauncher
     service: EngineService[WebUIEngine]
+
+    def known_as(self, model: str | None) -> Spec:
+        """Return what a job's ``model`` stands for, as far as that is known without asking.
+
+        A job without one gets the default model, and that is another one after a ``switch_model``.
+        """
+        return self.service.supervisor.default if model is None else self.launcher.known_as(model)
 
 
 @dataclass(frozen=True, slots=True)

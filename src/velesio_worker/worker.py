@@ -23,10 +23,10 @@ from velesio_worker.closing import Closer
 from velesio_worker.desk import Desk
 from velesio_worker.engines.base import EngineSource
 from velesio_worker.engines.gpu import Gpus
-from velesio_worker.errors import RedisUnusableError, VelesioError
+from velesio_worker.errors import RedisUnusableError, StoppedError, VelesioError
 from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.fleet import Fleet
-from velesio_worker.health import Health
+from velesio_worker.health import Health, first_check
 from velesio_worker.image_models import ImageModels
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Kind
@@ -37,7 +37,7 @@ from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
 from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.control import Control
-from velesio_worker.queue.group import GroupConsumer
+from velesio_worker.queue.group import GroupConsumer, Picker
 from velesio_worker.queue.health import warn_of_risks
 from velesio_worker.queue.intake import Intake
 from velesio_worker.queue.keys import Keys, Slot, new_worker_id
@@ -79,6 +79,7 @@ class Worker:
             self._outage,
             result_ttl=settings.result_ttl,
             job_ttl=settings.stream_ttl + 2 * math.ceil(settings.worker_timeout),
+            patient=self._blocking,
         )
         self._publisher = Publisher(
             self._publishing, self._outage, ttl=settings.stream_ttl, longest=settings.worker_timeout
@@ -135,6 +136,8 @@ class Worker:
                 side.cancel_scope.cancel()
         except* RedisError as errors:
             self._failure = RedisUnusableError(f"Redis refuses what the worker needs: {_first(errors)}")
+        except* StoppedError:
+            log.info("jobs that could not be ended are handed back", action="jobs_returned")
         if self._failure is not None:
             raise self._failure
         log.info("the worker has stopped", action="worker_stopped")
@@ -209,6 +212,8 @@ class Worker:
             jobs.start_soon(self._intake().run, self._stopping)
             for consumer in self._managers():
                 jobs.start_soon(consumer.run, self._stopping)
+            if self._sides.text is None:
+                jobs.start_soon(self._health_checks().run, self._stopping)
             if self._sides.text is not None:
                 jobs.start_soon(self._take_text_jobs, self._sides.text)
             if self._sides.image is not None:
@@ -311,6 +316,12 @@ class Worker:
             *(self._manager(f"only-{number}", only, self._keys.incoming) for number in range(MANAGERS)),
         ]
 
+    def _health_checks(self) -> Picker:
+        """Takes what a worker without a text engine can answer of the jobs that look after text models."""
+        ready, max_bytes = self._keys.ready(Kind.MANAGE), self._settings.max_job_bytes
+        choose = partial(first_check, max_bytes=max_bytes)
+        return Picker(self._slots, ready, self._slot("health", ready), choose, self._desk.process)
+
     def _manager(self, name: str, source: str, home: str) -> Consumer:
         return Consumer(self._slots, source, self._slot(name, home), self._always, self._desk.process)
 
@@ -325,7 +336,7 @@ class Worker:
         choice = Affinity(
             max_bytes=settings.max_job_bytes,
             loaded=lambda: side.service.supervisor.loaded,
-            known_as=side.launcher.known_as,
+            known_as=side.known_as,
             most=lambda: side.launcher.merging,
         )
         consumers: list[GroupConsumer] = []

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import anyio
 
-from velesio_worker.queue.consumer import Gate, Passage
+from velesio_worker.queue.connection import BLOCK_SECONDS
+from velesio_worker.queue.consumer import Gate, Passage, Process
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
 
@@ -98,3 +99,41 @@ class GroupConsumer:
         if chosen is not None and await self._slots.pick(self._source, slot, chosen):
             return chosen
         return await self._slots.take(self._source, slot)
+
+
+class Picker:
+    """Takes certain jobs out of a list whose other jobs are left to other workers.
+
+    Args:
+        slots: this worker's slots.
+        source: the list.
+        slot: the picker's own slot.
+        choose: returns the job to take; None if there is none.
+        process: runs a job from its slot to its end; afterwards the slot is empty.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        source: str,
+        slot: Slot,
+        choose: Callable[[Sequence[bytes]], bytes | None],
+        process: Process,
+    ) -> None:
+        self._slots = slots
+        self._source = source
+        self._slot = slot
+        self._choose = choose
+        self._process = process
+
+    async def run(self, stopping: anyio.Event) -> None:
+        """Look once a second until ``stopping`` is set; a job in hand is processed to its end."""
+        while not stopping.is_set():
+            chosen = self._choose(await self._slots.waiting(self._source))
+            if chosen is None or not await self._slots.pick(self._source, self._slot, chosen):
+                with anyio.move_on_after(BLOCK_SECONDS):
+                    await stopping.wait()
+            elif stopping.is_set():
+                await self._slots.hand_back(self._slot)
+            else:
+                await self._process(self._slot, chosen)

@@ -1,0 +1,237 @@
+"""Image jobs in the worker: what jobs that are run together share, what counts as run time, and who answers for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+import anyio
+import pytest
+from redis.asyncio import Redis
+
+from tests.integration.conftest import Side
+from tests.unit.waiting import until
+from tests.unit.webui_bench import FAST, GpusDouble, make_fast
+from tests.webui import WebUIDouble
+from velesio_worker.affinity import Affinity
+from velesio_worker.cache import PromptCache
+from velesio_worker.engines.base import Engine, EngineState, Generation
+from velesio_worker.events import Done, EngineEvent, Progress
+from velesio_worker.executor import Executor
+from velesio_worker.image_output import ImageOutput
+from velesio_worker.jobs import Job, Kind
+from velesio_worker.parameters import Parameters
+from velesio_worker.party import seats
+from velesio_worker.performer import Performer
+from velesio_worker.queue.claims import Claim
+from velesio_worker.runs import Limits
+from velesio_worker.settings import CacheMode, Settings
+from velesio_worker.sides import ImageSide, make_sides
+from velesio_worker.subscriber import NOTHING, Published
+from velesio_worker.worker import Worker
+
+pytestmark = pytest.mark.anyio
+
+READY: Final = "{llama_queue}:image"
+PATIENCE: Final = 20.0
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_fast(monkeypatch)
+
+
+class Painter:
+    """An engine that yields the same events to every job, and the source of it."""
+
+    model = "tinyA"
+
+    def __init__(self, *batches: Sequence[EngineEvent]) -> None:
+        self.batches = batches
+        self.complaints: list[str] = []
+
+    @asynccontextmanager
+    async def ensure(
+        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] | None = None
+    ) -> AsyncGenerator[Engine, None]:
+        assert (model, on_wait is None) == (None, False)
+        yield self
+
+    def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
+        assert (parameters is None, after, pieces) == (False, "", 0)
+        return self
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        for batch in self.batches:
+            yield batch
+
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        return Done({"images": []}, finish_reason)
+
+    async def identity(self, model: str | None) -> str | None:
+        raise AssertionError(model)
+
+    async def lost(self) -> None:
+        self.complaints.append("lost")
+
+    async def stalled(self, reason: str) -> None:
+        self.complaints.append(reason)
+
+    def renew(self, reason: str) -> None:
+        self.complaints.append(reason)
+
+
+class Forgetful(ImageOutput):
+    """Loses the previews of one job."""
+
+    def __init__(self, commands: Redis, loses: str) -> None:
+        super().__init__(commands, None, inline_bytes=0)
+        self._loses = loses
+
+    async def keep_preview(self, job_id: str, picture: bytes) -> str | None:
+        key = await super().keep_preview(job_id, picture)
+        return None if job_id == self._loses else key
+
+
+class Nobody:
+    """Runs no management jobs."""
+
+    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
+        raise AssertionError((job, on_wait))
+
+
+def executor(side: Side, commands: Redis, painter: Painter, *, loses: str = "", longest: float = PATIENCE) -> Executor:
+    """An executor of image jobs alone."""
+
+    async def nothing(_: str) -> Published:
+        return NOTHING
+
+    async def nowhere(_: Kind) -> bool:
+        return False
+
+    engines = {Kind.IMAGE: painter}
+    output = Forgetful(commands, loses)
+    cache = PromptCache(commands, CacheMode.ALL)
+    performer = Performer(engines, Nobody(), cache, output, nothing, longest=longest)
+    limits = Limits(job=longest, stall=PATIENCE)
+    return Executor(engines, performer, side.publisher, side.closer, nothing, nowhere, limits)
+
+
+async def claimed(side: Side, commands: Any, job_id: str, place: int, **fields: Any) -> Claim:
+    """Claim an image job, as if it lay in a slot of a group."""
+    payload = json.dumps({"id": job_id, "type": "txt2img", "data": {"prompt": "a cat"}} | fields).encode()
+    slot = side.keys.slot(side.name, f"image-0-{place}", home=READY)
+    await commands.lpush(slot.key, payload)
+    claim = await side.admission.admit(slot, payload)
+    assert claim is not None
+    return claim
+
+
+async def told(commands: Any, job_id: str, event: str) -> list[dict[str, Any]]:
+    found = await commands.xrange(f"stream:{job_id}")
+    return [json.loads(fields[b"data"]) for _, fields in found if fields[b"event"].decode() == event]
+
+
+async def test_jobs_that_are_run_together_point_to_their_own_previews_and_to_no_others(
+    side: Side, commands: Any
+) -> None:
+    shared = [Progress({"stage": "sampling", "step": step}, b"jpeg") for step in (1, 2, 3)]
+    painter = Painter(shared, [Done({"images": ["x"]}, "stop")])
+    runs = executor(side, commands, painter, loses="none")
+    names = ["a", "b", "none"]
+    claims = [await claimed(side, commands, name, place) for place, name in enumerate(names)]
+    async with anyio.create_task_group() as group:
+        for claim, seat in zip(claims, seats(len(claims)), strict=True):
+            group.start_soon(runs.run, claim, seat)
+    for name in names:
+        expected = None if name == "none" else f"{{result:{name}}}:preview"
+        previews = [data.get("preview") for data in await told(commands, name, "progress")]
+        assert previews == [expected] * 3, name
+
+
+async def test_waiting_for_those_that_are_run_together_is_no_run_time(side: Side, commands: Any) -> None:
+    runs = executor(side, commands, Painter([Done({"images": ["x"]}, "stop")]))
+    claim = await claimed(side, commands, "a", 0, timeout=0.2)
+    seat, _ = seats(2)  # the other one never comes
+    with anyio.fail_after(PATIENCE):
+        assert await runs.run(claim, seat)
+    assert json.loads(await commands.get("result:a")) == {"images": ["x"]}
+
+
+async def test_an_image_is_never_taken_from_the_cache_or_kept_there(side: Side, commands: Any) -> None:
+    runs = executor(side, commands, Painter([Done({"images": ["x"]}, "stop")]))
+    assert await runs.run(await claimed(side, commands, "a", 0, cache=True))
+    assert not await commands.keys("prompt_cache:*")
+
+
+class NoFleet:
+    """Knows no other worker."""
+
+    async def serves(self, _: Kind) -> bool:
+        return False
+
+    async def waiting(self, _: Kind) -> int:
+        return 0
+
+
+@pytest.fixture
+async def image_side() -> AsyncIterator[ImageSide]:
+    """The image side of a worker, ready, on a double."""
+    with WebUIDouble(FAST) as double:
+        settings = Settings.model_validate({"run_llm": False, "sd_server_url": double.url})
+        side = make_sides(settings, cast("Any", NoFleet()), GpusDouble(), lambda: None).image
+        assert side is not None
+        async with anyio.create_task_group() as group:
+            group.start_soon(side.service.run)
+            await until(lambda: side.service.supervisor.state is EngineState.READY)
+            yield side
+            group.cancel_scope.cancel()
+
+
+async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(image_side: ImageSide) -> None:
+    side = image_side
+    choice = Affinity(
+        max_bytes=10_000, loaded=lambda: side.service.supervisor.loaded, known_as=side.known_as, most=lambda: 4
+    )
+
+    def job(job_id: str, **data: Any) -> bytes:
+        return json.dumps({"id": job_id, "type": "txt2img", "data": {"prompt": "a cat"} | data}).encode()
+
+    plain, first, second = job("plain"), job("first", model="tinyA"), job("second", model="tinyB")
+    assert choice.first([second, plain]) == plain
+    assert await side.service.supervisor.load("tinyB") == "tinyB"
+    assert choice.first([first, plain]) == plain
+    assert choice.first([plain, second]) is None, "the next job wants what is loaded"
+    async with side.service.supervisor.ensure("tinyA"):
+        pass
+    assert choice.first([plain, first]) == first
+
+
+@asynccontextmanager
+async def image_worker(redis_url: str, **settings: Any) -> AsyncGenerator[Worker, None]:
+    """A worker of images alone, in this process."""
+    with WebUIDouble(FAST) as double:
+        worker = Worker(
+            Settings.model_validate({"redis_url": redis_url, "run_llm": False, "sd_server_url": double.url} | settings)
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.run)
+            yield worker
+            worker.stop()
+
+
+async def test_a_worker_of_images_alone_says_how_it_is_and_leaves_text_models_to_others(
+    redis_url: str, commands: Any
+) -> None:
+    async with image_worker(redis_url) as worker:
+        for job_id, job_type in (("models", "list_models"), ("health", "health_check")):
+            await commands.lpush("llama_queue", json.dumps({"id": job_id, "type": job_type}))
+        with anyio.fail_after(PATIENCE):
+            while not (answer := await commands.get("result:health")):
+                await anyio.sleep(0.02)
+        assert json.loads(answer)["worker"] == worker.id
+        assert await commands.llen("{llama_queue}:manage") == 1
+    assert await commands.llen("{llama_queue}:manage") == 1
+    assert await commands.keys("{llama_queue}:active:*") == []
