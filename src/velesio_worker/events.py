@@ -33,6 +33,11 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The engine has begun with the job, which waited in the engine's own line until now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far the engine is with something that yields no output yet.
 
@@ -91,7 +96,7 @@ def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mod
     }
 
 
-EngineEvent = Token | Progress | Done
+EngineEvent = Token | Begun | Progress | Done
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,3 +289,19 @@ def test_a_free_port_is_not_taken_by_the_check() -> None:
     port = free_port()
     check_port(port)
     socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_the_end_of_a_connection_of_a_server_that_is_gone_does_not_take_its_port() -> None:
+    """As sd-server leaves it: it asks for SO_REUSEPORT, without SO_REUSEADDR."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted, _ = server.accept()
+    accepted.close()
+    with client, socket.socket() as probe, pytest.raises(OSError, match="in use"):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+    check_port(port)

@@ -210,7 +210,7 @@ async def test_a_program_that_goes_on_with_what_nobody_wants_is_replaced(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(supervisor.run)
         async with supervisor.ensure() as engine:
-            job = Job(cat(steps=150, n_iter=16))
+            job = Job(cat(steps=150, n_iter=4))
             tasks.start_soon(job.run, engine)
             await until(lambda: len(bed.events("begun")) == 2)
             await job.close()
@@ -312,7 +312,7 @@ async def test_a_webui_elsewhere_that_goes_away_is_gone() -> None:
 async def test_leaving_a_webui_elsewhere_in_the_middle_of_a_request_interrupts_it() -> None:
     with WebUIDouble(SLOW) as double:
         async with anyio.create_task_group() as tasks:
-            job = Job(cat(steps=150, n_iter=16))
+            job = Job(cat(steps=150, n_iter=4))
             async with serving(elsewhere(double.url)) as ready:
                 tasks.start_soon(job.run, ready.engine)
                 await until(lambda: double.step > 2)

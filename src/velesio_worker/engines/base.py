@@ -100,6 +100,7 @@ class Serving(Generic[E_co]):
             reached.
         exchange: loads another model in the engine that runs, while no job does; None if it has to be started anew for
             that. Raises JobError if it cannot be loaded.
+        excused: whether its end was wished for, so that it does not count as a failure.
         rest: has it let go of the GPU's memory until the next job, while none runs; None if it cannot. Raises JobError.
     """
 
@@ -112,6 +113,7 @@ class Serving(Generic[E_co]):
     probe: Callable[[], Awaitable[None]]
     exchange: Callable[[Spec], Awaitable[None]] | None = None
     rest: Callable[[], Awaitable[None]] | None = None
+    excused: Callable[[], bool] = lambda: False
 
 
 class Launcher(Protocol[E_co]):

@@ -231,7 +231,7 @@ def check_port(port: int, *, setting: str = "LLAMA_PORT", url: str = "LLAMA_SERV
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and not _listens(port):  # the end of a connection lingers; who has ended does not listen any more
+            if error.errno == errno.EADDRINUSE and not _listens(port):  # the end of a connection lingers there
                 return
             raise EngineStartError(
                 f"Port {port} on {HOST} is taken ({error.strerror}): stop what listens there, set {setting} to a free "

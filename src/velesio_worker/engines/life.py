@@ -205,7 +205,8 @@ class Life(Generic[E]):
             self._leases.quiet_since = began
             reason = await self._until_over(serving, began)
             watching.cancel_scope.cancel()
-        return _End(self._gone, reason, steady=anyio.current_time() - began > STEADY_SECONDS)
+        steady = serving.excused() or anyio.current_time() - began > STEADY_SECONDS
+        return _End(self._gone, reason, steady=steady)
 
     async def _note_end(self, serving: Serving[E]) -> None:
         self._gone = await serving.gone()

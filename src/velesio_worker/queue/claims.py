@@ -15,7 +15,6 @@ from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
 from velesio_worker.queue.slots import Slots
 
-
 LARGE: Final = 1024 * 1024
 """From so many bytes on, a result is sent with patience: cut off after some seconds it would be sent again for ever."""
 

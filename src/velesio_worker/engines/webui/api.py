@@ -90,7 +90,7 @@ class WebUIApi:
         """
         return _checked(*await self._post(f"{_PREFIX}/{route}", body, timeout))
 
-    async def _post(self, path: str, body: dict[str, Any], limit: float | None) -> tuple[int, Any]:
+    async def _post(self, path: str, body: dict[str, Any] | list[Any], limit: float | None) -> tuple[int, Any]:
         try:
             with anyio.fail_after(limit):
                 async with self._http.post(path, orjson.dumps(body)) as response:
@@ -117,11 +117,11 @@ class WebUIApi:
             JobError: the answer was an error.
         """
         progress: Any = await self.get("progress")
-        changes, _ = await self._post(f"{_PREFIX}/options", {}, None)
+        changes, _ = await self._post(f"{_PREFIX}/options", [], None)  # no object: refused before anything is set
         return Abilities(
             progress=isinstance(progress, dict) and "state" in progress,
             interrupt=await self._takes_post(f"{_PREFIX}/interrupt"),
-            options=changes == OK,
+            options=changes not in _ABSENT,
             unload=await self._takes_post(f"{_PREFIX}/unload-checkpoint"),
             tasks=await self._takes_post(_TASKS),
         )

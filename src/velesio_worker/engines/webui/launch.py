@@ -260,7 +260,8 @@ class WebUILauncher:
     ) -> Serving[WebUIEngine]:
         slots = self._settings.sd_concurrency * self._settings.sd_max_batch + SPARE_SLOTS
         rest = engine.rest_when_idle if engine.can_rest else None
-        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest)
+        excused = partial(getattr, engine.line, "ended")
+        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest, excused)
 
     async def _memory(self) -> str:
         """Say how much memory the GPUs have."""

@@ -24,7 +24,7 @@ from velesio_worker.errors import (
     JobError,
     OutOfMemoryError,
 )
-from velesio_worker.events import Done, Progress
+from velesio_worker.events import Begun, Done, Progress
 from velesio_worker.image_parameters import Txt2ImgParameters
 from velesio_worker.logs import get_logger
 
@@ -53,6 +53,9 @@ class Line:
         options: how it is treated.
         model: returns the name of the model that is loaded.
         before: what is done before each request.
+
+    Attributes:
+        ended: whether it has ended its WebUI.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Line:
         self._round: Round | None = None
         self._round_over = anyio.Event()
         self._moved = anyio.Event()
+        self.ended = False
 
     @property
     def waiting(self) -> int:
@@ -146,6 +150,7 @@ class Line:
                 group.cancel_scope.cancel()
             if not round_.wanted:
                 return
+            round_.tell(Begun())
             async with anyio.create_task_group() as group:
                 group.start_soon(self._follow if self._abilities.progress else self._listen, round_)
                 group.start_soon(self._stop_unwanted, round_)
@@ -270,6 +275,7 @@ class Line:
         log.warning(f"{NAME} goes on with an image that nobody wants; it is started again", action="engine_replaced")
         for ticket in self._waiting:  # it costs them no attempt
             ticket.fail(EngineUnavailableError(f"{NAME} was replaced: it went on with an image that nobody wanted."))
+        self.ended = True
         kill()
 
     async def _interrupt(self, round_: Round) -> None:
