@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-import anyio
 import orjson
 
 from velesio_worker.cache import MOST_PIECES, Kept, PromptCache, cache_key
@@ -26,13 +25,15 @@ from velesio_worker.errors import (
     NoCapacityError,
     OutOfMemoryError,
 )
-from velesio_worker.events import PROGRESS, START, TOKEN, Done, EngineEvent, Progress, Token, start_entry
+from velesio_worker.events import PROGRESS, START, TOKEN, Begun, Done, EngineEvent, Progress, Token, start_entry
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
 from velesio_worker.logs import get_logger
 from velesio_worker.parameters import AnswerParameters
-from velesio_worker.runs import Outcome, Run
+from velesio_worker.runs import Clock, Outcome, Run
 from velesio_worker.subscriber import NOTHING, Published
+
+_EXPIRED: Final = "The job's expires_at passed while it waited for its engine."
 
 ReadPublished = Callable[[str], Awaitable[Published]]
 
@@ -84,6 +85,7 @@ class Performer:
             FencedError, AbandonedError, StreamLostError, StoppedError: its stream takes no more.
         """
         job = run.job
+        run.clock = Clock(min(job.timeout or self._longest, self._longest), job.expires_at)
         if job.kind in {Kind.MANAGE, Kind.MANAGE_IMAGE}:
             self._announce(run, "fresh" if run.claim.first else "restart")
             return await self._in_time(run, self._manage)
@@ -111,12 +113,13 @@ class Performer:
     async def _on_engine(self, source: EngineSource, run: Run, mode: str) -> Done | JobError:
         job = run.job
         outcome: Done | JobError = EngineCrashedError()
+        run.at_work = False
         async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
             if run.seat is not None:
                 await run.seat.arrive()
-            run.at_work = True
+            run.at_work = job.kind is not Kind.IMAGE  # else it stands in the engine's line
             if job.expires_at is not None and job.expires_at < time.time():
-                return ExpiredError("The job's expires_at passed while it waited for its engine.")
+                return ExpiredError(_EXPIRED)
             if engine.model != self._model(job):
                 self._announce(run, mode, engine.model)
             await self._know(source, run)
@@ -126,9 +129,11 @@ class Performer:
         return outcome
 
     async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
-        limit = min(run.job.timeout or self._longest, self._longest)
-        with anyio.move_on_after(limit):
+        with run.clock.watched(running=run.job.kind is not Kind.IMAGE):  # an image engine says when it begins
             return await work(run)
+        if not run.clock.started:
+            return ExpiredError(_EXPIRED)
+        limit = run.clock.limit
         return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
 
     async def _manage(self, run: Run) -> Done:
@@ -249,6 +254,9 @@ class Performer:
                         self._collect(run, event)
                     if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
+                case Begun():
+                    run.at_work = True
+                    run.clock.start()
                 case Progress():
                     run.stream.put(PROGRESS, orjson.dumps(event.data))
                 case Done():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -58,6 +60,52 @@ Outcome = Done | JobError | FencedError | StreamLostError | None
 """How a run ended; None: it was stopped, and the job is to be handed back."""
 
 
+class Clock:
+    """Stops a job that runs too long. Until it runs, while it stands in its engine's own line, it may only expire.
+
+    Args:
+        limit: how long it may run, in seconds.
+        expires_at: when it need not begin any more, in Unix time; None: never.
+    """
+
+    def __init__(self, limit: float, expires_at: float | None = None) -> None:
+        self.limit = limit
+        self._left = limit
+        self._expires_at = expires_at
+        self._since: float | None = None
+        self._scope = anyio.CancelScope()
+
+    @property
+    def started(self) -> bool:
+        """Whether it runs."""
+        return self._since is not None
+
+    @contextlib.contextmanager
+    def watched(self, *, running: bool) -> Generator[None, None, None]:
+        """Stop what is done in the context once its time is over; what it ran before counts, too.
+
+        Args:
+            running: whether it runs at once; else from :meth:`start` on.
+        """
+        self._since = None
+        try:
+            with anyio.CancelScope() as self._scope:
+                if running:
+                    self.start()
+                elif self._expires_at is not None:
+                    self._scope.deadline = anyio.current_time() + self._expires_at - time.time()
+                yield
+        finally:
+            if self._since is not None:
+                self._left -= anyio.current_time() - self._since
+
+    def start(self) -> None:
+        """Take note that it runs."""
+        if self._since is None:
+            self._since = anyio.current_time()
+            self._scope.deadline = self._since + self._left
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """A job that runs.
@@ -74,11 +122,12 @@ class Run:
         waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
         tokens: how many tokens the engine has sent.
         first_token_at: when the first of them came, in monotonic seconds.
-        at_work: whether it has its engine; else it waits for it.
+        at_work: whether its engine works on it; else it waits for that.
         cache_key: where its answer is kept; None if it is not.
         cached: whether its answer came from there.
         pieces: the data of its ``token`` entries, if it is to be kept.
         seat: its place among the jobs that were taken together with it.
+        clock: limits how long it runs.
     """
 
     claim: Claim
@@ -97,6 +146,7 @@ class Run:
     cached: bool = False
     pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     seat: Seat | None = None
+    clock: Clock = field(default_factory=lambda: Clock(math.inf))
 
     @property
     def job(self) -> Job:

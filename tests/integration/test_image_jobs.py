@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
@@ -18,7 +19,7 @@ from tests.webui import WebUIDouble
 from velesio_worker.affinity import Affinity
 from velesio_worker.cache import PromptCache
 from velesio_worker.engines.base import Engine, EngineState, Generation
-from velesio_worker.events import Done, EngineEvent, Progress
+from velesio_worker.events import Begun, Done, EngineEvent, Progress
 from velesio_worker.executor import Executor
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
@@ -164,6 +165,75 @@ async def test_an_image_is_never_taken_from_the_cache_or_kept_there(side: Side, 
     runs = executor(side, commands, Painter([Done({"images": ["x"]}, "stop")]))
     assert await runs.run(await claimed(side, commands, "a", 0, cache=True))
     assert not await commands.keys("prompt_cache:*")
+
+
+class Queue(Painter):
+    """An engine with a line of its own: the jobs in it wait until they are let in."""
+
+    def __init__(self, *batches: Sequence[EngineEvent]) -> None:
+        super().__init__(*batches)
+        self.entered = anyio.Event()
+        self.turn = anyio.Event()
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        yield []
+        self.entered.set()
+        await self.turn.wait()
+        yield [Begun()]
+        for batch in self.batches:
+            yield batch
+        await anyio.sleep_forever()
+
+
+async def test_waiting_in_the_engines_line_is_no_run_time_and_running_is(side: Side, commands: Any) -> None:
+    queue = Queue([Progress({"stage": "sampling", "step": 1})])
+    runs = executor(side, commands, queue)
+    claim = await claimed(side, commands, "a", 0, timeout=0.3)
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs.run, claim)
+        await until(queue.entered.is_set)
+        await anyio.sleep(0.6)  # twice its time
+        assert not await commands.exists("result:a")
+        queue.turn.set()
+    assert json.loads(await commands.get("result:a"))["code"] == "timeout"
+
+
+async def test_a_job_that_expires_in_the_engines_line_never_begins(side: Side, commands: Any) -> None:
+    queue = Queue()
+    runs = executor(side, commands, queue)
+    claim = await claimed(side, commands, "a", 0, expires_at=time.time() + 0.5)
+    with anyio.fail_after(PATIENCE):
+        await runs.run(claim)
+    assert queue.entered.is_set()
+    assert json.loads(await commands.get("result:a"))["code"] == "expired"
+
+
+async def test_a_stop_hands_back_what_stands_in_the_engines_line_and_lets_the_rest_run(
+    side: Side, commands: Any
+) -> None:
+    queue = Queue()
+    runs = executor(side, commands, queue)
+    claim = await claimed(side, commands, "a", 0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs.run, claim)
+        await until(queue.entered.is_set)
+        runs.stop_waiting(within=PATIENCE)
+        await until(lambda: not runs.running)
+    assert not await commands.exists("result:a")
+    assert await commands.llen(READY) == 1
+
+    working = Queue([Progress({"stage": "sampling", "step": 1})])
+    runs = executor(side, commands, working)
+    claim = await claimed(side, commands, "b", 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs.run, claim)
+        working.turn.set()
+        while not await told(commands, "b", "progress"):
+            await anyio.sleep(0.01)
+        runs.stop_waiting(within=PATIENCE)
+        assert runs.claims() == [claim], "it is at work"
+        runs.stop(within=PATIENCE)
+    assert await commands.llen(READY) == 2
 
 
 class NoFleet:
