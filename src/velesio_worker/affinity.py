@@ -9,6 +9,9 @@ from velesio_worker.errors import UnusablePayloadError
 from velesio_worker.image_parameters import Txt2ImgParameters
 from velesio_worker.jobs import Job, RefusedJobError, parse_job
 
+LARGEST: Final = 64 * 1024
+"""Jobs of more bytes are not looked at, nor are they shown by a list."""
+
 PASSES: Final = 8
 """So often in a row a job that needs another model is passed over; then it is its turn."""
 
@@ -50,12 +53,21 @@ class Affinity:
         self._passed = 0
         return None
 
+    def has_mates(self, payload: bytes) -> bool:
+        """Whether there may be others that are to be run together with a job that was taken."""
+        return len(payload) <= LARGEST and self._mergeable(payload) is not None
+
+    def _mergeable(self, payload: bytes) -> Txt2ImgParameters | None:
+        job = self._read(payload)
+        asked = job.parameters if job is not None else None
+        return asked if isinstance(asked, Txt2ImgParameters) and asked.mergeable else None
+
     def mates(self, payload: bytes, waiting: Sequence[bytes]) -> Sequence[bytes]:
         """Return those of the waiting jobs that ask for the same as ``payload``, as many as fit into one request."""
-        taken = self._read(payload)
-        if taken is None or not isinstance(taken.parameters, Txt2ImgParameters) or not taken.parameters.mergeable:
+        asked = self._mergeable(payload)
+        if asked is None:
             return []
-        asked, room = taken.parameters, self._most() - taken.parameters.batch_size
+        room = self._most() - asked.batch_size
         mates: list[bytes] = []
         for other in waiting:
             job = self._read(other) if room >= asked.batch_size else None

@@ -14,7 +14,7 @@ from velesio_worker.fleet import Fleet
 from velesio_worker.jobs import Kind, RefusedJobError
 from velesio_worker.logs import get_logger
 from velesio_worker.party import Seat, seats
-from velesio_worker.queue.group import Group
+from velesio_worker.queue.consumer import Group
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
 

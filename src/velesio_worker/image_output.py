@@ -8,12 +8,13 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from velesio_worker.errors import SettingsError
 from velesio_worker.events import Done
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Held
 from velesio_worker.queue.connection import REPLY_SECONDS, within
 from velesio_worker.queue.keys import preview_key
-from velesio_worker.result_store import place
+from velesio_worker.result_store import check, place
 from velesio_worker.stores import ResultStore
 
 PREVIEW_SECONDS: Final = 600
@@ -35,6 +36,15 @@ class ImageOutput:
         self._commands: Any = commands
         self._store = store
         self._inline_bytes = inline_bytes
+
+    async def look_at_store(self) -> None:
+        """Say if the store cannot be used: large images stay in their results then."""
+        if self._store is None:
+            return
+        try:
+            await check(self._store)
+        except SettingsError as error:
+            log.warning(f"{error}. Images stay in their results", action="no_result_store")
 
     async def keep_preview(self, job_id: str, picture: bytes) -> str | None:
         """Keep a job's preview; returns its key, None if that failed."""

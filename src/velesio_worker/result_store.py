@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -10,6 +9,7 @@ from typing import Any, Final, cast
 import anyio
 import anyio.to_thread
 
+from velesio_worker.base64_text import decode_base64
 from velesio_worker.errors import SettingsError
 from velesio_worker.logs import get_logger
 from velesio_worker.s3_store import S3Store
@@ -22,9 +22,6 @@ AT_ONCE: Final = 4
 CHECK_NAME: Final = "velesio-worker-check.txt"
 STAYED: Final = "the images are inline, because the worker's store for results did not take them"
 """What a result's ``warnings`` say; the reason is the operator's, and in the worker's log."""
-
-_PIECE: Final = 256 * 1024
-"""Decoding holds the interpreter: base64 is decoded in pieces of so many characters, a multiple of four."""
 
 log = get_logger(__name__)
 
@@ -108,7 +105,7 @@ async def _put_all(store: ResultStore, stem: str, images: Sequence[str]) -> list
 
     async def put(number: int) -> None:
         async with turn:
-            content = await anyio.to_thread.run_sync(_decoded, images[number])
+            content = await anyio.to_thread.run_sync(decode_base64, images[number])
             urls[number] = await store.put(f"{stem}-{number}.png", content)
 
     try:
@@ -118,9 +115,3 @@ async def _put_all(store: ResultStore, stem: str, images: Sequence[str]) -> list
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return urls
-
-
-def _decoded(image: str) -> bytes:
-    if "=" in image[:-2]:
-        raise ValueError("an image is no base64")
-    return b"".join(base64.b64decode(image[at : at + _PIECE], validate=True) for at in range(0, len(image), _PIECE))

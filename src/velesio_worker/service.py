@@ -89,6 +89,7 @@ class EngineService(Generic[E]):
         return {
             f"{self.kind}_state": (EngineState.FAILED if failed else self.supervisor.state).value,
             f"{self.kind}_slots": self.slots,
+            f"{self.kind}_running": self.supervisor.facts()["running"],
             f"{self.kind}_model": self.supervisor.facts()["model"] or "",
             f"{self.kind}_reason": self.supervisor.reason,
         }

@@ -79,7 +79,6 @@ class Worker:
             self._outage,
             result_ttl=settings.result_ttl,
             job_ttl=settings.stream_ttl + 2 * math.ceil(settings.worker_timeout),
-            patient=self._blocking,
         )
         self._publisher = Publisher(
             self._publishing, self._outage, ttl=settings.stream_ttl, longest=settings.worker_timeout
@@ -114,6 +113,7 @@ class Worker:
         self._always = Gate(Passage.OPEN)
         self._stopping = anyio.Event()
         self._began = time.time()
+        self._output = ImageOutput(self._commands, open_store(settings), inline_bytes=settings.result_inline_bytes)
         self._executor = self._make_executor()
         self._desk = Desk(self._slots, self._admission, self._executor, self._fleet)
         self._failure: VelesioError | None = None
@@ -217,6 +217,7 @@ class Worker:
             if self._sides.text is not None:
                 jobs.start_soon(self._take_text_jobs, self._sides.text)
             if self._sides.image is not None:
+                side.start_soon(self._output.look_at_store)
                 images.start_soon(self._say_when_images_can_be_made, self._sides.image)
                 for taker in self._image_consumers(self._sides.image):
                     images.start_soon(taker.run, self._stopping)
@@ -289,7 +290,7 @@ class Worker:
             engines,
             Management(models, health),
             PromptCache(self._commands, settings.cache_mode),
-            ImageOutput(self._commands, open_store(settings), inline_bytes=settings.result_inline_bytes),
+            self._output,
             self._published,
             longest=settings.worker_timeout,
         )

@@ -16,7 +16,7 @@ JOB = "{result:a}:job"
 RESULT = "result:a"
 
 
-async def finish(side: Side, worker: str, attempt: int) -> bool:
+async def finish(side: Side, worker: str, attempt: int) -> bool | None:
     return await side.scripts.finish("a", worker, attempt, f"{worker}:{attempt}".encode(), 100)
 
 
@@ -85,3 +85,40 @@ async def test_the_end_of_a_job_forgets_that_it_was_to_be_cancelled(side: Side, 
     assert await finish(side, "w1", 1)
     assert not await commands.hexists(JOB, "cancel")
     assert await commands.hget(JOB, "finished_by") == b"w1:1"
+
+
+PARTS = "{result:a}:parts:1"
+
+
+async def send(side: Side, at: int, part: bytes) -> list[bool]:
+    """Send a part, and once more as after a lost reply; returns both replies."""
+    return [await side.scripts.part("a", 1, at, part) for _ in range(2)]
+
+
+async def test_a_result_that_comes_in_parts_is_read_as_a_whole_and_not_before(side: Side, commands: Any) -> None:
+    await side.scripts.claim("a", side.slot(), "n1", 9)
+    assert await send(side, 0, b"abc") == [True, True]
+    assert await send(side, 3, b"de") == [True, True]
+    assert await commands.get(RESULT) is None
+    assert await side.scripts.finish("a", "w1", 1, b"", 100, sent=5) is True
+    assert await commands.get(RESULT) == b"abcde"
+    assert 90 < await commands.ttl(RESULT) <= 100
+    assert await side.scripts.finish("a", "w1", 1, b"", 100, sent=5) is True, "asked again after a lost reply"
+    assert await commands.exists(PARTS) == 0
+
+
+async def test_parts_that_a_failover_lost_are_noticed_and_sent_again(side: Side, commands: Any) -> None:
+    await side.scripts.claim("a", side.slot(), "n1", 9)
+    await send(side, 0, b"abc")
+    await commands.delete(PARTS)
+    assert await send(side, 3, b"de") == [False, False]
+    assert await side.scripts.finish("a", "w1", 1, b"", 100, sent=5) is None
+    assert await commands.get(RESULT) is None
+
+
+async def test_a_fenced_attempt_leaves_no_parts_behind(side: Side, commands: Any) -> None:
+    await lose_attempts(side, 1)
+    await side.scripts.claim("a", side.slot(), "n2", 9)
+    await send(side, 0, b"abc")
+    assert await side.scripts.finish("a", "w1", 1, b"", 100, sent=3) is False
+    assert await commands.exists(PARTS, RESULT) == 0

@@ -11,8 +11,8 @@ import pytest
 
 from tests.integration.conftest import Side
 from velesio_worker.jobs import Kind
-from velesio_worker.queue.consumer import Gate, Passage
-from velesio_worker.queue.group import Group, GroupConsumer
+from velesio_worker.queue.consumer import Gate, Group, Passage
+from velesio_worker.queue.group import GroupConsumer
 from velesio_worker.queue.keys import Slot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
@@ -31,6 +31,9 @@ class Wish:
     def first(self, waiting: Sequence[bytes]) -> bytes | None:
         self.seen.append(waiting)
         return self.wanted
+
+    def has_mates(self, payload: bytes) -> bool:
+        return bool(payload)
 
     def mates(self, payload: bytes, waiting: Sequence[bytes]) -> Sequence[bytes]:
         assert payload not in waiting

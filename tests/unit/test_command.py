@@ -301,7 +301,8 @@ def test_the_end_of_a_connection_of_a_server_that_is_gone_does_not_take_its_port
         client = socket.create_connection(("127.0.0.1", port))
         accepted, _ = server.accept()
     accepted.close()
-    with client, socket.socket() as probe, pytest.raises(OSError, match="in use"):
+    with client, socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
+        with pytest.raises(OSError, match="in use"):
+            probe.bind(("127.0.0.1", port))
     check_port(port)

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from velesio_worker.errors import UnusablePayloadError
+from velesio_worker.image_parameters import ImageParameters
 from velesio_worker.jobs import Job, JobType, Kind, RefusedJobError, is_job_id, parse_job
-from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters, ImageParameters
+from velesio_worker.parameters import ChatCompletionParameters, CompletionParameters
 
 LIMIT = 64 * 1024
 USER = {"role": "user", "content": "hi"}
@@ -274,12 +275,14 @@ def test_messages_reach_the_engine_as_they_are() -> None:
     assert parameters.messages == messages
 
 
-@pytest.mark.parametrize("type_", [JobType.TXT2IMG, JobType.IMG2IMG])
-def test_the_parameters_of_an_image_job_are_left_to_the_image_engine(type_: JobType) -> None:
-    read = parsed(job(type=type_, data={"prompt": "a cat", "steps": 5}))
+@pytest.mark.parametrize(
+    ("type_", "more"), [(JobType.TXT2IMG, {}), (JobType.IMG2IMG, {"init_images": ["iVBORw0KGgo="]})]
+)
+def test_image_jobs_need_image_capacity_and_have_no_tokens(type_: JobType, more: dict[str, Any]) -> None:
+    read = parsed(job(type=type_, data={"prompt": "a cat", "steps": 5, **more}))
     assert (read.type.kind, read.streamed) == (Kind.IMAGE, False)
     assert isinstance(read.parameters, ImageParameters)
-    assert read.parameters.model_dump() == {"prompt": "a cat", "steps": 5}
+    assert (read.parameters.steps, read.parameters.width) == (5, 512)
 
 
 def test_text_is_kept_to_the_letter() -> None:

@@ -26,7 +26,7 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.errors import BadJobError, EngineRefusedError
 from velesio_worker.events import piece_text
-from velesio_worker.parameters import ImageParameters
+from velesio_worker.image_parameters import Txt2ImgParameters
 
 pytestmark = pytest.mark.anyio
 
@@ -225,7 +225,7 @@ async def test_a_text_engine_runs_no_image_jobs(http: EngineHTTP) -> None:
     engine = LlamaEngine(http, LlamaProperties("tiny", 2048, 2))
     assert engine.model == "tiny"
     with pytest.raises(BadJobError):
-        engine.generate(ImageParameters())
+        engine.generate(Txt2ImgParameters(prompt="a cat"))
 
 
 async def test_a_ready_server_says_what_it_is(http: EngineHTTP) -> None:

@@ -102,7 +102,7 @@ async def test_a_program_of_ones_own_is_started_made_ready_used_and_ended(bed: B
     assert launcher.owned
     async with serving(launcher) as ready:
         assert ready.engine.model == "tinyA"
-        assert ready.slots == 2 * 3 + SPARE_SLOTS
+        assert (ready.slots, ready.spare) == (2, 2 * 2 + SPARE_SLOTS)
         assert ready.kill is not None
         assert len(bed.events("ended")) == 1, "the warm-up"
         result = (await run(ready.engine, prompt="mine", seed=4)).result

@@ -100,6 +100,7 @@ class Serving(Generic[E_co]):
             reached.
         exchange: loads another model in the engine that runs, while no job does; None if it has to be started anew for
             that. Raises JobError if it cannot be loaded.
+        spare: how many may have a lease beside those, to wait in the engine's own line.
         excused: whether its end was wished for, so that it does not count as a failure.
         rest: has it let go of the GPU's memory until the next job, while none runs; None if it cannot. Raises JobError.
     """
@@ -114,6 +115,7 @@ class Serving(Generic[E_co]):
     exchange: Callable[[Spec], Awaitable[None]] | None = None
     rest: Callable[[], Awaitable[None]] | None = None
     excused: Callable[[], bool] = lambda: False
+    spare: int = 0
 
 
 class Launcher(Protocol[E_co]):

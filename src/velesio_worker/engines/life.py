@@ -238,7 +238,7 @@ class Life(Generic[E]):
         return reason
 
     def _open(self, serving: Serving[E]) -> None:
-        self._leases.open(serving.engine, self._spec or self._leases.default, serving.slots)
+        self._leases.open(serving.engine, self._spec or self._leases.default, serving.slots + serving.spare)
         self._become(EngineState.READY)
 
     async def _changed_in_place(self, serving: Serving[E], change: _Change) -> bool:

@@ -15,8 +15,8 @@ from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
 from velesio_worker.queue.slots import Slots
 
-LARGE: Final = 1024 * 1024
-"""From so many bytes on, a result is sent with patience: cut off after some seconds it would be sent again for ever."""
+PART_BYTES: Final = 1024 * 1024
+"""A larger result is sent in parts of so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +62,10 @@ class Claims:
         outage: whom to tell when Redis does not answer.
         result_ttl: how long results are kept, in seconds.
         job_ttl: how long a job's hash is kept at least, in seconds.
-        patient: a client that waits long for a reply, for results that take their time; ``commands`` by default.
     """
 
-    def __init__(
-        self,
-        commands: Redis,
-        slots: Slots,
-        outage: Outage,
-        *,
-        result_ttl: int,
-        job_ttl: int = 0,
-        patient: Redis | None = None,
-    ) -> None:
+    def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int, job_ttl: int = 0) -> None:
         self._scripts = Scripts(commands, job_ttl=job_ttl)
-        self._patient = Scripts(commands if patient is None else patient, job_ttl=job_ttl)
         self._slots = slots
         self._outage = outage
         self._result_ttl = result_ttl
@@ -99,12 +88,35 @@ class Claims:
             take_over = reply.nonce
 
     async def finish(self, held: Held, result: bytes) -> bool:
-        """Store the result; False if another attempt owns the job."""
-        scripts = self._scripts if len(result) < LARGE else self._patient
-        return await until_done(
-            self._outage,
-            lambda: scripts.finish(held.job_id, held.slot.worker, held.attempt, result, self._result_ttl),
-        )
+        """Store the result; False if another attempt owns the job.
+
+        A large one goes in parts, each of which has a reply's time: as one it might never get through a slow line, and
+        nothing else would be done meanwhile.
+        """
+        while True:
+            sent = 0
+            if len(result) > PART_BYTES:
+                sent = len(result)
+                if not await self._send_parts(held, result):
+                    continue
+            finish = partial(
+                self._scripts.finish,
+                *(held.job_id, held.slot.worker, held.attempt, b"" if sent else result, self._result_ttl),
+                sent=sent,
+            )
+            stored = await until_done(self._outage, finish)
+            if stored is not None:
+                return stored
+
+    async def _send_parts(self, held: Held, result: bytes) -> bool:
+        """Send a result in parts; False if a failover lost some of them."""
+        whole = memoryview(result)
+        for at in range(0, len(result), PART_BYTES):
+            part = bytes(whole[at : at + PART_BYTES])
+            send = partial(self._scripts.part, held.job_id, held.attempt, at, part)
+            if not await until_done(self._outage, send):
+                return False
+        return True
 
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
         """Give the attempt up and put the job to the front of its list.

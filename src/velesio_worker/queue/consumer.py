@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 
 import anyio
@@ -11,6 +11,9 @@ from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
 
 Process = Callable[[Slot, bytes], Awaitable[None]]
+
+Group = Sequence[tuple[Slot, bytes]]
+"""Slots, and the jobs that lie in them."""
 
 
 class Passage(StrEnum):
@@ -76,17 +79,24 @@ class Consumer:
         self._first = first
 
     async def run(self, stopping: anyio.Event) -> None:
-        """Process jobs until ``stopping`` is set; the one in hand is processed to its end."""
+        """Process jobs until ``stopping`` is set; what is in hand is processed to its end."""
         while not stopping.is_set():
             await self._gate.wait(first=self._first)
             if stopping.is_set():  # the gate was opened so that this ends
                 return
             if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
                 continue
-            payload = await self._slots.take(self._source, self._slot)
-            if payload is None:
-                continue
+            group = await self._take()
             if stopping.is_set() or not self._gate.lets_through(first=self._first):
-                await self._slots.hand_back(self._slot)
-            else:
-                await self._process(self._slot, payload)
+                for slot, _ in reversed(group):
+                    await self._slots.hand_back(slot)
+            elif group:
+                await self._handle(group)
+
+    async def _take(self) -> Group:
+        payload = await self._slots.take(self._source, self._slot)
+        return [] if payload is None else [(self._slot, payload)]
+
+    async def _handle(self, group: Group) -> None:
+        for slot, payload in group:
+            await self._process(slot, payload)

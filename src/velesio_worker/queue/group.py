@@ -8,12 +8,9 @@ from typing import Protocol
 import anyio
 
 from velesio_worker.queue.connection import BLOCK_SECONDS
-from velesio_worker.queue.consumer import Gate, Passage, Process
+from velesio_worker.queue.consumer import Consumer, Gate, Group, Process
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
-
-Group = Sequence[tuple[Slot, bytes]]
-"""Slots, and the jobs that lie in them."""
 
 ProcessGroup = Callable[[Group], Awaitable[None]]
 
@@ -25,12 +22,16 @@ class Choice(Protocol):
         """Return the job to take; None for the one that is next, whatever it is."""
         ...
 
+    def has_mates(self, payload: bytes) -> bool:
+        """Whether there may be others that are to be run together with a job that was taken."""
+        ...
+
     def mates(self, payload: bytes, waiting: Sequence[bytes]) -> Sequence[bytes]:
         """Return those of the waiting jobs that are to be run together with one that was taken."""
         ...
 
 
-class GroupConsumer:
+class GroupConsumer(Consumer):
     """Takes a job from one list, and others that go with it, and has them processed before it takes the next.
 
     Args:
@@ -54,28 +55,16 @@ class GroupConsumer:
         *,
         first: bool = False,
     ) -> None:
-        self._slots = slots
-        self._source = source
+        super().__init__(slots, source, own[0], gate, self._alone, first=first)
         self._own = own
-        self._gate = gate
         self._choice = choice
-        self._process = process
-        self._first = first
+        self._process_group = process
 
-    async def run(self, stopping: anyio.Event) -> None:
-        """Process jobs until ``stopping`` is set; those in hand are processed to their ends."""
-        while not stopping.is_set():
-            await self._gate.wait(first=self._first)
-            if stopping.is_set():  # the gate was opened so that this ends
-                return
-            if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
-                continue
-            group = await self._take()
-            if stopping.is_set() or not self._gate.lets_through(first=self._first):
-                for slot, _ in reversed(group):
-                    await self._slots.hand_back(slot)
-            elif group:
-                await self._process(group)
+    async def _alone(self, slot: Slot, payload: bytes) -> None:
+        await self._handle([(slot, payload)])
+
+    async def _handle(self, group: Group) -> None:
+        await self._process_group(group)
 
     async def _take(self) -> Group:
         left = [(slot, payload) for slot in self._own if (payload := await self._slots.left_in(slot)) is not None]
@@ -86,7 +75,7 @@ class GroupConsumer:
         if payload is None:
             return []
         group = [(slot, payload)]
-        if further:
+        if further and self._choice.has_mates(payload):
             mates = self._choice.mates(payload, await self._slots.waiting(self._source))
             for mate in mates[: len(further)]:
                 free = further[len(group) - 1]

@@ -24,6 +24,11 @@ def job_key(job_id: str) -> str:
     return f"{{result:{job_id}}}:job"
 
 
+def parts_key(job_id: str, attempt: int) -> str:
+    """The string in which an attempt's large result gathers until it is whole; in the Cluster slot of the result."""
+    return f"{{result:{job_id}}}:parts:{attempt}"
+
+
 def preview_key(job_id: str) -> str:
     """The string that holds the latest preview of a job's image, a JPEG; in the Cluster slot of its result."""
     return f"{{result:{job_id}}}:preview"

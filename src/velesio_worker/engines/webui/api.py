@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 import anyio
 import orjson
 
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError
+from velesio_worker.engines.webui.body import decode_answer
 from velesio_worker.errors import (
     EngineCrashedError,
     EngineRefusedError,
@@ -94,7 +95,7 @@ class WebUIApi:
         try:
             with anyio.fail_after(limit):
                 async with self._http.post(path, orjson.dumps(body)) as response:
-                    return response.status, decode_json(await response.body())
+                    return response.status, decode_answer(await response.body())
         except TimeoutError:
             raise ConnectionLostError(f"no answer to {path} within {limit:g} s") from None
 

@@ -36,7 +36,7 @@ from velesio_worker.logs import get_logger
 from velesio_worker.settings import GpuSharing, Settings, hide_password
 
 SPARE_SLOTS: Final = 4
-"""Jobs that name this worker come beside those from the list; they wait in the line."""
+"""Jobs that name this worker come beside those from the list, and beside those that are run with one of them."""
 
 _POLL_SECONDS: Final = 0.5
 _UNLOAD_SECONDS: Final = 10.0
@@ -258,10 +258,11 @@ class WebUILauncher:
         report: Callable[[], None],
         kill: Callable[[], None] | None,
     ) -> Serving[WebUIEngine]:
-        slots = self._settings.sd_concurrency * self._settings.sd_max_batch + SPARE_SLOTS
+        slots = self._settings.sd_concurrency
+        spare = slots * (self._settings.sd_max_batch - 1) + SPARE_SLOTS
         rest = engine.rest_when_idle if engine.can_rest else None
         excused = partial(getattr, engine.line, "ended")
-        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest, excused)
+        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest, excused, spare)
 
     async def _memory(self) -> str:
         """Say how much memory the GPUs have."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
+from velesio_worker.base64_text import decode_base64
 from velesio_worker.errors import BadJobError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # SD_MAX_PIXELS is the limit
@@ -56,7 +57,7 @@ def check_picture(picture: str, *, name: str, max_pixels: int) -> str:
     if not text:
         raise BadJobError(f"data.{name} holds no image: send base64, bare or as data:image/png;base64,…")
     try:
-        content = base64.b64decode(text, validate=True)
+        content = decode_base64(text)
     except (binascii.Error, ValueError):
         raise BadJobError(f"data.{name} is no base64 (with padding; bare or as data:image/png;base64,…).") from None
     try:
@@ -90,7 +91,7 @@ def png_size(picture: str) -> tuple[int, int] | None:
 def png_seed(picture: str) -> int | None:
     """Return the seed that stands in a PNG's text, where WebUIs write what they made it with; None if none does."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(picture)), formats=("PNG",)) as image:
+        with Image.open(io.BytesIO(decode_base64(picture)), formats=("PNG",)) as image:
             text = image.info.get("parameters")
     except _UNREADABLE:
         return None
@@ -105,7 +106,7 @@ def as_png(picture: str) -> str:
         ValueError: it is no image.
     """
     try:
-        with Image.open(io.BytesIO(base64.b64decode(bare(picture)))) as image:
+        with Image.open(io.BytesIO(decode_base64(bare(picture)))) as image:
             out = io.BytesIO()
             image.save(out, "PNG")
     except _UNREADABLE as error:
@@ -120,7 +121,7 @@ def preview(picture: str) -> bytes:
         ValueError: it is no image.
     """
     try:
-        with Image.open(io.BytesIO(base64.b64decode(bare(picture)))) as image:
+        with Image.open(io.BytesIO(decode_base64(bare(picture)))) as image:
             small = image.convert("RGB")
             small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
             out = io.BytesIO()

@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from velesio_worker.queue.keys import Keys, Slot, job_key, result_key
+from velesio_worker.queue.keys import Keys, Slot, job_key, parts_key, result_key
 
 JOB_HASH_TTL = 24 * 3600
 """The least life of a job's hash, in seconds; it must outlive the job's stream, whose ids it continues."""
+
+PARTS_SECONDS = 600
+"""How long the parts of a large result are kept, should nobody put them together."""
 
 DEAD_LETTERS_KEPT = 10_000
 
@@ -122,6 +125,7 @@ class Scripts:
         self._leases = load("leases")
         self._waiting = load("waiting")
         self._pick = load("pick")
+        self._part = load("part")
         self._publish = load("publish")
         self._redis: Any = redis
 
@@ -142,10 +146,21 @@ class Scripts:
             int(base),
         )
 
-    async def finish(self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int) -> bool:
-        """Store the result; False if another attempt owns the job."""
-        keys = [job_key(job_id), result_key(job_id)]
-        return bool(await self._finish(keys=keys, args=[worker, attempt, ttl, result, self._job_ttl]))
+    async def finish(
+        self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0
+    ) -> bool | None:
+        """Store the result, or the ``sent`` bytes of it that were sent in parts; False if another attempt owns the job.
+
+        None: the parts are not all there.
+        """
+        keys = [job_key(job_id), result_key(job_id), parts_key(job_id, attempt)]
+        reply = int(await self._finish(keys=keys, args=[worker, attempt, ttl, result, self._job_ttl, sent]))
+        return None if reply < 0 else bool(reply)
+
+    async def part(self, job_id: str, attempt: int, before: int, part: bytes) -> bool:
+        """Send a part of a large result, ``before`` bytes of which are there; False if they are not."""
+        keys = [parts_key(job_id, attempt)]
+        return bool(await self._part(keys=keys, args=[before, part, PARTS_SECONDS]))
 
     async def release(self, job_id: str, worker: str, attempt: int, *, in_good_order: bool) -> bool:
         """Give up an attempt; False if it was not the caller's any more."""

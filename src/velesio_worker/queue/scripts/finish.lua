@@ -2,14 +2,17 @@
 --
 -- KEYS[1]  {result:<id>}:job   hash: the job's state
 -- KEYS[2]  result:<id>         string: the job's result
+-- KEYS[3]  {result:<id>}:parts:<attempt>  string: a large result, as far as it was sent
 -- ARGV[1]  worker id
 -- ARGV[2]  attempt
 -- ARGV[3]  life of the result, in seconds
--- ARGV[4]  the result, JSON
+-- ARGV[4]  the result, JSON; empty if it lies in KEYS[3]
 -- ARGV[5]  life of the hash, in seconds
+-- ARGV[6]  how many bytes KEYS[3] has to hold; 0 if the result is in ARGV[4]
 --
--- Returns 1: stored; 0: fenced, another attempt owns the job, or the caller gave it up. Attempts only rise: one that
--- is older than the caller's shows that a failover lost the caller's claim, and then the result is welcome.
+-- Returns 1: stored; 0: fenced, another attempt owns the job, or the caller gave it up; -1: KEYS[3] is not whole, a
+-- failover lost some of it. Attempts only rise: one that is older than the caller's shows that a failover lost the
+-- caller's claim, and then the result is welcome.
 local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt', 'finished_by')
 local me = ARGV[1] .. ':' .. ARGV[2]
 if state[3] == me then
@@ -18,10 +21,18 @@ end
 local mine = state[1] == ARGV[1] and state[2] == ARGV[2]
 local claim_lost = tonumber(state[2] or 0) < tonumber(ARGV[2]) and redis.call('EXISTS', KEYS[2]) == 0
 if not mine and not claim_lost then
+  redis.call('DEL', KEYS[3])
   return 0
 end
 local now = redis.call('TIME')
-redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
+if ARGV[6] == '0' then
+  redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
+elseif redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[6]) then
+  redis.call('RENAME', KEYS[3], KEYS[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[3])
+else
+  return -1
+end
 redis.call('HSET', KEYS[1], 'attempt', ARGV[2], 'finished_by', me, 'finished_at', now[1])
 redis.call('HDEL', KEYS[1], 'owner', 'slot', 'nonce', 'cancel')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
