@@ -40,7 +40,7 @@ def until(condition: Callable[[], object], what: str, limit: float = 60) -> None
 def test_an_image_comes_with_progress_a_preview_and_its_real_seed(
     plain: Any, make_worker: MakeWorker, notes: Path
 ) -> None:
-    worker = make_worker(**webui(notes, step_seconds=0.1))
+    worker = make_worker(**webui(notes, step_seconds=0.06))
     paint(plain, "cat", steps=40, width=128)
     made = ended(plain, "cat")
     found = entries(plain, "cat")

@@ -116,7 +116,7 @@ def test_two_hundred_mixed_jobs_are_each_answered_once_and_whole(
     plain: Any, topology: Topology, make_worker: MakeWorker
 ) -> None:
     dice = random.Random(20)
-    count = JOBS if isinstance(topology, RedisServer) else JOBS // 4
+    count = JOBS if isinstance(topology, RedisServer) else JOBS // 8
     bad = [{"id": f"bad-{number}", **WITH_ID[number % len(WITH_ID)][0]} for number in range(max(5, count // 20))]
     good = [good_job(number, dice) for number in range(count - 2 * len(bad))]
     dead = [WITHOUT_ID[number % len(WITHOUT_ID)] for number in range(len(bad))]

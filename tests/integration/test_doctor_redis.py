@@ -85,7 +85,7 @@ async def test_the_queue_is_described(redis_url: str, plain: Any) -> None:
     assert found[1].facts == {
         "queue": "llama_queue",
         "workers": ["gpu1-0a"],
-        "waiting": {"incoming": 2, "text": 1, "image": 0, "manage": 0},
+        "waiting": {"incoming": 2, "text": 1, "image": 0, "manage": 0, "manage-image": 0},
         "dead_letters": 1,
     }
     assert "workers that live: 1, jobs that wait: 3, dead letters: 1" in found[1].message

@@ -65,14 +65,18 @@ async def test_jobs_go_to_the_list_of_their_kind_in_order(side: Side, commands: 
     texts = [job(id=f"t{number}") for number in range(3)] + [job(id="e", type="embedding", data={"input": "a"})]
     images = [
         job(id="i", type="txt2img", data={"prompt": "a cat"}),
+        job(id="j", type="img2img", data={"prompt": "a cat", "init_images": ["iVBORw0KGgo="]}),
+    ]
+    managing_images = [
         job(id="s", type="switch_model", data={"model": "m"}),
         job(id="u", type="unload_models", data={"kind": "image"}),
     ]
     managing = [job(id="h", type="health_check", data=None), job(id="l", type="load_model", data={"model": "m"})]
-    await sort(side, commands, *texts, *images, *managing)
+    await sort(side, commands, *texts, *images, *managing, *managing_images)
     assert await commands.lrange("{llama_queue}:text", 0, -1) == texts[::-1]
     assert await commands.lrange("{llama_queue}:image", 0, -1) == images[::-1]
     assert await commands.lrange("{llama_queue}:manage", 0, -1) == managing[::-1]
+    assert await commands.lrange("{llama_queue}:manage-image", 0, -1) == managing_images[::-1]
 
 
 async def test_a_job_for_one_worker_goes_to_its_list_or_is_told(side: Side, commands: Any) -> None:

@@ -112,7 +112,7 @@ def test_a_streamed_text_job_whose_text_is_all_there_is_goes_on(sound: Job) -> N
         chat_job(stream=False),
         completion_job(on_crash="restart"),
         chat_job(on_crash="restart"),
-        job("txt2img", {"prompt": "a cat", "stream": True}),
+        job("txt2img", {"prompt": "a cat"}),
     ],
     ids=repr,
 )

@@ -222,15 +222,17 @@ def test_data_is_an_object_if_it_is_there(type_: JobType) -> None:
 @pytest.mark.parametrize("type_", list(JobType))
 def test_each_type_takes_up_its_kind_of_capacity(type_: JobType) -> None:
     expected = Kind.TEXT
-    if type_ in {*IMAGES, JobType.SWITCH_MODEL}:
+    if type_ in IMAGES:
         expected = Kind.IMAGE
+    elif type_ is JobType.SWITCH_MODEL:
+        expected = Kind.MANAGE_IMAGE
     elif type_ in MANAGING:
         expected = Kind.MANAGE
     assert least(type_).kind is expected
 
 
 @pytest.mark.parametrize("type_", MANAGING)
-@pytest.mark.parametrize(("kind", "expected"), [("text", Kind.MANAGE), ("image", Kind.IMAGE)])
+@pytest.mark.parametrize(("kind", "expected"), [("text", Kind.MANAGE), ("image", Kind.MANAGE_IMAGE)])
 def test_a_job_about_image_models_goes_where_they_are(type_: JobType, kind: str, expected: Kind) -> None:
     assert least(type_, kind=kind).kind is expected
 
@@ -241,13 +243,13 @@ def test_the_worker_manages_what_the_protocol_says() -> None:
     assert set(LEAST) == set(JobType)
 
 
-@pytest.mark.parametrize("type_", [*WRITING, *ANSWERING])
-def test_a_text_job_may_name_a_model(type_: JobType) -> None:
+@pytest.mark.parametrize("type_", [*WRITING, *ANSWERING, *sorted(IMAGES)])
+def test_a_job_may_name_a_model(type_: JobType) -> None:
     assert least(type_).model is None
     assert least(type_, model="b/c.gguf").model == "b/c.gguf"
 
 
-@pytest.mark.parametrize("type_", [JobType.LOAD_MODEL, JobType.SWITCH_MODEL, *sorted(IMAGES)])
+@pytest.mark.parametrize("type_", [JobType.LOAD_MODEL, JobType.SWITCH_MODEL])
 def test_no_other_job_asks_for_a_model_to_run_on(type_: JobType) -> None:
     assert least(type_, model="b.gguf").model is None
 
