@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 demo: export PROMPT := $(PROMPT)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not sd_server" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not sd_server" $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev

@@ -220,7 +220,9 @@ def test_image_models_are_left_to_workers_that_have_them(place: ModelPlace) -> N
     assert place.result("switch_model", {"model": "blue", "kind": "text"}) == {"success": True, "model": "blue"}
     place.push("switch_model", {"model": "blue"})
     place.push("unload_models", {"kind": "image"})
-    wait_for(lambda: place.redis.llen("{llama_queue}:manage-image") == 2, "both jobs wait for a worker with image models")
+    wait_for(
+        lambda: place.redis.llen("{llama_queue}:manage-image") == 2, "both jobs wait for a worker with image models"
+    )
     assert place.loaded() == ["blue.gguf"]
     place.redis.delete("{llama_queue}:manage-image")
 

@@ -166,7 +166,7 @@ class WebUILauncher:
         user = credentials_of(command.argv)
         url = command.url.replace("://", f"://{_quoted(user)}@") if user else command.url
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
-        patience = Patience(process, settings.sd_start_seconds)
+        patience = Patience(process, command.url, settings.sd_start_seconds)
         engine = await patience.through(partial(self._get_ready, api, process))
         log.info(
             f"the WebUI is ready: {engine.model or 'its model'}, {len(engine.catalogue.models)} models",
@@ -215,7 +215,7 @@ class WebUILauncher:
     async def _foreign(self, stack: AsyncExitStack, url: str) -> Serving[WebUIEngine]:
         shown = hide_password(url)
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
-        engine = await self._until_itanswers(api, shown)
+        engine = await self._until_it_answers(api, shown)
         log.info(f"the WebUI at {shown} is ready: {engine.model or 'its model'}", action="engine_ready")
         reported = Reported()
         stack.push_async_callback(self._let_go, engine)
@@ -228,7 +228,7 @@ class WebUILauncher:
 
         return self._serving(engine, gone, reported.set, None)
 
-    async def _until_itanswers(self, api: WebUIApi, shown: str) -> WebUIEngine:
+    async def _until_it_answers(self, api: WebUIApi, shown: str) -> WebUIEngine:
         said = ""
         while True:
             try:

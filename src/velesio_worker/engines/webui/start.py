@@ -56,11 +56,13 @@ class Patience:
 
     Args:
         process: the process.
+        url: where it is to answer.
         seconds: how long it may write nothing.
     """
 
-    def __init__(self, process: EngineProcess, seconds: float) -> None:
+    def __init__(self, process: EngineProcess, url: str, seconds: float) -> None:
         self._process = process
+        self._url = url
         self._seconds = seconds
 
     async def through(self, work: Callable[[], Awaitable[WebUIEngine]]) -> WebUIEngine:
@@ -111,7 +113,8 @@ class Patience:
                 seen, deadline = process.bytes, anyio.current_time() + self._seconds
             elif anyio.current_time() > deadline:
                 return EngineStartError(
-                    f"The WebUI showed no progress for {self._seconds:g} s (SD_START_SECONDS). {TAIL}\n"
+                    f"The WebUI showed no progress for {self._seconds:g} s (SD_START_SECONDS); it was looked for at "
+                    f"{self._url}: if it listens elsewhere, set SD_PORT. {TAIL}\n"
                     f"{tail_of(process)}"
                 )
             await anyio.sleep(_LOOK_SECONDS)
