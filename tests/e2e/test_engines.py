@@ -261,15 +261,18 @@ def test_a_busy_engine_is_not_stopped(plain: Any, no_orphans: MakeWorker) -> Non
     assert "engine_stopped" not in busy[: len(busy) - 1 - busy[::-1].index("job_done")]
 
 
-def test_what_a_killed_worker_left_is_ended_by_the_next(plain: Any, no_orphans: MakeWorker, model_path: Path) -> None:
+def test_what_a_killed_worker_left_is_ended_by_the_next(
+    plain: Any, no_orphans: MakeWorker, model_path: Path, tmp_path: Path
+) -> None:
+    own = {"TMPDIR": str(tmp_path)}  # else a worker of another test, running beside this one, may be the next
     real = [sys.executable, "-m", "velesio_worker.engines.embedded", "--model", str(model_path), "--ctx-size", "1024"]
     behind_a_shell = shlex.join(["sh", "-c", f"{shlex.join(real)} & wait"])
-    worker = no_orphans(STARTUP_COMMAND=behind_a_shell)
+    worker = no_orphans(STARTUP_COMMAND=behind_a_shell, **own)
     worker.wait_for("worker_ready")
     assert len(engine_processes(worker)) == 2
     worker.signal(signal.SIGKILL)
     worker.wait()
-    heir = no_orphans(STARTUP_COMMAND=behind_a_shell, LLAMA_PORT=worker.environment["LLAMA_PORT"])
+    heir = no_orphans(STARTUP_COMMAND=behind_a_shell, LLAMA_PORT=worker.environment["LLAMA_PORT"], **own)
     heir.wait_for("orphan_ended")
     heir.wait_for("worker_ready")
     assert len(engine_processes(heir)) == 2
