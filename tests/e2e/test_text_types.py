@@ -219,7 +219,8 @@ def test_a_chat_tells_how_likely_its_tokens_were(place: Place, *, stream: bool) 
 
 
 def test_a_completion_tells_how_likely_its_tokens_were(place: Place) -> None:
-    answer, found = place.run("completion", {"prompt": "One, two,", "n_probs": 2, "max_tokens": 4, "stream": True})
+    data = {"prompt": "One, two,", "n_probs": 2, "max_tokens": 4, "stream": True, "temperature": 0, "ignore_eos": True}
+    answer, found = place.run("completion", data)
     told = answer["completion_probabilities"]
     assert len(told) == answer["usage"]["completion_tokens"]
     assert [one for choice in tokens(found) for one in choice.get("completion_probabilities", ())] == told
