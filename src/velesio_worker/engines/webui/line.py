@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -40,6 +40,8 @@ REPLACE_SECONDS: Final = 20.0
 
 LISTEN_SECONDS: Final = 5.0
 LAST_SECONDS: Final = 2.0
+
+E = TypeVar("E", bound=BaseException)
 
 log = get_logger(__name__)
 
@@ -133,8 +135,8 @@ class Line:
         room = self._options.merging.most - asked.batch_size
         for ticket in list(self._waiting):
             other = ticket.request.parameters
-            fits = other.batch_size <= room and isinstance(other, Txt2ImgParameters)
-            if fits and isinstance(other, Txt2ImgParameters) and asked.same_but_for_seed(other):
+            same = isinstance(other, Txt2ImgParameters) and asked.same_but_for_seed(other)
+            if same and other.batch_size <= room:
                 self._waiting.remove(ticket)
                 tickets.append(ticket)
                 room -= other.batch_size
@@ -168,7 +170,7 @@ class Line:
                 log.warning(f"{NAME} ran out of memory: jobs are not run together any more", action="merging_off")
             round_.fail(error)
         except* ConnectionLostError as errors:
-            round_.fail(_lost(errors))
+            round_.fail(lost(_first(errors)))
         for ticket, end in zip(round_.tickets, done, strict=bool(done)):
             if ticket in round_.wanted:
                 ticket.tell(Progress(round_.course.end().entry()), end)
@@ -290,11 +292,8 @@ def _is_interrupted(state: dict[str, Any]) -> bool:
     return bool(state.get("interrupted") or state.get("skipped") or state.get("stopping_generation"))
 
 
-def _first(errors: BaseExceptionGroup[JobError]) -> JobError:
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _lost(errors: BaseExceptionGroup[ConnectionLostError]) -> JobError:
-    error = errors.exceptions[0]
-    return _lost(error) if isinstance(error, BaseExceptionGroup) else lost(error)
+def _first(errors: BaseExceptionGroup[E]) -> E:
+    error: E | BaseExceptionGroup[E] = errors.exceptions[0]
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[E]", error).exceptions[0]
+    return error
