@@ -66,8 +66,10 @@ async def test_an_engine_that_says_nothing_ends_the_job_with_a_code_of_its_own(
         assert (await result(commands, "stuck"))["code"] == "engine_stalled"
         with anyio.fail_after(5):
             await server.closed.wait()
-        (letter,) = await commands.lrange("{llama_queue}:dead", 0, -1)
-        assert "STALL_SECONDS" in json.loads(letter)["reason"]
+        with anyio.fail_after(5):
+            while not (letters := await commands.lrange("{llama_queue}:dead", 0, -1)):  # it follows the result
+                await anyio.sleep(0.02)
+        assert ["STALL_SECONDS" in json.loads(letter)["reason"] for letter in letters] == [True]
 
 
 @pytest.mark.engine
