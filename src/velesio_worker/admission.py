@@ -21,6 +21,8 @@ from velesio_worker.errors import (
 from velesio_worker.events import START, Done, start_entry
 from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, WRITING, Job, JobType, RefusedJobError, parse_job
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import QUEUE_WAIT
+from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim, Claims, Held
 from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Slot, stream_key
@@ -56,6 +58,9 @@ class Admission:
         outage: whom to tell when Redis does not answer.
         max_bytes: the largest job that is accepted, in bytes.
         stream_ttl: how long a stream is kept, in seconds.
+
+    Attributes:
+        arrivals: since when jobs wait; whoever sees them come in tells it.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Admission:
         self._closer = closer
         self._publisher = publisher
         self._outage = outage
+        self.arrivals = Arrivals()
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
 
@@ -91,16 +97,19 @@ class Admission:
             return None
         reply = await self._claims.claim(job.id, slot, job.attempts_allowed)
         await self._begin(job.id, reply)
-        held = Held(job.id, slot, payload, reply.attempt)
+        held = Held(job.id, slot, payload, reply.attempt, job.type)
         if await self._settled(job, held, reply):
             return None
-        return Claim(job, held, first=reply.first, last=reply.counted >= job.attempts_allowed)
+        waited = self.arrivals.waited(job) if reply.first else None
+        if waited is not None:
+            QUEUE_WAIT.labels(job.type).observe(waited)
+        return Claim(job, held, first=reply.first, last=reply.counted >= job.attempts_allowed, waited=waited)
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
         reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
         await self._begin(refusal.job_id, reply)
-        held = Held(refusal.job_id, slot, payload, reply.attempt)
+        held = Held(refusal.job_id, slot, payload, reply.attempt, refusal.type)
         match reply.status:
             case ClaimStatus.HELD:
                 reason = f"its id {refusal.job_id} is that of a job that runs, and it is wrong: {refusal}"

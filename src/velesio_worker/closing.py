@@ -10,6 +10,7 @@ import orjson
 from velesio_worker.errors import AbandonedError, FencedError, InternalError, JobError, StreamLostError
 from velesio_worker.events import DONE, ERROR, Done
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN
 from velesio_worker.queue.claims import Claims, Held
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
@@ -33,7 +34,11 @@ class Closer:
 
     async def done(self, held: Held, done: Done, stream: JobStream | None = None) -> bool:
         """End an attempt with a result; False if another attempt owns the job, or has to end it."""
-        return await self._close(held, done.result, DONE, done.entry(), stream)
+        owned = await self._close(held, done.result, DONE, done.entry(), stream)
+        if owned:
+            outcome = "cancelled" if done.finish_reason == "cancelled" else "done"
+            JOBS.labels(held.type or UNKNOWN, outcome).inc()
+        return owned
 
     async def failed(
         self, held: Held, error: JobError, stream: JobStream | None = None, *, partial: bool = False, bury: str = ""
@@ -47,11 +52,15 @@ class Closer:
             partial: whether tokens were published before.
             bury: if given, the job goes to the dead letters, with this as the reason.
         """
-        return await self._close(held, error.result(), ERROR, error.entry(partial=partial), stream, bury=bury)
+        owned = await self._close(held, error.result(), ERROR, error.entry(partial=partial), stream, bury=bury)
+        if owned:
+            JOBS.labels(held.type or UNKNOWN, error.code).inc()
+        return owned
 
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
         """Put a job back; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
         await self._claims.hand_back(held, in_good_order=in_good_order)
+        HANDED_BACK.labels(held.type or UNKNOWN).inc()
 
     async def drop(self, held: Held) -> None:
         """Forget an attempt that another one has taken the place of."""
@@ -77,6 +86,7 @@ class Closer:
             owned = False
         if not owned:
             log.warning("another attempt owns the job", action="job_fenced", job_id=held.job_id, attempt=held.attempt)
+            FENCED.inc()
         if bury and owned:
             await self._slots.bury(held.slot, held.payload, bury)
         else:

@@ -27,11 +27,13 @@ from velesio_worker.errors import (
 )
 from velesio_worker.events import Done
 from velesio_worker.jobs import Kind
-from velesio_worker.logs import get_logger
+from velesio_worker.logs import fields_in_log, get_logger
+from velesio_worker.metrics import FENCED
 from velesio_worker.party import Seat
 from velesio_worker.performer import Performer, ReadPublished
 from velesio_worker.queue.claims import Claim
-from velesio_worker.runs import Halt, Limits, Outcome, Run, report
+from velesio_worker.report import Report
+from velesio_worker.runs import Halt, Limits, Outcome, Run
 from velesio_worker.stream import Publisher
 
 LAST_SECONDS: Final = 10.0
@@ -54,6 +56,7 @@ class Executor:
         published: reads what a job's stream holds, by the job's id.
         elsewhere: whether another worker may run jobs of a kind.
         limits: how long what may take.
+        report: says what became of runs.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Executor:
         published: ReadPublished,
         elsewhere: Callable[[Kind], Awaitable[bool]],
         limits: Limits,
+        report: Report,
     ) -> None:
         self._engines = engines
         self._performer = performer
@@ -73,6 +77,7 @@ class Executor:
         self._closer = closer
         self._published = published
         self._limits = limits
+        self._report = report
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = anyio.Event()
@@ -144,6 +149,11 @@ class Executor:
             claim: the job.
             seat: its place among the jobs that were taken together with it.
         """
+        job = claim.job
+        with fields_in_log(job_id=job.id, attempt=claim.held.attempt, engine=job.kind.engine.value):
+            return await self._run(claim, seat)
+
+    async def _run(self, claim: Claim, seat: Seat | None) -> bool:
         run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt), seat=seat)
         self._runs[run] = None
         outcome: Outcome = None
@@ -159,9 +169,10 @@ class Executor:
             raise
         finally:
             try:
+                run.made_at = time.monotonic()
                 with run.ending:
-                    await self._end(run, outcome)
-                report(run, outcome)
+                    run.ended = await self._end(run, outcome)
+                self._report.ended(run, outcome)
                 await self._performer.keep(run, outcome)
             finally:
                 del self._runs[run]
@@ -196,7 +207,8 @@ class Executor:
             log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=run.job.id)
             return InternalError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
 
-    async def _end(self, run: Run, outcome: Outcome) -> None:
+    async def _end(self, run: Run, outcome: Outcome) -> bool:
+        """End the job, or hand it back; returns whether this run wrote its result."""
         job, held = run.job, run.claim.held
         source = self._engines.get(job.kind)
         final = isinstance(outcome, EngineFailedError | ModelUnavailableError)
@@ -206,23 +218,24 @@ class Executor:
             await source.stalled(f"sent nothing for {self._limits.stall:g} s")
         if isinstance(outcome, EngineFailedError) and job.worker is None and await self._elsewhere(job.kind):
             await self._closer.hand_back(held, in_good_order=True)
-            return
+            return False
         match outcome:
             case EngineFailedError() | ModelUnavailableError():
-                await self._closer.failed(held, outcome, run.stream, partial=await self._is_partial(run))
+                return await self._closer.failed(held, outcome, run.stream, partial=await self._is_partial(run))
             case None | StreamLostError() | EngineUnavailableError():
                 await self._closer.hand_back(held, in_good_order=True)
             case FencedError():
+                FENCED.inc()
                 await self._closer.drop(held)
             case JobError() if run.goes_on(outcome):
                 await self._closer.hand_back(held, in_good_order=False)
             case JobError():
                 partial = await self._is_partial(run)
-                await self._closer.failed(
-                    held, outcome, run.stream, partial=partial, bury=_reason_to_bury(run, outcome)
-                )
+                bury = _reason_to_bury(run, outcome)
+                return await self._closer.failed(held, outcome, run.stream, partial=partial, bury=bury)
             case Done():
-                await self._closer.done(held, outcome, run.stream)
+                return await self._closer.done(held, outcome, run.stream)
+        return False
 
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""

@@ -59,6 +59,11 @@ class Kind(StrEnum):
     MANAGE = "manage"
     MANAGE_IMAGE = "manage-image"
 
+    @property
+    def engine(self) -> Kind:
+        """The engine that such jobs are about."""
+        return {Kind.MANAGE: Kind.TEXT, Kind.MANAGE_IMAGE: Kind.IMAGE}.get(self, self)
+
 
 class JobType(StrEnum):
     """The types of job that this release knows."""
@@ -102,7 +107,7 @@ _MANAGEMENT: Final = frozenset(
 )
 
 
-_PRIVATE: Final = frozenset(
+PRIVATE: Final = frozenset(
     {
         *("prompt", "messages", "input", "content", "query", "documents", "tokens"),
         *("input_prefix", "input_suffix", "input_extra"),
@@ -143,6 +148,7 @@ class Envelope(BaseModel):
     cache: bool | None = None
     worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     traceparent: str | None = None
+    created_at: Any = None
 
 
 class Job(Envelope):
@@ -171,6 +177,13 @@ class Job(Envelope):
         return self.parameters.model if isinstance(self.parameters, ModelParameters) else None
 
     @property
+    def submitted_at(self) -> float | None:
+        """When it was submitted, in Unix time, as far as its producer said so in a way that can be used."""
+        moment: Any = self.created_at
+        usable = isinstance(moment, int | float) and not isinstance(moment, bool) and moment > 0
+        return float(moment) if usable else None
+
+    @property
     def attempts_allowed(self) -> int:
         """How many attempts may be lost before the job is given up."""
         return 1 if self.on_crash == "fail" else self.max_attempts
@@ -194,12 +207,14 @@ class RefusedJobError(VelesioError):
     Attributes:
         job_id: whom to answer.
         error: what to answer.
+        type: the job's type; None if it has none that is known.
     """
 
-    def __init__(self, job_id: str, error: JobError) -> None:
+    def __init__(self, job_id: str, error: JobError, job_type: JobType | None = None) -> None:
         super().__init__(str(error))
         self.job_id = job_id
         self.error = error
+        self.type = job_type
 
 
 def is_job_id(value: object) -> TypeGuard[str]:
@@ -236,14 +251,14 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
             raise TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
         return _checked_job(fields)
     except JobError as error:
-        raise RefusedJobError(job_id, error) from None
+        raise RefusedJobError(job_id, error, _known_type(fields.get("type"))) from None
 
 
 def _checked_job(fields: dict[str, Any]) -> Job:
     type_ = fields.get("type")
     if type_ is None:
         raise BadJobError(f"The job has no type; known types: {', '.join(JobType)}.")
-    job_type = next((known for known in JobType if known == type_), None)
+    job_type = _known_type(type_)
     if job_type is None:
         shown = type_ if isinstance(type_, str) else _REPR.repr(type_)
         raise UnknownTypeError(f"Unknown job type: {_shorten(shown)}")
@@ -268,6 +283,10 @@ def _checked_job(fields: dict[str, Any]) -> Job:
     return Job.model_construct(id=fields["id"], type=job_type, parameters=parameters, **dict(envelope))
 
 
+def _known_type(type_: object) -> JobType | None:
+    return next((known for known in JobType if known == type_), None)
+
+
 def _sentences(error: ValidationError, prefix: tuple[str, ...], *, known: tuple[str, ...] = ()) -> str:
     """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
     sentences: list[str] = []
@@ -281,7 +300,7 @@ def _sentences(error: ValidationError, prefix: tuple[str, ...], *, known: tuple[
                 sentences.append(f"{path}: required")
             case _:
                 text = f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
-                private = not mistake["loc"] or _PRIVATE.intersection(mistake["loc"])
+                private = not mistake["loc"] or PRIVATE.intersection(mistake["loc"])
                 sentences.append(text if private else f"{text} (got {_shorten(_REPR.repr(mistake['input']))})")
     if len(mistakes) > _MISTAKES:
         sentences.append(f"and {len(mistakes) - _MISTAKES} more mistakes")

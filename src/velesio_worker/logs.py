@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Final
 
 import orjson
 import structlog
 
 from velesio_worker.settings import LogFormat
+
+ENGINES: Final = ("llama-server", "webui")
+"""The loggers of what engines write. Less than warnings are shown with ``LOG_LEVEL=debug`` only."""
 
 Logger = structlog.stdlib.BoundLogger
 
@@ -25,6 +29,15 @@ def get_logger(name: str) -> Logger:
         processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
+
+
+def fields_in_log(**fields: str | int) -> AbstractContextManager[None]:
+    """Have every line that is logged in the context, and in tasks begun there, carry these fields.
+
+    Args:
+        fields: such as ``job_id`` or ``engine``; a line's own fields win.
+    """
+    return structlog.contextvars.bound_contextvars(**fields)
 
 
 def _dumps(event: dict[str, Any], **_: Any) -> str:  # noqa: ANN401 (structlog's serializer interface)
@@ -67,5 +80,9 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
     root.setLevel(level)
     for noisy in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    if worker is not None and log_format is LogFormat.JSON:
+    for engine in ENGINES:  # they write several lines for every job
+        logging.getLogger(engine).setLevel(
+            root.level if root.level <= logging.DEBUG else max(logging.WARNING, root.level)
+        )
+    if worker is not None:
         structlog.contextvars.bind_contextvars(worker=worker)

@@ -29,6 +29,7 @@ from velesio_worker.events import PROGRESS, START, TOKEN, Begun, Done, EngineEve
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import CACHE, RESUMED, SSE_EVENTS
 from velesio_worker.parameters import AnswerParameters
 from velesio_worker.runs import Clock, Outcome, Run
 from velesio_worker.subscriber import NOTHING, Published
@@ -120,6 +121,7 @@ class Performer:
             run.at_work = job.kind is not Kind.IMAGE  # else it stands in the engine's line
             if job.expires_at is not None and job.expires_at < time.time():
                 return ExpiredError(_EXPIRED)
+            run.granted_at, run.model = time.monotonic(), engine.model
             if engine.model != self._model(job):
                 self._announce(run, mode, engine.model)
             await self._know(source, run)
@@ -155,9 +157,10 @@ class Performer:
             return None
         run.cache_key = cache_key(run.job, identity)
         kept = await self._cache.find(run.cache_key)
+        CACHE.labels("miss" if kept is None else "hit").inc()
         if kept is None:
             return None
-        run.cached = True
+        run.cached, run.model = True, kept.model
         self._announce(run, "fresh", kept.model)
         for data in kept.tokens if run.job.streamed else ():
             self._publish(run, [Token(data)])
@@ -196,6 +199,9 @@ class Performer:
 
     def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
         job, held = run.job, run.claim.held
+        if mode not in {"fresh", run.mode}:
+            RESUMED.labels(mode).inc()
+        run.mode = mode
         start = start_entry(job.type, held.attempt, held.slot.worker, model or self._model(job), mode)
         run.stream.put(START, orjson.dumps(start))
 
@@ -246,6 +252,7 @@ class Performer:
     def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
         """Queue what one read brought; no await in here, since it runs for every token."""
         streamed = run.job.streamed
+        SSE_EVENTS.count += len(batch)
         for event in batch:
             match event:
                 case Token():

@@ -1,4 +1,4 @@
-"""A job that runs: what is known of it, how it ended, and the line in the log that says so."""
+"""A job that runs: what is known of it, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ import anyio
 from velesio_worker.engines.base import Generation
 from velesio_worker.errors import (
     EngineCrashedError,
-    EngineFailedError,
     EngineStalledError,
-    EngineUnavailableError,
     FencedError,
     JobError,
-    ModelUnavailableError,
     StreamLostError,
 )
 from velesio_worker.events import Done
@@ -128,6 +125,11 @@ class Run:
         pieces: the data of its ``token`` entries, if it is to be kept.
         seat: its place among the jobs that were taken together with it.
         clock: limits how long it runs.
+        mode: how the attempt began, as its last ``start`` says; empty before that.
+        model: the name of the model that it runs on, once that is known.
+        granted_at: when it got its engine, in monotonic seconds.
+        made_at: when its outcome was known, in monotonic seconds.
+        ended: whether this attempt wrote the job's result.
     """
 
     claim: Claim
@@ -147,6 +149,11 @@ class Run:
     pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     seat: Seat | None = None
     clock: Clock = field(default_factory=lambda: Clock(math.inf))
+    mode: str = ""
+    model: str | None = None
+    granted_at: float | None = None
+    made_at: float | None = None
+    ended: bool = False
 
     @property
     def job(self) -> Job:
@@ -162,47 +169,3 @@ class Run:
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether a run that was lost with its engine is followed by another attempt."""
         return isinstance(outcome, EngineCrashedError | EngineStalledError) and not self.claim.last
-
-
-def report(run: Run, outcome: Outcome) -> None:
-    """Log how a run ended: one line per run."""
-    if run.ending.cancelled_caught:
-        log.error(
-            "Redis did not answer in time: the job stays in its slot",
-            action="job_left",
-            job_id=run.claim.job.id,
-            slot=run.claim.held.slot.name,
-        )
-        return
-    fields: dict[str, Any] = {
-        "job_id": run.claim.job.id,
-        "attempt": run.claim.held.attempt,
-        "type": run.claim.job.type.value,
-        "duration_ms": round((time.monotonic() - run.began) * 1000),
-        "tokens": run.tokens,
-    }
-    if run.first_token_at is not None:
-        fields["first_token_ms"] = round((run.first_token_at - run.began) * 1000)
-    match outcome:
-        case Done():
-            cached = {"cached": True} if run.cached else {}
-            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
-        case None:
-            log.info("job handed back", action="job_handed_back", **fields)
-        case FencedError():
-            log.warning("another attempt owns the job", action="job_fenced", **fields)
-        case EngineFailedError() | ModelUnavailableError():
-            log.warning(f"no engine for the job: {_public(outcome)}", action="job_without_engine", **fields)
-        case EngineUnavailableError() | StreamLostError():
-            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
-        case EngineCrashedError() | EngineStalledError() if run.goes_on(outcome):
-            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
-        case JobError():
-            log.warning(f"job failed: {_public(outcome)}", action="job_failed", code=outcome.code, **fields)
-
-
-def _public(error: JobError) -> str:
-    """Return an error's text for the log: one line, and nothing of what the engine quotes from the job."""
-    line = str(error).splitlines()[0]
-    cut = min((at for sign in "{[" if (at := line.find(sign)) >= 0), default=len(line))
-    return line if cut == len(line) else f"{line[:cut].rstrip()} …"

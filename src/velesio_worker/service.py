@@ -13,6 +13,7 @@ from velesio_worker.engines.turns import Turns
 from velesio_worker.engines.watchdog import Patience
 from velesio_worker.fleet import Fleet
 from velesio_worker.jobs import Kind
+from velesio_worker.logs import fields_in_log
 from velesio_worker.queue.consumer import Gate, Passage
 
 _PASSAGES: Final = {EngineState.READY: Passage.OPEN, EngineState.STOPPED: Passage.AJAR}
@@ -66,13 +67,18 @@ class EngineService(Generic[E]):
             may_rest=self._nothing_waits,
             turns=turns,
             eager=eager,
+            kind=kind,
         )
         self.gate = Gate()
         self.known = anyio.Event()
         self.slots = 0
 
     async def run(self) -> None:
-        """Look after the engine and the gate until cancelled."""
+        """Look after the engine and the gate until cancelled; whatever is logged meanwhile says which engine it is."""
+        with fields_in_log(engine=self.kind.value):
+            await self._run()
+
+    async def _run(self) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._tend_gate)
             await self.supervisor.run()

@@ -253,6 +253,13 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         default="INFO", description="The least important lines that are logged: debug, info, warning or error."
     )
+    log_prompts: bool = Field(default=False, description="Have prompts and answers in the log, for debugging.")
+    health_host: str = Field(
+        default="127.0.0.1", description="The address that health and metrics are served on; 0.0.0.0 for all networks."
+    )
+    health_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=9090, description="The port of /livez, /readyz, /health and /metrics; 0: none is served."
+    )
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
         default=LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
     )

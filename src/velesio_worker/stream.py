@@ -28,6 +28,7 @@ from velesio_worker.errors import (
 )
 from velesio_worker.events import TERMINAL
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENTRIES
 from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.connection import Backoff, Outage, passes
 from velesio_worker.queue.keys import stream_key
@@ -181,8 +182,9 @@ class Publisher:
         self._outage = outage
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
-        self._dirty: dict[JobStream, None] = {}
+        self._dirty: dict[JobStream, float] = {}
         self._batch: list[tuple[JobStream, list[Entry]]] = []
+        self._oldest = math.inf
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._ended = False
         self._wake = anyio.Event()
@@ -196,7 +198,8 @@ class Publisher:
         if self._ended:
             stream.fail(StoppedError())
             return
-        self._dirty[stream] = None
+        if stream not in self._dirty:
+            self._dirty[stream] = time.monotonic()
         self._wake.set()
 
     async def run(self) -> None:
@@ -217,9 +220,10 @@ class Publisher:
         """Take what fits into one round trip; a stream that is left over comes first in the next."""
         batch: list[tuple[JobStream, list[Entry]]] = []
         room, size = FLUSH_ENTRIES, 0
+        self._oldest = math.inf
         while self._dirty and room > 0 and size < FLUSH_BYTES:
             stream = next(iter(self._dirty))
-            del self._dirty[stream]
+            self._oldest = min(self._oldest, self._dirty.pop(stream))
             entries: list[Entry] = []
             for entry in islice(stream.waiting, room):
                 entries.append(entry)
@@ -249,9 +253,13 @@ class Publisher:
             elif stream.failure is None:
                 self._settle(stream, entries, publish_reply(reply))
             if stream.waiting:
-                self._dirty[stream] = None
+                failed = isinstance(reply, RedisError)
+                self._dirty[stream] = self._oldest if failed else self._dirty.get(stream, self._oldest)
+        sent = sum(len(entries) for _, entries in self._batch)
         self._batch = []
         if trouble is None:
+            PUBLISH_DELAY.observe(time.monotonic() - self._oldest)
+            PUBLISH_BATCH.observe(sent)
             self._outage.over()
             self._backoff.reset()
         else:
@@ -295,6 +303,7 @@ class Publisher:
         match reply.status:
             case PublishStatus.WRITTEN:
                 stream.written(entries[-1].sequence)
+                STREAM_ENTRIES.count += len(entries)
             case PublishStatus.BEHIND:
                 self._repair(stream, reply.at)
             case PublishStatus.GONE if self._outage.away_since(stream.opened_at):

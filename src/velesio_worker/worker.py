@@ -44,6 +44,7 @@ from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
+from velesio_worker.report import Report
 from velesio_worker.result_store import open_store
 from velesio_worker.runs import Limits
 from velesio_worker.settings import Settings
@@ -262,6 +263,7 @@ class Worker:
             self._slots,
             self._keys,
             self._slot("intake", self._keys.incoming),
+            self._admission.arrivals,
             max_bytes=self._settings.max_job_bytes,
             refuse=self._desk.refuse,
         )
@@ -302,6 +304,7 @@ class Worker:
             self._published,
             self._fleet.serves,
             Limits(job=settings.worker_timeout, stall=settings.stall_seconds),
+            Report(log_prompts=settings.log_prompts),
         )
 
     async def _published(self, job_id: str) -> Published:

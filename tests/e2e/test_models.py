@@ -190,6 +190,7 @@ def test_a_job_that_runs_is_waited_for_before_its_model_goes(place: ModelPlace) 
         assert place.result(wish, data)["success"]
         found = entries(place.redis, long)
         assert [data["mode"] for _, event, data in found if event == "start"] == ["fresh"]
+        wait_for(lambda long=long: place.redis.exists(f"result:{long}"), "its result")  # stored once its lease is over
         assert result_of(place.redis, long)["usage"]["completion_tokens"] == 60
 
 

@@ -29,6 +29,7 @@ from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
 from velesio_worker.performer import Performer
 from velesio_worker.queue.claims import Claim
+from velesio_worker.report import Report
 from velesio_worker.runs import Limits
 from velesio_worker.settings import CacheMode
 from velesio_worker.subscriber import Published, published
@@ -222,6 +223,7 @@ class Bench:
             self.published,
             elsewhere,
             self.limits,
+            Report(),
         )
 
     async def published(self, job_id: str) -> Published:

@@ -27,6 +27,7 @@ from velesio_worker.parameters import Parameters
 from velesio_worker.party import seats
 from velesio_worker.performer import Performer
 from velesio_worker.queue.claims import Claim
+from velesio_worker.report import Report
 from velesio_worker.runs import Limits
 from velesio_worker.settings import CacheMode, Settings
 from velesio_worker.sides import ImageSide, make_sides
@@ -117,7 +118,7 @@ def executor(side: Side, commands: Redis, painter: Painter, *, loses: str = "", 
     cache = PromptCache(commands, CacheMode.ALL)
     performer = Performer(engines, Nobody(), cache, output, nothing, longest=longest)
     limits = Limits(job=longest, stall=PATIENCE)
-    return Executor(engines, performer, side.publisher, side.closer, nothing, nowhere, limits)
+    return Executor(engines, performer, side.publisher, side.closer, nothing, nowhere, limits, Report())
 
 
 async def claimed(side: Side, commands: Any, job_id: str, place: int, **fields: Any) -> Claim:

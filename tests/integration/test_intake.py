@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.conftest import MAX_BYTES, Side
 from velesio_worker.events import Done
+from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.intake import Intake
 from velesio_worker.subscriber import complete_stream
@@ -30,6 +31,7 @@ async def sort(side: Side, commands: Any, *payloads: bytes) -> None:
         side.slots,
         side.keys,
         slot,
+        Arrivals(),
         max_bytes=MAX_BYTES,
         refuse=side.admission.refuse,
     )

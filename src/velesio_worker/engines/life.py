@@ -28,6 +28,7 @@ from velesio_worker.errors import (
     OutOfMemoryError,
 )
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import LOAD, RESTARTS, START_FAILURES, STARTS
 
 STEADY_SECONDS: Final = 60.0
 MENDED_SECONDS: Final = 2.0
@@ -76,6 +77,7 @@ class Life(Generic[E]):
         may_rest: whether the engine may be stopped when it has had no job for long.
         turns: whose turn it is on the GPU; None: engines share it.
         eager: whether the engine is started before anybody asks for it.
+        kind: the kind of its jobs, for the metrics.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Life(Generic[E]):
         may_rest: Callable[[], Awaitable[bool]] = _always,
         turns: Turns | None = None,
         eager: bool = True,
+        kind: str = "engine",
     ) -> None:
+        self._kind = kind
         self._launcher = launcher
         self._patience = patience
         self._on_state = on_state
@@ -111,6 +115,8 @@ class Life(Generic[E]):
         self._unload_error = ""
         self._renewal = ""
         self._failures = Failures()
+        self._start_began = 0.0
+        self._starts = 0
 
     async def run(self) -> None:
         """Look after the engine until cancelled."""
@@ -172,6 +178,7 @@ class Life(Generic[E]):
             spec = self._leases.default
         self._become(EngineState.STARTING)
         self._hang = self._renewal = ""
+        self._start_began = anyio.current_time()
         try:
             async with self._launcher.serve(spec) as serving:
                 try:
@@ -195,6 +202,9 @@ class Life(Generic[E]):
 
     async def _serve(self, serving: Serving[E], spec: Spec) -> _End:
         began = anyio.current_time()
+        self._starts += 1
+        STARTS.labels(self._kind).inc()
+        LOAD.labels(self._kind).observe(began - self._start_began)
         self._serving, self._spec, self._gone, self._warm, self._rested_at = serving, spec, "", True, None
         self._failures.last_error = ""
         watchdog = Watchdog(serving, self._leases, self._patience, self._hangs, name=self._launcher.name)
@@ -265,6 +275,7 @@ class Life(Generic[E]):
         return True
 
     async def _exchange(self, serving: Serving[E], exchange: Callable[[Spec], Awaitable[None]], wanted: Spec) -> None:
+        began = anyio.current_time()
         try:
             await exchange(wanted)
         except OutOfMemoryError as error:
@@ -283,6 +294,7 @@ class Life(Generic[E]):
             self._leases.refuse(wanted, lambda: ModelUnavailableError(text))
         else:
             self._spec = wanted
+            LOAD.labels(self._kind).observe(anyio.current_time() - began)
 
     async def _replace(self, kill: Callable[[], None]) -> None:
         """Kill an engine that hangs, and wait until it is gone."""
@@ -360,6 +372,7 @@ class Life(Generic[E]):
 
     async def _did_not_start(self, spec: Spec, error: EngineStartError) -> None:
         self._failures.last_error = str(error)
+        START_FAILURES.labels(self._kind).inc()
         if spec != self._leases.default:
             log.error(str(error), action="model_failed", model=spec.name)
             kind = OutOfMemoryError if error.out_of_memory else ModelUnavailableError
@@ -371,6 +384,7 @@ class Life(Generic[E]):
         lost = _brief(f"{self._launcher.name} {end.lost}")
         self._failures.last_error = lost
         self._failures.losses += 1
+        RESTARTS.labels(self._kind).inc()
         if end.steady:
             self._failures.count = 0
         if spec != self._leases.default and self._failures.near_the_end:

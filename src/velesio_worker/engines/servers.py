@@ -41,15 +41,16 @@ _HINTS: Final = (
     ("couldn't bind", "the port is taken: set LLAMA_PORT"),
 )
 
+_LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
+
 log = get_logger(__name__)
 server_log = get_logger("llama-server")
 
 
 def pass_on(line: str) -> None:
-    """Pass a line of the server's log on: errors as warnings, the rest, which is of use in trouble only, as debug."""
+    """Pass a line of the server's log on, with its level."""
     match = _LOG_LEVEL.match(line)
-    level = logging.WARNING if match and match.group(1) == "E" else logging.DEBUG
-    server_log.log(level, line, action="engine_log")
+    server_log.log(_LEVELS.get(match.group(1), logging.INFO) if match else logging.INFO, line, action="engine_log")
 
 
 @contextlib.asynccontextmanager

@@ -67,6 +67,7 @@ class Supervisor(Life[E]):
             "slots": self._serving.slots if self._serving else 0,
             "running": self._leases.live,
             "waiting": self._leases.waiting,
+            "starts": self._starts,
             "restarts": self._failures.losses,
             "last_error": self._failures.last_error or self._failures.reason or None,
         }

@@ -9,7 +9,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from velesio_worker.jobs import Job
+from velesio_worker.jobs import Job, JobType
 from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
@@ -28,12 +28,14 @@ class Held:
         slot: the slot that holds it.
         payload: the job, as it was taken.
         attempt: which attempt, counted from 1.
+        type: the job's type, for what is counted; None if it could not be read.
     """
 
     job_id: str
     slot: Slot
     payload: bytes
     attempt: int
+    type: JobType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,14 @@ class Claim:
         held: the attempt that is this worker's.
         first: whether it is the first attempt.
         last: whether no further one is allowed, should this one be lost.
+        waited: how long the job waited for it, in seconds; None if that is not known, or it is not the first.
     """
 
     job: Job
     held: Held
     first: bool
     last: bool
+    waited: float | None = None
 
 
 class Claims:

@@ -42,6 +42,7 @@ from redis.exceptions import (
 
 from velesio_worker.errors import RedisUnusableError
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import RECONNECTS
 from velesio_worker.queue.clients import cluster, is_cluster, primary, single
 from velesio_worker.redis_url import Topology, parse_redis_url
 from velesio_worker.settings import hide_password
@@ -208,6 +209,7 @@ class Outage:
             self.past.append((self._began, time.monotonic()))
             self._began = None
             self._is_over.set()
+            RECONNECTS.inc()
             log.info("Redis answers again", action="redis_back")
 
     async def over_within(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ import anyio
 
 from velesio_worker.errors import NoWorkerError, UnusablePayloadError
 from velesio_worker.jobs import Job, RefusedJobError, parse_job
+from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.slots import Slots
 
@@ -21,6 +22,7 @@ class Intake:
         slots: this worker's slots.
         keys: the queue's keys.
         slot: the intake's own slot.
+        arrivals: is told what came in.
         max_bytes: the largest job that is accepted, in bytes.
         refuse: answers a job that has an id but is otherwise wrong.
     """
@@ -30,6 +32,7 @@ class Intake:
         slots: Slots,
         keys: Keys,
         slot: Slot,
+        arrivals: Arrivals,
         *,
         max_bytes: int,
         refuse: Refuse,
@@ -37,6 +40,7 @@ class Intake:
         self._slots = slots
         self._keys = keys
         self._slot = slot
+        self._arrivals = arrivals
         self._max_bytes = max_bytes
         self._refuse = refuse
 
@@ -50,6 +54,7 @@ class Intake:
     async def _sort(self, payload: bytes) -> None:
         try:
             job = parse_job(payload, max_bytes=self._max_bytes)
+            self._arrivals.note(job)
             await self._send(job)
         except UnusablePayloadError as error:
             await self._slots.bury(self._slot, payload, str(error))

@@ -15,6 +15,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError
 
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
 from velesio_worker.queue.connection import Outage, passes, until_done
 from velesio_worker.queue.keys import Keys
@@ -93,6 +94,8 @@ class Reaper:
         if moved < 0:
             return 0
         why = "its lease ran out" if over else "it missed a beat and has no connection"
+        REAPED_WORKERS.inc()
+        REAPED_JOBS.inc(moved)
         log.warning(f"worker {lease.worker} is lost: {why}", action="worker_reaped", lost=lease.worker, jobs=moved)
         return moved
 

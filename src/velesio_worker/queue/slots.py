@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.logs import get_logger
+from velesio_worker.metrics import DEAD_LETTERS
 from velesio_worker.queue.connection import (
     BLOCK_SECONDS,
     PAYLOAD_SECONDS,
@@ -153,6 +154,7 @@ class Slots:
             reason: why it can't be run, for people.
         """
         log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
+        DEAD_LETTERS.inc()
         letter = _letter(slot.worker, payload, reason, size=len(payload))
         if len(letter) > _LETTER_BYTES:
             why = f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"

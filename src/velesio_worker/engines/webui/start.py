@@ -26,6 +26,10 @@ _END_SECONDS: Final = 2.0
 
 _TROUBLE: Final = re.compile(r"\b(error|traceback|exception)\b", re.IGNORECASE)
 
+_LEVEL: Final = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_LEVEL_WITHIN: Final = 60
+"""Where in a line its level stands, in characters from its beginning."""
+
 webui_log = get_logger("webui")
 
 
@@ -143,5 +147,9 @@ def last_words(process: EngineProcess) -> str:
 
 
 def pass_on(line: str) -> None:
-    """Pass a line of the WebUI's log on: what looks like trouble as a warning, the rest as debug."""
-    webui_log.log(logging.WARNING if _TROUBLE.search(line) else logging.DEBUG, line, action="engine_log")
+    """Pass a line of the WebUI's log on, with its level; one that names none is a warning if it tells of trouble."""
+    named = _LEVEL.search(line[:_LEVEL_WITHIN])
+    level = logging.getLevelNamesMapping()[named.group()] if named else logging.INFO
+    if named is None and _TROUBLE.search(line):
+        level = logging.WARNING
+    webui_log.log(level, line, action="engine_log")

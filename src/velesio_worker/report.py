@@ -1,0 +1,162 @@
+"""What a run leaves beside its result: a line in the log, and its share of the metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from velesio_worker import metrics
+from velesio_worker.errors import (
+    EngineCrashedError,
+    EngineFailedError,
+    EngineStalledError,
+    EngineUnavailableError,
+    FencedError,
+    JobError,
+    ModelUnavailableError,
+    StreamLostError,
+)
+from velesio_worker.events import Done
+from velesio_worker.jobs import PRIVATE, Job
+from velesio_worker.logs import get_logger
+from velesio_worker.runs import Outcome, Run
+
+_LONGEST_TEXT: Final = 10_000
+"""Longer texts are cut in the log, in characters: images are such."""
+
+log = get_logger(__name__)
+
+
+class Report:
+    """Says what became of runs.
+
+    Args:
+        log_prompts: whether prompts and answers may stand in the log (``LOG_PROMPTS``).
+    """
+
+    def __init__(self, *, log_prompts: bool = False) -> None:
+        self._log_prompts = log_prompts
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """Log how a run ended, in one line, and count it; with ``LOG_LEVEL=debug`` say how long each stage took."""
+        fields = _fields(run)
+        if run.ending.cancelled_caught:
+            log.error(
+                "Redis did not answer in time: the job stays in its slot",
+                action="job_left",
+                slot=run.claim.held.slot.name,
+                **fields,
+            )
+            return
+        _say(run, outcome, fields)
+        log.debug("stages of a job", action="job_stages", **_identity(run.job), **_stages(run))
+        if self._log_prompts:
+            _quote(run, outcome)
+        if run.ended and isinstance(outcome, Done | JobError):
+            _measure(run, outcome)
+
+
+def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
+    match outcome:
+        case Done():
+            cached = {"cached": True} if run.cached else {}
+            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
+        case None:
+            log.info("job handed back", action="job_handed_back", **fields)
+        case FencedError():
+            log.warning("another attempt owns the job", action="job_fenced", **fields)
+        case EngineFailedError() | ModelUnavailableError():
+            log.warning(f"no engine for the job: {_public(outcome)}", action="job_without_engine", **fields)
+        case EngineUnavailableError() | StreamLostError():
+            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
+        case EngineCrashedError() | EngineStalledError() if run.goes_on(outcome):
+            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
+        case JobError():
+            log.warning(f"job failed: {_public(outcome)}", action="job_failed", code=outcome.code, **fields)
+
+
+def _identity(job: Job) -> dict[str, str]:
+    """What tells a job from others in the log; with a ``traceparent``, the id of the trace that it belongs to."""
+    parts = (job.traceparent or "").split("-")
+    trace = {"trace_id": parts[1]} if len(parts) > 1 else {}
+    return {"job_id": job.id, **trace}
+
+
+def _fields(run: Run) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        **_identity(run.job),
+        "attempt": run.claim.held.attempt,
+        "type": run.job.type.value,
+        "duration_ms": _ms(time.monotonic() - run.began),
+        "tokens": run.tokens,
+    }
+    if run.model is not None:
+        fields["model"] = run.model
+    if run.first_token_at is not None:
+        fields["first_token_ms"] = _ms(run.first_token_at - run.began)
+    return fields
+
+
+def _stages(run: Run) -> dict[str, int]:
+    """How long each stage took, in milliseconds; those that a job did not get to are left out."""
+    waited = {} if run.claim.waited is None else {"queued_ms": _ms(run.claim.waited)}
+    moments = [
+        ("engine_wait_ms", run.granted_at),
+        ("first_token_ms", run.first_token_at),
+        ("generation_ms", run.made_at),
+        ("closing_ms", time.monotonic()),
+    ]
+    stages: dict[str, int] = {}
+    last = run.began
+    for name, moment in moments:
+        if moment is not None:
+            stages[name] = _ms(moment - last)
+            last = moment
+    return waited | stages
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _quote(run: Run, outcome: Outcome) -> None:
+    """Log what was asked and what was answered."""
+    asked = {name: _cut(getattr(run.job.parameters, name)) for name in sorted(PRIVATE) if _has(run.job, name)}
+    fields: dict[str, Any] = {**_identity(run.job), "attempt": run.claim.held.attempt}
+    if isinstance(outcome, Done):
+        fields["answer"] = _cut(outcome.result.get("message") or outcome.result.get("text"))
+    log.info("prompt and answer of a job", action="job_texts", asked=asked, **fields)
+
+
+def _has(job: Job, name: str) -> bool:
+    return getattr(job.parameters, name, None) is not None
+
+
+def _cut(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """Return a value as the log shows it."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
+
+
+def _measure(run: Run, outcome: Done | JobError) -> None:
+    """Count a job that this run ended."""
+    operation, model = metrics.operation_label(run.job.type), metrics.model_label(run.model)
+    now = time.monotonic()
+    error = "" if isinstance(outcome, Done) else outcome.code
+    metrics.DURATION.labels(operation, model, error).observe(now - run.began)
+    if isinstance(outcome, Done) and not run.cached:
+        metrics.count_usage(run.job.type, run.model, outcome.result)
+    first = run.first_token_at
+    if first is None or run.cached:
+        return
+    if run.claim.first:
+        metrics.FIRST_TOKEN.labels(operation, model).observe(first - run.began)
+    if run.tokens > 1 and run.made_at is not None:
+        metrics.PER_TOKEN.labels(operation, model).observe((run.made_at - first) / (run.tokens - 1))
+
+
+def _public(error: JobError) -> str:
+    """Return an error's text for the log: one line, and nothing of what the engine quotes from the job."""
+    line = str(error).splitlines()[0]
+    cut = min((at for sign in "{[" if (at := line.find(sign)) >= 0), default=len(line))
+    return line if cut == len(line) else f"{line[:cut].rstrip()} …"
