@@ -159,7 +159,7 @@ class WorkerProcess:
 
 async def start_worker(log: Path, env: dict[str, str]) -> WorkerProcess:
     """Start a worker with an environment; it has a port of its own for its engine."""
-    env = env | {"LLAMA_PORT": str(free_port())}
+    env = env | {"LLAMA_PORT": str(free_port()), "HEALTH_PORT": "0"}
     return WorkerProcess(log, await _spawn([sys.executable, "-m", "velesio_worker"], log, env))
 
 

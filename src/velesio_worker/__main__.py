@@ -1,8 +1,20 @@
 """``python -m velesio_worker`` is ``velesio-worker``."""
 
+from __future__ import annotations
+
 import sys
 
-from velesio_worker.cli import main
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    if sys.argv[1:2] == ["health"]:  # a container asks every half a minute: do not load all that a worker needs
+        from velesio_worker.cli_health import main as ask  # noqa: PLC0415
+
+        return ask(sys.argv[2:])
+    from velesio_worker.cli import main as run  # noqa: PLC0415
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The command line: ``velesio-worker [run | doctor | settings | submit | dead | models | demo]``."""
+"""The command line: ``velesio-worker [run | doctor | health | settings | submit | dead | models | demo]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio
 import orjson
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from velesio_worker import __version__, cli_dead, cli_doctor, cli_models
+from velesio_worker import __version__, cli_dead, cli_doctor, cli_health, cli_models
 from velesio_worker.client import Client
 from velesio_worker.demo import run_demo
 from velesio_worker.errors import JobError, SettingsError, VelesioError
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands")
     commands.add_parser("run", help="run the worker (what happens without a command, too)")
     cli_doctor.add_parser(commands)
+    cli_health.add_parser(commands)
     settings = commands.add_parser("settings", help="show every setting: value, source, default, meaning")
     settings.add_argument("--json", action="store_true", help="as JSON")
     submit = commands.add_parser("submit", help="submit a text job and print what it yields")
@@ -203,6 +204,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
 _COMMANDS: Final[Mapping[str, Command]] = {
     "run": _run_worker,
     "doctor": cli_doctor.run,
+    "health": cli_health.run,
     "settings": _show_settings,
     "submit": _with_redis(_submit_job),
     "dead": _with_redis(cli_dead.run),

@@ -103,6 +103,7 @@ async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
         "QUEUE_NAME": _QUEUE,
         "MODEL_PATH": str(model),
         "LLAMA_PORT": str(_free_port()),
+        "HEALTH_PORT": "0",
         "RUN_SD": "false",
         "LOG_FORMAT": "console",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -11,7 +11,7 @@ from velesio_worker.admission import Admission
 from velesio_worker.errors import StoppedError
 from velesio_worker.executor import Executor
 from velesio_worker.fleet import Fleet
-from velesio_worker.jobs import Kind, RefusedJobError
+from velesio_worker.jobs import RefusedJobError
 from velesio_worker.logs import get_logger
 from velesio_worker.party import Seat, seats
 from velesio_worker.queue.consumer import Group
@@ -28,14 +28,23 @@ class Desk:
         slots: this worker's slots.
         admission: claims jobs.
         executor: runs them.
-        fleet: keeps the time of the last job.
+        fleet: keeps what the last job was.
+        utilisation: returns how much the GPU works, 0 to 100; None if that is not known.
     """
 
-    def __init__(self, slots: Slots, admission: Admission, executor: Executor, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        admission: Admission,
+        executor: Executor,
+        fleet: Fleet,
+        utilisation: Callable[[], int | None],
+    ) -> None:
         self._slots = slots
         self._admission = admission
         self._executor = executor
         self._fleet = fleet
+        self._utilisation = utilisation
 
     async def process(self, slot: Slot, payload: bytes) -> None:
         """Run the job in a slot."""
@@ -56,9 +65,9 @@ class Desk:
         try:
             claim = await self._admission.admit(slot, payload)
             if claim is not None:
-                done = await self._executor.run(claim, seat)
-                if done and claim.job.kind not in {Kind.MANAGE, Kind.MANAGE_IMAGE}:
-                    await self._fleet.note_job()
+                ended = await self._executor.run(claim, seat)
+                if ended is not None and claim.job.kind is claim.job.kind.engine:
+                    await self._fleet.note_job(ended.at, ended.entry(self._utilisation()))
         finally:
             if seat is not None:
                 seat.give_up()

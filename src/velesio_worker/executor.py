@@ -33,7 +33,7 @@ from velesio_worker.party import Seat
 from velesio_worker.performer import Performer, ReadPublished
 from velesio_worker.queue.claims import Claim
 from velesio_worker.report import Report
-from velesio_worker.runs import Halt, Limits, Outcome, Run
+from velesio_worker.runs import Halt, LastJob, Limits, Outcome, Run
 from velesio_worker.stream import Publisher
 
 LAST_SECONDS: Final = 10.0
@@ -57,6 +57,9 @@ class Executor:
         elsewhere: whether another worker may run jobs of a kind.
         limits: how long what may take.
         report: says what became of runs.
+
+    Attributes:
+        last_job: the last job that ended here and was not about models.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Executor:
         self._published = published
         self._limits = limits
         self._report = report
+        self.last_job: LastJob | None = None
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = anyio.Event()
@@ -86,6 +90,12 @@ class Executor:
     def running(self) -> int:
         """How many jobs run now."""
         return len(self._runs)
+
+    @property
+    def running_by_kind(self) -> dict[Kind, int]:
+        """How many jobs of each kind run now."""
+        kinds = [run.job.kind for run in list(self._runs)]
+        return {kind: kinds.count(kind) for kind in Kind}
 
     async def idle(self) -> None:
         """Wait until no job runs."""
@@ -142,8 +152,8 @@ class Executor:
         run.halt(Halt.HANDED_BACK)
         run.ending.deadline = self._stop_by
 
-    async def run(self, claim: Claim, seat: Seat | None = None) -> bool:
-        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns whether it did its work.
+    async def run(self, claim: Claim, seat: Seat | None = None) -> LastJob | None:
+        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns how it ended, if it did.
 
         Args:
             claim: the job.
@@ -153,7 +163,7 @@ class Executor:
         with fields_in_log(job_id=job.id, attempt=claim.held.attempt, engine=job.kind.engine.value):
             return await self._run(claim, seat)
 
-    async def _run(self, claim: Claim, seat: Seat | None) -> bool:
+    async def _run(self, claim: Claim, seat: Seat | None) -> LastJob | None:
         run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt), seat=seat)
         self._runs[run] = None
         outcome: Outcome = None
@@ -178,7 +188,12 @@ class Executor:
                 del self._runs[run]
                 self._changed.set()
                 self._changed = anyio.Event()
-        return isinstance(outcome, Done)
+        if not run.ended:
+            return None
+        ended = LastJob(run.job.type, time.monotonic() - run.began, isinstance(outcome, Done), time.time())
+        if run.job.kind is run.job.kind.engine:  # what looks after models is no work
+            self.last_job = ended
+        return ended
 
     def _halted(self, run: Run) -> Outcome:
         """How a run ended that was stopped."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.jobs import Kind
 from velesio_worker.queue.connection import REPLY_SECONDS, Outage, until_done, within
-from velesio_worker.queue.keys import LAST_JOB_TIME, Keys
+from velesio_worker.queue.keys import LAST_JOB_TIME, Keys, metrics_key
 from velesio_worker.queue.scripts import Scripts
+
+METRICS_TTL: Final = 86400
+"""How long ``metrics:<second>`` is kept, in seconds."""
 
 _FAILED: Final = "failed"
 
@@ -62,7 +66,13 @@ class Fleet:
     async def _asked(self, question: Any) -> Any:  # noqa: ANN401 (as redis-py answers)
         return await until_done(self._outage, question, writes=False)
 
-    async def note_job(self) -> None:
-        """Keep the time of the last job, for whoever stops hosts that have none; trouble with Redis is no matter."""
+    async def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
+        """Keep what the last job was, and its time for whoever stops hosts that have none; trouble is no matter.
+
+        Args:
+            at: when it ended, in Unix time.
+            entry: what ``metrics:<second>`` is to hold (wire protocol, section 5).
+        """
         with contextlib.suppress(RedisError):
-            await within(REPLY_SECONDS, self._commands.set(LAST_JOB_TIME, f"{time.time():.3f}"))
+            await within(REPLY_SECONDS, self._commands.set(LAST_JOB_TIME, f"{at:.3f}"))
+            await within(REPLY_SECONDS, self._commands.setex(metrics_key(int(at)), METRICS_TTL, orjson.dumps(entry)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeGuard, cast
@@ -40,6 +41,9 @@ JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_MAX_ATTEMPTS: Final = 3
 READABLE: Final = 4
 """Up to so many times MAX_JOB_BYTES a job is read for its id, so that somebody can be told that it is too large."""
+
+_CLOCKS_DIFFER: Final = 600
+"""How far a producer's clock may be ahead of ours, in seconds."""
 
 _MISTAKES: Final = 5
 """How many mistakes of one job are told; the rest is counted."""
@@ -179,9 +183,7 @@ class Job(Envelope):
     @property
     def submitted_at(self) -> float | None:
         """When it was submitted, in Unix time, as far as its producer said so in a way that can be used."""
-        moment: Any = self.created_at
-        usable = isinstance(moment, int | float) and not isinstance(moment, bool) and moment > 0
-        return float(moment) if usable else None
+        return moment_of(self.created_at)
 
     @property
     def attempts_allowed(self) -> int:
@@ -215,6 +217,12 @@ class RefusedJobError(VelesioError):
         self.job_id = job_id
         self.error = error
         self.type = job_type
+
+
+def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
+    """Return a producer's ``created_at``, which is Unix time in seconds; None if it cannot be that."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if usable and 0 < value < time.time() + _CLOCKS_DIFFER else None
 
 
 def is_job_id(value: object) -> TypeGuard[str]:

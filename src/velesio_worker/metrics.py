@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from velesio_worker.jobs import JobType
 
+disable_created_metrics()  # they would double the number of series
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
@@ -153,6 +154,11 @@ LOOP_LAG: Final = _histogram(
     "velesio_event_loop_lag_seconds", "How late the event loop is, looked at twice a second.", _LAG_BUCKETS
 )
 
+for _mode in ("continue", "restart"):  # from 0 on: a counter that begins at 1 has never risen
+    RESUMED.labels(_mode)
+for _result in ("hit", "miss"):
+    CACHE.labels(_result)
+
 _models: Final[set[str]] = set()
 
 
@@ -165,6 +171,16 @@ def model_label(model: str | None) -> str:
             return OTHER
         _models.add(model)
     return model
+
+
+def count_engines(kind: str) -> None:
+    """Have the counters of an engine begin at 0.
+
+    Args:
+        kind: the kind of its jobs.
+    """
+    for counter in (STARTS, RESTARTS, START_FAILURES):
+        counter.labels(kind)
 
 
 def operation_label(job_type: str) -> str:

@@ -53,6 +53,37 @@ class Halt(StrEnum):
     STALLED = "stalled"
 
 
+@dataclass(frozen=True, slots=True)
+class LastJob:
+    """A job that ended.
+
+    Attributes:
+        type: its type.
+        duration: how long it ran, in seconds.
+        success: whether it has a result rather than an error.
+        at: when it ended, in Unix time.
+    """
+
+    type: str
+    duration: float
+    success: bool
+    at: float
+
+    def entry(self, utilisation: int | None) -> dict[str, Any]:
+        """Return it as ``metrics:<second>`` has it (wire protocol, section 5).
+
+        Args:
+            utilisation: how much the GPU works, 0 to 100; None if that is not known.
+        """
+        return {
+            "job_type": self.type,
+            "duration": round(self.duration, 3),
+            "success": self.success,
+            "timestamp": round(self.at, 3),
+            "gpu_utilization": utilisation,
+        }
+
+
 Outcome = Done | JobError | FencedError | StreamLostError | None
 """How a run ended; None: it was stopped, and the job is to be handed back."""
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
 
 import anyio
 import anyio.abc
@@ -17,7 +16,6 @@ from redis.exceptions import RedisError
 
 from velesio_worker import __version__
 from velesio_worker.admission import Admission
-from velesio_worker.affinity import Affinity
 from velesio_worker.cache import PromptCache
 from velesio_worker.closing import Closer
 from velesio_worker.desk import Desk
@@ -26,24 +24,26 @@ from velesio_worker.engines.gpu import Gpus
 from velesio_worker.errors import RedisUnusableError, StoppedError, VelesioError
 from velesio_worker.executor import LAST_SECONDS, Executor
 from velesio_worker.fleet import Fleet
-from velesio_worker.health import Health, first_check
+from velesio_worker.gauges import Gauges, shown
+from velesio_worker.health import Health, Stage
+from velesio_worker.health_server import served
 from velesio_worker.image_models import ImageModels
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
 from velesio_worker.management import Management, Models, TextModels
+from velesio_worker.metrics import REGISTRY
+from velesio_worker.monitor import LOOK_SECONDS, Monitor
 from velesio_worker.performer import Performer
 from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
-from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.control import Control
-from velesio_worker.queue.group import GroupConsumer, Picker
 from velesio_worker.queue.health import warn_of_risks
-from velesio_worker.queue.intake import Intake
 from velesio_worker.queue.keys import Keys, Slot, new_worker_id
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
+from velesio_worker.queue.survey import Survey
 from velesio_worker.report import Report
 from velesio_worker.result_store import open_store
 from velesio_worker.runs import Limits
@@ -51,9 +51,7 @@ from velesio_worker.settings import Settings
 from velesio_worker.sides import ImageSide, TextSide, check_sides, make_sides
 from velesio_worker.stream import FLUSH_SECONDS, Publisher
 from velesio_worker.subscriber import Published, published
-
-MANAGERS: Final = 4
-"""Jobs that look after models, at a time: some may wait for a model while another asks how the worker is."""
+from velesio_worker.takers import Takers
 
 log = get_logger(__name__)
 
@@ -111,12 +109,17 @@ class Worker:
         self._fleet = Fleet(self._commands, self._keys, self.id, self._outage)
         self._gpus = Gpus(settings.cuda_visible_devices)
         self._sides = make_sides(settings, self._fleet, self._gpus, self._lease.nudge)
-        self._always = Gate(Passage.OPEN)
         self._stopping = anyio.Event()
         self._began = time.time()
         self._output = ImageOutput(self._commands, open_store(settings), inline_bytes=settings.result_inline_bytes)
+        survey = Survey(self._commands, self._keys, seconds=LOOK_SECONDS)
+        self._monitor = Monitor(survey, self._gpus, self._outage, settings.redis_url)
+        supervisors = {service.kind: service.supervisor for service in self._sides.services}
+        self._health = Health(self.id, supervisors, self._monitor, lambda: self._executor.last_job)
         self._executor = self._make_executor()
-        self._desk = Desk(self._slots, self._admission, self._executor, self._fleet)
+        self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, lambda: self._executor.running_by_kind)
+        desk = Desk(self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation)
+        self._takers = Takers(self.id, settings, self._keys, self._slots, desk, self._used_slots)
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:
@@ -128,7 +131,7 @@ class Worker:
         """
         check_sides(self._settings, self._sides)
         try:
-            async with self._connections(), anyio.create_task_group() as side:
+            async with self._connections(), self._observed(), anyio.create_task_group() as side:
                 side.start_soon(self._stop_on_signals)
                 if await self._redis_is_there():
                     side.start_soon(self._publisher.run)
@@ -145,6 +148,7 @@ class Worker:
 
     def stop(self) -> None:
         """Stop as a signal does: the first time gently, the second time at once."""
+        self._health.stage = Stage.STOPPING
         if self._stopping.is_set():
             self._executor.stop(within=LAST_SECONDS)
         self._stopping.set()
@@ -156,6 +160,19 @@ class Worker:
             async for number in signals:
                 log.info(f"{signal.Signals(number).name}: stopping", action="worker_stopping")
                 self.stop()
+
+    @asynccontextmanager
+    async def _observed(self) -> AsyncGenerator[None, None]:
+        """Say how the worker is to whoever asks, from its first moment to its last."""
+        settings = self._settings
+        must = bool({"health_host", "health_port"} & settings.model_fields_set)
+        serving = served(self._health, REGISTRY, host=settings.health_host, port=settings.health_port, must=must)
+        with shown(self._gauges):
+            async with serving, anyio.create_task_group() as watching:
+                for watch in (self._monitor.beat, self._monitor.watch_queue, self._monitor.watch_gpus):
+                    watching.start_soon(watch)
+                yield
+                watching.cancel_scope.cancel()
 
     @asynccontextmanager
     async def _connections(self) -> AsyncGenerator[None, None]:
@@ -205,22 +222,24 @@ class Worker:
 
     async def _serve(self, side: anyio.abc.TaskGroup) -> None:
         """Take jobs until stopped; returns when the last one has ended or was handed back."""
+        if not self._stopping.is_set():
+            self._health.stage = Stage.WORKING
         async with anyio.create_task_group() as jobs, anyio.create_task_group() as images:
             side.start_soon(self._executor.watch)
             side.start_soon(self._control(self._executor).run)
             for service in self._sides.services:
                 side.start_soon(service.run)
-            jobs.start_soon(self._intake().run, self._stopping)
-            for consumer in self._managers():
+            jobs.start_soon(self._takers.intake(self._admission.arrivals).run, self._stopping)
+            for consumer in self._takers.managers(self._sides.kinds):
                 jobs.start_soon(consumer.run, self._stopping)
             if self._sides.text is None:
-                jobs.start_soon(self._health_checks().run, self._stopping)
+                jobs.start_soon(self._takers.health_checks().run, self._stopping)
             if self._sides.text is not None:
                 jobs.start_soon(self._take_text_jobs, self._sides.text)
             if self._sides.image is not None:
                 side.start_soon(self._output.look_at_store)
                 images.start_soon(self._say_when_images_can_be_made, self._sides.image)
-                for taker in self._image_consumers(self._sides.image):
+                for taker in self._takers.images(self._sides.image):
                     images.start_soon(taker.run, self._stopping)
             await self._stopping.wait()
             await self._drain(self._executor)
@@ -230,11 +249,11 @@ class Worker:
     async def _take_text_jobs(self, side: TextSide) -> None:
         """Take text jobs: one at first, which wakes the engine or says why it fails; then as many as it runs."""
         async with anyio.create_task_group() as takers:
-            takers.start_soon(self._text_consumer(side, 0).run, self._stopping)
+            takers.start_soon(self._takers.text(side, 0).run, self._stopping)
             await side.service.known.wait()
             if not self._stopping.is_set():
                 for number in range(1, side.service.slots):
-                    takers.start_soon(self._text_consumer(side, number).run, self._stopping)
+                    takers.start_soon(self._takers.text(side, number).run, self._stopping)
                 log.info(f"taking text jobs, {side.service.slots} at a time", action="worker_ready")
                 self._lease.nudge()
 
@@ -252,21 +271,6 @@ class Worker:
         if executor.running:
             log.warning("handing back the jobs that still run", action="drain_over", jobs=executor.running)
         executor.stop(within=LAST_SECONDS)
-
-    def _slot(self, name: str, home: str) -> Slot:
-        slot = self._keys.slot(self.id, name, home=home)
-        self._used_slots.append(slot)
-        return slot
-
-    def _intake(self) -> Intake:
-        return Intake(
-            self._slots,
-            self._keys,
-            self._slot("intake", self._keys.incoming),
-            self._admission.arrivals,
-            max_bytes=self._settings.max_job_bytes,
-            refuse=self._desk.refuse,
-        )
 
     def _control(self, executor: Executor) -> Control:
         return Control(
@@ -287,10 +291,9 @@ class Worker:
         if sides.image is not None:
             engines[Kind.IMAGE] = sides.image.service.supervisor
             models[Kind.MANAGE_IMAGE] = ImageModels(sides.image.service.supervisor, sides.image.launcher)
-        health = Health(self.id, {service.kind: service.supervisor for service in sides.services}, self._gpus)
         performer = Performer(
             engines,
-            Management(models, health),
+            Management(models, self._health),
             PromptCache(self._commands, settings.cache_mode),
             self._output,
             self._published,
@@ -309,46 +312,6 @@ class Worker:
 
     async def _published(self, job_id: str) -> Published:
         return await until_done(self._outage, partial(published, self._commands, job_id), writes=False)
-
-    def _managers(self) -> list[Consumer]:
-        """Those that take jobs that look after models, and jobs that name this worker."""
-        kinds = {Kind.TEXT: Kind.MANAGE, Kind.IMAGE: Kind.MANAGE_IMAGE}
-        lists = [(kinds[kind], self._keys.ready(kinds[kind])) for kind in self._sides.kinds]
-        only = self._keys.only(self.id)
-        return [
-            *(self._manager(f"{kind}-{number}", ready, ready) for number in range(MANAGERS) for kind, ready in lists),
-            *(self._manager(f"only-{number}", only, self._keys.incoming) for number in range(MANAGERS)),
-        ]
-
-    def _health_checks(self) -> Picker:
-        """Takes what a worker without a text engine can answer of the jobs that look after text models."""
-        ready, max_bytes = self._keys.ready(Kind.MANAGE), self._settings.max_job_bytes
-        choose = partial(first_check, max_bytes=max_bytes)
-        return Picker(self._slots, ready, self._slot("health", ready), choose, self._desk.process)
-
-    def _manager(self, name: str, source: str, home: str) -> Consumer:
-        return Consumer(self._slots, source, self._slot(name, home), self._always, self._desk.process)
-
-    def _text_consumer(self, side: TextSide, number: int) -> Consumer:
-        ready, gate = self._keys.ready(Kind.TEXT), side.service.gate
-        slot = self._slot(f"text-{number}", ready)
-        return Consumer(self._slots, ready, slot, gate, self._desk.process, first=number == 0)
-
-    def _image_consumers(self, side: ImageSide) -> list[GroupConsumer]:
-        """As many as image jobs may be held, each with room for those that are run together with its own."""
-        settings, ready, gate = self._settings, self._keys.ready(Kind.IMAGE), side.service.gate
-        choice = Affinity(
-            max_bytes=settings.max_job_bytes,
-            loaded=lambda: side.service.supervisor.loaded,
-            known_as=side.known_as,
-            most=lambda: side.launcher.merging,
-        )
-        consumers: list[GroupConsumer] = []
-        for number in range(settings.sd_concurrency):
-            own = [self._slot(f"image-{number}-{place}", ready) for place in range(settings.sd_max_batch)]
-            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._desk.process_group, first=number == 0)
-            consumers.append(taker)
-        return consumers
 
     def _facts(self) -> Mapping[str, str | int]:
         """What the worker is and does now, for its hash in Redis."""

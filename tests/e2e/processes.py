@@ -31,6 +31,7 @@ class WorkerProcess:
             **base_environment(),
             "LLAMA_PORT": str(free_port()),
             "RUN_SD": "false",
+            "HEALTH_PORT": "0",
             "LOG_FORMAT": "json",
             "GPU_LAYERS": "0",
             **settings,

@@ -28,7 +28,7 @@ from velesio_worker.errors import (
     OutOfMemoryError,
 )
 from velesio_worker.logs import get_logger
-from velesio_worker.metrics import LOAD, RESTARTS, START_FAILURES, STARTS
+from velesio_worker.metrics import LOAD, RESTARTS, START_FAILURES, STARTS, count_engines
 
 STEADY_SECONDS: Final = 60.0
 MENDED_SECONDS: Final = 2.0
@@ -92,6 +92,7 @@ class Life(Generic[E]):
         kind: str = "engine",
     ) -> None:
         self._kind = kind
+        count_engines(kind)
         self._launcher = launcher
         self._patience = patience
         self._on_state = on_state

@@ -188,6 +188,7 @@ class Outage:
 
     Attributes:
         past: when it was away, as (from, until) in monotonic seconds.
+        trouble: what is the matter with it now and what to do, for people; empty if it answers.
     """
 
     def __init__(self, url: str) -> None:
@@ -195,19 +196,22 @@ class Outage:
         self._began: float | None = None
         self.past: deque[tuple[float, float]] = deque(maxlen=OUTAGES_KEPT)
         self._is_over = asyncio.Event()
+        self.trouble = ""
 
     def noticed(self, error: Exception) -> None:
         """Take note of a command that failed for a reason that passes."""
         if self._began is None:
             self._began = time.monotonic()
             self._is_over = asyncio.Event()
-            log.warning(remedy(error, self._url), action="redis_lost")
+            self.trouble = remedy(error, self._url)
+            log.warning(self.trouble, action="redis_lost")
 
     def over(self) -> None:
         """Take note of a command that went through."""
         if self._began is not None:
             self.past.append((self._began, time.monotonic()))
             self._began = None
+            self.trouble = ""
             self._is_over.set()
             RECONNECTS.inc()
             log.info("Redis answers again", action="redis_back")

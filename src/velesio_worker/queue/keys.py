@@ -10,6 +10,12 @@ from typing import Final
 
 from velesio_worker.jobs import Kind
 
+
+def metrics_key(second: int) -> str:
+    """The string with what was the last job of a second, counted from the Unix epoch."""
+    return f"metrics:{second}"
+
+
 LAST_JOB_TIME: Final = "last_job_time"
 """The string with the Unix time at which a worker last ended a job."""
 

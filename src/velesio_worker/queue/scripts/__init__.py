@@ -124,6 +124,7 @@ class Scripts:
         self._forget = load("forget")
         self._leases = load("leases")
         self._waiting = load("waiting")
+        self._heads = load("heads")
         self._pick = load("pick")
         self._part = load("part")
         self._publish = load("publish")
@@ -181,6 +182,11 @@ class Scripts:
     async def waiting(self, source: str, most: int, largest: int, look: int) -> list[bytes]:
         """Return what waits at the front of a list, the next one first; sizes are in bytes."""
         return await self._waiting(keys=[source], args=[most, largest, look])
+
+    async def heads(self, lists: Sequence[str], largest: int) -> list[tuple[int, bytes]]:
+        """Return for each list how many jobs wait in it, and the next one, cut to ``largest`` bytes."""
+        reply: list[Any] = await self._heads(keys=lists, args=[largest])
+        return list(zip(reply[::2], reply[1::2], strict=True))
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job into the slot; False if it does not wait any more."""

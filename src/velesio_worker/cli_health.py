@@ -1,0 +1,82 @@
+"""``velesio-worker health``: asks the worker of this host, or container, how it is. Made for HEALTHCHECK."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from velesio_worker.errors import SettingsError
+from velesio_worker.settings import load_settings
+
+SECONDS: Final = 5.0
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (not bound, but asked)
+_OK: Final = 200
+_HELP: Final = "ask the worker of this host how it is: exit code 0 if it can run jobs, else 1 and why not"
+
+
+def add_parser(commands: Any) -> None:  # noqa: ANN401 (argparse has no public type for it)
+    """Add the command to the command line."""
+    _add_arguments(commands.add_parser("health", help=_HELP, description=_HELP))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command by itself; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="velesio-worker health", description=_HELP)
+    _add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--live", action="store_true", help="ask only whether it lives, whatever Redis or an engine do")
+    parser.add_argument("--json", action="store_true", help="print all that the worker knows of itself")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, and print one line; returns 0 or 1, since HEALTHCHECK allows no other exit code."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(str(error).replace("\n", "; "))
+        return 1
+    if not settings.health_port:
+        print("HEALTH_PORT=0: this worker serves no health; set HEALTH_PORT to a port")
+        return 1
+    host = _EVERYWHERE.get(settings.health_host, settings.health_host)
+    path = "/livez" if arguments.live else "/readyz"
+    try:
+        status, answer = _ask(host, settings.health_port, path)
+        if arguments.json:
+            _, report = _ask(host, settings.health_port, "/health")
+            print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+            return int(status != _OK)
+    except (OSError, http.client.HTTPException) as error:
+        where = f"{host}:{settings.health_port}"
+        print(f"no worker answers at {where} ({error}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
+        return 1
+    except orjson.JSONDecodeError:
+        print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")
+        return 1
+    print(_line(status, answer, live=arguments.live))
+    return int(status != _OK)
+
+
+def _ask(host: str, port: int, path: str) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, orjson.loads(response.read())
+    finally:
+        connection.close()
+
+
+def _line(status: int, answer: dict[str, Any], *, live: bool) -> str:
+    if status == _OK:
+        engines = ", ".join(f"{kind} engine {state}" for kind, state in answer.get("engines", {}).items())
+        return "alive" if live else f"ready: {engines}"
+    reasons = "; ".join(answer.get("reasons") or [f"status {status}"])
+    return f"not {'alive' if live else 'ready'}: {' '.join(reasons.split())}"

@@ -1,0 +1,178 @@
+"""Health and metrics over HTTP, from threads of their own: they answer when the event loop does not move."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import orjson
+import prometheus_client
+from prometheus_client import CollectorRegistry
+
+from velesio_worker.errors import SettingsError
+from velesio_worker.health import Health
+from velesio_worker.logs import get_logger
+
+MOST_REQUESTS: Final = 16
+"""So many requests are answered at a time; further ones are turned away."""
+
+REPORT_SECONDS: Final = 4.0
+"""How long the event loop may take to say how everything is."""
+
+_POLL_SECONDS: Final = 0.05
+_PATHS: Final = ("/livez", "/readyz", "/health", "/metrics")
+
+Answer = tuple[int, Any]
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+log = get_logger(__name__)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout: ClassVar[float | None] = 5.0  # of a connection that sends nothing, in seconds
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base's name)
+        line = format % args
+        log.debug(line, action="health_request")
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, _, _, _, address = found[0]
+        self._room = threading.BoundedSemaphore(MOST_REQUESTS)
+        super().__init__(address[:2], _Handler)  # pyright: ignore[reportArgumentType]
+
+    def server_bind(self) -> None:
+        """Bind without asking a name server what this host is called, which the base does."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base has it)
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        del request
+        log.debug(f"a request from {client_address} was broken off", action="health_request")
+
+
+class HealthApp:
+    """Answers ``/livez``, ``/readyz``, ``/health`` and ``/metrics``. A WSGI application.
+
+    Args:
+        health: says how the worker is.
+        report: has the event loop say all that is known; raises TimeoutError if it does not come to that.
+        registry: what is measured.
+    """
+
+    def __init__(self, health: Health, report: Callable[[], Mapping[str, Any]], registry: CollectorRegistry) -> None:
+        self._health = health
+        self._report = report
+        prometheus: Any = prometheus_client
+        self._metrics = prometheus.make_wsgi_app(registry)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request (PEP 3333)."""
+        path, method = environ.get("PATH_INFO", "/"), environ["REQUEST_METHOD"]
+        if method not in {"GET", "HEAD"}:
+            status, body = 405, {"error": f"{method} is not allowed: use GET"}
+        elif path == "/metrics":
+            content = self._metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            return [] if method == "HEAD" else content
+        else:
+            status, body = self._answer(path)
+        content = orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        start_response(f"{status} {_PHRASES[status]}", headers)
+        return [] if method == "HEAD" else [content]
+
+    def _answer(self, path: str) -> Answer:
+        match path:
+            case "/livez":
+                reasons = self._health.stuck()
+                return (503 if reasons else 200), {"alive": not reasons, "reasons": reasons}
+            case "/readyz":
+                readiness = self._health.readiness()
+                return (200 if readiness["ready"] else 503), readiness
+            case "/health":
+                try:
+                    return 200, self._report()
+                except (TimeoutError, CancelledError, RuntimeError):  # the loop is stuck, or comes to its end
+                    return 503, {**self._health.readiness(), "error": f"no answer within {REPORT_SECONDS:g} s"}
+            case _:
+                return 404, {"error": f"there is {', '.join(_PATHS)}"}
+
+
+_PHRASES: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+@asynccontextmanager
+async def served(
+    health: Health, registry: CollectorRegistry, *, host: str, port: int, must: bool
+) -> AsyncGenerator[int, None]:
+    """Serve health and metrics as long as the context lasts; yields the port, 0 if nothing is served.
+
+    Args:
+        health: says how the worker is.
+        registry: what is measured.
+        host: the address to listen on.
+        port: the port to listen on; 0: nothing is served.
+        must: whether an address that cannot be had is an error, since somebody asked for it.
+
+    Raises:
+        SettingsError: the address cannot be had.
+    """
+    if not port:
+        yield 0
+        return
+    try:
+        server = await anyio.to_thread.run_sync(_Server, host, port)
+    except OSError as error:
+        trouble = (
+            f"HEALTH_HOST={host} HEALTH_PORT={port}: nothing can listen there ({error.strerror or error}): give each "
+            "worker of a host a HEALTH_PORT of its own, or 0 for none"
+        )
+        if must:
+            raise SettingsError(trouble) from None
+        log.warning(f"{trouble}. This worker serves no health and no metrics", action="health_not_served")
+        yield 0
+        return
+    async with anyio.from_thread.BlockingPortal() as portal:
+
+        def report() -> Mapping[str, Any]:
+            return portal.start_task_soon(health.check).result(REPORT_SECONDS)
+
+        server.set_app(HealthApp(health, report, registry))
+        thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="health", daemon=True)
+        thread.start()
+        log.info(f"health and metrics: http://{_shown(host)}:{port}", action="health_served", port=port)
+        try:
+            yield port
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(server.shutdown)
+                server.server_close()
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
