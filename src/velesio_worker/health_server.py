@@ -44,7 +44,17 @@ class _Handler(WSGIRequestHandler):
         log.debug(line, action="health_request")
 
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
+class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
+    """Listens from its making on; answers once it has an application and is run.
+
+    Args:
+        host: the address to listen on.
+        port: the port.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
@@ -60,18 +70,21 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base has it)
+        """Answer in a thread of its own, if not too many do."""
         if self._room.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Answer, in that thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
+        """Take note of it; who scans ports need not fill the log."""
         del request
         log.debug(f"a request from {client_address} was broken off", action="health_request")
 
@@ -146,7 +159,7 @@ async def served(
         yield 0
         return
     try:
-        server = await anyio.to_thread.run_sync(_Server, host, port)
+        server = await anyio.to_thread.run_sync(HealthListener, host, port)
     except OSError as error:
         trouble = (
             f"HEALTH_HOST={host} HEALTH_PORT={port}: nothing can listen there ({error.strerror or error}): give each "

@@ -30,6 +30,7 @@ def environment(redis_url: str, model_path: Path) -> dict[str, str]:
         "REDIS_URL": redis_url,
         "MODEL_PATH": str(model_path),
         "LLAMA_PORT": str(free_port()),
+        "HEALTH_PORT": str(free_port()),
         "GPU_LAYERS": "0",
         "RUN_SD": "false",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -90,7 +91,7 @@ def llama_server(folder: Path, help_text: str = HELP, version: str = "version: 4
 async def look(check: Check, environ: Mapping[str, str] | None = None, **settings: object) -> list[Finding]:
     """Run one check on a worker with these settings."""
     report = Report("it")
-    values = {"model_path": "m.gguf", "context_size": 512, "run_sd": False, **settings}
+    values = {"model_path": "m.gguf", "context_size": 512, "run_sd": False, "health_port": 0, **settings}
     await check(Subject(Settings.model_validate(values), os.environ if environ is None else environ), report)
     return report.findings
 
@@ -490,6 +491,33 @@ async def test_a_taken_port_is_an_error_that_says_who_to_ask() -> None:
             assert f"LLAMA_SERVER_URL=http://127.0.0.1:{port}" in remedy(finding)
             assert f"sport = :{port}" in remedy(finding)
     assert told(await look(check_ports, llama_port=port)) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"), [({"health_port": 9090}, "error"), ({}, "warning")], ids=["asked-for", "by-default"]
+)
+async def test_a_taken_health_port_matters_where_it_was_asked_for(
+    asked: dict[str, Any], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen(_host: str, _port: int) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    monkeypatch.setattr("velesio_worker.doctor.host.HealthListener", listen)
+    report = Report("port")
+    elsewhere = {"llama_server_url": "http://127.0.0.1:1", "run_sd": False}
+    await check_ports(Subject(Settings.model_validate(elsewhere | asked), {}), report)
+    finding = report.findings[0]
+    assert finding.status == status
+    assert "HEALTH_PORT=9090" in finding.message
+    assert "sport = :9090" in remedy(finding)
+
+
+async def test_a_free_health_port_is_said_to_be_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    found = await look(check_ports, health_port=port, llama_server_url="http://127.0.0.1:1")
+    assert told(found) == ["ok", "ok"]
+    assert f"HEALTH_PORT={port} is free" in found[0].message
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from velesio_worker.engines.command import HOST, check_port, llama_command
 from velesio_worker.engines.orphans import notes_folder
 from velesio_worker.engines.webui.command import has_webui, webui_command
 from velesio_worker.errors import EngineStartError, SettingsError
+from velesio_worker.health_server import HealthListener
 from velesio_worker.model_source import hub_token
 from velesio_worker.settings import Settings, describe, misspelt
 
@@ -53,6 +54,8 @@ async def check_settings(subject: Subject, report: Report) -> None:
 async def check_ports(subject: Subject, report: Report) -> None:
     """Look whether the ports of engines that the worker starts are free, and not the same."""
     settings = subject.settings
+    if settings.health_port:
+        await aside(lambda: _look_at_health_port(settings, report))
     text, image = _text_port(settings), await aside(lambda: _image_port(settings))
     if text is not None:
         _look_at_port(text, "llama-server", "LLAMA_PORT", "LLAMA_SERVER_URL", report)
@@ -70,6 +73,20 @@ async def check_ports(subject: Subject, report: Report) -> None:
         )
     else:
         _look_at_port(image, "the WebUI", "SD_PORT", "SD_SERVER_URL", report)
+
+
+def _look_at_health_port(settings: Settings, report: Report) -> None:
+    where = f"HEALTH_HOST={settings.health_host} HEALTH_PORT={settings.health_port}"
+    try:
+        HealthListener(settings.health_host, settings.health_port).server_close()
+    except OSError as error:
+        asked = {"health_host", "health_port"} & settings.model_fields_set
+        tell = report.error if asked else report.warning
+        remedy = "HEALTH_PORT=another one, or 0 for none"
+        message = f"{where}: nothing can listen there ({error.strerror or error})"
+        tell(message, f"{remedy}. Who listens: {_who(settings.health_port)}", port=settings.health_port)
+    else:
+        report.ok(f"{where} is free for health and metrics", port=settings.health_port)
 
 
 def _text_port(settings: Settings) -> int | None:
