@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -53,12 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
             _, report = _ask(host, settings.health_port, "/health")
             print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
             return int(status != _OK)
-    except (OSError, http.client.HTTPException) as error:
+    except (orjson.JSONDecodeError, TypeError):
+        print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")
+        return 1
+    except (OSError, http.client.HTTPException, ValueError) as error:
         where = f"{host}:{settings.health_port}"
         print(f"no worker answers at {where} ({error}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
-        return 1
-    except orjson.JSONDecodeError:
-        print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")
         return 1
     print(_line(status, answer, live=arguments.live))
     return int(status != _OK)
@@ -69,7 +69,10 @@ def _ask(host: str, port: int, path: str) -> tuple[int, dict[str, Any]]:
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, orjson.loads(response.read())
+        answer: Any = orjson.loads(response.read())
+        if not isinstance(answer, dict):
+            raise TypeError("no JSON object")
+        return response.status, cast("dict[str, Any]", answer)
     finally:
         connection.close()
 

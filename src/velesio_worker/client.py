@@ -96,7 +96,7 @@ class Client:
         job_id = uuid.uuid4().hex if job_id is None else job_id
         if not is_job_id(job_id):
             raise BadJobError(f"{job_id!r} is no job id: 1 to 128 of A-Z a-z 0-9 . _ : -")
-        job = {"id": job_id, "type": job_type, "data": dict(data), "created_at": round(time.time(), 3)}
+        job = {"id": job_id, "type": job_type, "created_at": round(time.time(), 3), "data": dict(data)}
         job |= {name: value for name, value in options.items() if value is not None}
         try:
             payload = orjson.dumps(job)

@@ -30,6 +30,9 @@ class Desk:
         executor: runs them.
         fleet: keeps what the last job was.
         utilisation: returns how much the GPU works, 0 to 100; None if that is not known.
+
+    Attributes:
+        last_job: the last job that ended here and was not about models, as ``metrics:<second>`` has it.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Desk:
         self._executor = executor
         self._fleet = fleet
         self._utilisation = utilisation
+        self.last_job: dict[str, Any] | None = None
 
     async def process(self, slot: Slot, payload: bytes) -> None:
         """Run the job in a slot."""
@@ -66,8 +70,9 @@ class Desk:
             claim = await self._admission.admit(slot, payload)
             if claim is not None:
                 ended = await self._executor.run(claim, seat)
-                if ended is not None and claim.job.kind is claim.job.kind.engine:
-                    await self._fleet.note_job(ended.at, ended.entry(self._utilisation()))
+                if ended is not None and claim.job.kind is claim.job.kind.engine:  # looking after models is no work
+                    self.last_job = ended.entry(self._utilisation())
+                    await self._fleet.note_job(ended.at, self.last_job)
         finally:
             if seat is not None:
                 seat.give_up()

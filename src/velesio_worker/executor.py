@@ -57,9 +57,6 @@ class Executor:
         elsewhere: whether another worker may run jobs of a kind.
         limits: how long what may take.
         report: says what became of runs.
-
-    Attributes:
-        last_job: the last job that ended here and was not about models.
     """
 
     def __init__(
@@ -81,7 +78,6 @@ class Executor:
         self._published = published
         self._limits = limits
         self._report = report
-        self.last_job: LastJob | None = None
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = anyio.Event()
@@ -190,10 +186,7 @@ class Executor:
                 self._changed = anyio.Event()
         if not run.ended:
             return None
-        ended = LastJob(run.job.type, time.monotonic() - run.began, isinstance(outcome, Done), time.time())
-        if run.job.kind is run.job.kind.engine:  # what looks after models is no work
-            self.last_job = ended
-        return ended
+        return LastJob(run.job.type, time.monotonic() - run.began, isinstance(outcome, Done), time.time())
 
     def _halted(self, run: Run) -> Outcome:
         """How a run ended that was stopped."""

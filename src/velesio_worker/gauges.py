@@ -92,7 +92,11 @@ class Gauges(Collector):
 
     def _queue_gauges(self) -> Iterator[GaugeMetricFamily]:
         jobs = _gauge("queue_jobs", "Jobs that wait; every worker of a queue says the same.", "list")
-        oldest = _gauge("queue_oldest_seconds", "Age of the job that is next; 0 if none waits.", "list")
+        oldest = _gauge(
+            "queue_oldest_seconds",
+            "Age of the next job by its created_at, else for how long it has been next.",
+            "list",
+        )
         dead = _gauge("dead_letters_kept", "Dead letters that are kept.")
         workers = _gauge("workers", "Workers of the queue that live.")
         queue = self._monitor.queue

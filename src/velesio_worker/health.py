@@ -15,7 +15,6 @@ from velesio_worker.engines.supervisor import Supervisor
 from velesio_worker.errors import UnusablePayloadError
 from velesio_worker.jobs import JobType, Kind, RefusedJobError, parse_job
 from velesio_worker.monitor import Monitor
-from velesio_worker.runs import LastJob
 
 
 class Stage(StrEnum):
@@ -33,7 +32,7 @@ class Health:
         worker: the worker's id.
         supervisors: those of the engines that there are, by the kind of their jobs.
         monitor: looks at the queue and the GPUs.
-        last_job: returns the last job that ended here.
+        last_job: returns what the last job was that ended here, as ``metrics:<second>`` has it.
 
     Attributes:
         stage: where the worker is in its life.
@@ -44,7 +43,7 @@ class Health:
         worker: str,
         supervisors: Mapping[Kind, Supervisor[Any]],
         monitor: Monitor,
-        last_job: Callable[[], LastJob | None],
+        last_job: Callable[[], Mapping[str, Any] | None],
     ) -> None:
         self._worker = worker
         self._supervisors = supervisors
@@ -83,7 +82,8 @@ class Health:
             case EngineState.FAILED | EngineState.STOPPED:
                 return f"the {kind} engine has failed: {supervisor.reason}"
             case state:
-                return f"the {kind} engine is {state.value}, for {time.time() - facts['since']:.0f} s now"
+                why = f": {facts['last_error']}" if facts["last_error"] else ""
+                return f"the {kind} engine is {state.value}, for {time.time() - facts['since']:.0f} s now{why}"
 
     def readiness(self) -> dict[str, Any]:
         """Whether the worker can run jobs, and why not."""
@@ -96,7 +96,7 @@ class Health:
         gpus = await self._monitor.known_gpus()
         engines = {kind.value: self._described(supervisor) for kind, supervisor in self._supervisors.items()}
         text, image = engines.get(Kind.TEXT), engines.get(Kind.IMAGE)
-        reasons, last = self.unready(), self._last_job()
+        reasons = self.unready()
         return {
             "timestamp": round(time.time(), 3),
             "worker": self._worker,
@@ -114,7 +114,7 @@ class Health:
             "sd_worker": image and image["state"],
             "engines": engines,
             **self._queue(),
-            "last_job": last and last.entry(self._monitor.utilisation),
+            "last_job": self._last_job(),
         }
 
     @staticmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import socketserver
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -16,17 +17,20 @@ import anyio.from_thread
 import anyio.to_thread
 import orjson
 import prometheus_client
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from velesio_worker.errors import SettingsError
 from velesio_worker.health import Health
 from velesio_worker.logs import get_logger
 
-MOST_REQUESTS: Final = 16
+MOST_REQUESTS: Final = 64
 """So many requests are answered at a time; further ones are turned away."""
 
 REPORT_SECONDS: Final = 4.0
 """How long the event loop may take to say how everything is."""
+
+REQUEST_SECONDS: Final = 10.0
+"""How long a request and its answer may take in all: whoever is slow holds its place no longer."""
 
 _POLL_SECONDS: Final = 0.05
 _PATHS: Final = ("/livez", "/readyz", "/health", "/metrics")
@@ -37,7 +41,7 @@ log = get_logger(__name__)
 
 
 class _Handler(WSGIRequestHandler):
-    timeout: ClassVar[float | None] = 5.0  # of a connection that sends nothing, in seconds
+    timeout: ClassVar[float | None] = 2.0  # of a connection that sends nothing, in seconds
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base's name)
         line = format % args
@@ -58,7 +62,10 @@ class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except UnicodeError:
+            raise socket.gaierror(socket.EAI_NONAME, "this is no host name") from None
         self.address_family, _, _, _, address = found[0]
         self._room = threading.BoundedSemaphore(MOST_REQUESTS)
         super().__init__(address[:2], _Handler)  # pyright: ignore[reportArgumentType]
@@ -72,15 +79,28 @@ class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base has it)
         """Answer in a thread of its own, if not too many do."""
         if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except BaseException:  # no thread could be started
+                self._room.release()
+                raise
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
         """Answer, in that thread."""
+
+        def cut_off() -> None:
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
+        limit = threading.Timer(REQUEST_SECONDS, cut_off)
+        limit.daemon = True
         try:
+            limit.start()
             super().process_request_thread(request, client_address)
         finally:
+            limit.cancel()
             self._room.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -107,15 +127,17 @@ class HealthApp:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
         path, method = environ.get("PATH_INFO", "/"), environ["REQUEST_METHOD"]
+        headers = [("Allow", "GET, HEAD")]
         if method not in {"GET", "HEAD"}:
             status, body = 405, {"error": f"{method} is not allowed: use GET"}
+        elif path == "/metrics" and method == "GET":
+            return self._metrics({**environ, "QUERY_STRING": ""}, start_response)  # all, whatever is picked
         elif path == "/metrics":
-            content = self._metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
-            return [] if method == "HEAD" else content
+            status, body = 200, {}
         else:
             status, body = self._answer(path)
         content = orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        headers += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         start_response(f"{status} {_PHRASES[status]}", headers)
         return [] if method == "HEAD" else [content]
 
@@ -161,15 +183,21 @@ async def served(
     try:
         server = await anyio.to_thread.run_sync(HealthListener, host, port)
     except OSError as error:
+        named = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = (
+            "HEALTH_HOST has to be an address of this host"
+            if named
+            else "give each worker of a host a HEALTH_PORT of its own, or 0 for none"
+        )
         trouble = (
-            f"HEALTH_HOST={host} HEALTH_PORT={port}: nothing can listen there ({error.strerror or error}): give each "
-            "worker of a host a HEALTH_PORT of its own, or 0 for none"
+            f"HEALTH_HOST={host} HEALTH_PORT={port}: nothing can listen there ({error.strerror or error}): {remedy}"
         )
         if must:
             raise SettingsError(trouble) from None
         log.warning(f"{trouble}. This worker serves no health and no metrics", action="health_not_served")
         yield 0
         return
+    disable_created_metrics()  # they would double the number of series
     async with anyio.from_thread.BlockingPortal() as portal:
 
         def report() -> Mapping[str, Any]:

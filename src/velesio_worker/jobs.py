@@ -45,6 +45,9 @@ READABLE: Final = 4
 _CLOCKS_DIFFER: Final = 600
 """How far a producer's clock may be ahead of ours, in seconds."""
 
+_EARLIEST: Final = 1e9
+"""What is less than this is no time of this century."""
+
 _MISTAKES: Final = 5
 """How many mistakes of one job are told; the rest is counted."""
 
@@ -222,7 +225,7 @@ class RefusedJobError(VelesioError):
 def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
     """Return a producer's ``created_at``, which is Unix time in seconds; None if it cannot be that."""
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable and 0 < value < time.time() + _CLOCKS_DIFFER else None
+    return float(value) if usable and _EARLIEST < value < time.time() + _CLOCKS_DIFFER else None
 
 
 def is_job_id(value: object) -> TypeGuard[str]:

@@ -52,9 +52,16 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
         log_format: JSON objects or lines for people.
         worker: the worker's id, which every line then carries.
     """
+
+    def say_whose(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if worker is not None:
+            event.setdefault("worker", worker)
+        return event
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.ExtraAdder(),
+        say_whose,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -84,5 +91,3 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
         logging.getLogger(engine).setLevel(
             root.level if root.level <= logging.DEBUG else max(logging.WARNING, root.level)
         )
-    if worker is not None:
-        structlog.contextvars.bind_contextvars(worker=worker)

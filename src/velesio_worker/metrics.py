@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from velesio_worker.jobs import JobType
 
-disable_created_metrics()  # they would double the number of series
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
@@ -89,13 +88,13 @@ _GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_response_model")
 
 FIRST_TOKEN: Final = _histogram(
     "gen_ai_server_time_to_first_token_seconds",
-    "From the claim of a job to its first token; first attempts that the cache did not answer.",
+    "From the claim of a job to its first token; jobs that were done at the first attempt, not from the cache.",
     _FIRST_TOKEN_BUCKETS,
     *_GEN_AI,
 )
 PER_TOKEN: Final = _histogram(
     "gen_ai_server_time_per_output_token_seconds",
-    "Time per token after the first.",
+    "Time per token after the first, of jobs that were done.",
     _PER_TOKEN_BUCKETS,
     *_GEN_AI,
 )
@@ -118,11 +117,13 @@ QUEUE_WAIT: Final = _histogram(
     _WAIT_BUCKETS,
     "type",
 )
-PROMPT_TOKENS: Final = _counter("velesio_prompt_tokens", "Tokens of the prompts of jobs that ended.", "type", "model")
-OUTPUT_TOKENS: Final = _counter("velesio_output_tokens", "Tokens that jobs which ended were answered.", "type", "model")
+PROMPT_TOKENS: Final = _counter("velesio_prompt_tokens", "Tokens of prompts, by the usage in results.", "type", "model")
+OUTPUT_TOKENS: Final = _counter(
+    "velesio_output_tokens", "Tokens that were made, by the usage in results.", "type", "model"
+)
 IMAGES: Final = _counter("velesio_images", "Images that were made.", "type", "model")
 RESUMED: Final = _counter(
-    "velesio_jobs_resumed", "Later attempts of jobs, by how they began: continue or restart.", "mode"
+    "velesio_jobs_resumed", "Later attempts of jobs, by how they went on: continue or restart.", "mode"
 )
 HANDED_BACK: Final = _counter("velesio_jobs_handed_back", "Attempts that were given back to the queue.", "type")
 FENCED: Final = _counter("velesio_jobs_fenced", "Attempts that found their job owned by another.")
@@ -193,9 +194,14 @@ def count_usage(job_type: str, model: str | None, result: Mapping[str, Any]) -> 
     labels = (job_type, model_label(model))
     usage: Any = result.get("usage")
     if isinstance(usage, dict):
-        figures = cast("dict[str, Any]", usage)
-        PROMPT_TOKENS.labels(*labels).inc(figures.get("prompt_tokens") or 0)
-        OUTPUT_TOKENS.labels(*labels).inc(figures.get("completion_tokens") or 0)
+        PROMPT_TOKENS.labels(*labels).inc(figure(usage, "prompt_tokens"))
+        OUTPUT_TOKENS.labels(*labels).inc(figure(usage, "completion_tokens"))
     images: Any = result.get("images")
     if isinstance(images, list) and images:
         IMAGES.labels(*labels).inc(len(cast("list[object]", images)))
+
+
+def figure(usage: Any, name: str) -> int:  # noqa: ANN401 (any JSON)
+    """Return a number of tokens out of a result's ``usage``; 0 for what is none."""
+    value: Any = cast("dict[str, Any]", usage).get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and value > 0 else 0

@@ -29,7 +29,7 @@ from velesio_worker.events import PROGRESS, START, TOKEN, Begun, Done, EngineEve
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Job, Kind
 from velesio_worker.logs import get_logger
-from velesio_worker.metrics import CACHE, RESUMED, SSE_EVENTS
+from velesio_worker.metrics import CACHE, SSE_EVENTS
 from velesio_worker.parameters import AnswerParameters
 from velesio_worker.runs import Clock, Outcome, Run
 from velesio_worker.subscriber import NOTHING, Published
@@ -199,8 +199,6 @@ class Performer:
 
     def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
         job, held = run.job, run.claim.held
-        if mode not in {"fresh", run.mode}:
-            RESUMED.labels(mode).inc()
         run.mode = mode
         start = start_entry(job.type, held.attempt, held.slot.worker, model or self._model(job), mode)
         run.stream.put(START, orjson.dumps(start))
@@ -253,6 +251,7 @@ class Performer:
         """Queue what one read brought; no await in here, since it runs for every token."""
         streamed = run.job.streamed
         SSE_EVENTS.count += len(batch)
+        done: Done | None = None
         for event in batch:
             match event:
                 case Token():
@@ -267,10 +266,11 @@ class Performer:
                 case Progress():
                     run.stream.put(PROGRESS, orjson.dumps(event.data))
                 case Done():
-                    return event
+                    done = event
+                    break
         if run.first_token_at is None and run.tokens:
             run.first_token_at = time.monotonic()
-        return None
+        return done
 
     def _collect(self, run: Run, token: Token) -> None:
         """Collect what is to be kept; too much of it is not."""

@@ -40,6 +40,8 @@ class Report:
     def ended(self, run: Run, outcome: Outcome) -> None:
         """Log how a run ended, in one line, and count it; with ``LOG_LEVEL=debug`` say how long each stage took."""
         fields = _fields(run)
+        if run.mode not in {"", "fresh"} and run.job.kind is run.job.kind.engine:
+            metrics.RESUMED.labels(run.mode).inc()
         if run.ending.cancelled_caught:
             log.error(
                 "Redis did not answer in time: the job stays in its slot",
@@ -58,6 +60,8 @@ class Report:
 
 def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
     match outcome:
+        case Done() if not run.ended:
+            log.info("the job was done, but is another attempt's", action="job_superseded", **fields)
         case Done():
             cached = {"cached": True} if run.cached else {}
             log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
@@ -102,7 +106,7 @@ def _stages(run: Run) -> dict[str, int]:
     waited = {} if run.claim.waited is None else {"queued_ms": _ms(run.claim.waited)}
     moments = [
         ("engine_wait_ms", run.granted_at),
-        ("first_token_ms", run.first_token_at),
+        ("prompt_ms", run.first_token_at),
         ("generation_ms", run.made_at),
         ("closing_ms", time.monotonic()),
     ]
@@ -146,17 +150,25 @@ def _measure(run: Run, outcome: Done | JobError) -> None:
     metrics.DURATION.labels(operation, model, error).observe(now - run.began)
     if isinstance(outcome, Done) and not run.cached:
         metrics.count_usage(run.job.type, run.model, outcome.result)
+    if isinstance(outcome, Done) and outcome.finish_reason != "cancelled":
+        _measure_pace(run, outcome, operation, model)
+
+
+def _measure_pace(run: Run, done: Done, operation: str, model: str) -> None:
+    """Measure how soon tokens came: of answers that were made here, and are whole."""
     first = run.first_token_at
     if first is None or run.cached:
         return
     if run.claim.first:
         metrics.FIRST_TOKEN.labels(operation, model).observe(first - run.began)
-    if run.tokens > 1 and run.made_at is not None:
-        metrics.PER_TOKEN.labels(operation, model).observe((run.made_at - first) / (run.tokens - 1))
+    usage = None if run.before.begun else done.result.get("usage")
+    tokens = metrics.figure(usage, "completion_tokens") or run.tokens
+    if tokens > 1 and run.made_at is not None:
+        metrics.PER_TOKEN.labels(operation, model).observe((run.made_at - first) / (tokens - 1))
 
 
 def _public(error: JobError) -> str:
     """Return an error's text for the log: one line, and nothing of what the engine quotes from the job."""
     line = str(error).splitlines()[0]
-    cut = min((at for sign in "{[" if (at := line.find(sign)) >= 0), default=len(line))
+    cut = min((at for sign in ("{", "[", "but got:") if (at := line.find(sign)) >= 0), default=len(line))
     return line if cut == len(line) else f"{line[:cut].rstrip()} …"

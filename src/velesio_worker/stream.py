@@ -55,9 +55,10 @@ log = get_logger(__name__)
 class Entry:
     """One entry of a stream."""
 
-    __slots__ = ("data", "event", "sequence")
+    __slots__ = ("at", "data", "event", "sequence")
 
     def __init__(self, sequence: int, event: str, data: bytes) -> None:
+        self.at = time.monotonic()
         self.sequence = sequence
         self.event = event
         self.data = data
@@ -182,7 +183,7 @@ class Publisher:
         self._outage = outage
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
-        self._dirty: dict[JobStream, float] = {}
+        self._dirty: dict[JobStream, None] = {}
         self._batch: list[tuple[JobStream, list[Entry]]] = []
         self._oldest = math.inf
         self._backoff = Backoff(first=0.05, longest=2.0)
@@ -198,8 +199,7 @@ class Publisher:
         if self._ended:
             stream.fail(StoppedError())
             return
-        if stream not in self._dirty:
-            self._dirty[stream] = time.monotonic()
+        self._dirty[stream] = None
         self._wake.set()
 
     async def run(self) -> None:
@@ -223,7 +223,7 @@ class Publisher:
         self._oldest = math.inf
         while self._dirty and room > 0 and size < FLUSH_BYTES:
             stream = next(iter(self._dirty))
-            self._oldest = min(self._oldest, self._dirty.pop(stream))
+            del self._dirty[stream]
             entries: list[Entry] = []
             for entry in islice(stream.waiting, room):
                 entries.append(entry)
@@ -231,6 +231,7 @@ class Publisher:
                 if size >= FLUSH_BYTES:
                     break
             if entries:
+                self._oldest = min(self._oldest, entries[0].at)
                 batch.append((stream, entries))
                 room -= len(entries)
         return batch
@@ -253,8 +254,7 @@ class Publisher:
             elif stream.failure is None:
                 self._settle(stream, entries, publish_reply(reply))
             if stream.waiting:
-                failed = isinstance(reply, RedisError)
-                self._dirty[stream] = self._oldest if failed else self._dirty.get(stream, self._oldest)
+                self._dirty[stream] = None
         sent = sum(len(entries) for _, entries in self._batch)
         self._batch = []
         if trouble is None:

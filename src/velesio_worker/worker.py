@@ -115,11 +115,11 @@ class Worker:
         survey = Survey(self._commands, self._keys, seconds=LOOK_SECONDS)
         self._monitor = Monitor(survey, self._gpus, self._outage, settings.redis_url)
         supervisors = {service.kind: service.supervisor for service in self._sides.services}
-        self._health = Health(self.id, supervisors, self._monitor, lambda: self._executor.last_job)
+        self._health = Health(self.id, supervisors, self._monitor, lambda: self._desk.last_job)
         self._executor = self._make_executor()
         self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, lambda: self._executor.running_by_kind)
-        desk = Desk(self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation)
-        self._takers = Takers(self.id, settings, self._keys, self._slots, desk, self._used_slots)
+        self._desk = Desk(self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation)
+        self._takers = Takers(self.id, settings, self._keys, self._slots, self._desk, self._used_slots)
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:

@@ -127,6 +127,7 @@ class LauncherDouble:
     """
 
     name = "engine"
+    trouble = ""
 
     def __init__(
         self, slots: int = 2, *, owned: bool = True, exchanges: bool = False, gpu: list[Life] | None = None

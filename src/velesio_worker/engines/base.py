@@ -125,11 +125,13 @@ class Launcher(Protocol[E_co]):
         name: what the engine is called, for people.
         owned: whether its process is the worker's own, to stop and to start.
         exchanges: whether a model is exchanged in the engine that runs, which is always started with the default one.
+        trouble: what keeps an engine that is waited for, and is not the worker's own; empty if nothing is known.
     """
 
     name: str
     owned: bool
     exchanges: bool
+    trouble: str
 
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""

@@ -54,8 +54,12 @@ class LlamaLauncher:
         self.folder = ModelFolder(settings.model_path.parent)
         self.owned = settings.llama_server_url is None
         self._served = ""
+        self.trouble = ""
         self._swept = False
         self._free_before: int | None = None
+
+    def _note(self, trouble: str) -> None:
+        self.trouble = trouble
 
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""
@@ -117,7 +121,7 @@ class LlamaLauncher:
         async with AsyncExitStack() as stack:
             url = self._settings.llama_server_url
             if url is not None:
-                serving = await stack.enter_async_context(foreign_server(self._settings, url))
+                serving = await stack.enter_async_context(foreign_server(self._settings, url, self._note))
             else:
                 await self._prepare(spec)
                 serving = await self._start(stack, spec)

@@ -43,13 +43,17 @@ _HINTS: Final = (
 
 _LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
 
+_QUOTES: Final = re.compile(r"(got exception:|llg error:|Failed to parse input|but got:).*", re.DOTALL)
+"""What the server writes of requests and answers that it does not understand: it repeats them."""
+
 log = get_logger(__name__)
 server_log = get_logger("llama-server")
 
 
 def pass_on(line: str) -> None:
-    """Pass a line of the server's log on, with its level."""
+    """Pass a line of the server's log on, with its level, and without what it quotes of a job."""
     match = _LOG_LEVEL.match(line)
+    line = _QUOTES.sub(r"\1 … (what it quotes of a job is left out)", line)
     server_log.log(_LEVELS.get(match.group(1), logging.INFO) if match else logging.INFO, line, action="engine_log")
 
 
@@ -161,8 +165,10 @@ def _last_words(process: EngineProcess) -> str:
 
 
 @contextlib.asynccontextmanager
-async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving[LlamaEngine], None]:
-    """Wait until the server at ``url`` answers, however long that takes.
+async def foreign_server(
+    settings: Settings, url: str, on_trouble: Callable[[str], None]
+) -> AsyncGenerator[Serving[LlamaEngine], None]:
+    """Wait until the server at ``url`` answers, however long that takes; ``on_trouble`` is told why it does not.
 
     Raises:
         EngineStartError: what answers is no llama-server.
@@ -170,7 +176,7 @@ async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving
     shown = hide_password(url)
     reported = Reported()
     async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
-        properties = await _until_it_answers(http, shown)
+        properties = await _until_it_answers(http, shown, on_trouble)
         log.info(
             f"llama-server at {shown} is ready: {properties.model}, {properties.slots} slots of "
             f"{properties.context_length} tokens",
@@ -189,7 +195,7 @@ async def foreign_server(settings: Settings, url: str) -> AsyncGenerator[Serving
         yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, None)
 
 
-async def _until_it_answers(http: EngineHTTP, shown: str) -> LlamaProperties:
+async def _until_it_answers(http: EngineHTTP, shown: str, on_trouble: Callable[[str], None]) -> LlamaProperties:
     said = ""
     while True:
         try:
@@ -204,5 +210,6 @@ async def _until_it_answers(http: EngineHTTP, shown: str) -> LlamaProperties:
             trouble = "loads its model"
         if trouble != said:
             said = trouble
+            on_trouble(f"llama-server at {shown} {trouble}")
             log.warning(f"llama-server at {shown} {trouble}; trying again", action="engine_absent")
         await anyio.sleep(1)

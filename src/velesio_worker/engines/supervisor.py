@@ -58,18 +58,19 @@ class Supervisor(Life[E]):
         return self._spec if self._serving is not None else None
 
     def facts(self) -> dict[str, Any]:
-        """What is known of the engine, for health checks."""
+        """What is known of the engine, for health checks; may be asked from any thread."""
+        serving, waited_for = self._serving, self._launcher.trouble if self._state is EngineState.STARTING else ""
         return {
             "state": self._state.value,
             "since": round(self._since, 3),
-            "model": self._serving.engine.model if self._serving else None,
+            "model": serving.engine.model if serving else None,
             "default_model": self._leases.default.name or None,
-            "slots": self._serving.slots if self._serving else 0,
+            "slots": serving.slots if serving else 0,
             "running": self._leases.live,
             "waiting": self._leases.waiting,
             "starts": self._starts,
             "restarts": self._failures.losses,
-            "last_error": self._failures.last_error or self._failures.reason or None,
+            "last_error": self._failures.last_error or self._failures.reason or waited_for or None,
         }
 
     @contextlib.asynccontextmanager

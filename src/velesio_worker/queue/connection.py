@@ -197,13 +197,15 @@ class Outage:
         self.past: deque[tuple[float, float]] = deque(maxlen=OUTAGES_KEPT)
         self._is_over = asyncio.Event()
         self.trouble = ""
+        self._unconnected = False
 
     def noticed(self, error: Exception) -> None:
         """Take note of a command that failed for a reason that passes."""
+        self.trouble = remedy(error, self._url)
+        self._unconnected |= isinstance(error, (RedisConnectionError, RedisTimeoutError))
         if self._began is None:
             self._began = time.monotonic()
             self._is_over = asyncio.Event()
-            self.trouble = remedy(error, self._url)
             log.warning(self.trouble, action="redis_lost")
 
     def over(self) -> None:
@@ -213,7 +215,8 @@ class Outage:
             self._began = None
             self.trouble = ""
             self._is_over.set()
-            RECONNECTS.inc()
+            RECONNECTS.inc(int(self._unconnected))
+            self._unconnected = False
             log.info("Redis answers again", action="redis_back")
 
     async def over_within(self, seconds: float) -> None:

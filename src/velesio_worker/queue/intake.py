@@ -65,4 +65,6 @@ class Intake:
         if job.worker is None:
             await self._slots.send(self._slot, self._keys.ready(job.kind))
         elif not await self._slots.send_to_worker(self._slot, job.worker):
-            raise RefusedJobError(job.id, NoWorkerError(f"The worker {job.worker}, which the job names, is gone."))
+            raise RefusedJobError(
+                job.id, NoWorkerError(f"The worker {job.worker}, which the job names, is gone."), job.type
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,19 @@ from velesio_worker.queue.scripts import Scripts
 
 _HEAD_BYTES: Final = 64 * 1024
 _ANY_TIME: Final = 1e9
+_SPARE_SECONDS: Final = 30.0
+"""For so long the head of a list is not read again if it is large: Redis does nothing else meanwhile."""
+
+_CREATED_AT: Final = re.compile(rb'"created_at"\s*:\s*([0-9]+(?:\.[0-9]+)?)')
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The job that is next in a list: what tells it from others, since when it waits, when it is read again."""
+
+    mark: bytes
+    since: float
+    spare_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,8 @@ class Waiting:
 
     Attributes:
         jobs: how many jobs.
-        oldest: the age of the one that is next, in seconds; 0 if none waits.
+        oldest: the age of the one that is next, in seconds, by its ``created_at``; without that, for how long it has
+            been seen as the next one; 0 if none waits.
     """
 
     jobs: int
@@ -70,7 +85,7 @@ class Survey:
         self._keys = keys
         self._seconds = seconds
         self._lists = {"incoming": keys.incoming, **{kind.value: keys.ready(kind) for kind in Kind}}
-        self._heads: dict[str, tuple[bytes, float]] = {}
+        self._heads: dict[str, _Head] = {}
 
     async def look(self) -> QueueView:
         """Look at the queue now.
@@ -81,30 +96,37 @@ class Survey:
         return await within(self._seconds, self._look())
 
     async def _look(self) -> QueueView:
-        heads = await self._scripts.heads(list(self._lists.values()), _HEAD_BYTES)
+        now = time.time()
+        spared = {name for name, head in self._heads.items() if head.spare_until > now}
+        heads = await self._scripts.heads({key: name not in spared for name, key in self._lists.items()}, _HEAD_BYTES)
         leases = await self._scripts.leases(self._keys, _ANY_TIME)
         dead: int = await self._commands.llen(self._keys.dead)
-        waiting = {
-            name: Waiting(jobs, self._age(name, head)) for name, (jobs, head) in zip(self._lists, heads, strict=True)
-        }
-        return QueueView(time.time(), waiting, {lease.worker: lease.left for lease in leases}, dead)
+        waiting: dict[str, Waiting] = {}
+        for name, (jobs, head, size) in zip(self._lists, heads, strict=True):
+            if not jobs:
+                self._heads.pop(name, None)
+            elif head:
+                self._take_note(name, head, size, now)
+            known = self._heads.get(name)
+            waiting[name] = Waiting(jobs, max(0.0, now - known.since) if known else 0.0)
+        return QueueView(now, waiting, {lease.worker: lease.left for lease in leases}, dead)
 
-    def _age(self, name: str, head: bytes) -> float:
-        """The age of a job: since it was made, if it says when, else since it was first seen as the next one."""
-        if not head:
-            self._heads.pop(name, None)
-            return 0.0
-        now = time.time()
+    def _take_note(self, name: str, head: bytes, size: int, now: float) -> None:
+        """Note since when a job waits: since it was made, if it says when, else since it was first seen as the next."""
         mark = hashlib.blake2b(head, digest_size=16).digest()
         known = self._heads.get(name)
-        since = known[1] if known is not None and known[0] == mark else now
-        self._heads[name] = (mark, since)
+        seen = known.since if known is not None and known.mark == mark else now
         made = _created_at(head)
-        return max(0.0, now - (since if made is None else min(made, since)))
+        spare_until = now + _SPARE_SECONDS if size > _HEAD_BYTES else 0.0
+        self._heads[name] = _Head(mark, seen if made is None else min(made, seen), spare_until)
 
 
 def _created_at(head: bytes) -> float | None:
+    """Read when a job was made; of one that is cut, from what stands in front of its data."""
     try:
         return moment_of(orjson.loads(head).get("created_at"))
-    except (orjson.JSONDecodeError, AttributeError):
+    except orjson.JSONDecodeError:
+        found = _CREATED_AT.search(head.partition(b'"data"')[0])
+        return moment_of(float(found.group(1))) if found else None
+    except AttributeError:
         return None

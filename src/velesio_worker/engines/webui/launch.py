@@ -65,6 +65,7 @@ class WebUILauncher:
         self._merging = Merging(settings.sd_max_batch)
         self._engine: WebUIEngine | None = None
         self.owned = settings.sd_server_url is None
+        self.trouble = ""
 
     @property
     def engine(self) -> WebUIEngine | None:
@@ -242,7 +243,8 @@ class WebUILauncher:
                 trouble = f"cannot be used yet ({error})"
             if trouble != said:
                 said = trouble
-                log.warning(f"the WebUI at {shown} {trouble}; trying again", action="engine_absent")
+                self.trouble = f"the WebUI at {shown} {trouble}"
+                log.warning(f"{self.trouble}; trying again", action="engine_absent")
             await anyio.sleep(1)
 
     async def _let_go(self, engine: WebUIEngine) -> None:

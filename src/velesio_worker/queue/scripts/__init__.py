@@ -183,10 +183,15 @@ class Scripts:
         """Return what waits at the front of a list, the next one first; sizes are in bytes."""
         return await self._waiting(keys=[source], args=[most, largest, look])
 
-    async def heads(self, lists: Sequence[str], largest: int) -> list[tuple[int, bytes]]:
-        """Return for each list how many jobs wait in it, and the next one, cut to ``largest`` bytes."""
-        reply: list[Any] = await self._heads(keys=lists, args=[largest])
-        return list(zip(reply[::2], reply[1::2], strict=True))
+    async def heads(self, lists: Mapping[str, bool], largest: int) -> list[tuple[int, bytes, int]]:
+        """Look at lists; ``lists`` says of each whether its next job is to be read.
+
+        Returns:
+            for each how many jobs wait in it, the next one, cut to ``largest`` bytes, and its size in bytes.
+        """
+        args = [largest, *(int(read) for read in lists.values())]
+        reply: list[Any] = await self._heads(keys=list(lists), args=args)
+        return list(zip(reply[::3], reply[1::3], reply[2::3], strict=True))
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job into the slot; False if it does not wait any more."""
