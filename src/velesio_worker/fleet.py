@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -75,6 +75,6 @@ class Fleet:
             entry: what ``metrics:<second>`` is to hold (wire protocol, section 5).
         """
         with contextlib.suppress(RedisError):
-            noted = self._commands.setex(metrics_key(int(at)), METRICS_TTL, orjson.dumps(entry))
-            both: Any = asyncio.gather(self._commands.set(LAST_JOB_TIME, f"{at:.3f}"), noted)
-            await within(REPLY_SECONDS, both)
+            noted: Awaitable[Any] = self._commands.setex(metrics_key(int(at)), METRICS_TTL, orjson.dumps(entry))
+            timed: Awaitable[Any] = self._commands.set(LAST_JOB_TIME, f"{at:.3f}")
+            await within(REPLY_SECONDS, asyncio.gather(noted, timed))
