@@ -48,30 +48,31 @@ def run(arguments: argparse.Namespace) -> int:
     host = _EVERYWHERE.get(settings.health_host, settings.health_host)
     path = "/livez" if arguments.live else "/readyz"
     try:
-        status, answer = _ask(host, settings.health_port, path)
+        status, answer = _ask(host, settings.health_port, path, "alive" if arguments.live else "ready")
         if arguments.json:
-            _, report = _ask(host, settings.health_port, "/health")
+            _, report = _ask(host, settings.health_port, "/health", "worker")
             print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
             return int(status != _OK)
     except (orjson.JSONDecodeError, TypeError):
         print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")
         return 1
     except (OSError, http.client.HTTPException, ValueError) as error:
-        where = f"{host}:{settings.health_port}"
-        print(f"no worker answers at {where} ({error}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
+        where, why = f"{host}:{settings.health_port}", " ".join(str(error).split())
+        print(f"no worker answers at {where} ({why}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
         return 1
     print(_line(status, answer, live=arguments.live))
     return int(status != _OK)
 
 
-def _ask(host: str, port: int, path: str) -> tuple[int, dict[str, Any]]:
+def _ask(host: str, port: int, path: str, field: str) -> tuple[int, dict[str, Any]]:
+    """Ask; TypeError if there is no such field in the answer, which then is no worker's."""
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         answer: Any = orjson.loads(response.read())
-        if not isinstance(answer, dict):
-            raise TypeError("no JSON object")
+        if not isinstance(answer, dict) or field not in answer:
+            raise TypeError
         return response.status, cast("dict[str, Any]", answer)
     finally:
         connection.close()

@@ -75,6 +75,6 @@ class Fleet:
             entry: what ``metrics:<second>`` is to hold (wire protocol, section 5).
         """
         with contextlib.suppress(RedisError):
-            noted: Awaitable[Any] = self._commands.setex(metrics_key(int(at)), METRICS_TTL, orjson.dumps(entry))
+            noted: Awaitable[Any] = self._commands.set(metrics_key(int(at)), orjson.dumps(entry), ex=METRICS_TTL)
             timed: Awaitable[Any] = self._commands.set(LAST_JOB_TIME, f"{at:.3f}")
             await within(REPLY_SECONDS, asyncio.gather(noted, timed))

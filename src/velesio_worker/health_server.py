@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import socketserver
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import anyio
-import anyio.from_thread
+import anyio.abc
 import anyio.to_thread
 import orjson
 import prometheus_client
@@ -198,12 +199,8 @@ async def served(
         yield 0
         return
     disable_created_metrics()  # they would double the number of series
-    async with anyio.from_thread.BlockingPortal() as portal:
-
-        def report() -> Mapping[str, Any]:
-            return portal.start_task_soon(health.check).result(REPORT_SECONDS)
-
-        server.set_app(HealthApp(health, report, registry))
+    async with anyio.create_task_group() as reports:
+        server.set_app(HealthApp(health, _reporter(health, reports), registry))
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="health", daemon=True)
         thread.start()
         log.info(f"health and metrics: http://{_shown(host)}:{port}", action="health_served", port=port)
@@ -213,6 +210,37 @@ async def served(
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(server.shutdown)
                 server.server_close()
+            reports.cancel_scope.cancel()
+
+
+def _reporter(health: Health, tasks: anyio.abc.TaskGroup) -> Callable[[], Mapping[str, Any]]:
+    """Return what has the event loop say all that is known, from another thread; it waits for a stuck loop so long.
+
+    (anyio's portal would not do: a thread that starts a task there waits until the loop has taken it up.)
+    """
+    loop = asyncio.get_running_loop()
+
+    async def answer(asked: Future[Mapping[str, Any]]) -> None:
+        if asked.set_running_or_notify_cancel():
+            try:
+                asked.set_result(await health.check())
+            except Exception as error:  # noqa: BLE001 (whoever asked gets it)
+                asked.set_exception(error)
+
+    def begin(asked: Future[Mapping[str, Any]]) -> None:
+        if not tasks.cancel_scope.cancel_called:
+            tasks.start_soon(answer, asked)
+
+    def report() -> Mapping[str, Any]:
+        asked: Future[Mapping[str, Any]] = Future()
+        loop.call_soon_threadsafe(begin, asked)
+        try:
+            return asked.result(REPORT_SECONDS)
+        except TimeoutError:
+            asked.cancel()
+            raise
+
+    return report
 
 
 def _shown(host: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ from velesio_worker.runs import Outcome, Run
 
 _LONGEST_TEXT: Final = 10_000
 """Longer texts are cut in the log, in characters: images are such."""
+
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 log = get_logger(__name__)
 
@@ -81,8 +85,8 @@ def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
 
 def _identity(job: Job) -> dict[str, str]:
     """What tells a job from others in the log; with a ``traceparent``, the id of the trace that it belongs to."""
-    parts = (job.traceparent or "").split("-")
-    trace = {"trace_id": parts[1]} if len(parts) > 1 else {}
+    found = _TRACEPARENT.fullmatch(job.traceparent or "")
+    trace = {"trace_id": found.group(1)} if found else {}
     return {"job_id": job.id, **trace}
 
 
