@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import RedisServer, Topology
-from tests.topologies import ClusterServers, SentinelServers
+from tests.topologies import NEVER, ClusterServers, SentinelServers
 from velesio_worker.engines.wheels import small_model
 from velesio_worker.queue.connection import connect
 from velesio_worker.settings import Settings
+
+settings.register_profile(
+    "patient",  # a machine that is slow, or held up, is no fault
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +47,14 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(scope="session")
 def shared_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelServers]:
     """The same under a Sentinel."""
-    with SentinelServers(tmp_path_factory.mktemp("sentinel")) as servers:
+    with SentinelServers(tmp_path_factory.mktemp("sentinel"), patience=NEVER) as servers:
         yield servers
 
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServers]:
     """The same as a Cluster."""
-    with ClusterServers(tmp_path_factory.mktemp("cluster")) as servers:
+    with ClusterServers(tmp_path_factory.mktemp("cluster"), patience=NEVER) as servers:
         yield servers
 
 

@@ -1,17 +1,12 @@
-"""Redis as processes of the tests' own on loopback, which can be killed and started again.
-
-Ports lie below those that a system gives to outgoing connections, so that nobody takes the port of a killed server.
-"""
+"""Redis as processes of the tests' own on loopback, which can be killed and started again."""
 
 from __future__ import annotations
 
-import random
-import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,23 +14,17 @@ import redis as sync_redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.ports import free_port, stable_ports
 from velesio_worker.engines.wheels import redis_server
+
+__all__ = ["LIMIT", "RedisServer", "Topology", "free_port", "stable_ports", "wait_until"]
+
 
 LIMIT: Final = 45.0
 """How long anything here may take, in seconds: Redis 6.2 needs up to 30 to demote a primary."""
 
-BUS: Final = 10_000
-"""How far above a node's port its Cluster bus is; Redis 6.2 knows no other."""
-
 _ONCE_MORE: Final = Retry(NoBackoff(), 1)
 """For clients that outlive their server: the first command finds the connection dead."""
-
-
-def free_port() -> int:
-    """A free port, for servers that are not started twice."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:
@@ -50,23 +39,6 @@ def wait_until(condition: Callable[[], object], what: str, limit: float = LIMIT)
             error = raised
         assert time.monotonic() < deadline, f"after {limit} s still not: {what} ({error})"
         time.sleep(0.01)
-
-
-def _is_free(port: int) -> bool:
-    with suppress(OSError), socket.socket() as probe:
-        probe.bind(("127.0.0.1", port))
-        return True
-    return False
-
-
-def stable_ports(count: int) -> list[int]:
-    """Free ports that stay free while their server is down, each with a free one for the Cluster bus."""
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = random.SystemRandom().randrange(BUS, 2 * BUS)
-        if _is_free(port) and _is_free(port + BUS):
-            ports.add(port)
-    return sorted(ports)
 
 
 class Topology(ABC):

@@ -10,7 +10,8 @@ import redis as sync_redis
 from redis.cluster import ClusterNode
 from redis.sentinel import Sentinel
 
-from tests.servers import LIMIT, RedisServer, Topology, stable_ports, wait_until
+from tests.ports import stable_ports
+from tests.servers import LIMIT, RedisServer, Topology, wait_until
 
 SERVICE: Final = "mymaster"
 SLOTS: Final = 16_384
@@ -20,16 +21,20 @@ _HASTE: Final = "info-period 300 ping-period 200 ask-period 200 publish-period 2
 up does nothing for a tilt-period (by default 8 s and 30 s). Redis 6.2 cannot be hastened."""
 
 
-class SentinelNode(RedisServer):
-    """A Sentinel that watches one primary."""
+NEVER: Final = 600.0
+"""A patience for servers that no test harms: however long a slow machine holds one up, it is not taken for lost."""
 
-    def __init__(self, folder: Path, port: int, primary: int) -> None:
+
+class SentinelNode(RedisServer):
+    """A Sentinel that watches one primary, and takes it for lost once it was silent for ``patience`` seconds."""
+
+    def __init__(self, folder: Path, port: int, primary: int, patience: float) -> None:
         super().__init__(folder, port=port)
         conf = folder / "sentinel.conf"
         conf.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile redis.log\nsentinel announce-ip 127.0.0.1\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 1\n"
-            f"sentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel down-after-milliseconds {SERVICE} {patience * 1000:.0f}\n"
             f"sentinel failover-timeout {SERVICE} 3000\nsentinel parallel-syncs {SERVICE} 1\n"
         )
         self._command = [self._command[0], str(conf), "--sentinel"]
@@ -41,12 +46,17 @@ class SentinelNode(RedisServer):
 
 
 class SentinelServers(Topology):
-    """One primary, one replica, and one Sentinel that exchanges them."""
+    """One primary, one replica, and one Sentinel that exchanges them.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where their data go.
+        patience: how long a primary may be silent before the Sentinel exchanges it, in seconds.
+    """
+
+    def __init__(self, folder: Path, *, patience: float = 1.5) -> None:
         *ports, sentinel = stable_ports(3)
         self.nodes = [RedisServer(folder / str(port), "--repl-diskless-sync-delay", "0", port=port) for port in ports]
-        self._sentinel = SentinelNode(folder / "sentinel", sentinel, ports[0])
+        self._sentinel = SentinelNode(folder / "sentinel", sentinel, ports[0], patience)
         self.url = f"redis+sentinel://127.0.0.1:{sentinel}/{SERVICE}"
 
     def start(self) -> None:
@@ -143,10 +153,15 @@ def _replicates(primary: RedisServer, replica: RedisServer) -> bool:
 
 
 class ClusterServers(Topology):
-    """Three primaries with a third of the slots each, without replicas."""
+    """Three primaries with a third of the slots each, without replicas.
 
-    def __init__(self, folder: Path) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    Args:
+        folder: where their data go.
+        patience: how long a node may be silent before the others refuse all commands, in seconds.
+    """
+
+    def __init__(self, folder: Path, *, patience: float = 2.0) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", f"{patience * 1000:.0f}")
         self.nodes = [RedisServer(folder / str(port), *options, port=port) for port in stable_ports(3)]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
@@ -170,7 +185,7 @@ class ClusterServers(Topology):
             node.client.flushall()
 
     def kill(self, index: int) -> None:
-        """Kill a node; with its slots gone the others refuse all commands after 2 s."""
+        """Kill a node; with its slots gone the others refuse all commands after their ``patience``."""
         self.nodes[index].kill()
 
     def restart(self, index: int, limit: float = LIMIT) -> None:

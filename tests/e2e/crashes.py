@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import anyio
 import anyio.to_thread
 import psutil
-from bench.judge import Entry, Watched, judge, pauses
+from bench.judge import Entry, Pause, Watched, judge, pauses
 from redis.exceptions import RedisError
 
 from tests.e2e.processes import WorkerProcess
@@ -28,6 +28,28 @@ LATEST: Final = 30
 
 NO_END: Final = [[0, False], [2, False]]
 """The small model's tokens that end a text: without them a stream is as long as it was asked to be."""
+
+
+TICK: Final = 0.02
+"""How often the noise of the machine is looked at, in seconds."""
+
+
+class Noise:
+    """How late this process gets to run: a reader on a machine that is held up waits for the machine."""
+
+    def __init__(self) -> None:
+        self._late: list[tuple[float, float]] = []
+
+    async def listen(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            due = time.monotonic() + TICK
+            await anyio.sleep(TICK)
+            self._late.append((due, time.monotonic()))
+
+    def during(self, pause: Pause) -> float:
+        """How much of a pause was the machine's, in seconds."""
+        return sum(max(0.0, min(pause.end, came) - max(pause.begin, due)) for due, came in self._late)
 
 
 class Pair:
@@ -90,9 +112,11 @@ class Pair:
         if lost == 2:
             worker.process.terminate()  # pyright: ignore[reportOptionalMemberAccess]
 
-    async def submit(self, job_id: str, *, stream: bool = True, **envelope: Any) -> Watched:
+    async def submit(
+        self, job_id: str, *, stream: bool = True, max_tokens: int = MAX_TOKENS, **envelope: Any
+    ) -> Watched:
         """Submit a job, a chat every second time."""
-        data: dict[str, Any] = {"max_tokens": MAX_TOKENS, "stream": stream, "logit_bias": NO_END}
+        data: dict[str, Any] = {"max_tokens": max_tokens, "stream": stream, "logit_bias": NO_END}
         job_type = random.choice(["completion", "chat_completion"])
         if job_type == "completion":
             data["prompt"] = "One, two, three,"
@@ -100,28 +124,31 @@ class Pair:
             data["messages"] = [{"role": "user", "content": "Tell me of the sea – and of 東京."}]
         payload = {"id": job_id, "type": job_type, "max_attempts": 10, **envelope, "data": data}
         await self.redis.lpush(self.queue, json.dumps(payload))
-        return Watched(job_id, job_type, streamed=stream, max_tokens=MAX_TOKENS)
+        return Watched(job_id, job_type, streamed=stream, max_tokens=max_tokens)
 
     async def submit_all(self, name: str, count: int) -> list[Watched]:
         """Submit streamed jobs whose ids begin with ``name``."""
         return [await self.submit(f"{name}-{number}") for number in range(count)]
 
-    async def follow(self, job: Watched, strike: Strike | None = None, *, limit: float = 90) -> float:
-        """Read a stream to its end, and strike at a random moment; returns the longest pause after that, in seconds."""
+    async def follow(self, job: Watched, strike: Strike | None = None, *, limit: float = 200) -> None:
+        """Read a stream to its end, and strike at a random moment."""
         at_token, seen, owner = random.randint(1, LATEST), 0, ""
-        struck = float("inf")
+        struck = False
         with anyio.fail_after(limit):
             async for entry in self.entries(job):
                 owner = entry.data["worker"] if entry.event == "start" else owner
                 seen += bool(entry.text)
-                if strike is not None and struck == float("inf") and seen >= at_token:
-                    struck = time.monotonic()
+                if strike is not None and not struck and seen >= at_token:
+                    struck = True
                     await strike(owner)
-        assert strike is None or struck < float("inf"), "the stream ended before it could be struck"
-        return max((pause.end - pause.begin for pause in pauses(job) if pause.end > struck), default=0.0)
+        assert strike is None or struck, "the stream ended before it could be struck"
 
-    async def follow_all(self, jobs: list[Watched], strike: Strike) -> list[float]:
-        """Read streams at the same time and strike once, in the middle of the first; returns their longest pauses."""
+    async def follow_all(self, jobs: list[Watched], strike: Strike) -> list[Pause]:
+        """Read streams at the same time and strike once, in the middle of the first.
+
+        Returns:
+            the longest pause of each since then.
+        """
         struck = 0.0
 
         async def once(owner: str) -> None:
@@ -133,8 +160,8 @@ class Pair:
             group.start_soon(self.follow, jobs[0], once)
             for job in jobs[1:]:
                 group.start_soon(self.follow, job)
-        after = [[pause.end - pause.begin for pause in pauses(job) if pause.end > struck] for job in jobs]
-        return [max(durations, default=0.0) for durations in after]
+        none = Pause(struck, struck, ())
+        return [max((one for one in pauses(job) if one.end > struck), key=seconds, default=none) for job in jobs]
 
     async def entries(self, job: Watched) -> AsyncGenerator[Entry, None]:
         """Read a stream to its end, through whatever happens to Redis."""
@@ -174,6 +201,17 @@ def modes(job: Watched) -> list[str]:
     return [entry.data["mode"] for entry in job.entries if entry.event == "start"]
 
 
-def report(what: str, gaps: list[float]) -> None:
+def seconds(pause: Pause) -> float:
+    """How long a pause was."""
+    return pause.end - pause.begin
+
+
+def first_token(job: Watched) -> float:
+    """How long the engine took for a job's first token on its first attempt, in seconds."""
+    return job.entries[1].at - job.entries[0].at
+
+
+def report(what: str, pauses: list[Pause]) -> None:
     """Print what readers had to wait (pytest shows it with -s, and when the test fails)."""
+    gaps = [seconds(pause) for pause in pauses]
     print(f"\n{what}: {len(gaps)} streams, gap median {statistics.median(gaps):.2f} s, max {max(gaps):.2f} s")  # noqa: T201

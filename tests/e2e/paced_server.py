@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, Self
 
+import anyio
 import anyio.to_thread
 
 from tests.e2e.conftest import MakeWorker
@@ -115,6 +116,15 @@ async def paced(make_worker: MakeWorker, *, slots: int = 1, **settings: str) -> 
         worker = make_worker(LLAMA_SERVER_URL=server.url, **settings)
         await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
         yield server
+
+
+async def next_entry(commands: Any, job_id: str, after: str) -> tuple[str, dict[bytes, bytes]]:
+    """Wait for the entry that follows ``after`` in a job's stream; returns its id and its fields."""
+    with anyio.fail_after(60):
+        while not (reply := await commands.xread({f"stream:{job_id}": after}, count=1, block=1000)):
+            pass
+    ((_, ((entry_id, fields),)),) = reply
+    return entry_id.decode(), fields
 
 
 async def push(commands: Any, job_id: str, **fields: Any) -> None:

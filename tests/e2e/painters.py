@@ -48,13 +48,23 @@ def webui_process(worker: WorkerProcess) -> psutil.Process:
     return found[0]
 
 
-def paint(redis: Any, job_id: str, *, job_type: str = "txt2img", envelope: dict[str, Any] | None = None, **data: Any):  # noqa: ANN201
-    """Submit an image job, a small one unless said otherwise."""
+def painting(job_id: str, *, job_type: str = "txt2img", envelope: dict[str, Any] | None = None, **data: Any) -> str:
+    """An image job, a small one unless said otherwise."""
     data = {"prompt": "a cat", "width": 64, "height": 64, "steps": 4} | data
-    redis.lpush("llama_queue", json.dumps({"id": job_id, "type": job_type, "data": data} | (envelope or {})))
+    return json.dumps({"id": job_id, "type": job_type, "data": data} | (envelope or {}))
 
 
-def ended(redis: Any, job_id: str, limit: float = 60) -> dict[str, Any]:
+def paint(redis: Any, job_id: str, **painting_: Any) -> None:
+    """Submit an image job."""
+    redis.lpush("llama_queue", painting(job_id, **painting_))
+
+
+def paint_all(redis: Any, *paintings: str) -> None:
+    """Submit image jobs at one moment: those behind the first wait together, however slow the machine is."""
+    redis.lpush("llama_queue", *paintings)
+
+
+def ended(redis: Any, job_id: str, limit: float = 100) -> dict[str, Any]:
     """Wait for the end of a job; returns its result, whatever that is."""
     deadline = time.monotonic() + limit
     while not (found := entries(redis, job_id)) or found[-1][1] not in {"done", "error"}:

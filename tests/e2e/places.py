@@ -18,7 +18,7 @@ SETTINGS: Final = {"LLM_CONCURRENCY": "2", "CONTEXT_SIZE": "512", "IDLE_UNLOAD_S
 _NUMBERS: Final = count()
 
 
-def wait_for(condition: Callable[[], object], what: object, limit: float = 60) -> None:
+def wait_for(condition: Callable[[], object], what: object, limit: float = 100) -> None:
     """Wait until ``condition`` holds."""
     deadline = time.monotonic() + limit
     while not condition():

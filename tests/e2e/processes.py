@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class WorkerProcess:
         whole = text[: text.rfind("\n") + 1]
         return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
-    def wait_for(self, action: str, *, count: int = 1, limit: float = 60) -> dict[str, Any]:
+    def wait_for(self, action: str, *, count: int = 1, limit: float = 90) -> dict[str, Any]:
         """Wait until the log has ``count`` lines with this action; returns the last of them."""
         deadline = time.monotonic() + limit
         while True:
@@ -84,7 +85,7 @@ class WorkerProcess:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, limit: float = 30) -> int:
+    def wait(self, limit: float = 90) -> int:
         assert self.process is not None
         return self.process.wait(limit)
 
@@ -96,15 +97,26 @@ class WorkerProcess:
     def end(self) -> None:
         """Leave nothing behind, whatever happened."""
         if self.process is not None and self.process.poll() is None:
-            family = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]
-            for member in family:
-                member.kill()
-            self.process.wait(10)
+            family = [psutil.Process(self.pid)]
+            with suppress(psutil.NoSuchProcess):  # it ends at this moment
+                family += family[0].children(recursive=True)
+            for member in family[::-1]:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+            self.process.wait(60)
 
 
-def wait_until_gone(process: psutil.Process, limit: float = 10) -> None:
+def wait_until_gone(process: psutil.Process, limit: float = 60) -> None:
     """Wait until a process has ended."""
     deadline = time.monotonic() + limit
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+    while is_there(process):
         assert time.monotonic() < deadline, f"{process} is still there"
         time.sleep(0.02)
+
+
+def is_there(process: psutil.Process) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two questions
+        return False

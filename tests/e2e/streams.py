@@ -25,7 +25,7 @@ def entries(redis: Any, job_id: str) -> Entries:
     ]
 
 
-def read(redis: Any, job_id: str, *, until: str, limit: float = 60) -> Entries:
+def read(redis: Any, job_id: str, *, until: str, limit: float = 100) -> Entries:
     """Read a stream until an entry of this event is there; returns all entries so far."""
     deadline = time.monotonic() + limit
     while True:

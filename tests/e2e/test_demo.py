@@ -28,7 +28,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def family(pid: int, *, at_least: int, limit: float = 30) -> list[psutil.Process]:
+def family(pid: int, *, at_least: int, limit: float = 100) -> list[psutil.Process]:
     """The processes that the demo started: Redis, the worker and the worker's engine."""
     deadline = time.monotonic() + limit
     while len(children := psutil.Process(pid).children(recursive=True)) < at_least:
@@ -61,7 +61,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(number: signal.Signals) ->
     with start("--chat") as demo:
         children = family(demo.pid, at_least=3)
         demo.send_signal(number)
-        demo.wait(timeout=60)  # its input stays open: it must not wait for a line
+        demo.wait(timeout=100)  # its input stays open: it must not wait for a line
     assert demo.returncode in {130, -number}
     for child in children:
         wait_until_gone(child)

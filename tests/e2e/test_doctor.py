@@ -19,7 +19,11 @@ from tests.e2e.conftest import MakeWorker
 from tests.servers import free_port
 
 COMMAND = [sys.executable, "-m", "velesio_worker", "doctor"]
+SLOW = "each job waits for it several times"
+"""What it says of a Redis that is slow; one on a machine that is held up is."""
+
 LIMIT = 10.0
+"""How long the checks may take, in seconds, beyond the start of the program."""
 
 
 @pytest.fixture
@@ -40,10 +44,17 @@ def doctor(environment: dict[str, str], **settings: str) -> tuple[int, list[dict
     """Run it; returns its exit code, what it found and how long it took."""
     began = time.monotonic()
     done = subprocess.run(
-        [*COMMAND, "--json"], env=environment | settings, capture_output=True, text=True, check=False, timeout=60
+        [*COMMAND, "--json"], env=environment | settings, capture_output=True, text=True, check=False, timeout=110
     )
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout), time.monotonic() - began
+
+
+def start_seconds(environment: dict[str, str]) -> float:
+    """How long this machine takes to start the program now."""
+    began = time.monotonic()
+    subprocess.run([*COMMAND, "--help"], env=environment, capture_output=True, check=True, timeout=110)
+    return time.monotonic() - began
 
 
 def errors(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -54,8 +65,8 @@ def errors(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("sizing", ["caps", "fit"])
 def test_a_worker_that_can_work_is_told_so(environment: dict[str, str], sizing: str) -> None:
     code, rows, seconds = doctor(environment, GPU_SIZING=sizing)
-    assert (code, [row for row in rows if row["status"] != "ok"]) == (0, [])
-    assert seconds < LIMIT
+    assert (code, [row for row in rows if row["status"] != "ok" and SLOW not in row["message"]]) == (0, [])
+    assert seconds < LIMIT + start_seconds(environment)
     server = next(row for row in rows if row["check"] == "llama-server")
     assert (server["source"], server["program"]) == ("the xllamacpp wheel", sys.executable)
     assert server["version"].startswith("xllamacpp ")
@@ -101,7 +112,7 @@ def test_whatever_never_answers_is_given_up_in_time(environment: dict[str, str])
             RUN_SD="true",
         )
     assert (code, [check for check, _ in errors(rows)]) == (1, ["Redis", "llama-server", "WebUI"])
-    assert seconds < LIMIT
+    assert seconds < LIMIT + start_seconds(environment)
 
 
 @pytest.mark.engine
@@ -125,7 +136,7 @@ def test_a_terminal_gets_colours(environment: dict[str, str], variables: dict[st
         shown = b""
         while b"The worker cannot work: 1 error." not in shown:
             shown += os.read(ours, 65536)
-        assert process.wait(60) == 1
+        assert process.wait(100) == 1
     os.close(ours)
     assert (b"\x1b[31merror" in shown) == coloured
     assert (b"\x1b" in shown) == coloured

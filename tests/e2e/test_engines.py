@@ -23,10 +23,12 @@ from velesio_worker.engines.orphans import MARK
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
+SWITCHES = 20
+
 TROUBLED = str(Path(__file__).with_name("troubled_server.py"))
 
 
-def wait_for(condition: Callable[[], object], what: str, limit: float = 60) -> None:
+def wait_for(condition: Callable[[], object], what: str, limit: float = 100) -> None:
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, what
@@ -60,7 +62,7 @@ def no_orphans(make_worker: MakeWorker) -> Iterator[Callable[..., WorkerProcess]
         if worker.process is not None and worker.process.poll() is None:
             assert worker.stop() == 0, worker.log_text()
     for worker in made:
-        wait_for(lambda worker=worker: not engine_processes(worker), f"{engine_processes(worker)} are left", 10)
+        wait_for(lambda worker=worker: not engine_processes(worker), f"{engine_processes(worker)} are left")
 
 
 def state_of(redis: Any) -> str:
@@ -120,10 +122,10 @@ def test_an_engine_that_never_gets_ready_is_given_up_and_started_again(
     plain: Any, no_orphans: MakeWorker, model_path: Path, tmp_path: Path
 ) -> None:
     note = tmp_path / "well"
-    worker = no_orphans(STARTUP_COMMAND=troubled("never", note, model_path), START_SECONDS="2")
+    worker = no_orphans(STARTUP_COMMAND=troubled("never", note, model_path), START_SECONDS="3")
     push(plain, "patient", max_tokens=4, stream=True)
     line = worker.wait_for("engine_lost")
-    assert "no progress for 2 s (START_SECONDS)" in line["message"]
+    assert "no progress for 3 s (START_SECONDS)" in line["message"]
     note.touch()
     read(plain, "patient", until="done")
     assert worker.wait_for("worker_ready")
@@ -133,7 +135,7 @@ def test_an_engine_that_never_gets_ready_is_given_up_and_started_again(
 def test_an_engine_that_hangs_behind_a_healthy_face_is_replaced_and_its_jobs_go_on(
     plain: Any, no_orphans: MakeWorker, model_path: Path, tmp_path: Path, job_type: str
 ) -> None:
-    worker = no_orphans(STARTUP_COMMAND=troubled("hang", tmp_path / "well", model_path), STALL_SECONDS="2")
+    worker = no_orphans(STARTUP_COMMAND=troubled("hang", tmp_path / "well", model_path), STALL_SECONDS="4")
     worker.wait_for("worker_ready")
     first = worker.engine()
     if job_type == "completion":
@@ -204,7 +206,7 @@ def test_a_taken_port_is_told_and_taken_once_it_is_free(plain: Any, no_orphans: 
     read(plain, "free", until="done")
 
 
-def test_thirty_switches_between_two_models_lose_no_job(
+def test_twenty_switches_between_two_models_lose_no_job(
     plain: Any, no_orphans: MakeWorker, model_path: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
@@ -219,7 +221,7 @@ def test_thirty_switches_between_two_models_lose_no_job(
         model = ("blue", "red")[turn % 2]
         for number in range(random.randint(1, 3)):
             jobs[f"{turn}-{number}"] = model
-            push(plain, f"{turn}-{number}", max_tokens=random.randint(1, 12), stream=True, model=model)
+            push(plain, f"{turn}-{number}", max_tokens=random.randint(1, 6), stream=True, model=model)
         before = f"{turn}-0"
         wait_for(lambda: entries(plain, before), before)  # in flight, or in the queue, when the next come
 
@@ -227,17 +229,19 @@ def test_thirty_switches_between_two_models_lose_no_job(
         return [line for line in worker.lines() if line.get("action") == "engine_stopped"]
 
     turns = 0
-    while turns < 30 or len(stopped()) < 30:  # two turns that are claimed at the same moment may be served as one
+    while (
+        turns < SWITCHES or len(stopped()) < SWITCHES
+    ):  # two turns that are claimed at the same moment may be served as one
         push_turn(turns)
         turns += 1
-        assert turns < 60, "jobs of two models in turn, and the models are not switched in turn"
+        assert turns < 2 * SWITCHES, "jobs of two models in turn, and the models are not switched in turn"
     for job_id, model in jobs.items():
         got = read(plain, job_id, until="done", limit=150)
         starts = [data for _, event, data in got if event == "start"]
         assert [(start["model"], start["mode"]) for start in starts] == [(model, "fresh")], job_id
         assert result(plain, job_id)["text"] == joined(got)
     stops = stopped()
-    assert len(stops) >= 30, len(stops)
+    assert len(stops) >= SWITCHES, len(stops)
     assert {line["model"] for line in stops} == {"red", "blue"}
     waited = [job_id for job_id in jobs if any(event == "progress" for _, event, _ in entries(plain, job_id))]
     assert waited, "no job said that it waited for its model"
@@ -245,30 +249,31 @@ def test_thirty_switches_between_two_models_lose_no_job(
 
 def test_an_idle_engine_is_stopped_and_the_next_job_starts_it(plain: Any, no_orphans: MakeWorker) -> None:
     worker = no_orphans(IDLE_UNLOAD_SECONDS="1")
-    worker.wait_for("worker_ready")
-    engine = worker.engine()
+    worker.wait_for("engine_ready")
     assert "IDLE_UNLOAD_SECONDS" in worker.wait_for("engine_stopped")["message"]
-    wait_until_gone(engine)
     assert not engine_processes(worker)
+    began = time.time()
     push(plain, "wake", max_tokens=4, stream=True)
     got = read(plain, "wake", until="done")
     stages = [data for _, event, data in got if event == "progress"]
     assert stages[0]["stage"] == "loading", got
     assert got[0][1] == "start"
     assert result(plain, "wake")["text"] == joined(got)
-    wait_for(lambda: plain.get("last_job_time"), "last_job_time", 10)
-    assert abs(float(plain.get("last_job_time")) - time.time()) < 30
+    wait_for(lambda: plain.get("last_job_time"), "last_job_time")
+    assert began - 1 < float(plain.get("last_job_time")) < time.time() + 1
 
 
 def test_a_busy_engine_is_not_stopped(plain: Any, no_orphans: MakeWorker) -> None:
-    worker = no_orphans(IDLE_UNLOAD_SECONDS="0.2", LLM_CONCURRENCY="1")
-    worker.wait_for("worker_ready")
-    for number in range(3):
-        push(plain, f"long{number}", max_tokens=60, stream=True, endless=True)
-    for number in range(3):
-        read(plain, f"long{number}", until="done")
-    busy = [line.get("action") for line in worker.lines()]
-    assert "engine_stopped" not in busy[: len(busy) - 1 - busy[::-1].index("job_done")]
+    no_orphans(IDLE_UNLOAD_SECONDS="0.2", LLM_CONCURRENCY="1", DRAIN_SECONDS="0")
+    push(plain, "long", max_tokens=450, stream=True, endless=True)
+    read(plain, "long", until="token")
+    wait_for(lambda: state_of(plain) == "ready", "what the worker says of its engine is up to date")
+    state = "ready"
+    while len(entries(plain, "long")) < 200:  # so the job had some 250 tokens to go when the state was asked for
+        assert state == "ready", "a job runs, and has done so for longer than the setting says"
+        state = state_of(plain)
+        time.sleep(0.02)
+    assert [data["mode"] for _, event, data in entries(plain, "long") if event == "start"] == ["fresh"]
 
 
 def test_what_a_killed_worker_left_is_ended_by_the_next(

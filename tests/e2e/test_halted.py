@@ -11,14 +11,14 @@ import anyio.to_thread
 import pytest
 
 from tests.e2e.conftest import MakeWorker
-from tests.e2e.paced_server import paced, push
-from tests.e2e.test_life import read
+from tests.e2e.paced_server import next_entry, paced, push
+from tests.e2e.test_life import LONG, read
 from velesio_worker.client import Client
 
 pytestmark = pytest.mark.anyio
 
 
-async def result(commands: Any, job_id: str, limit: float = 20) -> dict[str, Any]:
+async def result(commands: Any, job_id: str, limit: float = 60) -> dict[str, Any]:
     with anyio.fail_after(limit):
         while (stored := await commands.get(f"result:{job_id}")) is None:
             await anyio.sleep(0.02)
@@ -32,11 +32,16 @@ async def test_a_job_that_somebody_else_took_stops_the_engine_before_its_next_to
     async with paced(make_worker) as server:
         await push(commands, "taken")
         server.release()
-        await commands.xread({"stream:taken": "1-0"}, block=4000)
+        await next_entry(commands, "taken", "1-0")
         await commands.hset("{result:taken}:job", mapping={"owner": "another", "attempt": 2})
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await server.closed.wait()
         assert not await commands.exists("result:taken")
+
+
+async def read_all(client: Client, job_id: str) -> None:
+    async for _ in client.events(job_id):
+        pass
 
 
 @pytest.mark.topologies
@@ -44,11 +49,12 @@ async def test_a_job_that_nobody_reads_is_cancelled_and_one_that_somebody_reads_
     commands: Any, make_worker: MakeWorker, redis_url: str
 ) -> None:
     async with paced(make_worker, slots=2) as server, Client(redis_url) as client, anyio.create_task_group() as group:
+        group.start_soon(read_all, client, "read")
+        with anyio.fail_after(60):
+            while not await commands.exists("{result:read}:reader"):
+                await anyio.sleep(0.02)
         await push(commands, "unread", unread_timeout=1)
         await push(commands, "read", unread_timeout=1)
-        reading = client.events("read")
-        await anext(reading)
-        group.start_soon(anext, reading)
         assert (await result(commands, "unread"))["finish_reason"] == "cancelled"
         await anyio.sleep(2)  # twice the limit
         assert not await commands.exists("result:read")
@@ -64,9 +70,9 @@ async def test_an_engine_that_says_nothing_ends_the_job_with_a_code_of_its_own(
     async with paced(make_worker, STALL_SECONDS="1") as server:
         await push(commands, "stuck", max_attempts=1)
         assert (await result(commands, "stuck"))["code"] == "engine_stalled"
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await server.closed.wait()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while not (letters := await commands.lrange("{llama_queue}:dead", 0, -1)):  # it follows the result
                 await anyio.sleep(0.02)
         assert ["STALL_SECONDS" in json.loads(letter)["reason"] for letter in letters] == [True]
@@ -78,8 +84,7 @@ async def test_an_engine_that_hangs_is_replaced_and_its_jobs_go_on(plain: Any, m
     await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
     engine = worker.engine()
     for name in ("one", "two"):
-        job = {"id": name, "type": "completion", "data": {"prompt": "One, two,", "max_tokens": 300, "stream": True}}
-        plain.lpush("llama_queue", json.dumps(job))
+        plain.lpush("llama_queue", json.dumps({"id": name, "type": "completion", "data": LONG | {"max_tokens": 200}}))
         read(plain, name, until="token")
     engine.send_signal(signal.SIGSTOP)
     for name in ("one", "two"):

@@ -15,17 +15,20 @@ import pytest
 from tests.conftest import base_environment
 from tests.e2e.conftest import MakeWorker
 from tests.e2e.processes import WorkerProcess, wait_until_gone
-from tests.e2e.streams import joined, push, read
+from tests.e2e.streams import NO_END, joined, push, read
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.engine
+
+LONG = {"prompt": "One, two,", "max_tokens": 450, "stream": True, "logit_bias": NO_END}
+"""A job that goes on for some seconds, whatever the model would like."""
 
 
 def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain: Any, make_worker: MakeWorker) -> None:
     first = make_worker(DRAIN_SECONDS="0")
     first.wait_for("worker_ready")
     engine = first.engine()
-    push(plain, "long", max_tokens=400, stream=True)
+    push(plain, "long", max_tokens=300, stream=True, endless=True)
     read(plain, "long", until="token")
     assert first.stop() == 0
     wait_until_gone(engine)
@@ -51,7 +54,7 @@ def test_a_stop_lets_running_jobs_end(plain: Any, make_worker: MakeWorker) -> No
 def test_a_second_signal_hands_back_at_once(plain: Any, make_worker: MakeWorker) -> None:
     worker = make_worker(DRAIN_SECONDS="300")
     worker.wait_for("worker_ready")
-    push(plain, "long", max_tokens=400, stream=True)
+    push(plain, "long", max_tokens=400, stream=True, endless=True)
     read(plain, "long", until="token")
     worker.signal(signal.SIGINT)
     worker.wait_for("worker_stopping")
@@ -73,7 +76,7 @@ def test_a_job_that_wants_no_second_attempt_fails_with_its_engine(plain: Any, ma
     worker = make_worker()
     worker.wait_for("worker_ready")
     job = {"id": "once", "type": "completion", "on_crash": "fail"}
-    plain.lpush("llama_queue", json.dumps({**job, "data": {"prompt": "One,", "max_tokens": 400, "stream": True}}))
+    plain.lpush("llama_queue", json.dumps({**job, "data": LONG}))
     read(plain, "once", until="token")
     worker.engine().kill()
     error = read(plain, "once", until="error")[-1][2]
@@ -84,8 +87,7 @@ def test_a_job_that_wants_no_second_attempt_fails_with_its_engine(plain: Any, ma
 def test_a_job_that_runs_too_long_ends_with_timeout_and_its_slot_is_free(plain: Any, make_worker: MakeWorker) -> None:
     worker = make_worker(LLM_CONCURRENCY="1")
     worker.wait_for("worker_ready")
-    slow = {"prompt": "One, two,", "max_tokens": 450, "stream": True, "logit_bias": [[0, False], [2, False]]}
-    plain.lpush("llama_queue", json.dumps({"id": "slow", "type": "completion", "timeout": 0.5, "data": slow}))
+    plain.lpush("llama_queue", json.dumps({"id": "slow", "type": "completion", "timeout": 0.5, "data": LONG}))
     error = read(plain, "slow", until="error")[-1][2]
     assert error["code"] == "timeout"
     assert "0.5 s" in error["error"]
@@ -175,7 +177,8 @@ def test_a_worker_uses_a_server_that_already_runs(plain: Any, make_worker: MakeW
 def test_the_command_line_submits_and_prints(plain: Any, make_worker: MakeWorker, redis_url: str) -> None:
     worker = make_worker()
     worker.wait_for("worker_ready")
-    command = [sys.executable, "-m", "velesio_worker", "submit", "--id", "mine", "--max-tokens", "8", "--stream", "Hi!"]
+    command = [sys.executable, "-m", "velesio_worker", "submit", "--id", "mine", "--max-tokens", "8", "--stream"]
+    command += ["--data", '{"temperature": 0}', "Hi!"]
     environment = {**base_environment(), "REDIS_URL": redis_url}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == json.loads(plain.get("result:mine"))["text"] + "\n"

@@ -35,10 +35,10 @@ WITH_ID: list[tuple[dict[str, Any], str]] = [
 
 
 def good_job(number: int, dice: random.Random) -> dict[str, Any]:
-    data: dict[str, Any] = {"max_tokens": dice.randint(1, 24), "stream": dice.random() < 0.6, "seed": number}
+    data: dict[str, Any] = {"max_tokens": dice.randint(1, 10), "stream": dice.random() < 0.6, "seed": number}
     if dice.random() < 0.5:
-        return {"id": f"job-{number}", "type": "completion", "data": {"prompt": f"Once upon {number}", **data}}
-    data["messages"] = [{"role": "user", "content": f"Say a word about {number} – naïve, 東京 🎈."}]
+        return {"id": f"job-{number}", "type": "completion", "data": {"prompt": f"One, {number},", **data}}
+    data["messages"] = [{"role": "user", "content": f"{number}: naïve, 東京 🎈"}]
     return {"id": f"job-{number}", "type": "chat_completion", "data": data}
 
 
@@ -106,12 +106,12 @@ def assert_complete(redis: Any, job: dict[str, Any], entries: list[Entry], *, se
     if job["type"] == "chat_completion":
         assert result["message"] == {"role": "assistant", "content": result["text"]}
     for key in (f"result:{job_id}", f"stream:{job_id}"):
-        assert 3600 - seconds - 5 < redis.ttl(key) <= 3600
+        assert 3600 - seconds - 30 < redis.ttl(key) <= 3600
 
 
 @pytest.mark.engine
 @pytest.mark.topologies
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_hundred_mixed_jobs_are_each_answered_once_and_whole(
     plain: Any, topology: Topology, make_worker: MakeWorker
 ) -> None:
@@ -129,7 +129,7 @@ def test_two_hundred_mixed_jobs_are_each_answered_once_and_whole(
     worker = make_worker(LLM_CONCURRENCY=str(CONCURRENCY))
     worker.wait_for("worker_ready")
     plain.lpush("llama_queue", *payloads[count // 2 :])
-    entries = follow(plain, [job["id"] for job in (*good, *bad)], limit=240)
+    entries = follow(plain, [job["id"] for job in (*good, *bad)], limit=480)
 
     for job in good:
         assert_complete(plain, job, entries[job["id"]], seconds=time.monotonic() - began)

@@ -188,6 +188,9 @@ def test_a_job_that_runs_is_waited_for_before_its_model_goes(place: ModelPlace) 
         long = place.push("completion", job)
         wait_for(lambda long=long: any(event == "token" for _, event, _ in entries(place.redis, long)), "a token")
         assert place.result(wish, data)["success"]
+        wait_for(
+            lambda long=long: place.redis.exists(f"result:{long}"), "its result, which follows the end of its work"
+        )
         found = entries(place.redis, long)
         assert [data["mode"] for _, event, data in found if event == "start"] == ["fresh"]
         wait_for(lambda long=long: place.redis.exists(f"result:{long}"), "its result")  # stored once its lease is over

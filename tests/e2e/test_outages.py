@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
-from bench.judge import Watched
+from bench.judge import Pause, Watched
 
 from tests.e2e.crashes import MAX_TOKENS, Pair, assert_right, modes, report
 from tests.e2e.processes import WorkerProcess
@@ -20,10 +20,13 @@ from tests.proxies import FaultyProxy
 from tests.servers import RedisServer
 from tests.topologies import ClusterServers, SentinelServers
 
-pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(600)]
 
 STREAMS = 4
 """Streams at a time."""
+
+LONG = 120
+"""Tokens of a stream that has to be struck before its end, even if the test is held up for a second meanwhile."""
 
 thread = anyio.to_thread.run_sync
 
@@ -43,7 +46,7 @@ async def make_pair(model_path: Path, tmp_path: Path) -> AsyncIterator[Callable[
         await pair.__aexit__()
 
 
-async def until(condition: Callable[[], Awaitable[Any]], limit: float = 20) -> None:
+async def until(condition: Callable[[], Awaitable[Any]], limit: float = 100) -> None:
     with anyio.fail_after(limit):
         while not await condition():
             await anyio.sleep(0.05)
@@ -51,7 +54,7 @@ async def until(condition: Callable[[], Awaitable[Any]], limit: float = 20) -> N
 
 async def is_idle(worker: WorkerProcess) -> bool:
     """Whether the worker's llama-server runs nothing."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         slots = (await http.get(f"http://127.0.0.1:{worker.environment['LLAMA_PORT']}/slots")).json()
     return not any(slot["is_processing"] for slot in slots)
 
@@ -59,7 +62,7 @@ async def is_idle(worker: WorkerProcess) -> bool:
 async def strike_rounds(pair: Pair, name: str, strikes: list[Callable[[str], Awaitable[None]]]) -> list[Watched]:
     """Some streams for each strike, all of which feel it."""
     everything: list[Watched] = []
-    gaps: list[float] = []
+    gaps: list[Pause] = []
     for number, strike in enumerate(strikes):
         jobs = await pair.submit_all(f"{name}-{number}", STREAMS)
         gaps += await pair.follow_all(jobs, strike)
@@ -146,7 +149,8 @@ async def test_lost_and_late_replies_cost_no_token(
             await thread(getattr(proxy, fault), extent)
 
         jobs = await strike_rounds(pair, fault, [begin] * rounds)
-        assert proxy.dropped > 0 or fault == "delay"
+        if fault != "delay":  # else many a token may have gone in one reply; workers ask for jobs all the time
+            await until(partial(thread, lambda: proxy.dropped > 0))
         assert all(mode != "restart" for job in jobs for mode in modes(job))
         await thread(proxy.heal)
 
@@ -161,7 +165,7 @@ async def test_a_frozen_worker_finds_itself_replaced_and_stops(redis_url: str, m
 
     for number in range(2):
         await pair.whole()
-        jobs = [await pair.submit(f"frozen-{number}")]
+        jobs = [await pair.submit(f"frozen-{number}", max_tokens=LONG)]
         await pair.follow_all(jobs, freeze)
         assert_right(jobs)
         assert modes(jobs[0]) == ["fresh", "continue"]
@@ -180,7 +184,7 @@ async def test_a_frozen_worker_whose_job_publishes_nothing_is_told_all_the_same(
 ) -> None:
     pair = make_pair(redis_url, LEASE_SECONDS="2", LLM_CONCURRENCY="1")
     await pair.whole()
-    job = await pair.submit("silent", stream=False)
+    job = await pair.submit("silent", stream=False, max_tokens=LONG)
     entry = await anext(aiter(pair.entries(job)))
     zombie = await pair.owner(entry.data["worker"])
     zombie.signal(signal.SIGSTOP)
@@ -214,12 +218,12 @@ async def test_after_an_outage_longer_than_the_lease_jobs_that_nobody_took_are_f
     own_redis: RedisServer, make_pair: Callable[..., Pair]
 ) -> None:
     own_redis.start()
-    pair = make_pair(own_redis.url, LEASE_SECONDS="2")
+    pair = make_pair(own_redis.url, LEASE_SECONDS="4")
     await pair.whole(2)
 
     async def long_restart(_: str) -> None:
         await thread(own_redis.kill)
-        await anyio.sleep(5)
+        await anyio.sleep(6)
         await thread(own_redis.start)
 
     jobs = await strike_rounds(pair, "long-outage", [long_restart])
@@ -235,7 +239,7 @@ async def test_after_being_cut_off_longer_than_the_lease_jobs_that_somebody_took
         pair = make_pair(own_redis.url, LEASE_SECONDS="2", LLM_CONCURRENCY="1")
         pair.settings["REDIS_URL"] = proxy.url
         await pair.whole(1)
-        job = await pair.submit("taken")
+        job = await pair.submit("taken", max_tokens=LONG)
 
         async def cut_off(_: str) -> None:
             await thread(proxy.freeze)
@@ -258,11 +262,9 @@ async def test_a_stop_with_eight_jobs_costs_none_of_them(redis_url: str, make_pa
 
     async def stop(_: str) -> None:
         first.signal(signal.SIGTERM)
+        pair.start_one()
 
     jobs = await pair.submit_all("drained", 8)
-    await until(lambda: pair.redis.exists(*(f"stream:{job.id}" for job in jobs)))
-    second = pair.start_one()
-    await thread(second.wait_for, "worker_ready")
     gaps = await pair.follow_all(jobs, stop)
     report("drain", gaps)
     assert_right(jobs)

@@ -56,5 +56,5 @@ def test_what_is_wrong_with_the_url_is_said(
     with TLSProxy(guarded.port, tmp_path) as proxy:
         url = proxy.url.replace("://", "://worker:s3cret@")
         worker = make_worker(REDIS_URL=url.replace(*change))
-        wait_until(lambda: said in worker.log_text(), "the worker says what is wrong", limit=20)
+        wait_until(lambda: said in worker.log_text(), "the worker says what is wrong", limit=100)
         assert "s3cret" not in worker.log_text()

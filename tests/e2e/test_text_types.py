@@ -35,14 +35,14 @@ class TextPlace(Place):
     def counters(self) -> dict[str, float]:
         """What llama-server says that it has done so far."""
         url = f"http://127.0.0.1:{self.worker.environment['LLAMA_PORT']}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             text = answer.read().decode()
         counted = ("prompt_tokens_total", "tokens_predicted_total", "n_decode_total")
         return {name: float(re.findall(rf"^llamacpp:{name} (\S+)$", text, re.MULTILINE)[0]) for name in counted}
 
     def kept(self, number: int) -> None:
         """Wait until the cache has so many answers: they are put there once their jobs have ended."""
-        wait_for(lambda: len(self.redis.keys("prompt_cache:*")) == number, f"{number} answers in the cache", 10)
+        wait_for(lambda: len(self.redis.keys("prompt_cache:*")) == number, f"{number} answers in the cache")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from tests.integration.conftest import Side
 from tests.servers import Topology
 from velesio_worker.fleet import Fleet
 from velesio_worker.jobs import Kind
+from velesio_worker.runs import LastJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -102,16 +104,44 @@ async def test_jobs_that_wait_are_those_of_the_kind_and_those_of_no_kind_yet(
 
 
 async def test_the_time_of_the_last_job_is_kept_in_unix_time(commands: Any, fleet: Fleet) -> None:
-    before = time.time()
-    await fleet.note_job()
-    assert before - 0.001 <= float(await commands.get("last_job_time")) <= time.time() + 0.001
+    for at, kept in ((1700000000.25, b"1700000000.250"), (1700000001.0, b"1700000001.000")):
+        await fleet.note_job(at, LastJob("completion", 1.5, success=True, at=at).entry(None))
+        assert await commands.get("last_job_time") == kept
     assert await commands.ttl("last_job_time") == -1
-    noted = await commands.get("last_job_time")
-    await fleet.note_job()
-    assert float(await commands.get("last_job_time")) >= float(noted)
+
+
+async def test_the_last_job_of_each_second_is_kept_for_a_day(commands: Any, fleet: Fleet) -> None:
+    """`metrics:<second>` of the wire protocol: a string of JSON with these five fields."""
+    jobs = [
+        (LastJob("completion", 1.23456, success=True, at=1700000000.0), None),
+        (LastJob("embedding", 0.5, success=False, at=1700000000.75), 97),
+        (LastJob("txt2img", 60.0, success=True, at=1700000001.5), 0),
+    ]
+    for job, utilisation in jobs:
+        await fleet.note_job(job.at, job.entry(utilisation))
+    kept = {second: json.loads(await commands.get(f"metrics:{second}")) for second in (1700000000, 1700000001)}
+    assert kept == {
+        1700000000: {
+            "job_type": "embedding",
+            "duration": 0.5,
+            "success": False,
+            "timestamp": 1700000000.75,
+            "gpu_utilization": 97,
+        },
+        1700000001: {
+            "job_type": "txt2img",
+            "duration": 60.0,
+            "success": True,
+            "timestamp": 1700000001.5,
+            "gpu_utilization": 0,
+        },
+    }
+    for second in kept:
+        assert 86400 - 60 < await commands.ttl(f"metrics:{second}") <= 86400
 
 
 async def test_a_time_that_cannot_be_kept_is_no_matter(commands: Any, fleet: Fleet, topology: Topology) -> None:
     with topology.taking_no_writes():
-        await fleet.note_job()
+        await fleet.note_job(1700000000.0, {})
     assert not await commands.exists("last_job_time")
+    assert not await commands.exists("metrics:1700000000")

@@ -57,7 +57,7 @@ async def taken(side: Side, wish: Wish, count: int = 3, *, rounds: int = 1) -> l
             stopping.set()
 
     consumer = GroupConsumer(side.slots, READY, slots_of(side, count), Gate(Passage.OPEN), wish, process)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await consumer.run(stopping)
     return groups
 
@@ -145,7 +145,7 @@ async def test_a_gate_that_closes_meanwhile_puts_the_group_back_in_its_order(sid
     consumer = GroupConsumer(side.slots, READY, slots_of(side, 2), gate, Closing(mates=[b"b"]), process)
     async with anyio.create_task_group() as group:
         group.start_soon(consumer.run, stopping)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while await commands.lrange(READY, 0, -1) != [b"c", b"b", b"a"] or gate.passage is Passage.OPEN:
                 await anyio.sleep(0.01)
         stopping.set()

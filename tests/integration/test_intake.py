@@ -11,12 +11,19 @@ import pytest
 
 from tests.integration.conftest import MAX_BYTES, Side
 from velesio_worker.events import Done
+from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.intake import Intake
 from velesio_worker.subscriber import complete_stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intake that is to end has not long to wait for its next job."""
+    monkeypatch.setattr(slots_module, "BLOCK_SECONDS", 0.1)
 
 
 def job(**fields: Any) -> bytes:
@@ -38,7 +45,7 @@ async def sort(side: Side, commands: Any, *payloads: bytes) -> None:
     stopping = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(intake.run, stopping)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while await commands.exists("llama_queue", slot.key):
                 await anyio.sleep(0.01)
         stopping.set()

@@ -52,5 +52,11 @@ async def test_an_option_that_is_none_or_missing_is_the_workers_to_choose(comman
         for options in (none, JobOptions()):
             job_id = await client.submit("completion", {"prompt": "hi"}, **options)
             fields, job = await submitted(commands)
-            assert fields == {"id": job_id, "type": "completion", "data": {"prompt": "hi"}}
+            assert job.submitted_at == pytest.approx(time.time(), abs=60)
+            assert fields == {
+                "id": job_id,
+                "type": "completion",
+                "data": {"prompt": "hi"},
+                "created_at": job.submitted_at,
+            }
             assert (job.max_attempts, job.on_crash, job.unread_timeout) == (3, "continue", None)

@@ -12,10 +12,15 @@ from tests.integration.conftest import Side
 from tests.servers import Topology
 from velesio_worker.jobs import Kind
 from velesio_worker.queue.connection import Outage, connect
-from velesio_worker.queue.reaper import Reaper
+from velesio_worker.queue.lease import BEATS_PER_LEASE
+from velesio_worker.queue.reaper import SETTLE_SECONDS, SLACK_SECONDS, Reaper
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
-LEASE = 15
+LEASE = 60
+"""Long enough that a test which is held up for seconds finds what it has enrolled as it should be."""
+
+MISSED = LEASE / BEATS_PER_LEASE + SLACK_SECONDS
+"""After so many seconds a beat counts as missed."""
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ async def test_after_its_lease_a_workers_jobs_go_to_the_front(
 async def test_a_worker_that_missed_a_beat_and_has_no_connection_is_reaped_before_its_lease_ends(
     side: Side, commands: Any, reaper: Reaper
 ) -> None:
-    await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
+    await enrol(side, commands, beat_ago=MISSED + 0.5)
     assert await reaper.look() == 2
 
 
@@ -71,7 +76,7 @@ async def test_a_worker_that_missed_a_beat_but_is_connected_is_left_alone(
     side: Side, commands: Any, reaper: Reaper, connected: None
 ) -> None:
     assert connected is None
-    await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
+    await enrol(side, commands, beat_ago=MISSED + 0.5)
     assert await reaper.look() == 0
     assert await is_left_alone(commands)
 
@@ -107,7 +112,7 @@ async def test_without_the_right_to_list_clients_the_lease_decides(
     limited = connect(topology.url.replace("://", "://limited:secret@"), name="w1")
     reaper = Reaper(limited, side.keys, "w1", lease_seconds=LEASE, outage=side.outage)
     try:
-        await enrol(side, commands, beat_ago=LEASE / 3 + 0.5)
+        await enrol(side, commands, beat_ago=MISSED + 0.5)
         assert await reaper.look() == 0
         await commands.zadd(side.keys.workers, {"w2": time.time() - 0.1})
         assert await reaper.look() == 2
@@ -137,9 +142,9 @@ async def test_time_in_which_redis_was_away_does_not_count_against_a_lease(
 
 async def test_after_an_outage_others_have_time_to_connect_and_beat(side: Side, commands: Any, reaper: Reaper) -> None:
     away(side.outage, 1, ago=1)
-    await enrol(side, commands, beat_ago=LEASE / 3 + 1)
+    await enrol(side, commands, beat_ago=1 + MISSED + 0.1)
     assert await reaper.look() == 0
-    await enrol(side, commands, beat_ago=LEASE / 3 + 4)
+    await enrol(side, commands, beat_ago=1 + MISSED + SETTLE_SECONDS + 0.1)
     assert await reaper.look() > 0
 
 
@@ -149,5 +154,5 @@ async def test_a_connection_that_breaks_again_and_again_does_not_keep_lost_worke
     assert connected is None
     for ago in range(1, 30, 4):
         away(side.outage, 0.1, ago=ago)
-    await enrol(side, commands, beat_ago=LEASE + 1)
+    await enrol(side, commands, beat_ago=LEASE + 2)
     assert await reaper.look() == 2

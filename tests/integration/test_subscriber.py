@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import anyio
@@ -31,7 +32,7 @@ async def write(side: Side, *entries: tuple[str, bytes], job_id: str = "a", atte
 
 
 async def collect(client: Client, after: str = "0-0") -> list[StreamEvent]:
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         return [event async for event in client.events("a", after)]
 
 
@@ -110,19 +111,22 @@ async def test_a_result_is_waited_for_and_a_wait_can_end(side: Side, commands: A
                 await write(side, ("start", b"{}"), ("done", DONE))
 
             group.start_soon(finish)
-            assert await client.result("a", timeout=10) == {"text": "x"}
+            assert await client.result("a", timeout=60) == {"text": "x"}
         await commands.set("result:a", '{"error": "no", "code": "bad_job"}')
         with pytest.raises(BadJobError):
             await client.result("a")
 
 
 async def test_submitting_pushes_the_protocols_job(commands: Any, redis_url: str) -> None:
+    before = time.time()
     async with Client(redis_url, queue_name="q") as client:
         job_id = await client.submit("completion", {"prompt": "hi"}, timeout=3, worker="w")
         with pytest.raises(BadJobError):
             await client.submit("completion", {}, job_id="not an id")
     (payload,) = await commands.lrange("q", 0, -1)
-    assert json.loads(payload) == {
+    job = json.loads(payload)
+    assert before - 0.001 <= job.pop("created_at") <= time.time() + 0.001
+    assert job == {
         "id": job_id,
         "type": "completion",
         "data": {"prompt": "hi"},

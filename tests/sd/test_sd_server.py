@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import socket
 import struct
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.sd.tiny_model import write_tiny_model
 
 SECONDS_TO_LOAD = 60
@@ -27,8 +27,7 @@ class Server:
     """One sd-server on a free port."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self._base = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("wb") as output:

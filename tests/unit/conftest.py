@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.servers import free_port
 from tests.unit.engine_double import EngineDouble, healthy
@@ -17,15 +15,6 @@ from velesio_worker.engines import http as http_module
 from velesio_worker.engines.http import EngineHTTP
 
 TLS = ssl.create_default_context()
-
-settings.register_profile(
-    "unit",
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize="CI" in os.environ,
-)
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)

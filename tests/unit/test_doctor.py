@@ -614,7 +614,7 @@ async def test_a_check_that_blocks_or_fails_is_a_finding_among_the_others(
 
     checks(blocks=blocks, fails=fails, works=works)
     shown: list[Finding] = []
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await examine(Settings(), {}, shown.append)
     assert [(finding.check, finding.status) for finding in shown] == [
         ("blocks", "ok"),

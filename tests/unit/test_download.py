@@ -81,7 +81,7 @@ def get(server: FileServer, target: Path) -> Get:
                 seen.append((done, total))
 
         source = replace(ModelSource(server.url + PATH, "m.gguf"), **changes)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await download(source, target, token=token, on_progress=note)
 
     return get

@@ -229,10 +229,11 @@ async def test_an_engine_does_not_rest_while_a_job_runs() -> None:
     supervised = exchanging(RESTS_SOON)
     async with supervised.ready():
         user: User = await supervised.user()
+        rests = supervised.launcher.life.rests  # it may have rested before
         await anyio.sleep(3 * RESTS_SOON.idle)  # the time in which it would rest
-        assert supervised.launcher.life.rests == 0
+        assert supervised.launcher.life.rests == rests
         await user.leave()
-        await until(lambda: supervised.launcher.life.rests)
+        await until(lambda: supervised.launcher.life.rests > rests)
 
 
 async def test_an_engine_that_refuses_to_rest_is_ended_if_it_is_the_workers_own() -> None:

@@ -433,7 +433,7 @@ async def test_memory_is_waited_for_until_it_is_free(nvml: Nvml, monkeypatch: py
 async def test_memory_that_does_not_grow_is_not_waited_for(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "STILL_SECONDS", 0.02)
     readings = freed_by_and_by(nvml, monkeypatch, 2 * GIB, GIB)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         assert not await until_free(Gpus("0"), 9 * GIB, seconds=3600)
     assert readings[-1] == GIB
 
@@ -441,14 +441,14 @@ async def test_memory_that_does_not_grow_is_not_waited_for(nvml: Nvml, monkeypat
 @pytest.mark.anyio
 async def test_memory_is_not_waited_for_longer_than_asked(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
     freed_by_and_by(nvml, monkeypatch, *range(1_000_000))
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         assert not await until_free(Gpus("0"), 9 * GIB, seconds=0.05)
 
 
 @pytest.mark.anyio
 async def test_where_free_memory_is_not_known_nobody_waits(nvml: Nvml) -> None:
     nvml.init = error("LIBRARY_NOT_FOUND")
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         assert await until_free(Gpus("0"), 9 * GIB, seconds=3600)
 
 

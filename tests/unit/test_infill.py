@@ -87,5 +87,5 @@ async def test_closing_a_run_early_closes_the_connection(double: EngineDouble, h
     async with aclosing(generation.events()) as batches:
         async for _ in batches:
             break
-    await until(double.left.is_set, limit=1)
+    await until(double.left.is_set)
     assert generation.cut_short().result["text"] == "x"

@@ -115,7 +115,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 async def start(stack: AsyncExitStack, launcher: LlamaLauncher, spec: Spec | None = None) -> Serving[LlamaEngine]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         return await stack.enter_async_context(launcher.serve(spec or launcher.default()))
 
 

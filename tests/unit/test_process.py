@@ -54,7 +54,7 @@ async def script(code: str, on_line: Callable[[str], None] = ignore) -> AsyncGen
 
 async def lines_of(code: str) -> list[str]:
     lines: list[str] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with script(code, lines.append) as process:
             await process.wait()
             await process.drained()
@@ -72,7 +72,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def wait_until_gone(pid: int, limit: float = 20) -> None:
+def wait_until_gone(pid: int, limit: float = 60) -> None:
     deadline = time.monotonic() + limit
     while not is_gone(pid):
         assert time.monotonic() < deadline, f"process {pid} is still there"
@@ -140,7 +140,7 @@ async def test_the_last_lines_are_kept() -> None:
 )
 async def test_how_it_ended_is_told(code: str, text: str) -> None:
     async with script(code) as process:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await process.wait()
         assert text in process.how_it_ended()
 
@@ -155,7 +155,7 @@ async def test_a_process_that_runs_is_told_from_one_that_ended() -> None:
 
 async def test_a_process_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS", 0.2)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with script(DEAF) as process:
             await has_written(process)
     assert process.returncode == -signal.SIGKILL
@@ -165,7 +165,7 @@ async def test_a_process_that_ignores_sigterm_is_killed(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("then", ["time.sleep(300)", "sys.exit(7)"], ids=["parent-runs", "parent-ended"])
 async def test_what_a_process_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS", 0.2)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with script(PARENT.format(child=DEAF, away=False, then=then)) as process:
             await has_written(process, lines=2)
             child = int(next(line for line in process.tail if "child" in line).split()[1])
@@ -180,32 +180,32 @@ async def test_killing_ends_a_process_and_what_it_started_at_once() -> None:
         child = int(next(line for line in process.tail if "child" in line).split()[1])
         psutil.Process(process.pid).suspend()
         process.kill()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert await process.wait() == -signal.SIGKILL
         assert process.how_it_ended() == "was ended by SIGKILL"
-        wait_until_gone(child, 5)
+        wait_until_gone(child)
         process.kill()  # once more, which has nothing to end
 
 
 async def test_the_end_of_a_process_is_noticed_though_its_child_holds_the_output() -> None:
     async with script(PARENT.format(child=SLEEPER, away=False, then="sys.stdin.read(); sys.exit(7)")) as process:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert await process.wait() == 7
             await process.drained()
         assert "child" in process.tail[0]
 
 
 async def test_stopping_does_not_wait_for_a_child_that_left_the_group(strays: list[int]) -> None:
-    with anyio.move_on_after(10) as scope:
+    with anyio.move_on_after(100) as scope:
         async with script(PARENT.format(child=SLEEPER, away=True, then="time.sleep(300)")) as process:
             await has_written(process, lines=2)
             strays.append(int(next(line for line in process.tail if "child" in line).split()[1]))
             watch = anyio.current_time()
             async with anyio.create_task_group() as group:
-                group.start_soon(end_after, 5, strays)
+                group.start_soon(end_after, 30, strays)
                 await process.stop()
                 group.cancel_scope.cancel()
-            assert anyio.current_time() - watch < 4
+            assert anyio.current_time() - watch < 20
     assert not scope.cancelled_caught
 
 
@@ -218,7 +218,7 @@ async def end_after(seconds: float, pids: list[int]) -> None:
 
 async def test_cancelling_stops_the_process() -> None:
     pids: list[int] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         with anyio.CancelScope() as scope:
             async with script(SLEEPER) as process:
                 pids.append(process.pid)
@@ -231,7 +231,7 @@ async def test_cancelling_stops_the_process() -> None:
 
 async def test_cancelling_at_the_very_start_leaves_nothing() -> None:
     before = psutil.Process().children()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         with anyio.CancelScope() as scope:
             scope.cancel()
             async with script(SLEEPER) as process:

@@ -186,7 +186,7 @@ async def test_an_engine_that_was_stopped_in_good_order_has_no_failures_behind_i
     async with supervised.ready():
         supervised.launcher.life.die()
         await until(lambda: supervised.states[2:] == DIED)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await supervised.supervisor.unload()
         user = await supervised.user()
         await until(lambda: user.uses)
@@ -242,11 +242,11 @@ async def test_loading_the_default_tries_once_more(failing: LauncherDouble) -> N
     async with supervised.running():
         await supervised.until(FAILED)
         starts = len(failing.starts)
-        with anyio.fail_after(20), pytest.raises(EngineFailedError, match="exit code 1"):
+        with anyio.fail_after(60), pytest.raises(EngineFailedError, match="exit code 1"):
             await supervised.supervisor.load("main")
         assert len(failing.starts) == starts + 1
         failing.broken.clear()
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             assert await supervised.supervisor.load("main") == "main"
         assert supervised.supervisor.state is READY
 
@@ -263,7 +263,7 @@ async def test_another_model_can_be_used_though_the_default_failed(failing: Laun
         assert isinstance(main.error, EngineFailedError)
         assert other.uses
         assert failing.starts == ["main", "other"]
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             assert await supervised.supervisor.load("other") == "other"
         again, waiting = await supervised.user(), await supervised.user()
         assert again.uses
@@ -283,7 +283,7 @@ async def test_a_load_is_tried_before_the_default_that_fails(
     supervised = Supervised(failing)
     async with supervised.running():
         await supervised.until(BACKOFF)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             assert await supervised.supervisor.load("other") == "other"
         assert failing.starts == ["main", "other"]
 
@@ -309,7 +309,7 @@ async def test_an_engine_that_hangs_is_killed_and_another_started(caplog: pytest
     async with supervised.ready():
         first = supervised.launcher.life
         user = await supervised.user()
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await supervised.supervisor.stalled(STALLED)
         assert supervised.supervisor.state is not READY, "whoever asks now waits for another"
         await until(lambda: supervised.states[2:] == DIED)
@@ -369,7 +369,7 @@ async def test_several_complaints_of_one_engine_replace_it_once(monkeypatch: pyt
     supervised = Supervised()
     async with supervised.ready():
         first = supervised.launcher.life
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as complaints:
                 for _ in range(3):
                     complaints.start_soon(supervised.supervisor.stalled, STALLED)
@@ -469,8 +469,8 @@ async def test_jobs_on_an_engine_that_the_watchdog_found_hanging_are_told_so(cap
     supervised = Supervised(launcher, Patience(stall=0.05))
     async with supervised.ready():
         first = launcher.life
-        first.moved = 7.0
         users = [await supervised.user(), await supervised.user()]
+        first.moved = 7.0
         await until(lambda: all(user.done for user in users))
         for user in users:
             assert isinstance(user.error, EngineStalledError)
@@ -485,9 +485,9 @@ async def test_a_job_that_is_slow_to_leave_is_still_told_that_the_engine_hung() 
     supervised = Supervised(launcher, Patience(stall=0.05))
     async with supervised.ready():
         first = launcher.life
-        first.moved = 7.0
         user = await supervised.user()
         user.lingers = True
+        first.moved = 7.0
         await until(lambda: first.killed)
         await settled()
         user.may_leave.set()
@@ -499,8 +499,8 @@ async def test_jobs_on_an_engine_elsewhere_that_hangs_are_told_so_and_it_is_aske
     launcher = LauncherDouble(owned=False)
     supervised = Supervised(launcher, Patience(stall=0.05))
     async with supervised.ready():
-        launcher.life.moved = 7.0
         user = await supervised.user()
+        launcher.life.moved = 7.0
         await until(lambda: user.done)
         assert isinstance(user.error, EngineStalledError)
         await until(lambda: launcher.life.reports)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ports import free_port
 from tests.webui import WebUIDouble
 from tests.webui.client import LIMIT, Asking, ask, until
 
@@ -35,12 +35,6 @@ class Program:
     def events(self, name: str) -> list[dict[str, Any]]:
         text = self.journal.read_text() if self.journal.exists() else ""
         return [event for event in map(json.loads, text.splitlines()) if event["event"] == name]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -212,7 +212,7 @@ async def test_a_job_that_leaves_while_it_runs_is_interrupted_and_the_next_image
         began = anyio.current_time()
         await job.close()
         result = await following.ended()
-        assert anyio.current_time() - began < 5, "of 24 s"
+        assert anyio.current_time() - began < 15, "of 24 s"
         assert result["images"] == want["images"]
         assert bed.double.interrupts[0], "never an interrupt while nothing runs"
 
@@ -473,7 +473,7 @@ async def test_nothing_is_in_flight_once_the_line_is_idle() -> None:
         job: Job = bed.start(LONG)
         await until(lambda: bed.double.step > 2)
         await job.close()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await bed.engine.line.idle()
         assert bed.double.inside == 0
         assert not bed.double.running

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import anyio
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 async def until(condition: Callable[[], object], limit: float = LIMIT) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from tests.webui.double import WebUIDouble
 from tests.webui.routes import API
 
-LIMIT: Final = 10.0
+LIMIT: Final = 60.0
 Answer = tuple[int, Any]
 
 
