@@ -132,7 +132,8 @@ class Executor:
 
     def _halt(self, why: Halt, job_id: str, attempt: int | None = None) -> None:
         for run in self._runs:
-            if run.job.id == job_id and attempt in {None, run.claim.held.attempt}:
+            ends = run.made_at is not None  # its outcome stands; whoever looked meanwhile looked at its end
+            if not ends and run.job.id == job_id and attempt in {None, run.claim.held.attempt}:
                 run.halt(why)
 
     async def watch(self) -> None:

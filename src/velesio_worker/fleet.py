@@ -74,7 +74,7 @@ class Fleet:
             at: when it ended, in Unix time.
             entry: what ``metrics:<second>`` is to hold (wire protocol, section 5).
         """
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(RedisError):  # whatever becomes of one, the other is waited for, too
             noted: Awaitable[Any] = self._commands.set(metrics_key(int(at)), orjson.dumps(entry), ex=METRICS_TTL)
             timed: Awaitable[Any] = self._commands.set(LAST_JOB_TIME, f"{at:.3f}")
-            await within(REPLY_SECONDS, asyncio.gather(noted, timed))
+            await within(REPLY_SECONDS, asyncio.gather(noted, timed, return_exceptions=True))
