@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import orjson
 
@@ -25,9 +25,16 @@ def add_parser(commands: Any) -> None:  # noqa: ANN401 (argparse has no public t
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command by itself; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="velesio-worker health", description=_HELP)
+    parser = _Parser(prog="velesio-worker health", description=_HELP)
     _add_arguments(parser)
     return run(parser.parse_args(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line; HEALTHCHECK allows no exit code but 0 and 1."""
+        print(f"{message}: there are --live and --json")
+        raise SystemExit(1)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -124,7 +124,7 @@ class Health:
     def _queue(self) -> dict[str, Any]:
         """What is known of the queue; None for each while Redis does not answer."""
         queue = self._monitor.queue
-        if queue is None:
+        if queue is None or self._monitor.redis_trouble:
             return {"queues": None, "dead_letters": None, "leases": None}
         waiting = {
             name: {"jobs": each.jobs, "oldest_seconds": round(each.oldest, 1)} for name, each in queue.waiting.items()

@@ -61,6 +61,7 @@ class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    request_queue_size = MOST_REQUESTS
 
     def __init__(self, host: str, port: int) -> None:
         try:
@@ -131,16 +132,26 @@ class HealthApp:
         headers = [("Allow", "GET, HEAD")]
         if method not in {"GET", "HEAD"}:
             status, body = 405, {"error": f"{method} is not allowed: use GET"}
-        elif path == "/metrics" and method == "GET":
-            return self._metrics({**environ, "QUERY_STRING": ""}, start_response)  # all, whatever is picked
         elif path == "/metrics":
-            status, body = 200, {}
+            return self._measured(environ, start_response)
         else:
             status, body = self._answer(path)
         content = orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
         headers += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         start_response(f"{status} {_PHRASES[status]}", headers)
         return [] if method == "HEAD" else [content]
+
+    def _measured(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer with all metrics, whatever a query picks; to HEAD with the same headers alone."""
+        begun: list[Any] = []
+
+        def begin(status: str, headers: list[tuple[str, str]]) -> None:
+            begun[:] = status, headers
+
+        metrics = self._metrics({**environ, "QUERY_STRING": "", "REQUEST_METHOD": "GET"}, begin)
+        status, headers = begun
+        start_response(status, [*headers, ("Content-Length", str(sum(map(len, metrics))))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else metrics
 
     def _answer(self, path: str) -> Answer:
         match path:

@@ -31,6 +31,7 @@ from velesio_worker.image_models import ImageModels
 from velesio_worker.image_output import ImageOutput
 from velesio_worker.jobs import Kind
 from velesio_worker.logs import get_logger
+from velesio_worker.loop_watch import loop_watched
 from velesio_worker.management import Management, Models, TextModels
 from velesio_worker.metrics import REGISTRY
 from velesio_worker.monitor import LOOK_SECONDS, Monitor
@@ -167,7 +168,7 @@ class Worker:
         settings = self._settings
         must = bool({"health_host", "health_port"} & settings.model_fields_set)
         serving = served(self._health, REGISTRY, host=settings.health_host, port=settings.health_port, must=must)
-        with shown(self._gauges):
+        with shown(self._gauges), loop_watched(lambda: self._monitor.stuck_for):
             async with serving, anyio.create_task_group() as watching:
                 for watch in (self._monitor.beat, self._monitor.watch_queue, self._monitor.watch_gpus):
                     watching.start_soon(watch)

@@ -303,6 +303,10 @@ def test_a_loop_that_is_stuck_is_told_by_threads_that_are_not(redis_url: str, tm
         assert (code, said.startswith(f"not alive: {reason}")) == (1, True), said
         code, said = lone.says()
         assert (code, said.startswith(f"not ready: {reason}")) == (1, True), said
+        told = lone.worker.wait_for("loop_stuck")["message"]
+        assert told.startswith(reason)
+        assert "stuck_worker.py" in told
+        assert "_stick < " in told
 
 
 def test_of_a_worker_that_is_frozen_or_gone_only_the_command_can_tell(redis_url: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import base_environment
 from tests.servers import free_port
 from velesio_worker import cli, cli_health
+from velesio_worker.__main__ import main as program
 
 READY: Final[dict[str, Any]] = {"ready": True, "reasons": [], "engines": {"text": "ready", "image": "stopped"}}
 UNREADY: Final[dict[str, Any]] = {
@@ -242,6 +243,16 @@ def test_settings_that_are_wrong_are_told_in_one_line(
     assert "HEALTH_PORT='70000'" in line
     assert "; " in line
     assert "LOG_LEVEL='loud'" in line
+
+
+def test_an_option_that_there_is_not_is_told_in_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["velesio-worker", "health", "--alive"])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("unrecognized arguments: --alive: there are --live and --json\n", "")
 
 
 def test_it_loads_little_of_what_a_worker_needs() -> None:
