@@ -21,7 +21,7 @@ from tests.e2e.streams import entries, joined, push, read, result
 from tests.servers import free_port
 from velesio_worker.engines.orphans import MARK
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
 SWITCHES = 20
 
