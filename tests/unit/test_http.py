@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from tests.unit.engine_double import Answer, End, EngineDouble, document
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, decode_json
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +53,18 @@ async def test_no_answer_is_told_as_a_lost_connection(double: EngineDouble, http
     with anyio.fail_after(60), pytest.raises(ConnectionLostError) as caught:
         await http.get("/x", timeout=0.2)
     assert str(caught.value)
+
+
+async def test_a_request_after_the_end_is_told_as_a_lost_connection(transport: str, double: EngineDouble) -> None:
+    assert transport
+    async with EngineHTTP(double.url) as http:
+        assert (await http.get("/health", timeout=20))[0] == 200
+    with pytest.raises(ConnectionLostError, match="it was stopped"):
+        await http.get("/health", timeout=20)
+    with pytest.raises(NotReachedError, match="it was stopped"):
+        async with http.post("/completion", b"{}"):
+            pass
+    assert len(double.requests) == 1
 
 
 @pytest.mark.parametrize(

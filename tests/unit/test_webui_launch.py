@@ -33,7 +33,7 @@ from velesio_worker.engines.supervisor import Supervisor
 from velesio_worker.engines.webui import line as line_module
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.launch import SPARE_SLOTS, WebUILauncher
-from velesio_worker.errors import EngineCrashedError, EngineStartError, EngineUnavailableError, JobError
+from velesio_worker.errors import BadJobError, EngineCrashedError, EngineStartError, EngineUnavailableError, JobError
 from velesio_worker.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -374,4 +374,20 @@ async def test_a_model_of_a_webui_that_does_not_serve_yet_is_taken_at_its_word(b
                 async with supervisor.ensure("anything"):
                     pass
             await until(lambda: supervisor.state is EngineState.READY)
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_model_of_a_webui_that_was_stopped_is_looked_for_when_it_serves_again() -> None:
+    with WebUIDouble(replace(FAST, missing=frozenset({"memory", "unload-checkpoint"}))) as double:
+        launcher = elsewhere(double.url)
+        async with serving(launcher):
+            assert await launcher.resolve("tinyA") == launcher.default()
+        assert await launcher.resolve("tinyA") == launcher.default()
+        assert await launcher.resolve("tinyB") == Spec(name="tinyB")
+        assert await launcher.resolve("nope") == Spec(name="nope")
+        supervisor = Supervisor(launcher, PATIENT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.run)
+            with pytest.raises(BadJobError, match="there are tinyA, tinyB"):
+                await supervisor.load("nope")
             tasks.cancel_scope.cancel()

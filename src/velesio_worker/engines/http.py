@@ -22,6 +22,7 @@ CLOSE_SECONDS: Final = 2.0
 DOWNLOAD_CONNECT_SECONDS: Final = 10.0
 DOWNLOAD_READ_SECONDS: Final = 30.0
 
+_CLOSED: Final = "it was stopped"
 _POST_HEADERS: Final = {"Content-Type": "application/json", "Connection": "close"}
 """llama-server promises to keep a connection and closes it after a streamed answer all the same; the next request on
 it would be lost."""
@@ -120,6 +121,8 @@ class EngineHTTP:
         return response.status_code, response.text
 
     async def _get(self, path: str, timeout: float) -> httpx.Response:  # noqa: ASYNC109 (httpx's own time-out)
+        if self._client.is_closed:
+            raise ConnectionLostError(_CLOSED)
         try:
             return await self._client.get(path, timeout=timeout)
         except _LOST as error:
@@ -130,9 +133,11 @@ class EngineHTTP:
         """POST JSON and stream the answer; leaving the context closes the connection if the answer is not at its end.
 
         Raises:
-            NotReachedError: nothing listens there.
+            NotReachedError: nothing listens there, or the client is closed.
             ConnectionLostError: there was no answer.
         """
+        if self._client.is_closed:
+            raise NotReachedError(_CLOSED)
         request = self._client.build_request("POST", path, content=body, headers=_POST_HEADERS)
         try:
             response = await self._client.send(request, stream=True)

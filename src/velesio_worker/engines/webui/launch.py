@@ -64,6 +64,7 @@ class WebUILauncher:
         self._environ = os.environ if environ is None else environ
         self._merging = Merging(settings.sd_max_batch)
         self._engine: WebUIEngine | None = None
+        self._reachable: WebUIEngine | None = None
         self.owned = settings.sd_server_url is None
         self.trouble = ""
 
@@ -83,10 +84,11 @@ class WebUILauncher:
 
     async def resolve(self, model: str) -> Spec:
         """Return what a job's ``model`` stands for; see :class:`velesio_worker.engines.base.Launcher`."""
-        if self._engine is None:
-            return Spec(name=model)  # nobody knows before it serves
-        found = await self._engine.find(model)
-        default = self._engine.default
+        engine = self._reachable
+        if engine is None:
+            return self.known_as(model)  # whether there is such a model is found out once it serves
+        found = await engine.find(model)
+        default = engine.default
         return Spec() if default is not None and found.name == default.name else Spec(name=found.name)
 
     def known_as(self, model: str | None) -> Spec:
@@ -127,12 +129,13 @@ class WebUILauncher:
             else:
                 serving = await self._own(stack)
             await self._restore(serving.engine, spec)
-            self._engine = serving.engine
+            self._engine = self._reachable = serving.engine
             lines = await stack.enter_async_context(anyio.create_task_group())
             lines.start_soon(serving.engine.line.run)
             try:
                 yield serving
             finally:
+                self._reachable = None
                 lines.cancel_scope.cancel()
 
     async def _restore(self, engine: WebUIEngine, spec: Spec) -> None:
