@@ -140,6 +140,19 @@ async def test_an_engine_that_runs_out_of_memory_over_a_model_is_replaced() -> N
         assert (await supervised.user()).uses
 
 
+async def test_jobs_with_a_model_that_is_too_large_do_not_end_the_engine_of_the_others() -> None:
+    supervised = exchanging()
+    async with supervised.ready():
+        for times in range(2 * failures.FAILURES):
+            supervised.launcher.life.refuses.append(OutOfMemoryError("8 GiB are not enough"))
+            user = await supervised.user("other")
+            await until(lambda user=user: user.done)
+            assert isinstance(user.error, OutOfMemoryError)
+            await until(lambda times=times: len(supervised.launcher.lives) == times + 2)
+            await supervised.until(READY)
+        assert (await supervised.user()).uses
+
+
 async def test_an_engine_elsewhere_that_runs_out_of_memory_over_a_model_serves_on() -> None:
     supervised = exchanging(owned=False)
     async with supervised.ready():

@@ -78,6 +78,15 @@ async def test_out_of_memory_is_told_with_the_numbers() -> None:
             assert said in str(error)
 
 
+async def test_a_model_that_is_too_large_is_told_with_the_numbers() -> None:
+    async with bench(replace(FAST, too_large="tinyB")) as bed:
+        with pytest.raises(OutOfMemoryError) as caught:
+            await bed.engine.exchange(Spec(name="tinyB"))
+        for said in ("when it was to load tinyB", MEMORY, "SD_ARGS", "Tried to allocate 5.00 GiB"):
+            assert said in str(caught.value)
+        await bed.start(cat()).ended()
+
+
 async def test_another_error_of_the_webui_is_passed_on() -> None:
     async with bench() as bed:
         bed.double.fail_next("nan")

@@ -30,6 +30,7 @@ class Setup:
         missing: routes that answer 404, see MISSING.
         fail_with: how the first generation fails, see ``faults.FAULTS``.
         fail_note: a file; fail only where it is not there yet, and write it when failing.
+        too_large: the name of a checkpoint that does not fit into memory.
         memory_pixels: how many pixels fit into memory at once; None for any number.
         journal: a file that gets one JSON line per event, ``at`` on the monotonic clock.
         console: where the progress bars go.
@@ -49,6 +50,7 @@ class Setup:
     missing: frozenset[str] = frozenset()
     fail_with: str | None = None
     fail_note: Path | None = None
+    too_large: str | None = None
     memory_pixels: int | None = None
     journal: Path | None = None
     console: TextIO | None = None

@@ -113,6 +113,9 @@ class Shelf:
                 self._journal.write("load", model=wanted.name)
                 if self._closing.wait(self._setup.load_seconds):
                     raise ClosingError
+                if wanted.name == self._setup.too_large:
+                    self.data[CHECKPOINT] = self.loaded.title if self.loaded else None
+                    raise crash("OutOfMemoryError", "CUDA out of memory. Tried to allocate 5.00 GiB.")
                 self._hash(wanted)
                 self.loaded, self.unloaded = wanted, False
                 self.loads.append(wanted.name)

@@ -109,6 +109,7 @@ class Life(Generic[E]):
         self._spec: Spec | None = None
         self._gone = ""
         self._hang = ""
+        self._pardoned = False
         self._unload = False
         self._unloaded = anyio.Event()
         self._unloading = 0
@@ -179,6 +180,7 @@ class Life(Generic[E]):
             spec = self._leases.default
         self._become(EngineState.STARTING)
         self._hang = self._renewal = ""
+        self._pardoned = False
         self._start_began = anyio.current_time()
         try:
             async with self._launcher.serve(spec) as serving:
@@ -216,7 +218,7 @@ class Life(Generic[E]):
             self._leases.quiet_since = began
             reason = await self._until_over(serving, began)
             watching.cancel_scope.cancel()
-        steady = serving.excused() or anyio.current_time() - began > STEADY_SECONDS
+        steady = self._pardoned or serving.excused() or anyio.current_time() - began > STEADY_SECONDS
         return _End(self._gone, reason, steady=steady)
 
     async def _note_end(self, serving: Serving[E]) -> None:
@@ -282,7 +284,8 @@ class Life(Generic[E]):
         except OutOfMemoryError as error:
             text = str(error)
             self._leases.refuse(wanted, lambda: OutOfMemoryError(text))
-            self._hang = f"ran out of memory when it was to load {wanted.name}"
+            self._hang = f"ran out of memory when it was to load {wanted.name or 'its default model'}"
+            self._pardoned = True  # else jobs with a model that is too large would end everybody's engine
         except EngineUnavailableError as error:
             kind, text = type(error), str(error)
             self._leases.refuse(wanted, lambda: kind(text))

@@ -185,7 +185,14 @@ class WebUIEngine:
             JobError: it cannot be loaded, or the WebUI went away.
         """
         await self.line.idle()
-        await _reached(self.load(await self.find(spec.name) if spec.name else None))
+        try:
+            await _reached(self.load(await self.find(spec.name) if spec.name else None))
+        except OutOfMemoryError as error:
+            said = str(error).rstrip(" .")
+            raise OutOfMemoryError(
+                f"{said}, when it was to load {spec.name or 'its default model'}; {await self._memory()}. "
+                "Choose a smaller model, or start the WebUI with --medvram (SD_ARGS)."
+            ) from None
 
     async def rest_when_idle(self) -> None:
         """Rest once nothing is under way any more: what nobody wants may still be. Raises JobError."""
