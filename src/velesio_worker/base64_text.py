@@ -22,3 +22,8 @@ def decode_base64(text: str) -> bytes:
         return b"".join(base64.b64decode(text[at : at + _PIECE], validate=True) for at in range(0, len(text), _PIECE))
     except binascii.Error as error:
         raise ValueError(f"no base64: {error}") from None
+
+
+def without_spaces(text: str) -> str:
+    """Return a text without its spaces and line breaks. Slow for large texts: for a thread."""
+    return "".join(part for at in range(0, len(text), _PIECE) for part in text[at : at + _PIECE].split())

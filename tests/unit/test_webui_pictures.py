@@ -67,7 +67,11 @@ def wrong(picture: str, max_pixels: int = PLENTY) -> str:
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
 def test_images_of_the_usual_formats_are_taken(format_: str) -> None:
     picture = encoded(format_)
-    assert check_picture(picture, name="mask", max_pixels=PLENTY) == picture
+    checked = check_picture(picture, name="mask", max_pixels=PLENTY)
+    if format_ in {"PNG", "JPEG"}:
+        assert checked == picture
+    else:
+        assert png_size(checked) == (16, 8), "not every server reads others"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -163,7 +167,7 @@ def test_an_image_with_any_damage_is_taken_or_refused(data: st.DataObject) -> No
     except BadJobError as error:
         said = str(error)
     else:
-        assert taken == sent
+        assert taken == sent or png_size(taken) is not None
         return
     assert said.startswith("data.mask ")
 

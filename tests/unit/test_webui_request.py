@@ -59,9 +59,14 @@ def img(**more: Any) -> Img2ImgParameters:
 
 
 async def prepared(
-    parameters: ImageParameters, catalogue: Catalogue = FULL, limits: Limits = LIMITS, later: Catalogue | None = None
+    parameters: ImageParameters,
+    catalogue: Catalogue = FULL,
+    limits: Limits = LIMITS,
+    later: Catalogue | None = None,
+    *,
+    settable: bool = True,
 ) -> ImageRequest:
-    return await prepare(parameters, catalogue, limits, Shelf(later or catalogue).refresh)
+    return await prepare(parameters, catalogue, limits, Shelf(later or catalogue).refresh, settable=settable)
 
 
 async def refused(
@@ -261,6 +266,106 @@ async def test_scripts_run_only_where_their_names_are_allowed() -> None:
     said = await refused(txt(script_name="x/y/z plot"), limits=allowing)
     assert "allowed are loopback (SD_SCRIPTS)" in said
     await refused(txt(script_name="loopback", alwayson_scripts={"refiner": {}}), limits=allowing)
+
+
+async def test_addresses_in_what_scripts_are_given_are_refused() -> None:
+    allowing = replace(LIMITS, scripts=frozenset({"loopback", "controlnet"}))
+    url = "http://169.254.169.254/" + SECRET
+    for more in (
+        {"script_name": "loopback", "script_args": [1, [url]]},
+        {"alwayson_scripts": {"controlnet": {"args": [{"image": {"image": url, "mask": None}}]}}},
+    ):
+        said = await refused(txt(**more), limits=allowing)
+        assert said.startswith(f"data.{list(more)[-1]}")
+        assert "send no URL" in said
+    inline = {"controlnet": {"args": [{"image": "data:image/png;base64," + IMAGE, "module": "see http://x"}]}}
+    assert (await prepared(txt(alwayson_scripts=inline), limits=allowing)).body["alwayson_scripts"] == inline
+
+
+async def test_arguments_of_scripts_may_be_deep() -> None:
+    deep: list[Any] = ["ftp://host/file"]
+    for _ in range(5000):
+        deep = [deep]
+    allowing = replace(LIMITS, scripts=frozenset({"loopback"}))
+    parameters = txt(script_name="loopback").model_copy(update={"script_args": deep})
+    assert "send no URL" in await refused(parameters, limits=allowing)
+
+
+TELLING = replace(
+    FULL,
+    options={"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic", "emphasis": 0.5, "tiling": False, "unset": None},
+    vaes=frozenset({"fine.safetensors"}),
+)
+ANY_OVERRIDE = replace(LIMITS, options=frozenset({*TELLING.options, "forge_only"}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"sd_vae": "nope.pt"}, "there is no VAE 'nope.pt'; there are Automatic, None, fine.safetensors."),
+        ({"sd_vae": 7}, "give a text, as the WebUI has it"),
+        ({"CLIP_stop_at_last_layers": "two"}, "give a whole number"),
+        ({"CLIP_stop_at_last_layers": True}, "give a whole number"),
+        ({"CLIP_stop_at_last_layers": None}, "give a whole number"),
+        ({"emphasis": True}, "give a number"),
+        ({"tiling": 1}, "give true or false"),
+        ({"forge_only": 1}, "the WebUI has no such setting; leave it out"),
+    ],
+)
+async def test_overrides_that_the_webui_cannot_take_are_refused(overrides: dict[str, Any], said: str) -> None:
+    told = await refused(txt(override_settings=overrides), TELLING, ANY_OVERRIDE)
+    assert told.startswith(f"data.override_settings.{next(iter(overrides))}: ")
+    assert said in told
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *({"sd_vae": vae} for vae in ("Automatic", "None", "fine.safetensors")),
+        *({"emphasis": number} for number in (1, 0.3)),
+        *({"CLIP_stop_at_last_layers": 2}, {"tiling": True}, {"unset": "anything"}, {"unset": 3}),
+    ],
+)
+async def test_overrides_that_the_webui_can_take_are_sent(overrides: dict[str, Any]) -> None:
+    request = await prepared(txt(override_settings=overrides), TELLING, ANY_OVERRIDE)
+    assert request.body["override_settings"] == overrides
+    assert request.warnings == ()
+
+
+async def test_a_vae_that_was_just_added_is_known() -> None:
+    later = replace(TELLING, vaes=frozenset({"new.pt"}))
+    request = await prepared(txt(override_settings={"sd_vae": "new.pt"}), TELLING, later=later)
+    assert request.body["override_settings"] == {"sd_vae": "new.pt"}
+
+
+async def test_a_server_that_knows_plain_parameters_alone_is_told_of_in_a_warning() -> None:
+    plain_one = replace(FULL, loras=frozenset({"details"}))
+    unusual: dict[str, Any] = {
+        "override_settings": {"sd_vae": "None"},
+        "subseed_strength": 0.5,
+        "subseed": 3,
+        "mask_blur": 4,
+        "init_images": [IMAGE, IMAGE],
+        "batch_size": 2,
+        "resize_mode": 1,
+    }
+    asked = img(**unusual).model_copy(update={"prompt": "<lora:details:1>"})
+    (warning,) = (await prepared(asked, plain_one, settable=False)).warnings
+    names = ("override_settings", "subseed_strength", "mask_blur", "resize_mode", "init_images after the first")
+    assert warning == f"This image engine does not know {', '.join(names)}, <lora:…> in the prompt: of no effect."
+    usual = img(subseed=3, subseed_strength=0, resize_mode=0)
+    assert (await prepared(usual, plain_one, settable=False)).warnings == ()
+
+
+async def test_a_scheduler_that_cannot_be_checked_is_told_of_in_a_warning() -> None:
+    request = await prepared(txt(scheduler="karras"), SILENT)
+    assert request.warnings == ("This image engine lists no schedulers: 'karras' may have had no effect.",)
+    assert request.body["scheduler"] == "karras"
+
+
+async def test_a_megabyte_of_spaces_in_a_prompt_is_looked_through_once() -> None:
+    prompt = "<" + " " * 1_000_000 + "<" * 100_000
+    assert (await prepared(txt(prompt=prompt), SILENT)).body["prompt"] == prompt
 
 
 async def test_what_somebody_added_meanwhile_is_found() -> None:

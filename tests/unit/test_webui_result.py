@@ -23,7 +23,8 @@ MODEL = "tinyA"
 
 def request(seed: int | None = None, warnings: tuple[str, ...] = (), **more: Any) -> ImageRequest:
     parameters = Txt2ImgParameters.model_validate({"prompt": SECRET, "width": 64, "height": 64} | more)
-    return ImageRequest(parameters, "txt2img", {"sampler_name": "Euler a"}, seed, warnings)
+    scheduler = {} if parameters.scheduler is None else {"scheduler": parameters.scheduler}
+    return ImageRequest(parameters, "txt2img", {"sampler_name": "Euler a"} | scheduler, seed, warnings)
 
 
 def picture(seed: int, size: tuple[int, int] = (64, 64), format_: str = "png", *, written: bool = False) -> str:
@@ -258,3 +259,22 @@ def test_any_answer_becomes_results_or_is_refused(odd: dict[str, Any], images: l
     for one in done or []:
         assert len(one.result["images"]) == len(one.result["seeds"]) == 1
         assert json.dumps(one.result)
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "warnings"),
+    [
+        ("karras", "Karras", []),
+        ("sgm_uniform", "SGM Uniform", []),
+        ("Automatic", "Karras", []),
+        (None, "Karras", []),
+        ("karras", None, []),
+        ("karras", "Exponential", ["The WebUI used the scheduler 'Exponential' instead of 'karras'."]),
+    ],
+)
+def test_another_scheduler_than_the_one_asked_for_is_told(
+    asked: str | None, used: str | None, warnings: list[str]
+) -> None:
+    extra = {} if used is None else {"Schedule type": used}
+    made = result(answer([7], extra_generation_params=extra), request(scheduler=asked))
+    assert made.get("warnings", []) == warnings

@@ -1,4 +1,4 @@
-"""What a WebUI has: models, samplers, schedulers, LoRAs."""
+"""What a WebUI has: models, samplers, schedulers, LoRAs, VAEs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Catalogue:
         schedulers: likewise.
         loras: the names of its LoRAs; None if it does not tell.
         lora_aliases: what prompts may call them beside that.
-        options: its settings.
+        options: its settings; empty if it does not tell.
+        vaes: the names of its VAEs; None if it does not tell.
     """
 
     models: Sequence[ImageModel] = ()
@@ -62,6 +63,7 @@ class Catalogue:
     loras: frozenset[str] | None = None
     lora_aliases: frozenset[str] = frozenset()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    vaes: frozenset[str] | None = None
 
     def model(self, name: str) -> ImageModel | None:
         """Return the model that ``name`` means; None if there is none.
@@ -124,6 +126,7 @@ async def read_catalogue(api: WebUIApi) -> Catalogue:
     read: Any = await api.get("options")
     options = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
     loras = _fields(await api.get("loras"))
+    vaes = _fields(await api.get("sd-vae"))
     return Catalogue(
         models,
         _loaded(models, options),
@@ -132,6 +135,7 @@ async def read_catalogue(api: WebUIApi) -> Catalogue:
         None if loras is None else _words(loras, "name"),
         frozenset() if loras is None else _words(loras, "alias"),
         options,
+        None if vaes is None else _words(vaes, "model_name"),
     )
 
 

@@ -112,7 +112,7 @@ class WebUIEngine:
 
     async def prepared(self, parameters: ImageParameters) -> ImageRequest:
         """Check a job against what the WebUI has; see :func:`velesio_worker.engines.webui.request.prepare`."""
-        return await prepare(parameters, self.catalogue, self._limits, self.refresh)
+        return await prepare(parameters, self.catalogue, self._limits, self.refresh, settable=self._abilities.options)
 
     async def refresh(self) -> Catalogue:
         """Ask the WebUI again what it has; somebody may have put a file there.
@@ -127,7 +127,7 @@ class WebUIEngine:
             began = anyio.current_time()
             try:
                 async with anyio.create_task_group() as group:
-                    for route in ("refresh-checkpoints", "refresh-loras"):
+                    for route in ("refresh-checkpoints", "refresh-loras", "refresh-vae"):
                         group.start_soon(self._try_post, route)
                 self.catalogue = await read_catalogue(self._api)
             except ConnectionLostError as error:

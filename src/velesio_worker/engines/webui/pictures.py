@@ -12,7 +12,7 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from velesio_worker.base64_text import decode_base64
+from velesio_worker.base64_text import decode_base64, without_spaces
 from velesio_worker.errors import BadJobError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # SD_MAX_PIXELS is the limit
@@ -22,6 +22,9 @@ PREVIEW_SIDE: Final = 256
 
 PREVIEW_QUALITY: Final = 70
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_READ_BY_ALL: Final = frozenset({"PNG", "JPEG"})
+"""sd-server may be built without WebP, and makes its image from nothing where it cannot read what it was sent."""
+
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _SEED: Final = re.compile(r"^Steps: \d+, .*?\bSeed: (\d+)", re.MULTILINE)
 """In the line behind the prompts, the last of its kind: a prompt may hold such words, too."""
@@ -48,12 +51,12 @@ def check_picture(picture: str, *, name: str, max_pixels: int) -> str:
         max_pixels: how many it may have.
 
     Returns:
-        the same as bare base64, without line breaks.
+        the same as bare base64, without line breaks; as a PNG unless it is that or a JPEG, which every server reads.
 
     Raises:
         BadJobError: it is none that can be used, and why.
     """
-    text = "".join(bare(picture).split())
+    text = without_spaces(bare(picture))
     if not text:
         raise BadJobError(f"data.{name} holds no image: send base64, bare or as data:image/png;base64,…")
     try:
@@ -68,6 +71,8 @@ def check_picture(picture: str, *, name: str, max_pixels: int) -> str:
                     f"data.{name} has {width}x{height} pixels; SD_MAX_PIXELS allows {max_pixels}. Send a smaller one."
                 )
             image.load()
+            if image.format not in _READ_BY_ALL:
+                return _png(image)
     except _BOMB:
         raise BadJobError(f"data.{name} has too many pixels; SD_MAX_PIXELS allows {max_pixels}.") from None
     except UnidentifiedImageError:
@@ -107,10 +112,14 @@ def as_png(picture: str) -> str:
     """
     try:
         with Image.open(io.BytesIO(decode_base64(bare(picture)))) as image:
-            out = io.BytesIO()
-            image.save(out, "PNG")
+            return _png(image)
     except _UNREADABLE as error:
         raise ValueError(f"no image: {error}") from None
+
+
+def _png(image: Image.Image) -> str:
+    out = io.BytesIO()
+    image.save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 

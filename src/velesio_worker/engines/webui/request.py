@@ -11,14 +11,16 @@ from typing import Any, Final
 import anyio.to_thread
 
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
+from velesio_worker.engines.webui.extras import check_overrides, check_scripts, without_effect
 from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.errors import BadJobError, JobError
 from velesio_worker.image_parameters import RANDOM, ImageParameters, Img2ImgParameters
 from velesio_worker.settings import Settings
 
 _LORA: Final = re.compile(r"<lora:([^:>]+)")
-_SMUGGLED: Final = re.compile(r"<\s*/?\s*sd_cpp_extra_args", re.IGNORECASE)
-"""In a prompt, sd-server takes what stands in this tag for parameters, past every limit."""
+_SMUGGLED: Final = re.compile(r"<\s*+/?+\s*+sd_cpp_extra_args", re.IGNORECASE)
+"""In a prompt, sd-server takes what stands in this tag for parameters, past every limit. Possessive: a megabyte of
+spaces is not to be walked through over and over."""
 
 _LARGEST_DRAWN: Final = 2**31 - 1
 """sd-server takes a larger seed for any seed."""
@@ -103,6 +105,8 @@ async def prepare(
     catalogue: Catalogue,
     limits: Limits,
     refresh: Callable[[], Awaitable[Catalogue]],
+    *,
+    settable: bool = True,
 ) -> ImageRequest:
     """Check a job against what the WebUI has and what is allowed; returns what is to be sent.
 
@@ -111,20 +115,21 @@ async def prepare(
         catalogue: what the WebUI had when it was last asked.
         limits: what is allowed.
         refresh: asks it again; called where something is not found, which somebody may have added.
+        settable: whether its settings can be changed; a server where they cannot knows the plain parameters alone.
 
     Raises:
         BadJobError: the job asks for what there is not, or too much, and what to change.
     """
     _check_limits(parameters, limits)
     try:
-        sampler, scheduler = _sampling(parameters, catalogue)
+        sampler, scheduler = _checked(parameters, catalogue)
         missing = _missing_loras(parameters.prompt, catalogue)
     except BadJobError:
         catalogue = await refresh()
-        sampler, scheduler = _sampling(parameters, catalogue)
+        sampler, scheduler = _checked(parameters, catalogue)
         missing = _missing_loras(parameters.prompt, catalogue)
     else:
-        if missing:
+        if missing and settable:
             missing = _missing_loras(parameters.prompt, await refresh())
     body = parameters.model_dump(include={*_KNOWN, *_MORE}, exclude_none=True)
     body |= {name: value for name, value in (("sampler_name", sampler), ("scheduler", scheduler)) if value is not None}
@@ -135,8 +140,19 @@ async def prepare(
     if isinstance(parameters, Img2ImgParameters):
         route = "img2img"
         body |= await anyio.to_thread.run_sync(_pictures, parameters, limits.pixels)
-    warnings = tuple(f"The LoRA {name!r} is not known to the WebUI and has no effect." for name in missing)
-    return ImageRequest(parameters, route, body, None if parameters.seed == RANDOM else parameters.seed, warnings)
+    warnings = [f"The LoRA {name!r} is not known to the WebUI and has no effect." for name in missing if settable]
+    if not settable and (names := without_effect(parameters)):
+        warnings.append(f"This image engine does not know {', '.join(names)}: of no effect.")
+    if parameters.scheduler is not None and not catalogue.schedulers:
+        warnings.append(f"This image engine lists no schedulers: {parameters.scheduler!r} may have had no effect.")
+    return ImageRequest(
+        parameters, route, body, None if parameters.seed == RANDOM else parameters.seed, tuple(warnings)
+    )
+
+
+def _checked(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:
+    check_overrides(parameters.override_settings or {}, catalogue)
+    return _sampling(parameters, catalogue)
 
 
 def _check_limits(parameters: ImageParameters, limits: Limits) -> None:
@@ -176,6 +192,7 @@ def _check_allowed(parameters: ImageParameters, limits: Limits) -> None:
         if name not in limits.scripts:
             allowed = f"allowed are {listed(limits.scripts)}" if limits.scripts else "none is"
             raise BadJobError(f"data.{place}: the script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
+    check_scripts(parameters)
 
 
 def _sampling(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:

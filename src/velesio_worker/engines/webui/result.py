@@ -14,6 +14,9 @@ from velesio_worker.errors import EngineRefusedError
 from velesio_worker.events import Done
 
 _TEXTS: Final = "infotexts"
+_ANY: Final = "automatic"
+"""The scheduler that leaves the choice to the WebUI."""
+
 _PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", _TEXTS)
 
 
@@ -151,6 +154,10 @@ def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[
     sampler, used = request.body.get("sampler_name"), info.get("sampler_name")
     if isinstance(used, str) and isinstance(sampler, str) and plain(used) != plain(sampler):
         said.append(f"The WebUI used the sampler {used!r} instead of {sampler!r}.")
+    scheduler, extra = request.body.get("scheduler"), info.get("extra_generation_params")
+    used = cast("dict[str, Any]", extra).get("Schedule type") if isinstance(extra, dict) else None
+    if isinstance(used, str) and isinstance(scheduler, str) and plain(scheduler) not in {plain(used), _ANY}:
+        said.append(f"The WebUI used the scheduler {used!r} instead of {scheduler!r}.")
     loaded = _other_model(info, model)
     if loaded and model:
         said.append(f"The WebUI used the model {loaded!r} instead of {model!r}.")
