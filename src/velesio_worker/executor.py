@@ -141,8 +141,10 @@ class Executor:
         while True:
             await anyio.sleep(min(WATCH_SECONDS, self._limits.stall / 2))
             too_long = time.monotonic() - self._limits.stall
+            held_up = {run.job.kind for run in self._runs if run.at_work}
             for run in self._runs:
-                if run.waiting_since < too_long:
+                waits = not run.at_work and run.job.kind in held_up  # behind another, whose engine it costs no attempt
+                if run.waiting_since < too_long and not waits:
                     run.halt(Halt.STALLED)
 
     def _stop(self, run: Run) -> None:

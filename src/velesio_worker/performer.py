@@ -19,6 +19,8 @@ from velesio_worker.errors import (
     ContextExceededError,
     EngineCrashedError,
     EngineRefusedError,
+    EngineStalledError,
+    EngineUnavailableError,
     ExpiredError,
     JobError,
     JobTimeoutError,
@@ -105,6 +107,8 @@ class Performer:
                 raise
             log.warning(f"once more on a new engine: {error}", action="job_tried_again", job_id=job.id)
             source.renew("it ran out of memory, which it may not have freed")
+        if run.at_work:
+            self._announce(run, "restart")  # its progress begins anew
         try:
             return await self._on_engine(source, run, mode)
         except OutOfMemoryError:
@@ -115,17 +119,22 @@ class Performer:
         job = run.job
         outcome: Done | JobError = EngineCrashedError()
         run.at_work = False
-        async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
-            if run.seat is not None:
-                await run.seat.arrive()
-            run.at_work = job.kind is not Kind.IMAGE  # else it stands in the engine's line
-            if job.expires_at is not None and job.expires_at < time.time():
-                return ExpiredError(_EXPIRED)
-            run.granted_at, run.model = time.monotonic(), engine.model
-            if engine.model != self._model(job):
-                self._announce(run, mode, engine.model)
-            await self._know(source, run)
-            outcome = await self._in_time(run, lambda run: self._generate(engine, run, mode))
+        try:
+            async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+                if run.seat is not None:
+                    await run.seat.arrive()
+                run.at_work = job.kind is not Kind.IMAGE  # else it stands in the engine's line
+                if run.clock.expires_at is not None and run.clock.expires_at < time.time():
+                    return ExpiredError(_EXPIRED)
+                run.granted_at, run.model = time.monotonic(), engine.model
+                if engine.model != self._model(job):
+                    self._announce(run, mode, engine.model)
+                await self._know(source, run)
+                outcome = await self._in_time(run, lambda run: self._generate(engine, run, mode))
+        except (EngineCrashedError, EngineStalledError) as error:
+            if run.at_work:
+                raise
+            raise EngineUnavailableError(f"{error} The job only waited for it.") from None  # so it costs no attempt
         if isinstance(outcome, Done):
             return await self._output.place(run.claim.held, outcome)
         return outcome

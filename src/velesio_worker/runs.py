@@ -94,12 +94,16 @@ class Clock:
     Args:
         limit: how long it may run, in seconds.
         expires_at: when it need not begin any more, in Unix time; None: never.
+
+    Attributes:
+        limit: as above.
+        expires_at: as above; None once it has begun.
     """
 
     def __init__(self, limit: float, expires_at: float | None = None) -> None:
         self.limit = limit
         self._left = limit
-        self._expires_at = expires_at
+        self.expires_at = expires_at
         self._since: float | None = None
         self._scope = anyio.CancelScope()
 
@@ -120,8 +124,8 @@ class Clock:
             with anyio.CancelScope() as self._scope:
                 if running:
                     self.start()
-                elif self._expires_at is not None:
-                    self._scope.deadline = anyio.current_time() + self._expires_at - time.time()
+                elif self.expires_at is not None:
+                    self._scope.deadline = anyio.current_time() + self.expires_at - time.time()
                 yield
         finally:
             if self._since is not None:
@@ -131,6 +135,7 @@ class Clock:
         """Take note that it runs."""
         if self._since is None:
             self._since = anyio.current_time()
+            self.expires_at = None
             self._scope.deadline = self._since + self._left
 
 

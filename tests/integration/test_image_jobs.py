@@ -19,6 +19,7 @@ from tests.webui import WebUIDouble
 from velesio_worker.affinity import Affinity
 from velesio_worker.cache import PromptCache
 from velesio_worker.engines.base import Engine, EngineState, Generation
+from velesio_worker.errors import EngineCrashedError, OutOfMemoryError
 from velesio_worker.events import Begun, Done, EngineEvent, Progress
 from velesio_worker.executor import Executor
 from velesio_worker.image_output import ImageOutput
@@ -104,7 +105,15 @@ class Nobody:
         raise AssertionError((job, on_wait))
 
 
-def executor(side: Side, commands: Redis, painter: Painter, *, loses: str = "", longest: float = PATIENCE) -> Executor:
+def executor(
+    side: Side,
+    commands: Redis,
+    painter: Painter,
+    *,
+    loses: str = "",
+    longest: float = PATIENCE,
+    stall: float = PATIENCE,
+) -> Executor:
     """An executor of image jobs alone."""
 
     async def nothing(_: str) -> Published:
@@ -117,7 +126,7 @@ def executor(side: Side, commands: Redis, painter: Painter, *, loses: str = "", 
     output = Forgetful(commands, loses)
     cache = PromptCache(commands, CacheMode.ALL)
     performer = Performer(engines, Nobody(), cache, output, nothing, longest=longest)
-    limits = Limits(job=longest, stall=PATIENCE)
+    limits = Limits(job=longest, stall=stall)
     return Executor(engines, performer, side.publisher, side.closer, nothing, nowhere, limits, Report())
 
 
@@ -235,6 +244,94 @@ async def test_a_stop_hands_back_what_stands_in_the_engines_line_and_lets_the_re
         assert runs.claims() == [claim], "it is at work"
         runs.stop(within=PATIENCE)
     assert await commands.llen(READY) == 2
+
+
+async def returned(commands: Any, job_id: str) -> int:
+    """How many attempts of a job went back without counting."""
+    return int(await commands.hget(f"{{result:{job_id}}}:job", "returned") or 0)
+
+
+class Falls(Painter):
+    """An engine that goes away: while a job stands in its line, or in the middle of it."""
+
+    def __init__(self, *, in_line: bool) -> None:
+        super().__init__()
+        self.in_line = in_line
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        yield [] if self.in_line else [Begun()]
+        raise EngineCrashedError("The WebUI went away.")
+
+
+@pytest.mark.parametrize("in_line", [True, False], ids=["in line", "at work"])
+async def test_an_engine_that_goes_away_costs_an_attempt_only_the_job_that_it_worked_on(
+    side: Side, commands: Any, *, in_line: bool
+) -> None:
+    falls = Falls(in_line=in_line)
+    claim = await claimed(side, commands, "a", 0)
+    assert await executor(side, commands, falls).run(claim) is None
+    assert await commands.llen(READY) == 1, "it runs again"
+    assert await returned(commands, "a") == int(in_line)
+    assert falls.complaints == ["lost"]
+
+
+class Hangs(Painter):
+    """An engine that begins with the first job and then says nothing more; the others stand in its line."""
+
+    busy = False
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        first, self.busy = not self.busy, True
+        yield [Begun()] if first else []
+        await anyio.sleep_forever()
+
+
+async def test_an_engine_that_hangs_costs_those_who_stand_in_its_line_nothing(side: Side, commands: Any) -> None:
+    hangs = Hangs()
+    runs = executor(side, commands, hangs, stall=0.5)
+    at_work, waits = [await claimed(side, commands, job_id, place) for place, job_id in enumerate("ab")]
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs.run, at_work)
+        await until(lambda: hangs.busy)
+        group.start_soon(runs.run, waits)
+        group.start_soon(runs.watch)
+        await until(lambda: runs.claims() == [waits])
+        await until(lambda: len(hangs.complaints) == 1)
+        runs.stop(within=PATIENCE)
+        await until(lambda: not runs.running)
+        group.cancel_scope.cancel()
+    assert (await returned(commands, "a"), await returned(commands, "b")) == (0, 1)
+
+
+class Tight(Painter):
+    """An engine that is short of memory at first, when the time has passed by which the job was to begin."""
+
+    rounds = 0
+
+    def __init__(self, begin_by: float) -> None:
+        super().__init__()
+        self.begin_by = begin_by
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        self.rounds += 1
+        yield [Begun(), Progress({"stage": "sampling", "step": 3})]
+        if self.rounds == 1:
+            await until(lambda: time.time() > self.begin_by)
+            raise OutOfMemoryError("too large")
+        yield [Progress({"stage": "sampling", "step": 1}), Done({"images": []}, "stop")]
+
+
+async def test_a_job_that_is_tried_again_after_out_of_memory_begins_anew_and_does_not_expire(
+    side: Side, commands: Any
+) -> None:
+    tight = Tight(begin_by=time.time() + 2)
+    claim = await claimed(side, commands, "a", 0, expires_at=tight.begin_by)
+    with anyio.fail_after(PATIENCE):
+        await executor(side, commands, tight).run(claim)
+    assert tight.rounds == 2
+    assert json.loads(await commands.get("result:a"))["images"] == []
+    assert [entry["mode"] for entry in await told(commands, "a", "start")] == ["fresh", "restart"]
+    assert len(tight.complaints) == 1
 
 
 class NoFleet:

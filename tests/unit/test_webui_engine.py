@@ -16,6 +16,7 @@ from tests.unit.webui_bench import FAST, MEMORY, SLOW, GpusDouble, Job, bench, c
 from tests.webui import Setup, WebUIDouble
 from tests.webui.client import ask
 from velesio_worker.engines.base import EngineState, Spec
+from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.supervisor import Supervisor
 from velesio_worker.engines.watchdog import Patience
 from velesio_worker.engines.webui.api import WebUIApi
@@ -255,6 +256,19 @@ async def test_a_job_whose_model_is_loaded_again_for_long_is_shown_signs_of_life
             await until(lambda: len(job.batches) > 3)
             assert bed.sent == []
         await job.ended()
+
+
+async def test_a_webui_that_goes_away_while_it_gets_the_model_back_costs_the_job_no_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bench() as bed:
+        await bed.engine.rest_when_idle()
+
+        async def cut(route: str, _body: dict[str, object], **_values: float | None) -> object:
+            raise ConnectionLostError(f"{route} was cut off")
+
+        monkeypatch.setattr(bed.engine.line._api, "post", cut)  # pyright: ignore[reportPrivateUsage]
+        assert isinstance(await bed.start(cat()).failed(), EngineUnavailableError)
 
 
 async def test_a_webui_that_went_away_is_no_mistake_of_the_workers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
+from typing import Final
 
 import anyio
 import pytest
@@ -13,6 +14,7 @@ from tests.unit.waiting import until
 from tests.unit.webui_bench import SLOW, Bench, Job, bench, cat, cat_from_image, make_fast, size
 from tests.webui.client import Asking, ask
 from velesio_worker.engines.webui import line as line_module
+from velesio_worker.engines.webui import whose as whose_module
 from velesio_worker.errors import EngineCrashedError, EngineRefusedError, EngineUnavailableError
 from velesio_worker.events import Done
 
@@ -310,6 +312,54 @@ async def test_progress_of_somebody_elses_request_is_not_shown_as_ours() -> None
         assert len(ours.fractions) > 1
 
 
+THEIRS: Final[dict[str, object]] = {"prompt": "theirs", "steps": 60, "width": 64, "height": 64}
+
+
+@pytest.mark.parametrize("pages", [True, False], ids=["ids without effect", "no ids"])
+async def test_where_requests_have_no_ids_ours_is_taken_to_be_at_work_once_what_was_in_front_has_ended(
+    monkeypatch: pytest.MonkeyPatch, *, pages: bool
+) -> None:
+    monkeypatch.setattr(whose_module, "UNKNOWN_SECONDS", 0.1)
+    async with bench(replace(SLOW, task_ids=False, nowebui=not pages), shared=True) as bed:
+        theirs = Asking(bed.double, "POST", "txt2img", THEIRS)
+        await until(lambda: bed.double.running)
+        ours = bed.start(cat(steps=120, n_iter=4))
+        await until(lambda: bed.double.waiting)
+        await until(lambda: theirs.answered)
+        assert ours.progress == []
+        await until(lambda: len(ours.fractions) > 1)
+        await ours.close()
+        await bed.start(cat(prompt="next")).ended()
+        assert bed.double.interrupts
+        assert bed.double.interrupts[0]
+
+
+async def test_where_requests_have_no_ids_what_is_in_front_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whose_module, "UNKNOWN_SECONDS", 0.1)
+    async with bench(replace(SLOW, task_ids=False), shared=True) as bed:
+        theirs = Asking(bed.double, "POST", "txt2img", THEIRS)
+        await until(lambda: bed.double.running)
+        ours = bed.start(LONG)
+        await until(lambda: bed.double.waiting)
+        await ours.close()
+        await until(lambda: theirs.answered)
+        assert len(theirs.answer()[1]["images"]) == 1
+        await bed.start(cat(prompt="next")).ended()
+        assert bed.double.interrupts
+
+
+async def test_where_requests_have_no_ids_and_none_is_in_front_ours_is_followed_and_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(whose_module, "UNKNOWN_SECONDS", 0.1)
+    async with bench(replace(SLOW, task_ids=False), shared=True) as bed:
+        ours = bed.start(LONG)
+        await until(lambda: len(ours.fractions) > 1)
+        await ours.close()
+        await bed.start(cat(prompt="next")).ended()
+        assert bed.double.interrupts
+
+
 async def test_an_interrupt_by_somebody_else_is_an_error_never_a_half_done_image() -> None:
     async with bench(SLOW) as bed:
         job = await bed.held(cat(steps=50), at=5)
@@ -464,7 +514,8 @@ async def test_a_line_that_ends_in_the_middle_of_a_request_interrupts_it() -> No
         await until(lambda: bed.double.step > 2)
         bed.stop_line()
         await until(lambda: bed.double.made)
-        assert bed.double.interrupts == [True]
+        assert bed.double.interrupts
+        assert bed.double.interrupts[0]
         await job.close()
 
 

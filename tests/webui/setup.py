@@ -26,6 +26,7 @@ class Setup:
         hashing: titles and hashes change once a model was loaded, as without --no-hashing.
         api: with the routes of the API (--api).
         nowebui: without the pages' own routes (/internal/...).
+        task_ids: requests are known by the ids that they name (force_task_id), as in AUTOMATIC1111.
         api_auth: "user:password".
         missing: routes that answer 404, see MISSING.
         fail_with: how the first generation fails, see ``faults.FAULTS``.
@@ -46,6 +47,7 @@ class Setup:
     hashing: bool = False
     api: bool = True
     nowebui: bool = False
+    task_ids: bool = True
     api_auth: str | None = None
     missing: frozenset[str] = frozenset()
     fail_with: str | None = None

@@ -69,7 +69,8 @@ class Studio:
                 raise http_error(404, "Init image not found")
             mask = decode(fields["mask"], self.fetched) if fields["mask"] else None
         check_scripts(kind, fields)
-        task = fields["force_task_id"] or f"task({kind}-{next(self._ids)})"
+        named = fields["force_task_id"] if self.setup.task_ids else None
+        task = named or f"task({kind}-{next(self._ids)})"
         self.tasks.pending.append(task)
         with self.turns.turn(), self._task(kind, task, fields["prompt"]):
             sources = None

@@ -6,6 +6,7 @@ Source of the routes: AUTOMATIC1111 1.10, ``modules/api/api.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final, cast
 
 import anyio
@@ -51,6 +52,14 @@ class Abilities:
     options: bool = False
     unload: bool = False
     tasks: bool = False
+
+
+class TaskState(StrEnum):
+    """What a WebUI says of a request that is known by an id: inactive is what waits, or is over."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    UNKNOWN = "unknown"
 
 
 class WebUIApi:
@@ -99,16 +108,21 @@ class WebUIApi:
         except TimeoutError:
             raise ConnectionLostError(f"no answer to {path} within {limit:g} s") from None
 
-    async def is_at_work_on(self, task: str) -> bool:
-        """Whether the request with this task's id is the one that is worked on.
+    async def task_state(self, task: str) -> TaskState:
+        """How far the request with this task's id is.
 
         Raises:
             ConnectionLostError: there was no answer.
             JobError: the answer was an error.
         """
         question = {"id_task": task, "id_live_preview": -1, "live_preview": False}
-        answer = _checked(*await self._post(_TASKS, question, ANSWER_SECONDS))
-        return isinstance(answer, dict) and bool(cast("dict[str, Any]", answer).get("active"))
+        match _checked(*await self._post(_TASKS, question, ANSWER_SECONDS)):
+            case {"active": True}:
+                return TaskState.ACTIVE
+            case {"queued": True} | {"completed": True}:
+                return TaskState.INACTIVE
+            case _:
+                return TaskState.UNKNOWN
 
     async def abilities(self) -> Abilities:
         """Find out what the server can do; asking changes nothing.

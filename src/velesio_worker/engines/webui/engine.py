@@ -87,7 +87,7 @@ class WebUIEngine:
         self._refreshed_at = float("-inf")
         self.catalogue = catalogue
         self.default = catalogue.loaded
-        self.line = Line(api, abilities, options, model=lambda: self.model, before=self._get_ready)
+        self.line = Line(api, abilities, options, model=lambda: self.model, before=lambda: _reached(self._get_ready()))
 
     @property
     def model(self) -> str:

@@ -18,6 +18,7 @@ from velesio_worker.engines.webui.progress import state_of
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.engines.webui.result import images_of, results
 from velesio_worker.engines.webui.ticket import Round, Ticket
+from velesio_worker.engines.webui.whose import Whose
 from velesio_worker.errors import (
     EngineRefusedError,
     EngineUnavailableError,
@@ -74,6 +75,7 @@ class Line:
         self._options = options
         self._model = model
         self._before = before
+        self._whose = Whose(api, abilities, shared=options.shared)
         self._waiting: deque[Ticket] = deque()
         self._round: Round | None = None
         self._round_over = anyio.Event()
@@ -192,6 +194,7 @@ class Line:
             body["force_task_id"] = round_.task
         if len(round_.tickets) > 1:
             log.info(f"{len(round_.tickets)} jobs that ask for the same are run at once", action="jobs_merged")
+        await self._whose.look(round_)
         return await self._api.post(request.route, body, timeout=None)
 
     async def _check_whole(self, round_: Round) -> None:
@@ -234,7 +237,7 @@ class Line:
             polls += 1
             looks = self._options.previews and polls % PREVIEW_POLLS == 0
             try:
-                ours = await self._is_ours(round_)
+                ours = await self._whose.is_ours(round_)
                 answer: Any = await self._api.get(f"progress?skip_current_image={'false' if looks else 'true'}")
             except (ConnectionLostError, JobError) as error:
                 log.debug(f"{NAME} does not tell how far it is: {error}", action="progress_unknown")
@@ -260,12 +263,6 @@ class Line:
             log.debug(f"{NAME}'s preview cannot be used: {error}", action="preview_unusable")
             return None
 
-    async def _is_ours(self, round_: Round) -> bool:
-        """Whether it is our request that the WebUI works on; others may have theirs in front of it."""
-        if not self._options.shared or not self._abilities.tasks:
-            return True
-        return await self._api.is_at_work_on(round_.task)
-
     async def _stop_unwanted(self, round_: Round) -> None:
         """Once nobody wants a request any more, interrupt it until it ends; a server of our own that goes on, goes."""
         await round_.unwanted.wait()
@@ -283,7 +280,7 @@ class Line:
     async def _interrupt(self, round_: Round) -> None:
         if self._abilities.interrupt:
             with contextlib.suppress(ConnectionLostError, JobError):
-                if await self._is_ours(round_):
+                if await self._whose.is_ours(round_):
                     with anyio.move_on_after(LAST_SECONDS, shield=True):  # else it might arrive after the next request
                         await self._api.post("interrupt", {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Sequence
@@ -71,6 +72,9 @@ class Round:
         course: how far it is.
         seed: of the first image; the others' follow one another.
         spoiled: whether somebody else was seen to interrupt it.
+        behind: when the image in front of it, somebody else's, was begun, in the WebUI's own words; None: there is
+            none any more.
+        sent_at: when it was sent, on anyio's clock, in seconds.
     """
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
@@ -79,6 +83,8 @@ class Round:
         self.wanted = set(tickets)
         self.unwanted = anyio.Event()
         self.spoiled = False
+        self.behind: str | None = None
+        self.sent_at = math.inf
         self.task = f"task({secrets.token_hex(8)})"
         self.batch_size = sum(ticket.request.parameters.batch_size for ticket in tickets)
         self.course = Course(request.parameters.steps, request.parameters.n_iter)
