@@ -20,7 +20,7 @@ from velesio_worker.errors import (
 )
 from velesio_worker.events import START, Done, start_entry
 from velesio_worker.jobs import DEFAULT_MAX_ATTEMPTS, WRITING, Job, JobType, RefusedJobError, parse_job
-from velesio_worker.logs import get_logger
+from velesio_worker.logs import fields_in_log, get_logger
 from velesio_worker.metrics import QUEUE_WAIT
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim, Claims, Held
@@ -95,11 +95,13 @@ class Admission:
         except RefusedJobError as refusal:
             await self.refuse(refusal, slot, payload)
             return None
-        reply = await self._claims.claim(job.id, slot, job.attempts_allowed)
-        await self._begin(job.id, reply)
-        held = Held(job.id, slot, payload, reply.attempt, job.type)
-        if await self._settled(job, held, reply):
-            return None
+        with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
+            reply = await self._claims.claim(job.id, slot, job.attempts_allowed)
+            held = Held(job.id, slot, payload, reply.attempt, job.type)
+            with fields_in_log(attempt=reply.attempt):
+                await self._begin(job.id, reply)
+                if await self._settled(job, held, reply):
+                    return None
         waited = self.arrivals.waited(job) if reply.first else None
         if waited is not None:
             QUEUE_WAIT.labels(job.type).observe(waited)
@@ -107,18 +109,23 @@ class Admission:
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
-        reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
-        await self._begin(refusal.job_id, reply)
-        held = Held(refusal.job_id, slot, payload, reply.attempt, refusal.type)
-        match reply.status:
+        with fields_in_log(job_id=refusal.job_id):
+            reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
+            held = Held(refusal.job_id, slot, payload, reply.attempt, refusal.type)
+            with fields_in_log(attempt=reply.attempt):
+                await self._begin(refusal.job_id, reply)
+                await self._end_refused(refusal, held, reply.status)
+
+    async def _end_refused(self, refusal: RefusedJobError, held: Held, status: ClaimStatus) -> None:
+        match status:
             case ClaimStatus.HELD:
                 reason = f"its id {refusal.job_id} is that of a job that runs, and it is wrong: {refusal}"
-                await self._slots.bury(slot, payload, reason)
+                await self._slots.bury(held.slot, held.payload, reason)
             case ClaimStatus.FINISHED:
                 await self._finished(held)
             case _:
-                log.warning(str(refusal), action="job_refused", job_id=refusal.job_id, code=refusal.error.code)
-                bury = str(refusal) if len(payload) > self._max_bytes else ""
+                log.warning(str(refusal), action="job_refused", code=refusal.error.code)
+                bury = str(refusal) if len(held.payload) > self._max_bytes else ""
                 await self._closer.failed(held, refusal.error, bury=bury)
 
     async def _settled(self, job: Job, held: Held, reply: ClaimReply) -> bool:
@@ -127,7 +134,7 @@ class Admission:
             case ClaimStatus.FINISHED:
                 await self._finished(held)
             case ClaimStatus.HELD:
-                log.info("the job runs already", action="job_duplicate", job_id=job.id)
+                log.info("the job runs already", action="job_duplicate")
                 await self._slots.ack(held.slot, held.payload)
             case ClaimStatus.CANCELLED | ClaimStatus.EXHAUSTED:
                 await self._end_unrun(job, held, reply)
@@ -144,20 +151,21 @@ class Admission:
             stream, text = await self._shut_out(job, held)
         match reply.status:
             case ClaimStatus.CANCELLED:
-                log.info("cancelled while it waited", action="job_cancelled", job_id=job.id)
+                log.info("cancelled while it waited", action="job_cancelled")
                 await self._closer.done(held, cancelled_while_waiting(job.type, text), stream)
             case ClaimStatus.EXHAUSTED:
                 allowed = job.attempts_allowed
                 lost = "1 attempt was" if allowed == 1 else f"{allowed} attempts were"
                 reason = f"{lost} lost: each time the worker or its engine died"
                 error = WorkerLostError(f"The job was given up: {reason}.")
+                log.warning(f"job failed: {error}", action="job_failed", code=error.code, type=job.type.value)
                 await self._closer.failed(
                     held, error, stream, partial=bool(text), bury="" if job.on_crash == "fail" else reason
                 )
             case _:
                 late = time.time() - (job.expires_at or 0)
                 error = ExpiredError(f"The job's expires_at passed {late:.1f} s ago.")
-                log.info("expired while it waited", action="job_expired", job_id=job.id)
+                log.info("expired while it waited", action="job_expired", code=error.code)
                 await self._closer.failed(held, error, stream, partial=bool(text))
 
     async def _shut_out(self, job: Job, held: Held) -> tuple[JobStream, str]:
@@ -170,7 +178,7 @@ class Admission:
         return stream, (await until_done(self._outage, lambda: published(self._commands, job.id), writes=False)).text
 
     async def _finished(self, held: Held) -> None:
-        log.info("the job is over already", action="job_finished_before", job_id=held.job_id)
+        log.info("the job is over already", action="job_finished_before")
         await until_done(
             self._outage,
             lambda: complete_stream(self._commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl),

@@ -11,8 +11,8 @@ from velesio_worker.admission import Admission
 from velesio_worker.errors import StoppedError
 from velesio_worker.executor import Executor
 from velesio_worker.fleet import Fleet
-from velesio_worker.jobs import RefusedJobError
-from velesio_worker.logs import get_logger
+from velesio_worker.jobs import RefusedJobError, job_id_in
+from velesio_worker.logs import fields_in_log, get_logger
 from velesio_worker.party import Seat, seats
 from velesio_worker.queue.consumer import Group
 from velesio_worker.queue.keys import Slot
@@ -84,5 +84,7 @@ class Desk:
         except StoppedError:
             raise  # the job stays in its slot until the slots are handed back
         except Exception as error:
-            log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
-            await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
+            job_id = job_id_in(payload)
+            with fields_in_log(**{} if job_id is None else {"job_id": job_id}):
+                log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
+                await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")

@@ -6,7 +6,10 @@ An exception's docstring is its message where none is given.
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+_REPEATS: Final = ("{", "[", "but got:")
+"""After which a message may repeat what a job holds."""
 
 
 class VelesioError(Exception):
@@ -61,6 +64,10 @@ class StoppedError(VelesioError):
 class JobError(VelesioError):
     """A job ended without a result.
 
+    Args:
+        message: what happened, for whoever submitted the job.
+        said: the part of the message that is the engine's own words, which may repeat the job's texts.
+
     Attributes:
         code: the error's name on the wire (wire protocol, section 5).
         retryable: whether the same job, submitted again, may succeed.
@@ -68,6 +75,20 @@ class JobError(VelesioError):
 
     code: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None, *, said: str = "") -> None:
+        super().__init__(message)
+        self._said = said
+
+    @property
+    def public(self) -> str:
+        """The message as the log may have it: one line, and nothing of what an engine repeats of the job."""
+        text = str(self)
+        if self._said:
+            text = text.replace(self._said, "… (the engine's words stand in the result)")
+        line = text.splitlines()[0]
+        cut = min((at for sign in _REPEATS if (at := line.find(sign)) >= 0), default=len(line))
+        return line if cut == len(line) else f"{line[:cut].rstrip()} …"
 
     def result(self) -> dict[str, Any]:
         """Return the job's result (wire protocol, section 5)."""

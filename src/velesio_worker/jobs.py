@@ -119,6 +119,7 @@ PRIVATE: Final = frozenset(
         *("prompt", "messages", "input", "content", "query", "documents", "tokens"),
         *("input_prefix", "input_suffix", "input_extra"),
         *("negative_prompt", "init_images", "mask", "script_args", "alwayson_scripts"),
+        *("tools", "stop", "grammar", "json_schema", "response_format", "chat_template_kwargs", "logit_bias"),
     }
 )
 """Fields whose values are never repeated in an error, since errors are logged."""
@@ -231,6 +232,16 @@ def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
 def is_job_id(value: object) -> TypeGuard[str]:
     """Whether ``value`` may be a job's id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``."""
     return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
+
+
+def job_id_in(payload: bytes) -> str | None:
+    """Return the id of a job that may be wrong otherwise; None if it has no usable one."""
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    job_id = cast("dict[str, Any]", fields).get("id") if isinstance(fields, dict) else None
+    return job_id if is_job_id(job_id) else None
 
 
 def parse_job(payload: bytes, *, max_bytes: int) -> Job:

@@ -105,7 +105,7 @@ class Performer:
         except OutOfMemoryError as error:
             if job.kind is not Kind.IMAGE:
                 raise
-            log.warning(f"once more on a new engine: {error}", action="job_tried_again", job_id=job.id)
+            log.warning(f"once more on a new engine: {error.public}", action="job_tried_again", job_id=job.id)
             source.renew("it ran out of memory, which it may not have freed")
         if run.at_work:
             self._announce(run, "restart")  # its progress begins anew
@@ -234,7 +234,7 @@ class Performer:
         except (BadJobError, EngineRefusedError) as error:
             if not run.before.text or run.tokens:
                 raise
-            log.info(f"beginning anew: {error}", action="job_not_continued", job_id=run.job.id)
+            log.info(f"beginning anew: {error.public}", action="job_not_continued", job_id=run.job.id)
             run.before = NOTHING
             return None
 

@@ -73,14 +73,25 @@ def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
             log.info("job handed back", action="job_handed_back", **fields)
         case FencedError():
             log.warning("another attempt owns the job", action="job_fenced", **fields)
-        case EngineFailedError() | ModelUnavailableError():
-            log.warning(f"no engine for the job: {_public(outcome)}", action="job_without_engine", **fields)
-        case EngineUnavailableError() | StreamLostError():
-            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
-        case EngineCrashedError() | EngineStalledError() if run.goes_on(outcome):
+        case StreamLostError():
             log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
         case JobError():
-            log.warning(f"job failed: {_public(outcome)}", action="job_failed", code=outcome.code, **fields)
+            _say_error(run, outcome, fields | {"code": outcome.code})
+
+
+def _say_error(run: Run, error: JobError, fields: dict[str, Any]) -> None:
+    match error:
+        case EngineFailedError() | ModelUnavailableError():
+            log.warning(f"no engine for the job: {error.public}", action="job_without_engine", **fields)
+        case EngineUnavailableError():
+            log.warning(f"job handed back: {error.public}", action="job_handed_back", **fields)
+        case EngineCrashedError() | EngineStalledError() if run.goes_on(error):
+            log.warning(f"job handed back: {error.public}", action="job_handed_back", **fields)
+        case _ if not run.ended:
+            text = f"the job failed, but this attempt does not end it: {error.public}"
+            log.warning(text, action="job_superseded", **fields)
+        case _:
+            log.warning(f"job failed: {error.public}", action="job_failed", **fields)
 
 
 def _identity(job: Job) -> dict[str, str]:
@@ -133,6 +144,8 @@ def _quote(run: Run, outcome: Outcome) -> None:
     fields: dict[str, Any] = {**_identity(run.job), "attempt": run.claim.held.attempt}
     if isinstance(outcome, Done):
         fields["answer"] = _cut(outcome.result.get("message") or outcome.result.get("text"))
+    if isinstance(outcome, JobError):
+        fields["error"] = _cut(str(outcome))
     log.info("prompt and answer of a job", action="job_texts", asked=asked, **fields)
 
 
@@ -169,10 +182,3 @@ def _measure_pace(run: Run, done: Done, operation: str, model: str) -> None:
     tokens = metrics.figure(usage, "completion_tokens") or run.tokens
     if tokens > 1 and run.made_at is not None:
         metrics.PER_TOKEN.labels(operation, model).observe((run.made_at - first) / (tokens - 1))
-
-
-def _public(error: JobError) -> str:
-    """Return an error's text for the log: one line, and nothing of what the engine quotes from the job."""
-    line = str(error).splitlines()[0]
-    cut = min((at for sign in ("{", "[", "but got:") if (at := line.find(sign)) >= 0), default=len(line))
-    return line if cut == len(line) else f"{line[:cut].rstrip()} …"

@@ -16,7 +16,7 @@ from tests.conftest import base_environment
 from tests.e2e.conftest import MakeWorker
 from tests.e2e.processes import WorkerProcess, wait_until_gone
 from tests.e2e.streams import NO_END, joined, push, read
-from tests.servers import RedisServer
+from tests.servers import RedisServer, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -186,3 +186,46 @@ def test_the_command_line_submits_and_prints(plain: Any, make_worker: MakeWorker
     failed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert failed.returncode == 1
     assert "data.warmth: unknown parameter" in failed.stderr
+
+
+MARK = "zebrafish"
+WITH_MARK: list[tuple[str, dict[str, Any]]] = [
+    ("completion", {"prompt": MARK, "max_tokens": 4}),
+    ("completion", {"prompt": MARK, "max_tokens": 4, "grammar": f"root ::= {MARK}\n line {MARK}"}),
+    ("completion", {"prompt": MARK, "max_tokens": 4, "json_schema": {"type": MARK}}),
+    ("completion", {"prompt": MARK, "max_tokens": 4, "json_schema": {"$ref": f"#/{MARK}"}}),
+    ("chat_completion", {"messages": [{"content": MARK}], "max_tokens": 4}),
+    ("chat_completion", {"messages": [{"role": MARK, "content": MARK}], "max_tokens": 4}),
+    ("chat_completion", {"messages": [{"role": "user", "content": MARK}], "response_format": {"type": MARK}}),
+    (
+        "chat_completion",
+        {
+            "messages": [{"role": "user", "content": MARK}],
+            "max_tokens": 4,
+            "tools": [{"type": "function", "function": {"name": MARK, "parameters": {"type": MARK}}}],
+        },
+    ),
+]
+"""Jobs, good and bad, of which llama-server repeats something in its log or in its errors."""
+
+
+@pytest.mark.parametrize("verbose", [False, True], ids=["as it is", "verbose"])
+def test_nothing_that_the_server_repeats_of_jobs_is_in_the_log_even_when_it_dies(
+    plain: Any, make_worker: MakeWorker, *, verbose: bool
+) -> None:
+    worker = make_worker(LOG_LEVEL="debug", **({"LLAMA_ARGS": "--verbose"} if verbose else {}))
+    worker.wait_for("worker_ready")
+    for number, (type_, data) in enumerate(WITH_MARK):
+        plain.lpush("llama_queue", json.dumps({"id": f"mark-{number}", "type": type_, "data": data}))
+    wait_until(lambda: all(plain.exists(f"result:mark-{number}") for number in range(len(WITH_MARK))), "all ended", 90)
+    errors = [plain.get(f"result:mark-{number}") for number in range(1, len(WITH_MARK))]
+    assert any(MARK in error for error in errors), "who sent the job is told in full"
+    worker.engine().kill()
+    lost = worker.wait_for("engine_lost")
+    assert "was ended by SIGKILL" in lost["message"]
+    worker.wait_for("engine_ready", count=2)
+    assert worker.stop() == 0
+    log = worker.log_text()
+    assert "what it repeats of a job is left out" in log
+    assert "the engine's words stand in the result" in log
+    assert MARK not in log

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from tests.integration.conftest import MAX_BYTES, Side
+from velesio_worker.desk import Desk
 from velesio_worker.events import Done
+from velesio_worker.logs import configure_logging
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.intake import Intake
+from velesio_worker.settings import LogFormat
 from velesio_worker.subscriber import complete_stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
@@ -288,3 +292,51 @@ async def test_a_job_that_was_lost_too_often_is_buried_and_answered(side: Side, 
     event, data, result = await the_end(commands)
     assert (event, data["code"], result["code"]) == ("error", "worker_lost", "worker_lost")
     assert await commands.llen("{llama_queue}:dead") == 1
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+@pytest.mark.parametrize("on_crash", ["fail", "restart"])
+async def test_a_job_that_was_lost_too_often_leaves_lines_that_name_it(
+    side: Side, commands: Any, capsys: pytest.CaptureFixture[str], on_crash: str
+) -> None:
+    configure_logging("INFO", LogFormat.JSON, worker="w1")
+    assert await admit(side, commands, job(max_attempts=1, on_crash=on_crash)) is not None
+    await commands.delete(side.slot().key)
+    capsys.readouterr()
+    assert await admit(side, commands, job(max_attempts=1, on_crash=on_crash)) is None
+    lines = lines_of(capsys)
+    named = {"job_id": "a", "attempt": 2, "engine": "text", "worker": "w1"}
+    assert all(line.items() >= named.items() for line in lines), lines
+    assert [line["action"] for line in lines] == ["job_failed", *(["job_buried"] if on_crash == "restart" else [])]
+    assert (lines[0]["code"], lines[0]["type"]) == ("worker_lost", "completion")
+
+
+async def test_a_wrong_job_and_one_that_expired_are_named_in_the_log(
+    side: Side, commands: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("INFO", LogFormat.JSON, worker="w1")
+    await sort(side, commands, job(id="wrong", type="nonsense"))
+    await admit(side, commands, job(id="late", expires_at=time.time() - 1))
+    named = [(line["action"], line["job_id"], line["attempt"], line["code"]) for line in lines_of(capsys)]
+    assert named == [("job_refused", "wrong", 1, "unknown_type"), ("job_expired", "late", 1, "expired")]
+
+
+async def test_a_job_that_could_not_be_handled_is_named_in_the_log(
+    side: Side, commands: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def break_off(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    configure_logging("INFO", LogFormat.JSON, worker="w1")
+    admission = cast("Any", SimpleNamespace(admit=break_off))
+    desk = Desk(side.slots, admission, cast("Any", None), cast("Any", None), lambda: None)
+    await commands.lpush(side.slot().key, job())
+    await desk.process(side.slot(), job())
+    assert await commands.llen("{llama_queue}:dead") == 1
+    assert [(line["action"], line["job_id"]) for line in lines_of(capsys)] == [
+        ("job_unhandled", "a"),
+        ("job_buried", "a"),
+    ]

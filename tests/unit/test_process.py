@@ -120,6 +120,22 @@ async def test_a_line_without_end_is_handed_on_in_parts() -> None:
     assert max(map(len, lines)) <= 128 * 1024
 
 
+async def test_what_is_cleaned_away_is_neither_handed_on_nor_kept() -> None:
+    lines: list[str] = []
+
+    def clean(line: str) -> str | None:
+        return line.replace("secret", "…") if "drop" not in line else None
+
+    code = "print('a secret'); print('drop'); print('b')"
+    async with running(
+        [*PYTHON, code], env=os.environ, on_line=lines.append, clean=clean, remedy="check it"
+    ) as process:
+        await process.wait()
+        await process.drained()
+        assert lines == ["a …", "b"]
+        assert list(process.tail) == lines
+
+
 async def test_the_last_lines_are_kept() -> None:
     async with script("for number in range(100): print(number)") as process:
         await process.wait()

@@ -10,6 +10,8 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.figures import figure, rise
+from velesio_worker.engines.generation import decode_refusal
+from velesio_worker.engines.webui.api import refusal
 from velesio_worker.errors import (
     BadJobError,
     EngineCrashedError,
@@ -126,7 +128,7 @@ async def test_each_other_end_leaves_one_line_too(
     (line,) = logged(run, outcome)
     assert (line["action"], line["level"]) == (action, level)
     assert {"job_id", "attempt", "worker", "engine", "duration_ms"} <= line.keys()
-    assert line.get("code") == (outcome.code if action == "job_failed" and isinstance(outcome, JobError) else None)
+    assert line.get("code") == (outcome.code if isinstance(outcome, JobError) else None)
 
 
 async def test_a_result_that_came_too_late_is_not_told_as_done(logged: Logged) -> None:
@@ -175,6 +177,33 @@ async def test_what_an_engine_quotes_of_a_job_is_left_out(logged: Logged, kind: 
     (line,) = logged(make_run(), kind(said))
     assert "PROMPT" not in json.dumps(line)
     assert said[:12] in line["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        decode_refusal(400, {"error": {"message": "unrecognized type the PROMPT", "type": "invalid_request_error"}}),
+        decode_refusal(500, {"error": {"message": "last read: the PROMPT\nand the PROMPT"}}),
+        refusal(500, {"error": "KeyError", "errors": "'the PROMPT'"}),
+        refusal(422, {"detail": [{"loc": ["body", "prompt"], "msg": "bad: the PROMPT"}]}),
+    ],
+    ids=["refused", "failed", "webui", "webui's list"],
+)
+async def test_an_engines_own_words_are_in_the_result_and_not_in_the_log(logged: Logged, error: JobError) -> None:
+    run = make_run()
+    run.ended = True
+    (line,) = logged(run, error)
+    assert "PROMPT" in str(error)
+    assert "PROMPT" not in json.dumps(line)
+    assert "the engine's words stand in the result" in line["message"]
+    assert line["code"] == error.code
+
+
+async def test_a_failure_of_what_is_another_attempts_is_not_told_as_the_jobs(logged: Logged) -> None:
+    run = make_run()
+    run.ended = False
+    (line,) = logged(run, BadJobError("no"))
+    assert (line["action"], line["code"]) == ("job_superseded", "bad_job")
 
 
 async def test_both_are_logged_where_an_operator_wants_that(logged: Logged) -> None:

@@ -249,8 +249,8 @@ def decode_refusal(status: int, body: object) -> JobError:
         return EngineUnavailableError(f"llama-server is not ready: {message}")
     remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
     if kind == "invalid_request_error" or status in _REFUSALS or remedy:
-        return BadJobError(f"llama-server refuses the job: {message}{remedy}")
-    return EngineRefusedError(f"llama-server: {message}")
+        return BadJobError(f"llama-server refuses the job: {message}{remedy}", said=message)
+    return EngineRefusedError(f"llama-server answered with status {status}: {message}", said=message)
 
 
 def _too_long(error: dict[str, Any], message: str) -> str:

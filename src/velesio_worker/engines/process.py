@@ -18,6 +18,7 @@ import anyio.to_thread
 import psutil
 
 from velesio_worker.engines.orphans import MARK, end_marked, new_mark, noted
+from velesio_worker.engines.quotes import Clean
 from velesio_worker.errors import EngineStartError
 from velesio_worker.logs import get_logger
 
@@ -42,7 +43,7 @@ class EngineProcess:
     Attributes:
         pid: its process id.
         bytes: how much it has written so far.
-        tail: the last lines of it.
+        tail: the last lines of it, cleaned.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class EngineProcess:
         self.pid = process.pid
         self.bytes = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._clean: Clean = str
         self._drain: asyncio.Task[None] | None = None
 
     @property
@@ -87,8 +89,9 @@ class EngineProcess:
         except ValueError:  # a real-time signal has no name
             return f"was ended by signal {-code}"
 
-    def start_draining(self, on_line: OnLine) -> None:
-        """Begin to hand every line of output to ``on_line``; ended by :meth:`drained`."""
+    def start_draining(self, on_line: OnLine, clean: Clean) -> None:
+        """Begin to hand every line of output to ``on_line``, as ``clean`` leaves it; ended by :meth:`drained`."""
+        self._clean = clean
         self._drain = asyncio.create_task(self._read_lines(on_line))
 
     async def drained(self) -> None:
@@ -113,8 +116,8 @@ class EngineProcess:
             self._take(rest, on_line)
 
     def _take(self, line: bytes, on_line: OnLine) -> None:
-        text = line.rstrip(b"\r").decode(errors="replace")
-        if text.strip():
+        text = self._clean(line.rstrip(b"\r").decode(errors="replace"))
+        if text is not None and text.strip():
             self.tail.append(text)
             on_line(text)
 
@@ -182,6 +185,7 @@ async def running(
     env: Mapping[str, str],
     on_line: OnLine,
     remedy: str,
+    clean: Clean = str,
     name: str = "engine",
     cwd: Path | None = None,
 ) -> AsyncGenerator[EngineProcess, None]:
@@ -194,6 +198,7 @@ async def running(
         env: the process's environment.
         on_line: gets each line that it writes to standard output or standard error.
         remedy: what to change if the program cannot be run.
+        clean: gets each line first, and takes out of it what nobody may read.
         name: what it is called, should a later worker find it left behind.
         cwd: the folder that it runs in; None for this process's.
 
@@ -204,7 +209,7 @@ async def running(
     with anyio.CancelScope(shield=True):  # a process that exists has an owner, whatever happens
         spawned = await _spawn(command, {**env, MARK: mark}, remedy, cwd)
     process = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
-    process.start_draining(on_line)
+    process.start_draining(on_line, clean)
     with noted(process.pid, mark, name):
         try:
             yield process

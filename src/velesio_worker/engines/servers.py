@@ -17,6 +17,7 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.engines.presence import Reported, last_words, tail_of, until_gone
 from velesio_worker.engines.process import EngineProcess, running
+from velesio_worker.engines.quotes import LlamaQuotes
 from velesio_worker.errors import EngineRefusedError, EngineStartError
 from velesio_worker.logs import get_logger
 from velesio_worker.settings import Settings, hide_password
@@ -43,17 +44,13 @@ _HINTS: Final = (
 
 _LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
 
-_QUOTES: Final = re.compile(r"(got exception:|llg error:|Failed to parse input|but got:).*", re.DOTALL)
-"""What the server writes of requests and answers that it does not understand: it repeats them."""
-
 log = get_logger(__name__)
 server_log = get_logger("llama-server")
 
 
 def pass_on(line: str) -> None:
-    """Pass a line of the server's log on, with its level, and without what it quotes of a job."""
+    """Pass a line of the server's log on, with its level."""
     match = _LOG_LEVEL.match(line)
-    line = _QUOTES.sub(r"\1 … (what it quotes of a job is left out)", line)
     server_log.log(_LEVELS.get(match.group(1), logging.INFO) if match else logging.INFO, line, action="engine_log")
 
 
@@ -72,7 +69,14 @@ async def own_server(
     environment = engine_environment(settings, environ, command.port)
     began = anyio.current_time()
     async with (
-        running(command.argv, env=environment, on_line=pass_on, remedy=remedy, name="llama-server") as process,
+        running(
+            command.argv,
+            env=environment,
+            on_line=pass_on,
+            clean=LlamaQuotes(),
+            remedy=remedy,
+            name="llama-server",
+        ) as process,
         EngineHTTP(command.url, api_key=settings.llama_api_key) as http,
     ):
         properties = await _until_ready(process, http, settings.start_seconds)

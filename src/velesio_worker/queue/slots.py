@@ -154,7 +154,6 @@ class Slots:
             reason: why it can't be run, for people.
         """
         log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
-        DEAD_LETTERS.inc()
         letter = _letter(slot.worker, payload, reason, size=len(payload))
         if len(letter) > _LETTER_BYTES:
             why = f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
@@ -162,6 +161,7 @@ class Slots:
         if not await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter)):
             self._doubtful.add(slot.key)
             await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter, payload))
+        DEAD_LETTERS.inc()
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
         """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""

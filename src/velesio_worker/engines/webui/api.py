@@ -169,12 +169,13 @@ def refusal(status: int, answer: object) -> JobError:
             "http://user:password@host:port"
         )
     fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
-    words = [fields.get(name) for name in ("error", "detail", "errors", "message")]
-    whole = ": ".join(_text(word) for word in words if word) or "nothing more"
+    words = [_text(word) for name in ("error", "detail", "errors", "message") if (word := fields.get(name))]
+    whole = ": ".join(words) or "nothing more"
     said = whole[:_SHOWN]
     if any(sign in whole.lower() for sign in _NO_MEMORY):
         return OutOfMemoryError(f"{NAME} ran out of memory: {said}")
-    return EngineRefusedError(f"{NAME} answered with status {status}: {said}")
+    kind = f"{words[0]}: " if words and words[0].isidentifier() else ""  # an exception's name, which repeats nothing
+    return EngineRefusedError(f"{NAME} answered with status {status}: {said}", said=said.removeprefix(kind))
 
 
 def lost(error: ConnectionLostError) -> JobError:

@@ -21,6 +21,7 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.orphans import end_orphans
 from velesio_worker.engines.presence import Reported, until_gone
 from velesio_worker.engines.process import EngineProcess, running
+from velesio_worker.engines.quotes import WebUIQuotes
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
@@ -162,6 +163,7 @@ class WebUILauncher:
                 command.argv,
                 env=webui_environment(settings, self._environ),
                 on_line=pass_on,
+                clean=WebUIQuotes(),
                 remedy="check SD_STARTUP_COMMAND" if settings.sd_startup_command else "make its venv anew",
                 name="webui",
                 cwd=command.folder,
