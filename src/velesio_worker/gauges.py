@@ -66,6 +66,9 @@ class Gauges(Collector):
         info = _gauge("worker_info", "This worker.", "worker", "version")
         info.add_metric([self._worker, __version__], 1)
         yield info
+        alive = _gauge("worker_alive", "Whether the worker's event loop moves, as /livez says: 1, or 0.")
+        alive.add_metric([], not self._health.stuck())
+        yield alive
         ready = _gauge("worker_ready", "Whether the worker can run jobs: 1, or 0.")
         ready.add_metric([], not self._health.unready())
         yield ready
@@ -100,7 +103,8 @@ class Gauges(Collector):
         dead = _gauge("dead_letters_kept", "Dead letters that are kept.")
         workers = _gauge("workers", "Workers of the queue that live.")
         queue = self._monitor.queue
-        if queue is not None:
+        is_known = not self._health.stuck() and not self._monitor.redis_trouble  # else it is what once was
+        if queue is not None and is_known:
             for name, waiting in queue.waiting.items():
                 jobs.add_metric([name], waiting.jobs)
                 oldest.add_metric([name], waiting.oldest)

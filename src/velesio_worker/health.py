@@ -35,6 +35,7 @@ class Health:
         last_job: returns what the last job was that ended here, as ``metrics:<second>`` has it.
 
     Attributes:
+        worker: as above.
         stage: where the worker is in its life.
     """
 
@@ -45,7 +46,7 @@ class Health:
         monitor: Monitor,
         last_job: Callable[[], Mapping[str, Any] | None],
     ) -> None:
-        self._worker = worker
+        self.worker = worker
         self._supervisors = supervisors
         self._monitor = monitor
         self._last_job = last_job
@@ -99,7 +100,7 @@ class Health:
         reasons = self.unready()
         return {
             "timestamp": round(time.time(), 3),
-            "worker": self._worker,
+            "worker": self.worker,
             "version": __version__,
             "pid": os.getpid(),
             "uptime": round(time.time() - self._began, 1),

@@ -165,7 +165,8 @@ class HealthApp:
                 try:
                     return 200, self._report()
                 except (TimeoutError, CancelledError, RuntimeError):  # the loop is stuck, or comes to its end
-                    return 503, {**self._health.readiness(), "error": f"no answer within {REPORT_SECONDS:g} s"}
+                    known = {"worker": self._health.worker, **self._health.readiness()}
+                    return 503, {**known, "error": f"no answer within {REPORT_SECONDS:g} s"}
             case _:
                 return 404, {"error": f"there is {', '.join(_PATHS)}"}
 

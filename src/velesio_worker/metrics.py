@@ -9,13 +9,23 @@ Whatever happens for every token is counted by a :class:`Tally`, which costs one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from velesio_worker.errors import (
+    EngineCrashedError,
+    EngineRefusedError,
+    EngineStalledError,
+    EngineUnavailableError,
+    InternalError,
+    JobTimeoutError,
+    OutOfMemoryError,
+    WorkerLostError,
+)
 from velesio_worker.jobs import JobType
 
 REGISTRY: Final = CollectorRegistry()
@@ -52,6 +62,16 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     JobType.CHAT_COMPLETION: "chat",
     JobType.EMBEDDING: "embeddings",
 }
+
+
+FAULTS: Final = tuple(
+    error.code
+    for error in (
+        *(EngineCrashedError, EngineRefusedError, EngineStalledError, EngineUnavailableError),
+        *(InternalError, JobTimeoutError, OutOfMemoryError, WorkerLostError),
+    )
+)
+"""The codes of what is the service's fault, not the client's."""
 
 
 class Tally(Collector):
@@ -182,6 +202,17 @@ def count_engines(kind: str) -> None:
     """
     for counter in (STARTS, RESTARTS, START_FAILURES):
         counter.labels(kind)
+
+
+def count_jobs(types: Iterable[JobType]) -> None:
+    """Have the counters of jobs begin at 0, for each way of ending that says something of this worker.
+
+    Args:
+        types: the types of job that it runs.
+    """
+    for job_type in types:
+        for outcome in ("done", *FAULTS):
+            JOBS.labels(job_type, outcome)
 
 
 def operation_label(job_type: str) -> str:

@@ -246,6 +246,7 @@ class Performer:
             async with aclosing(run.generation.events()) as batches:
                 async for batch in batches:
                     run.waiting_since = math.inf
+                    SSE_EVENTS.count += len(batch)
                     events = await self._with_previews(run, batch) if run.job.kind is Kind.IMAGE else batch
                     done = self._publish(run, events)
                     if done is not None:
@@ -259,7 +260,6 @@ class Performer:
     def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
         """Queue what one read brought; no await in here, since it runs for every token."""
         streamed = run.job.streamed
-        SSE_EVENTS.count += len(batch)
         done: Done | None = None
         for event in batch:
             match event:

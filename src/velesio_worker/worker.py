@@ -29,11 +29,11 @@ from velesio_worker.health import Health, Stage
 from velesio_worker.health_server import served
 from velesio_worker.image_models import ImageModels
 from velesio_worker.image_output import ImageOutput
-from velesio_worker.jobs import Kind
+from velesio_worker.jobs import JobType, Kind
 from velesio_worker.logs import get_logger
 from velesio_worker.loop_watch import loop_watched
 from velesio_worker.management import Management, Models, TextModels
-from velesio_worker.metrics import REGISTRY
+from velesio_worker.metrics import REGISTRY, count_jobs
 from velesio_worker.monitor import LOOK_SECONDS, Monitor
 from velesio_worker.performer import Performer
 from velesio_worker.queue.claims import Claims
@@ -116,6 +116,7 @@ class Worker:
         survey = Survey(self._commands, self._keys, seconds=LOOK_SECONDS)
         self._monitor = Monitor(survey, self._gpus, self._outage, settings.redis_url)
         supervisors = {service.kind: service.supervisor for service in self._sides.services}
+        count_jobs(job_type for job_type in JobType if job_type.kind in supervisors)
         self._health = Health(self.id, supervisors, self._monitor, lambda: self._desk.last_job)
         self._executor = self._make_executor()
         self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, lambda: self._executor.running_by_kind)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.conftest import Side
 from tests.servers import Topology
+from tests.unit.figures import rise
 from velesio_worker.jobs import Kind
 from velesio_worker.queue.connection import Outage, connect
 from velesio_worker.queue.lease import BEATS_PER_LEASE
@@ -57,12 +58,16 @@ async def test_after_its_lease_a_workers_jobs_go_to_the_front(
 ) -> None:
     assert connected is None
     await enrol(side, commands, beat_ago=LEASE + 0.1)
-    assert await reaper.look() == 2
+    with rise("velesio_workers_reaped_total") as workers, rise("velesio_jobs_reaped_total") as jobs:
+        assert await reaper.look() == 2
+    assert (workers.by, jobs.by) == (1, 2)
     assert await commands.lrange("{llama_queue}:text", 0, -1) == [b"waiting", b"first"]
     assert await commands.lrange("llama_queue", 0, -1) == [b"for w2"]
     assert await commands.zrange("{llama_queue}:workers", 0, -1) == [b"w1"]
     assert not await commands.exists("{llama_queue}:slots:w2", "{llama_queue}:active:w2:text-0")
-    assert await reaper.look() == 0
+    with rise("velesio_workers_reaped_total") as workers:
+        assert await reaper.look() == 0
+    assert workers.by == 0
 
 
 async def test_a_worker_that_missed_a_beat_and_has_no_connection_is_reaped_before_its_lease_ends(

@@ -10,6 +10,7 @@ import yaml
 
 from tests.monitoring.expressions import Inspection
 from velesio_worker.errors import JobError
+from velesio_worker.metrics import FAULTS
 from velesio_worker.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -19,11 +20,7 @@ CLIENTS_FAULT: Final = {
     *("bad_job", "unknown_type", "too_large", "expired", "context_exceeded"),
     *("no_worker", "no_capacity"),  # the job names a worker or a model that cannot take it
 }
-SERVICES_FAULT: Final = {
-    *("timeout", "worker_lost", "internal", "out_of_memory"),
-    *("engine_unavailable", "engine_crashed", "engine_stalled", "engine_error"),
-}
-CAPITALS: Final = {"SIGKILL", "SLOWLOG"}
+CAPITALS: Final = {"HEALTHCHECK", "SIGKILL", "SLOWLOG"}
 """Words in capitals that are no settings."""
 
 
@@ -105,7 +102,7 @@ def test_log_actions_and_settings_in_descriptions_exist(alerts: list[dict[str, A
 
 def test_every_error_code_is_judged_to_be_the_clients_fault_or_the_services() -> None:
     codes = {kind.code for kind in JobError.__subclasses__()}
-    assert codes == CLIENTS_FAULT | SERVICES_FAULT
+    assert codes == CLIENTS_FAULT | set(FAULTS)
 
 
 @pytest.mark.parametrize(

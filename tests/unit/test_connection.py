@@ -14,6 +14,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tests.unit.figures import rise
 from velesio_worker.queue.connection import Outage, connect, passes
 
 
@@ -69,10 +70,13 @@ def test_an_outage_is_said_once_with_its_remedy(
 ) -> None:
     outage = Outage("redis://:secret@host:6379")
     caplog.set_level("INFO")
-    for _ in range(3):
-        outage.noticed(error)
-    outage.over()
-    outage.over()
+    with rise("velesio_redis_reconnects_total") as reconnects:
+        for _ in range(3):
+            outage.noticed(error)
+        assert reconnects.by == 0
+        outage.over()
+        outage.over()
+    assert reconnects.by == isinstance(error, RedisConnectionError), "others came over a connection that stands"
     lost, back = caplog.records
     assert remedy in lost.getMessage()
     assert "secret" not in lost.getMessage()

@@ -60,6 +60,16 @@ def test_trouble_is_told() -> None:
     assert (found["velesio_worker_ready",], found["velesio_redis_up",]) == (0, 0)
     found = samples(MonitorDouble(), stage=Stage.STOPPING)
     assert (found["velesio_worker_ready",], found["velesio_redis_up",]) == (0, 1)
+    assert found["velesio_worker_alive",] == 1
+
+
+@pytest.mark.parametrize("trouble", [{"stuck_for": 30.0}, {"redis_trouble": "away"}], ids=str)
+def test_a_queue_that_cannot_be_looked_at_is_not_told_as_it_once_was(trouble: dict[str, Any]) -> None:
+    queue = QueueView(0.0, {"text": Waiting(3, 1.5)}, {"w1": 5.0}, dead=7)
+    found = samples(MonitorDouble(queue=queue, **trouble))
+    names = {labels[0] for labels in found}
+    assert not names & {"velesio_queue_jobs", "velesio_queue_oldest_seconds", "velesio_dead_letters_kept"}
+    assert found["velesio_worker_alive",] == ("stuck_for" not in trouble)
 
 
 @pytest.mark.parametrize("state", EngineState)

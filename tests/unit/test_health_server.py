@@ -39,6 +39,7 @@ class HealthDouble:
     dead: list[str] = field(default_factory=list[str])
     unready: list[str] = field(default_factory=list[str])
     checks: int = 0
+    worker: str = "w1"
     check_waits_for: anyio.Event | None = None
 
     def stuck(self) -> list[str]:

@@ -170,3 +170,16 @@ print(prometheus_client.generate_latest(registry).decode())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "mine_total 1.0" in done.stdout
     assert "mine_created" in done.stdout
+
+
+def test_what_an_alert_looks_at_begins_at_0() -> None:
+    """A counter that begins at 1 has never risen."""
+    metrics.count_jobs([JobType.RERANK])
+    samples = {
+        sample.labels["outcome"]: sample.value
+        for family in text_string_to_metric_families(generate_latest(REGISTRY).decode())
+        for sample in family.samples
+        if sample.name == "velesio_jobs_total" and sample.labels["type"] == "rerank"
+    }
+    assert samples.items() >= dict.fromkeys(("done", *metrics.FAULTS), 0.0).items()
+    assert "timeout" in metrics.FAULTS

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.unit.figures import rise
 from tests.unit.launcher_double import LauncherDouble, Supervised, User, settled
 from tests.unit.waiting import until
 from velesio_worker.engines import failures, watchdog
@@ -109,6 +110,12 @@ async def test_the_pause_is_the_shortest_again_after_a_steady_run(monkeypatch: p
 
 async def test_an_engine_that_dies_soon_after_each_start_is_given_up_with_the_reason() -> None:
     supervised = Supervised()
+    with rise("velesio_engine_restarts_total", kind="engine") as lost:
+        await die_until_it_is_given_up(supervised)
+    assert lost.by == failures.FAILURES
+
+
+async def die_until_it_is_given_up(supervised: Supervised) -> None:
     async with supervised.ready():
         for count in range(failures.FAILURES):
             await until(lambda count=count: len(supervised.launcher.lives) == count + 1)
@@ -122,8 +129,14 @@ async def test_an_engine_that_dies_soon_after_each_start_is_given_up_with_the_re
 
 
 async def test_those_who_wait_for_an_engine_that_is_given_up_are_told_why(failing: LauncherDouble) -> None:
-    failing.may_start = anyio.Event()
     supervised = Supervised(failing)
+    with rise("velesio_engine_start_failures_total", kind="engine") as failed:
+        await wait_until_it_is_given_up(supervised, failing)
+    assert failed.by == failures.FAILURES
+
+
+async def wait_until_it_is_given_up(supervised: Supervised, failing: LauncherDouble) -> None:
+    failing.may_start = anyio.Event()
     async with supervised.running():
         users = [await supervised.user(), await supervised.user("main")]
         failing.may_start.set()
