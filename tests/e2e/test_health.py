@@ -376,6 +376,7 @@ def test_a_health_check_job_answers_what_health_answers(stage: Stage) -> None:
         redis = scene.redis.client
         push(redis, "last", max_tokens=2)
         read(redis, "last", until="done")
+        until(lambda: ask(scene.port, "/health")[1]["last_job"], "the job's run is over", 30)
         push(redis, "check", job_type="health_check")
         read(redis, "check", until="done")
         until(lambda: ask(scene.port, "/health")[1]["leases"], "the queue was looked at", 30)
