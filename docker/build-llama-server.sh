@@ -71,7 +71,11 @@ compile() {
             -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined
     fi
     if command -v ninja >/dev/null; then set -- -G Ninja "$@"; fi
-    cmake "$@" || fail "CMake refused; see above"
+    remedy=
+    if [ "$cuda" = ON ]; then
+        remedy=". CUDA's headers and cuBLAS have to be there beside nvcc; without them set GGML_CUDA=OFF, for the CPU"
+    fi
+    cmake "$@" || fail "CMake refused; see above$remedy"
     jobs=${BUILD_JOBS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)}
     cmake --build "$objects" --target llama-server --parallel "$jobs" \
         || fail "the compiler failed; see above. Killed means out of memory: set BUILD_JOBS lower than $jobs"

@@ -100,6 +100,16 @@ def test_cuda_that_is_asked_for_is_not_left_out_in_silence(tmp_path: Path) -> No
     assert said.startswith("llama-server was not built: nvcc is not on PATH: ")
 
 
+@pytest.mark.parametrize("nvcc", [None, "12.8"])
+def test_a_toolkit_that_is_not_whole_is_told_with_the_remedy(tmp_path: Path, nvcc: str | None) -> None:
+    tools = Toolchain(tmp_path, nvcc=nvcc)
+    (tools.programs / "refuses").touch()
+    code, said = tools.build(tmp_path / "binaries")
+    assert code == 1
+    assert "llama-server was not built: CMake refused; see above" in said
+    assert ("set GGML_CUDA=OFF" in said) is (nvcc is not None)
+
+
 def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     tools = Toolchain(tmp_path)
     (tools.programs / "fails").touch()

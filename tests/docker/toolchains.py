@@ -18,6 +18,7 @@ _CMAKE: Final = """#!/bin/sh
 # Notes its arguments; with --build it waits for the file `go`, if there is a file `wait`, and "builds".
 here=$(dirname "$0")
 printf '%s\\n' "$*" >> "$here/cmake.log"
+[ ! -e "$here/refuses" ] || exit 1
 if [ "$1" = --build ]; then
     [ ! -e "$here/fails" ] || exit 1
     touch "$here/building"
