@@ -318,6 +318,12 @@ async def test_overrides_that_the_webui_cannot_take_are_refused(overrides: dict[
     assert said in told
 
 
+@pytest.mark.parametrize("vae", [["fine.safetensors"], {}, 7, None])
+async def test_a_vae_that_is_no_text_is_refused_also_where_settings_are_not_told(vae: object) -> None:
+    told = await refused(txt(override_settings={"sd_vae": vae}), replace(TELLING, options={}), ANY_OVERRIDE)
+    assert told.startswith("data.override_settings.sd_vae: there is no VAE ")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

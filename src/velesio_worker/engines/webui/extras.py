@@ -43,8 +43,9 @@ def check_overrides(settings: Mapping[str, Any], catalogue: Catalogue) -> None:
         if kind is not None and not _is_of(value, kind):
             raise BadJobError(f"data.override_settings.{key[:80]}: give {dict(_KINDS)[kind]}, as the WebUI has it.")
     vae: object = settings.get(_VAE)
-    if _VAE in settings and catalogue.vaes is not None and vae not in catalogue.vaes | _NO_VAE_FILES:
-        known = listed(catalogue.vaes | _NO_VAE_FILES)
+    known_vaes = None if catalogue.vaes is None else catalogue.vaes | _NO_VAE_FILES
+    if _VAE in settings and known_vaes is not None and not (isinstance(vae, str) and vae in known_vaes):
+        known = listed(known_vaes)
         raise BadJobError(f"data.override_settings.{_VAE}: there is no VAE {str(vae)[:80]!r}; there are {known}.")
 
 
