@@ -243,6 +243,11 @@ def test_flags_reach_the_server(start: Start) -> None:
     assert (status, len(answer["data"])) == (200, 2)
 
 
+def test_a_grammar_given_as_a_flag_holds_for_every_answer(start: Start) -> None:
+    server = start("--grammar", 'root ::= "yes" | "no"')
+    assert server.ask("/completion", {"prompt": "a", "n_predict": 8})[1]["content"] in {"yes", "no"}
+
+
 def test_reranking_ranks(start: Start) -> None:
     server = start("--rerank")
     status, answer = server.ask("/v1/rerank", {"query": "a", "documents": ["b", "c", "d"]})

@@ -12,15 +12,19 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from velesio_worker.engines.embedded_arguments import Argument, ArgumentError, make_params, read_arguments, usage
-from velesio_worker.engines.embedded_flags import HELP, MODEL, VERSION
-from velesio_worker.engines.embedded_params import Params, extension
+from velesio_worker.engines.embedded_params import (
+    ArgumentError,
+    Params,
+    WheelError,
+    check_wheel,
+    extension,
+    read_params,
+)
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 FAILED: Final = "Failed to init server"
 """What the wheel says when its log has said why."""
 
-_STDOUT: Final = 1
 _STDERR: Final = 2
 _STARTED: Final = time.monotonic()
 
@@ -30,13 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     _hold_standard_streams()
     for number in STOPPING:  # until the server runs a signal ends the process at once, as it does the binary
         signal.signal(number, signal.SIG_DFL)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = read_arguments(sys.argv[1:] if argv is None else argv, os.environ)
-        if (answer := _answer(arguments)) is not None:
-            return answer
-        params = make_params(arguments)
-    except ArgumentError as error:
-        _write(_STDERR, str(error))
+        if "--version" in words:  # the wheel's own: llama.cpp's says "build 0, commit unknown" there
+            _write(_STDERR, _version())
+            return 0
+        params = read_params(words)
+    except (ArgumentError, WheelError) as error:
+        if text := str(error):
+            _write(_STDERR, text)
         return 1
     except ImportError as error:
         _write(_STDERR, f"error: the xllamacpp wheel cannot be used ({error}): pip install xllamacpp")
@@ -44,24 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _serve(params)
 
 
-def _answer(arguments: Sequence[Argument]) -> int | None:
-    given = [argument.flag for argument in arguments]
-    if VERSION in given:
-        package = extension()
-        build = package.BUILD_INFO
-        _write(
-            _STDERR,
-            f"version: xllamacpp {package.__version__} (build {build['build_number']}, commit {build['commit']})\n"
-            f"built with {build['compiler']} for {build['build_target']}",
-        )
-        return 0
-    if HELP in given:
-        _write(_STDOUT, usage())
-        return 0
-    if MODEL not in given:
-        _write(_STDERR, "error: --model is required: the server in the xllamacpp wheel serves one model")
-        return 1
-    return None
+def _version() -> str:
+    package = extension()
+    check_wheel(package)
+    build = package.BUILD_INFO
+    return f"version: xllamacpp {package.__version__}\nbuilt with {build['compiler']} for {build['build_target']}"
 
 
 def _leave(_server: Any) -> NoReturn:  # noqa: ANN401 (an extension without types)

@@ -1,45 +1,87 @@
-"""What llama-server's flags set in the wheel's ``CommonParams``."""
+"""llama-server's command line, read by llama.cpp's own parser in the xllamacpp wheel.
+
+The wheel exports the parser, a C++ function, and does not wrap it. It is called with the address of the
+``common_params`` within the wheel's ``CommonParams``, so that it fills in the very object that the server is made of:
+no text and no list crosses the border, only numbers and plain C strings. What this rests on is looked at before each
+use, and a wheel that is otherwise is refused:
+
+- where that struct lies is read from memory, with marks in its first fields, before anything is written there;
+- the function's arguments are part of its exported name: a function that takes others is not found;
+- the number that stands for llama-server is that of a known command line's meaning.
+
+The parser ends the process by itself after ``--help`` (0) and what it finds beyond repair (1).
+"""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final
-
-from velesio_worker.engines.embedded_values import Member
 
 Params = Any
 """The wheel's ``CommonParams``: an extension without types."""
 
-Put = Callable[[Params, Any], None]
-"""Sets what a flag's value means."""
+TESTED: Final = "2026.10.11549"
+"""The version of the wheel that the worker's pins name."""
 
 PORT: Final = 8080
-SLOTS: Final = -1
-"""llama-server's default: 4 of them, which share one context."""
-
 SMALL_MACHINE: Final = 4
-EVERYTHING: Final = 2**31 - 1
-_MIB: Final = 1024 * 1024
+REMEDY: Final = "use a llama-server binary (data/binaries/llama-server)"
 
-CHOSEN: Final = {
-    "sampling.samplers": "SAMPLERS",
-    "sampling.temp": "TEMP",
-    "sampling.top_k": "TOP_K",
-    "sampling.top_p": "TOP_P",
-    "sampling.min_p": "MIN_P",
-    "sampling.xtc_probability": "XTC_PROBABILITY",
-    "sampling.xtc_threshold": "XTC_THRESHOLD",
-    "sampling.penalty_last_n": "PENALTY_LAST_N",
-    "sampling.penalty_repeat": "PENALTY_REPEAT",
-    "sampling.mirostat": "MIROSTAT",
-    "sampling.mirostat_eta": "MIROSTAT_ETA",
-    "sampling.mirostat_tau": "MIROSTAT_TAU",
-}
-"""Fields that a model can bring values of its own for, which a flag overrules: the mark that says so."""
+PARSER: Final = "_Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E"
+"""``common_params_parse(int, char **, common_params &, llama_example, void (*)(int, char **))``."""
+LOG: Final = "_Z11common_initv"
+"""``common_init()``: the log's lines get their time and level, those of the parser as well."""
+SERVER: Final = 12
+"""``LLAMA_EXAMPLE_SERVER``, whose flags are read."""
+
+KNOWN: Final = MappingProxyType(
+    {
+        "--ctx-size 4321": ("n_ctx", 4321),
+        "--yarn-orig-ctx 7": ("yarn_orig_ctx", 7),
+        "--temp 0.25": ("sampling.temp", 0.25),
+        "--spec-draft-n-max 5": ("speculative.draft.n_max", 5),
+        "--model x.gguf": ("model.path", "x.gguf"),
+        "--no-warmup": ("warmup", False),
+        "--parallel 3": ("n_parallel", 3),
+        "--port 1234": ("port", 1234),
+        "--host 127.0.0.9": ("hostnames", ["127.0.0.9"]),
+        "--metrics": ("endpoint_metrics", True),
+        "--sleep-idle-seconds 9": ("sleep_idle_seconds", 9),
+    }
+)
+"""Flags of llama-server's from the beginning of the struct to its end, the fields that they set, and to what."""
+
+_MARKS: Final = {"n_predict": 0x5EED0001, "n_ctx": 0x5EED0002, "n_batch": 0x5EED0003, "n_ubatch": 0x5EED0004}
+"""The struct's first fields, in their order, and numbers that stand there by no chance."""
+_REMOTE: Final = tuple(
+    f"{model}.{source}"
+    for model in ("model", "mmproj", "speculative.draft.mparams")
+    for source in ("url", "hf_repo", "docker_repo")
+)
+_JOINED: Final = re.compile(r"--[\w-]+=")
+
+
+class ArgumentError(Exception):
+    """The command line cannot be served; the text says why and is empty where the parser has said so."""
+
+
+class WheelError(Exception):
+    """The installed wheel is not as it is expected to be; the text says what to install."""
+
+    def __init__(self, package: Any, reason: object) -> None:  # noqa: ANN401 (an extension without types)
+        version = getattr(package, "__version__", "of an unknown version")
+        super().__init__(
+            f"error: xllamacpp {version} is too old or too new for this worker ({reason}): "
+            f"pip install xllamacpp=={TESTED}, or {REMEDY}"
+        )
 
 
 def extension() -> Any:  # noqa: ANN401 (an extension without types)
@@ -51,14 +93,30 @@ def extension() -> Any:  # noqa: ANN401 (an extension without types)
     return importlib.import_module("xllamacpp")
 
 
-def new_params() -> Params:
-    """Return a ``CommonParams`` with llama-server's defaults, where the wheel has others."""
-    params = extension().CommonParams()
-    params.port = PORT
-    params.n_parallel = SLOTS
-    params.default_template_kwargs = {"preserve_reasoning": "true"}
+def read_params(argv: Sequence[str]) -> Params:
+    """Return the ``CommonParams`` that a command line and the environment (``LLAMA_ARG_…``) describe.
+
+    Args:
+        argv: the arguments, without the program's name. ``--flag=value`` is taken, too, which llama-server does not.
+
+    Raises:
+        ArgumentError: they are not understood, or ask for what the wheel's server cannot do.
+        WheelError: the wheel is not one that this works with.
+        ImportError: the wheel cannot be imported.
+    """
+    package = extension()
+    check_wheel(package)
+    params = package.CommonParams()
+    params.port = PORT  # the wheel's own is 0
     if (threads := default_threads()) is not None:
         params.cpuparams.n_threads = threads
+    words = [part for word in argv for part in (word.split("=", 1) if _JOINED.match(word) else [word])]
+    if not _parse(package, params, words):
+        raise ArgumentError
+    if remote := [found for field in _REMOTE if (found := attrgetter(field)(params))]:
+        raise ArgumentError(f"error: the server in the xllamacpp wheel downloads nothing ({remote[0]}): {REMEDY}")
+    if not params.model.path:
+        raise ArgumentError("error: --model is required: the server in the xllamacpp wheel serves one model")
     return params
 
 
@@ -73,109 +131,64 @@ def default_threads() -> int | None:
     return max(1, cores - 1) if cores is not None and cores <= SMALL_MACHINE else None
 
 
-def put_fields(params: Params, target: str, value: Any) -> None:  # noqa: ANN401 (whatever the field holds)
-    """Set the fields that a flag's target names; see :class:`velesio_worker.engines.embedded_flags.Flag`."""
-    words = target.split()
-    if words[:1] == ["not"]:
-        value = not value
-        del words[0]
-    for field in words:
-        *owners, name = field.split(".")
-        owner = params
-        for attribute in owners:
-            owner = getattr(owner, attribute)
-        setattr(owner, name, _looked_up(value) if isinstance(value, Member) else value)
-        if field in CHOSEN:
-            enumeration = "common_params_sampling_config"
-            mark = _looked_up(Member(enumeration, f"{enumeration.upper()}_{CHOSEN[field]}"))
-            params.sampling.user_sampling_config |= int(mark)
+def check_wheel(package: Any, known: Mapping[str, tuple[str, object]] = KNOWN) -> None:  # noqa: ANN401
+    """Check that the parser can be called safely and means what it is expected to mean.
+
+    Args:
+        package: the wheel's module.
+        known: flags, the fields that they set, and to what.
+
+    Raises:
+        WheelError: it cannot or does not.
+    """
+    fields = attrgetter(*(field for field, _ in known.values()))
+    wanted = tuple(value for _, value in known.values())
+    try:
+        _check_place(package)
+        read, untouched = package.CommonParams(), package.CommonParams()
+        before = fields(untouched)
+        with _environment_without_flags():
+            understood = _parse(package, read, " ".join(known).split())
+        found = fields(read)
+        kept = fields(untouched) == before
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        raise WheelError(package, error) from None
+    if not understood or found != wanted or not kept:
+        raise WheelError(package, "its parser does not read a known command line as llama-server does")
 
 
-def _looked_up(member: Member) -> Any:  # noqa: ANN401 (an extension without types)
-    return getattr(getattr(extension(), member.enumeration), member.name)
+def _check_place(package: Any) -> None:  # noqa: ANN401 (an extension without types)
+    """Check where the struct lies, by what can be read there; nothing has been written by address until then."""
+    marked = package.CommonParams()
+    for field, mark in _MARKS.items():
+        setattr(marked, field, mark)
+    if [*(ctypes.c_int32 * len(_MARKS)).from_address(_address(marked))] != [*_MARKS.values()]:
+        raise ValueError("its CommonParams is laid out otherwise")
 
 
-def put_context(params: Params, size: int) -> None:
-    """Set the context's size; the model's own (0), once asked for, is not made smaller to fit the memory."""
-    params.n_ctx = size
-    if size == 0:
-        params.fit_params_min_ctx = -1
+def _address(params: Params) -> int:
+    """Return where the struct begins: right behind the head that every Python object has."""
+    return id(params) + object.__basicsize__
 
 
-def put_reranking(params: Params, _on: bool) -> None:  # noqa: FBT001 (a switch's value)
-    """Serve ``/rerank``."""
-    params.embedding = True
-    params.pooling_type = _looked_up(Member("llama_pooling_type", "LLAMA_POOLING_TYPE_RANK"))
+def _parse(package: Any, params: Params, words: Sequence[str]) -> bool:  # noqa: ANN401
+    """Have the parser read words; False: it has written to standard error what is wrong with them."""
+    library = ctypes.CDLL(package.xllamacpp.__file__)
+    parser = getattr(library, PARSER)
+    parser.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    parser.restype = ctypes.c_bool
+    start_log = getattr(library, LOG)
+    start_log.restype = None
+    start_log()
+    argv = [b"llama-server", *(os.fsencode(word) for word in words)]
+    return parser(len(argv), (ctypes.c_char_p * (len(argv) + 1))(*argv, None), _address(params), SERVER, None)
 
 
-def put_verbose(params: Params, _on: bool) -> None:  # noqa: FBT001 (a switch's value)
-    """Log everything."""
-    params.verbosity = EVERYTHING
-
-
-def put_rope_scale(params: Params, factor: float) -> None:
-    """Expand the context by a factor."""
-    params.rope_freq_scale = 1.0 / factor
-
-
-def put_repeat_last(params: Params, count: int) -> None:
-    """Set how many tokens are looked at for repetitions; as many must be remembered."""
-    put_fields(params, "sampling.penalty_last_n", count)
-    params.sampling.n_prev = max(params.sampling.n_prev, count)
-
-
-def put_adapters(params: Params, found: list[tuple[str, float]]) -> None:
-    """Add LoRA adapters."""
-    make = extension().CommonAdapterLoraInfo
-    params.lora_adapters = [*params.lora_adapters, *(make(path, scale) for path, scale in found)]
-
-
-def put_tensor_split(params: Params, shares: list[float]) -> None:
-    """Set the GPUs' shares of the model; the field has a fixed length."""
-    missing = len(params.tensor_split) - len(shares)
-    if missing < 0:
-        raise ValueError(f"{len(shares)} values are more than there can be devices")
-    params.tensor_split = [*shares, *[0.0] * missing]
-
-
-def put_fit_target(params: Params, margins: list[float]) -> None:
-    """Set how much memory stays free on each device, in MiB; a single value goes for all."""
-    target: list[int] = params.fit_params_target
-    if len(margins) > len(target):
-        raise ValueError(f"{len(margins)} values are more than there can be devices")
-    sizes = [int(margin) * _MIB for margin in (margins * len(target) if len(margins) == 1 else margins)]
-    params.fit_params_target = [*sizes, *target[len(sizes) :]]
-
-
-def put_api_keys(params: Params, keys: list[str]) -> None:
-    """Add API keys."""
-    params.api_keys = [*params.api_keys, *keys]
-
-
-def put_draft_types(params: Params, types: list[Member]) -> None:
-    """Add kinds of speculative decoding."""
-    params.speculative.types = [*params.speculative.types, *(_looked_up(kind) for kind in types)]
-
-
-def put_template_values(params: Params, found: dict[str, str]) -> None:
-    """Add values that every chat template gets."""
-    params.default_template_kwargs = {**params.default_template_kwargs, **found}
-
-
-def put_reasoning(params: Params, on: bool | None) -> None:  # noqa: FBT001 (a flag's value)
-    """Switch thinking on or off; None leaves it to the template."""
-    params.enable_reasoning = -1 if on is None else int(on)
-    if on is not None:
-        put_template_values(params, {"enable_thinking": json.dumps(on)})
-
-
-def put_reasoning_effort(params: Params, level: str) -> None:
-    """Set the effort that the chat template is given."""
-    kept = {name: value for name, value in params.default_template_kwargs.items() if name != "reasoning_effort"}
-    params.default_template_kwargs = kept if level == "default" else {**kept, "reasoning_effort": json.dumps(level)}
-
-
-def put_kept_reasoning(params: Params, on: bool) -> None:  # noqa: FBT001 (a switch's value)
-    """Keep the thoughts of earlier messages, or drop them."""
-    put_template_values(params, {"preserve_reasoning": json.dumps(on)})
-    params.preserve_reasoning_specified = True
+@contextmanager
+def _environment_without_flags() -> Generator[None]:
+    """Hide the flags in the environment, which would be read beside the known ones."""
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("LLAMA_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
