@@ -160,7 +160,7 @@ def _summary(figures: Figures, job_id: str) -> None:
         f"Each token was an entry of the Redis Stream stream:{job_id}, the whole lay in result:{job_id}.\n"
         'Next: make demo PROMPT="Name three colours."   another question\n'
         "      .venv/bin/velesio-worker demo --chat       a conversation\n"
-        '      README.md, "Use your own model"            your model, your Redis, your GPU'
+        "      docs/start/your-model.md                   your model, your Redis, your GPU"
     )
 
 

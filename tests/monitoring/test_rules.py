@@ -14,6 +14,7 @@ from velesio_worker.metrics import FAULTS
 from velesio_worker.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
+RUNBOOK: Final = "docs/operate/runbook.md"
 SEVERITIES: Final = {"critical", "warning", "info"}
 
 CLIENTS_FAULT: Final = {
@@ -82,12 +83,17 @@ def test_every_alert_says_how_bad_it_is_what_it_is_and_what_to_do(alerts: list[d
         assert all(alert["annotations"].values()), alert["alert"]
 
 
-def test_every_runbook_is_a_place_in_the_readme(alerts: list[dict[str, Any]]) -> None:
-    places = anchors(ROOT / "README.md")
+def test_every_alert_leads_to_its_entry_in_the_runbook(alerts: list[dict[str, Any]]) -> None:
+    places = anchors(ROOT / RUNBOOK)
     for alert in alerts:
-        page, _, anchor = alert["annotations"]["runbook"].partition("#")
-        assert page == "README.md"
+        anchor = alert["alert"].lower()
+        assert alert["annotations"]["runbook"] == f"{RUNBOOK}#{anchor}"
         assert anchor in places, alert["alert"]
+
+
+def test_the_runbook_has_no_entry_of_an_alert_that_is_gone(alerts: list[dict[str, Any]]) -> None:
+    entries = re.findall(r"^## (Velesio\w+)$", (ROOT / RUNBOOK).read_text(), re.MULTILINE)
+    assert sorted(entries) == sorted(alert["alert"] for alert in alerts)
 
 
 def test_log_actions_and_settings_in_descriptions_exist(alerts: list[dict[str, Any]]) -> None:
