@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         default="llama_queue", description="The list that producers push to; every other queue key is named after it."
     )
     run_llm: bool = Field(default=True, description="Run text jobs.")
-    run_sd: bool = Field(default=True, description="Run image jobs.")
+    run_sd: bool = Field(default=True, description="Run image jobs, if there is a WebUI to start or to use.")
 
     model_path: Path = Field(default=Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
     gpu_layers: Annotated[int, Field(ge=0)] = Field(default=35, description="Layers that llama-server puts on the GPU.")
@@ -165,7 +165,8 @@ class Settings(BaseSettings):
     )
     model_url: Annotated[str | None, AfterValidator(_model_source)] = Field(
         default=None,
-        description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it.",
+        description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it. "
+        "HF_TOKEN is used for the hub.",
     )
     idle_unload_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=300, description="Stop an engine that had no job for so many seconds; the next job starts it. 0: never."
@@ -186,7 +187,10 @@ class Settings(BaseSettings):
         description="Answers to keep and give again: off, deterministic (temperature 0 or a seed given) or all.",
     )
 
-    sd_model_path: Path = Field(default=Path("./data/models/image/"), description="The folder of image models.")
+    sd_model_path: Path = Field(
+        default=Path("./data/models/image/"),
+        description="The folder of image models (--ckpt-dir of the WebUI in data/sd).",
+    )
     sd_startup_command: Command = Field(
         default=None,
         description="The command that starts the Stable Diffusion WebUI (no shell), in data/sd if launch.py is there. "
@@ -196,7 +200,9 @@ class Settings(BaseSettings):
         default=None, description="Further arguments for the WebUI in data/sd, such as --medvram or --xformers."
     )
     sd_server_url: HttpUrl = Field(
-        default=None, description="Use this WebUI, which already runs, instead of starting one."
+        default=None,
+        description="Use this WebUI, which already runs, instead of starting one; "
+        "http://user:password@host:port with --api-auth.",
     )
     sd_port: Port = Field(default=7860, description="The port on 127.0.0.1 that the worker's WebUI listens on.")
     sd_start_seconds: Seconds = Field(
@@ -209,7 +215,11 @@ class Settings(BaseSettings):
         default=4,
         description="The largest batch_size; so many waiting txt2img jobs that differ in nothing are run at once.",
     )
-    sd_max_images: Count = Field(default=4, description="The most images of one job: batch_size times n_iter.")
+    sd_max_images: Count = Field(
+        default=4,
+        description="The most images of one job: batch_size times n_iter. "
+        "Large answers hold up the worker for some milliseconds a megabyte.",
+    )
     sd_max_pixels: Count = Field(
         default=2048 * 2048, description="The most pixels of an image, width times height: of one made or one sent."
     )
@@ -236,13 +246,14 @@ class Settings(BaseSettings):
         default=60, description="How long an engine that starts may show no progress before it is given up, in seconds."
     )
     stall_seconds: Seconds = Field(
-        default=120, description="How long an engine may send nothing for a running job before it is replaced."
+        default=120,
+        description="How long an engine may send nothing for a running job before it is replaced, in seconds.",
     )
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
     )
     lease_seconds: WholeSeconds = Field(
-        default=15, description="How long a worker counts as alive after its last heartbeat."
+        default=15, description="How long a worker counts as alive after its last heartbeat, in seconds."
     )
     result_ttl: WholeSeconds = Field(default=3600, description="How long a result is kept, in seconds.")
     stream_ttl: WholeSeconds = Field(
