@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.exceptions import NoScriptError
 
 from velesio_worker.queue.keys import Keys, Slot, job_key, parts_key, result_key
 
@@ -94,6 +96,25 @@ class LeaseEnd(NamedTuple):
     left: float
 
 
+class _Script(NamedTuple):
+    """A script as it is sent to Redis, and the SHA-1 under which Redis knows it from then on."""
+
+    source: bytes
+    sha: str
+
+
+def _read(source: bytes) -> _Script:
+    return _Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+
+_SCRIPTS: Final = {
+    file.name.removesuffix(".lua"): _read(file.read_bytes())
+    for file in files(__name__).iterdir()
+    if file.name.endswith(".lua")
+}
+"""Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
+
+
 class Scripts:
     """The scripts, bound to a client. All are safe to repeat.
 
@@ -104,35 +125,20 @@ class Scripts:
 
     def __init__(self, redis: Redis, *, job_ttl: int = JOB_HASH_TTL) -> None:
         self._job_ttl = max(job_ttl, JOB_HASH_TTL)
-        folder = files(__name__)
-
-        def load(name: str) -> Any:  # noqa: ANN401 (redis-py's script object is untyped)
-            return redis.register_script(  # pyright: ignore[reportUnknownMemberType]
-                folder.joinpath(f"{name}.lua").read_text()
-            )
-
-        self._claim = load("claim")
-        self._finish = load("finish")
-        self._release = load("release")
-        self._ack = load("ack")
-        self._bury = load("bury")
-        self._send_to_worker = load("send_to_worker")
-        self._beat = load("beat")
-        self._alive = load("alive")
-        self._reap = load("reap")
-        self._retry = load("retry")
-        self._forget = load("forget")
-        self._leases = load("leases")
-        self._waiting = load("waiting")
-        self._heads = load("heads")
-        self._pick = load("pick")
-        self._part = load("part")
-        self._publish = load("publish")
         self._redis: Any = redis
+
+    async def _run(self, name: str, *, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:  # noqa: ANN401 (as Redis answers)
+        script = _SCRIPTS[name]
+        try:
+            return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
+        except NoScriptError:  # this server has not seen it yet, or has forgotten it
+            await self._redis.script_load(script.source)
+            return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
 
     async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
-        status, attempt, first, owner, name, holder, counted, base = await self._claim(
+        status, attempt, first, owner, name, holder, counted, base = await self._run(
+            "claim",
             keys=[job_key(job_id), result_key(job_id)],
             args=[slot.worker, slot.name, nonce, max_attempts, take_over, self._job_ttl],
         )
@@ -155,33 +161,33 @@ class Scripts:
         None: the parts are not all there.
         """
         keys = [job_key(job_id), result_key(job_id), parts_key(job_id, attempt)]
-        reply = int(await self._finish(keys=keys, args=[worker, attempt, ttl, result, self._job_ttl, sent]))
+        reply = int(await self._run("finish", keys=keys, args=[worker, attempt, ttl, result, self._job_ttl, sent]))
         return None if reply < 0 else bool(reply)
 
     async def part(self, job_id: str, attempt: int, before: int, part: bytes) -> bool:
         """Send a part of a large result, ``before`` bytes of which are there; False if they are not."""
         keys = [parts_key(job_id, attempt)]
-        return bool(await self._part(keys=keys, args=[before, part, PARTS_SECONDS]))
+        return bool(await self._run("part", keys=keys, args=[before, part, PARTS_SECONDS]))
 
     async def release(self, job_id: str, worker: str, attempt: int, *, in_good_order: bool) -> bool:
         """Give up an attempt; False if it was not the caller's any more."""
-        return bool(await self._release(keys=[job_key(job_id)], args=[worker, attempt, int(in_good_order)]))
+        return bool(await self._run("release", keys=[job_key(job_id)], args=[worker, attempt, int(in_good_order)]))
 
     async def ack(self, slot: Slot) -> bool:
         """Empty the slot; False if a second job lies in it, and then nothing was done."""
-        return not await self._ack(keys=[slot.key])
+        return not await self._run("ack", keys=[slot.key])
 
     async def bury(self, keys: Keys, slot: Slot, letter: bytes, payload: bytes = b"") -> bool:
         """Move the job in the slot to the dead letters; False if a second job lies in it and no payload tells which."""
-        return bool(await self._bury(keys=[slot.key, keys.dead], args=[letter, DEAD_LETTERS_KEPT, payload]))
+        return bool(await self._run("bury", keys=[slot.key, keys.dead], args=[letter, DEAD_LETTERS_KEPT, payload]))
 
     async def send_to_worker(self, keys: Keys, slot: Slot, worker: str) -> bool:
         """Move the job in the slot to the worker's list; False if the worker does not live."""
-        return bool(await self._send_to_worker(keys=[slot.key, keys.only(worker), keys.workers], args=[worker]))
+        return bool(await self._run("send_to_worker", keys=[slot.key, keys.only(worker), keys.workers], args=[worker]))
 
     async def waiting(self, source: str, most: int, largest: int, look: int) -> list[bytes]:
         """Return what waits at the front of a list, the next one first; sizes are in bytes."""
-        return await self._waiting(keys=[source], args=[most, largest, look])
+        return await self._run("waiting", keys=[source], args=[most, largest, look])
 
     async def heads(self, lists: Mapping[str, bool], largest: int) -> list[tuple[int, bytes, int]]:
         """Look at lists; ``lists`` says of each whether its next job is to be read.
@@ -190,12 +196,12 @@ class Scripts:
             for each how many jobs wait in it, the next one, cut to ``largest`` bytes, and its size in bytes.
         """
         args = [largest, *(int(read) for read in lists.values())]
-        reply: list[Any] = await self._heads(keys=list(lists), args=args)
+        reply: list[Any] = await self._run("heads", keys=list(lists), args=args)
         return list(zip(reply[::3], reply[1::3], reply[2::3], strict=True))
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job into the slot; False if it does not wait any more."""
-        return bool(await self._pick(keys=[source, slot.key], args=[payload]))
+        return bool(await self._run("pick", keys=[source, slot.key], args=[payload]))
 
     async def beat(
         self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int], slots: Iterable[Slot] = ()
@@ -203,7 +209,8 @@ class Scripts:
         """Renew the worker's lease; returns its end, in Unix seconds by Redis's clock."""
         pairs = [part for pair in facts.items() for part in pair]
         homes = [part for slot in slots for part in (slot.key, slot.home)]
-        ends = await self._beat(
+        ends = await self._run(
+            "beat",
             keys=[keys.workers, keys.worker(worker), keys.slots(worker)],
             args=[worker, lease_seconds, len(pairs), *pairs, *homes],
         )
@@ -211,7 +218,7 @@ class Scripts:
 
     async def leases(self, keys: Keys, within: float) -> list[LeaseEnd]:
         """Return the workers whose leases end within so many seconds, or have ended."""
-        reply: list[Any] = await self._leases(keys=[keys.workers], args=[within])
+        reply: list[Any] = await self._run("leases", keys=[keys.workers], args=[within])
         return [
             LeaseEnd(worker.decode(), ends.decode(), left / 1000)
             for worker, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
@@ -220,7 +227,8 @@ class Scripts:
     async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool) -> int:
         """Put the jobs of a lost worker back; returns how many, or -1 if the worker lives."""
         return int(
-            await self._reap(
+            await self._run(
+                "reap",
                 keys=[keys.workers, keys.slots(worker), keys.only(worker), keys.incoming],
                 args=[worker, lease_ends, int(gone)],
             )
@@ -228,22 +236,22 @@ class Scripts:
 
     async def alive(self, keys: Keys, worker: str) -> bool:
         """Whether the worker's lease runs."""
-        return bool(await self._alive(keys=[keys.workers], args=[worker]))
+        return bool(await self._run("alive", keys=[keys.workers], args=[worker]))
 
     async def retry(self, keys: Keys, letter: bytes, payload: bytes) -> int:
         """Put a dead letter's job back; returns how many copies of the letter there were, 0 if it is gone."""
-        return int(await self._retry(keys=[keys.dead, keys.incoming], args=[letter, payload]))
+        return int(await self._run("retry", keys=[keys.dead, keys.incoming], args=[letter, payload]))
 
     async def forget(self, job_id: str, result: bytes) -> bool:
         """Delete the job's result; False if it is not (any more) the one given."""
-        return bool(await self._forget(keys=[result_key(job_id)], args=[result]))
+        return bool(await self._run("forget", keys=[result_key(job_id)], args=[result]))
 
     async def publish(
         self, key: str, attempt: int, first: int, life: int | None, entries: Sequence[tuple[str, bytes]]
     ) -> PublishReply:
         """Add entries, event and data each, to a stream; ``first`` is the sequence of the first of them."""
         args = [part for entry in entries for part in entry]
-        reply = await self._publish(keys=[key], args=[attempt, first, "" if life is None else life, *args])
+        reply = await self._run("publish", keys=[key], args=[attempt, first, "" if life is None else life, *args])
         return publish_reply(reply)
 
     def publish_with(
@@ -251,12 +259,12 @@ class Scripts:
     ) -> None:
         """Put the same into a pipeline; ``parts``: events and data in turn. :func:`publish_reply` reads the reply."""
         pipe.execute_command(  # pyright: ignore[reportUnknownMemberType]
-            "EVALSHA", self._publish.sha, 1, key, attempt, first, "" if life is None else life, *parts
+            "EVALSHA", _SCRIPTS["publish"].sha, 1, key, attempt, first, "" if life is None else life, *parts
         )
 
     async def load_publish(self) -> None:
         """Have Redis know the script that a pipeline found missing: a restart or a failover forgets scripts."""
-        await self._redis.script_load(self._publish.script)
+        await self._redis.script_load(_SCRIPTS["publish"].source)
 
 
 def publish_reply(reply: list[Any]) -> PublishReply:
