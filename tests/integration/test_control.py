@@ -22,6 +22,7 @@ from velesio_worker.jobs import parse_job
 from velesio_worker.queue import control as control_module
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.control import Control, request_cancel
+from velesio_worker.queue.scripts import JOB_HASH_TTL, ClaimStatus
 from velesio_worker.subscriber import READER_SECONDS, SHOW_SECONDS, Presence
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +149,121 @@ async def test_the_bell_is_heard_at_once(
         await request_cancel(commands, side.keys, "b")
         await until(lambda: running.cancelled[1:], limit=4)
     assert running.cancelled == ["a", "b"], "and what rang before it listened is the flags' business"
+
+
+async def heard(side: Side, commands: Any, running: Running) -> None:
+    """Ring for a job of no importance until somebody has heard it."""
+    with anyio.fail_after(60):
+        while "bell" not in running.cancelled:
+            await request_cancel(commands, side.keys, "bell")
+            await anyio.sleep(0.01)
+
+
+async def end(side: Side, running: Running, claim: Claim, commands: Any, *, forget: bool = False) -> None:
+    """End a job; ``forget`` its result, as if that had expired."""
+    assert await side.claims.finish(claim.held, b"{}")
+    running.now.remove(claim)
+    if forget:
+        await commands.delete("result:a")
+
+
+async def claim_again(side: Side) -> tuple[ClaimStatus, bool]:
+    """What becomes of a new job under the same id: its status, and whether it is at its first attempt."""
+    reply = await side.claims.claim("a", side.slot(), 9)
+    return reply.status, reply.first
+
+
+@topologies
+@pytest.mark.parametrize("bell", [True, False], ids=["with the doorbell", "with the flag alone"])
+async def test_a_flag_that_is_written_after_a_jobs_end_does_not_stop_the_next_one_of_that_id(
+    side: Side, commands: Any, control: Control, running: Running, *, bell: bool
+) -> None:
+    await end(side, running, await run_here(side, running), commands)
+    await commands.hset(JOB, "cancel", 1)
+    if bell:
+        async with listening(control):
+            await heard(side, commands, running)
+            await commands.xadd(side.keys.control, {"cancel": "a"})
+            with anyio.fail_after(60):
+                while await commands.hexists(JOB, "cancel"):
+                    await anyio.sleep(0.01)
+    await commands.delete("result:a")
+    assert await claim_again(side) == (ClaimStatus.CLAIMED, True)
+    await control.look()
+    assert "a" not in running.cancelled
+
+
+@topologies
+async def test_a_cancel_that_is_asked_for_as_the_job_ends_leaves_no_flag(
+    side: Side, commands: Any, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = await run_here(side, running)
+    await request_cancel(commands, side.keys, "b")  # so that Redis knows the script
+    first = commands.execute_command
+
+    async def then_the_job_ends(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        reply = await first(*args, **options)
+        await end(side, running, claim, commands)
+        return reply
+
+    monkeypatch.setattr(commands, "execute_command", then_the_job_ends)
+    await request_cancel(commands, side.keys, "a")
+    assert await commands.hget(JOB, "cancel") is None
+
+
+@topologies
+async def test_a_cancel_that_is_asked_for_after_a_jobs_end_is_refused(
+    side: Side, commands: Any, running: Running
+) -> None:
+    await end(side, running, await run_here(side, running), commands)
+    await request_cancel(commands, side.keys, "a")
+    assert await commands.hget(JOB, "cancel") is None
+    assert not await commands.exists(side.keys.control)
+
+
+@topologies
+@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "by a client"])
+async def test_a_job_that_waits_under_an_id_used_before_can_be_cancelled(
+    side: Side, commands: Any, control: Control, running: Running, *, by_hand: bool
+) -> None:
+    await end(side, running, await run_here(side, running), commands, forget=True)
+    if by_hand:
+        async with listening(control):
+            await heard(side, commands, running)
+            await commands.hset(JOB, "cancel", 1)
+            await commands.xadd(side.keys.control, {"cancel": "a"})
+            await until(lambda: "a" in running.cancelled)
+    else:
+        await request_cancel(commands, side.keys, "a")
+    assert await claim_again(side) == (ClaimStatus.CANCELLED, True)
+
+
+@topologies
+async def test_a_bell_that_is_heard_late_does_not_stop_the_next_job_of_that_id(
+    side: Side, commands: Any, control: Control, running: Running
+) -> None:
+    claim = await run_here(side, running)
+    await run_here(side, running, "b", "text-1")
+    async with listening(control):
+        await heard(side, commands, running)
+        await end(side, running, claim, commands, forget=True)
+        await run_here(side, running)
+        await commands.xadd(side.keys.control, {"cancel": "a"})
+        await request_cancel(commands, side.keys, "b")
+        await until(lambda: "b" in running.cancelled)
+    assert "a" not in running.cancelled
+
+
+async def test_a_flag_that_is_written_before_its_job_is_not_kept_for_ever(
+    side: Side, commands: Any, control: Control, running: Running
+) -> None:
+    async with listening(control):
+        await heard(side, commands, running)
+        await commands.hset(JOB, "cancel", 1)
+        await commands.xadd(side.keys.control, {"cancel": "a"})
+        await until(lambda: "a" in running.cancelled)
+    assert 0 < await commands.ttl(JOB) <= JOB_HASH_TTL
 
 
 async def test_entries_that_are_no_cancellation_stop_nobody_from_listening(

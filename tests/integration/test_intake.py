@@ -17,6 +17,7 @@ from velesio_worker.logs import configure_logging
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim
+from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.intake import Intake
 from velesio_worker.settings import LogFormat
 from velesio_worker.subscriber import complete_stream
@@ -273,7 +274,7 @@ async def test_a_new_submission_under_an_old_id_has_one_end(side: Side, commands
     assert first is not None
     await side.closer.done(first.held, Done({"text": "x"}, "stop"))
     await commands.delete("result:a")
-    await commands.hset("{result:a}:job", "cancel", 1)
+    await request_cancel(commands, side.keys, "a")
     assert await admit(side, commands, job()) is None
     assert (await the_end(commands))[1]["finish_reason"] == "cancelled"
 

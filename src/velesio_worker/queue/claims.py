@@ -69,7 +69,8 @@ class Claims:
     """
 
     def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int, job_ttl: int = 0) -> None:
-        self._scripts = Scripts(commands, job_ttl=job_ttl)
+        hash_ttl = max(job_ttl, result_ttl)  # while the result is there, the hash tells that a cancel came too late
+        self._scripts = Scripts(commands, job_ttl=hash_ttl)
         self._slots = slots
         self._outage = outage
         self._result_ttl = result_ttl

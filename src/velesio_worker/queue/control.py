@@ -10,12 +10,13 @@ from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
 
+from velesio_worker.jobs import is_job_id
 from velesio_worker.logs import get_logger
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS, Outage, until_done, within
-from velesio_worker.queue.keys import Keys, job_key, reader_key, result_key
-from velesio_worker.queue.scripts import JOB_HASH_TTL
+from velesio_worker.queue.keys import Keys, job_key, reader_key
+from velesio_worker.queue.scripts import Scripts
 
 CONTROL_ENTRIES: Final = 1000
 
@@ -30,13 +31,9 @@ async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
         keys: the queue's keys.
         job_id: the job; if its result is there, nothing happens.
     """
-    commands: Any = redis
-    if await commands.exists(result_key(job_id)):
-        return
-    await commands.hset(job_key(job_id), "cancel", 1)
-    if await commands.ttl(job_key(job_id)) < 0:
-        await commands.expire(job_key(job_id), JOB_HASH_TTL)
-    await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
+    if await Scripts(redis).cancel(job_id, ask=True):
+        commands: Any = redis
+        await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
 
 
 class RunningJobs(Protocol):
@@ -77,6 +74,7 @@ class Control:
     ) -> None:
         self._blocking: Any = blocking
         self._commands: Any = commands
+        self._scripts = Scripts(commands)
         self._keys = keys
         self._jobs = jobs
         self._outage = outage
@@ -90,9 +88,14 @@ class Control:
             reply = await until_done(self._outage, partial(self._next, after), writes=False)
             for entry_id, fields in reply[0][1] if reply else ():
                 after = entry_id.decode()
-                self._jobs.cancel(fields.get(b"cancel", b"").decode(errors="replace"))
+                await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
             if time.monotonic() - self._looked_at >= BLOCK_SECONDS:
                 await until_done(self._outage, self.look, writes=False)
+
+    async def _rung(self, job_id: str) -> None:
+        """Stop a job if its flag says so: it may have ended since, and the next one of that id may run."""
+        if is_job_id(job_id) and await until_done(self._outage, partial(self._scripts.cancel, job_id, ask=False)):
+            self._jobs.cancel(job_id)
 
     async def _next(self, after: str) -> Any:  # noqa: ANN401 (redis-py's)
         read = self._blocking.xread({self._keys.control: after}, block=int(BLOCK_SECONDS * 1000))

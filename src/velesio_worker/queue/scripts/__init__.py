@@ -173,6 +173,11 @@ class Scripts:
         """Give up an attempt; False if it was not the caller's any more."""
         return bool(await self._run("release", keys=[job_key(job_id)], args=[worker, attempt, int(in_good_order)]))
 
+    async def cancel(self, job_id: str, *, ask: bool) -> bool:
+        """Ask that a job be stopped, or see whether somebody did; False if it has ended, or nobody did."""
+        keys = [job_key(job_id), result_key(job_id)]
+        return bool(await self._run("cancel", keys=keys, args=[int(ask), self._job_ttl]))
+
     async def ack(self, slot: Slot) -> bool:
         """Empty the slot; False if a second job lies in it, and then nothing was done."""
         return not await self._run("ack", keys=[slot.key])

@@ -36,9 +36,10 @@ if not (mine and nonce == ARGV[3]) then
     return {'held', attempt, 0, owner, slot, nonce, 0, base}
   end
   if state[8] then
-    -- An earlier submission under this id ended and its result has expired: begin anew, with rising attempts.
-    base, returned = attempt, 0
-    redis.call('HDEL', KEYS[1], 'finished_by', 'finished_at')
+    -- An earlier submission under this id ended and its result has expired: begin anew, with rising attempts. A flag
+    -- that came after that end was meant for it; one for this submission (cancel.lua) would have begun anew before.
+    base, returned, state[7] = attempt, 0, false
+    redis.call('HDEL', KEYS[1], 'finished_by', 'finished_at', 'cancel')
   end
   attempt = attempt + 1
   local now = redis.call('TIME')
