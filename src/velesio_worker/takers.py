@@ -32,22 +32,18 @@ class Takers:
         keys: the queue's keys.
         slots: takes jobs.
         desk: handles what was taken.
-        used: where the slots are noted, so that what is left in them can be handed back.
     """
 
-    def __init__(self, worker: str, settings: Settings, keys: Keys, slots: Slots, desk: Desk, used: list[Slot]) -> None:
+    def __init__(self, worker: str, settings: Settings, keys: Keys, slots: Slots, desk: Desk) -> None:
         self._worker = worker
         self._settings = settings
         self._keys = keys
         self._slots = slots
         self._desk = desk
-        self._used = used
         self._always = Gate(Passage.OPEN)
 
     def _slot(self, name: str, home: str) -> Slot:
-        slot = self._keys.slot(self._worker, name, home=home)
-        self._used.append(slot)
-        return slot
+        return self._keys.slot(self._worker, name, home=home)
 
     def intake(self, arrivals: Arrivals) -> Intake:
         """The one that sorts what producers push."""

@@ -40,7 +40,7 @@ from velesio_worker.queue.claims import Claims
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
 from velesio_worker.queue.control import Control
 from velesio_worker.queue.health import warn_of_risks
-from velesio_worker.queue.keys import Keys, Slot, new_worker_id
+from velesio_worker.queue.keys import Keys, new_worker_id
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.reaper import Reaper
 from velesio_worker.queue.slots import Slots
@@ -72,7 +72,15 @@ class Worker:
         self._commands = connect(settings.redis_url, name=self.id)
         self._publishing = connect(settings.redis_url, name=self.id, socket_timeout=FLUSH_SECONDS)
         self._blocking = connect(settings.redis_url, name=self.id, socket_timeout=PAYLOAD_SECONDS)
-        self._slots = Slots(self._blocking, self._commands, self._keys, self._outage)
+        self._lease = Lease(
+            self._commands,
+            self._keys,
+            self.id,
+            seconds=settings.lease_seconds,
+            facts=self._facts,
+            outage=self._outage,
+        )
+        self._slots = Slots(self._blocking, self._commands, self._keys, self._lease, self._outage)
         self._claims = Claims(
             self._commands,
             self._slots,
@@ -94,16 +102,6 @@ class Worker:
             max_bytes=settings.max_job_bytes,
             stream_ttl=settings.stream_ttl,
         )
-        self._used_slots: list[Slot] = []
-        self._lease = Lease(
-            self._commands,
-            self._keys,
-            self.id,
-            seconds=settings.lease_seconds,
-            facts=self._facts,
-            slots=self._used_slots,
-            outage=self._outage,
-        )
         self._reaper = Reaper(
             self._commands, self._keys, self.id, lease_seconds=settings.lease_seconds, outage=self._outage
         )
@@ -121,7 +119,7 @@ class Worker:
         self._executor = self._make_executor()
         self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, lambda: self._executor.running_by_kind)
         self._desk = Desk(self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation)
-        self._takers = Takers(self.id, settings, self._keys, self._slots, self._desk, self._used_slots)
+        self._takers = Takers(self.id, settings, self._keys, self._slots, self._desk)
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:
@@ -217,7 +215,7 @@ class Worker:
         finally:
             with anyio.move_on_after(LAST_SECONDS, shield=True):
                 await self._lease.end()
-                for slot in self._used_slots:
+                for slot in self._lease.slots:
                     while await self._slots.hand_back(slot):
                         log.warning("handed back a job that was left", action="slot_returned", slot=slot.name)
                 await self._slots.return_to(self._keys.only(self.id), self._keys.incoming)

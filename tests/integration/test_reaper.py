@@ -13,14 +13,14 @@ from tests.servers import Topology
 from tests.unit.figures import rise
 from velesio_worker.jobs import Kind
 from velesio_worker.queue.connection import Outage, connect
-from velesio_worker.queue.lease import BEATS_PER_LEASE
-from velesio_worker.queue.reaper import SETTLE_SECONDS, SLACK_SECONDS, Reaper
+from velesio_worker.queue.lease import overdue
+from velesio_worker.queue.reaper import SETTLE_SECONDS, Reaper
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 LEASE = 60
 """Long enough that a test which is held up for seconds finds what it has enrolled as it should be."""
 
-MISSED = LEASE / BEATS_PER_LEASE + SLACK_SECONDS
+MISSED = overdue(LEASE)
 """After so many seconds a beat counts as missed."""
 
 

@@ -46,7 +46,7 @@ class SlowLine:
 
 
 def over(side: Side, commands: Any, line: SlowLine) -> Slots:
-    return Slots(cast("Any", line), commands, side.keys, side.outage)
+    return Slots(cast("Any", line), commands, side.keys, side.lease, side.outage)
 
 
 async def test_a_move_whose_reply_never_comes_is_given_up_and_loses_no_job(

@@ -1,8 +1,10 @@
-"""A worker's lease: the heartbeat that says that it lives."""
+"""A worker's lease: the heartbeat that says that it lives, and what it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -15,11 +17,19 @@ from velesio_worker.queue.scripts import Scripts
 BEATS_PER_LEASE: Final = 12
 """A third would do for the lease; each further beat shortens what a killed worker costs the readers of its jobs."""
 
+SLACK_SECONDS: Final = 0.25
+"""How much later than due a beat may come before it counts as missed."""
+
 Facts = Callable[[], Mapping[str, str | int]]
 
 
+def overdue(lease_seconds: float) -> float:
+    """How many seconds after a beat the next one counts as missed."""
+    return lease_seconds / BEATS_PER_LEASE + SLACK_SECONDS
+
+
 class Lease:
-    """Keeps a worker in the list of those that live.
+    """Keeps a worker in the list of those that live, with the slots in which whoever reaps it looks for jobs.
 
     Args:
         commands: the client for commands.
@@ -27,7 +37,6 @@ class Lease:
         worker: the worker's id.
         seconds: how long it counts as alive after a beat.
         facts: says what the worker is and does, for its hash.
-        slots: the worker's slots, which grow as it gets ready; whoever reaps it looks there.
         outage: whom to tell when Redis does not answer.
     """
 
@@ -39,7 +48,6 @@ class Lease:
         *,
         seconds: int,
         facts: Facts,
-        slots: Sequence[Slot],
         outage: Outage,
     ) -> None:
         self._commands: Any = commands
@@ -48,16 +56,44 @@ class Lease:
         self._worker = worker
         self._seconds = seconds
         self._facts = facts
-        self._slots = slots
         self._outage = outage
         self._nudged = anyio.Event()
+        self._slots: dict[str, Slot] = {}
+        self._beating = anyio.Lock()
+        self._told: set[str] = set()
+        self._told_at = -math.inf
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots that the worker has used."""
+        return list(self._slots.values())
 
     async def beat(self) -> None:
         """Renew the lease once."""
-        await until_done(
-            self._outage,
-            lambda: self._scripts.beat(self._keys, self._worker, self._seconds, self._facts(), self._slots),
-        )
+        await until_done(self._outage, self._beat)
+
+    async def _beat(self, unless: Callable[[], bool] = lambda: False) -> None:
+        async with self._beating:
+            if unless():
+                return
+            slots, began = self.slots, time.monotonic()
+            await self._scripts.beat(self._keys, self._worker, self._seconds, self._facts(), slots)
+            self._told, self._told_at = {slot.key for slot in slots}, began
+
+    async def cover(self, slot: Slot) -> None:
+        """See to it, before a job is moved into a slot, that whoever reaps this worker looks there.
+
+        Redis knows the slot from the last beat; but if that is overdue, the worker may have been reaped meanwhile.
+
+        Raises:
+            redis.exceptions.RedisError: Redis could not be told.
+        """
+        self._slots.setdefault(slot.key, slot)
+        if not self._covers(slot):
+            await self._beat(unless=lambda: self._covers(slot))  # the beat that was waited for may have named it, too
+
+    def _covers(self, slot: Slot) -> bool:
+        return slot.key in self._told and time.monotonic() - self._told_at < overdue(self._seconds)
 
     async def keep(self) -> None:
         """Renew the lease for ever, and at once whenever :meth:`nudge` says that the facts have changed."""

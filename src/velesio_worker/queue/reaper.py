@@ -19,13 +19,10 @@ from velesio_worker.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
 from velesio_worker.queue.connection import Outage, passes, until_done
 from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.lease import BEATS_PER_LEASE
+from velesio_worker.queue.lease import overdue
 from velesio_worker.queue.scripts import LeaseEnd, Scripts
 
 LOOK_SECONDS: Final = 0.5
-SLACK_SECONDS: Final = 0.25
-"""How much later than due a beat may come before it counts as missed."""
-
 SETTLE_SECONDS: Final = 4.0
 """How much longer it may take the others to be connected and to beat once Redis was away."""
 
@@ -63,7 +60,7 @@ class Reaper:
 
     async def look(self) -> int:
         """Reap whoever is lost now; returns how many jobs were put back."""
-        missed = self._lease_seconds / BEATS_PER_LEASE + SLACK_SECONDS
+        missed = overdue(self._lease_seconds)
         connected: set[str] | None = None
         moved = 0
         for lease in await self._scripts.leases(self._keys, self._lease_seconds - missed):

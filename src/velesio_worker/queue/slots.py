@@ -25,6 +25,7 @@ from velesio_worker.queue.connection import (
     within,
 )
 from velesio_worker.queue.keys import Keys, Slot
+from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.scripts import Scripts
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
@@ -45,14 +46,16 @@ class Slots:
         blocking: the client for blocking moves and for reading payloads; patient.
         commands: the client for everything else.
         keys: the queue's keys.
+        lease: is told of each slot before a job is moved there.
         outage: whom to tell when Redis does not answer.
     """
 
-    def __init__(self, blocking: Redis, commands: Redis, keys: Keys, outage: Outage) -> None:
+    def __init__(self, blocking: Redis, commands: Redis, keys: Keys, lease: Lease, outage: Outage) -> None:
         self._blocking: Any = blocking
         self._commands: Any = commands
         self._scripts = Scripts(commands)
         self._keys = keys
+        self._lease = lease
         self._outage = outage
         self._doubtful: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
@@ -67,6 +70,7 @@ class Slots:
             return left
         backoff = self._backoffs.setdefault(slot.key, Backoff())
         try:
+            await self._lease.cover(slot)
             move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
             payload = await within(BLOCK_SECONDS + REPLY_SECONDS, move)
         except RedisError as error:
@@ -95,6 +99,7 @@ class Slots:
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job of a list into the slot; False if it does not wait there any more."""
+        await until_done(self._outage, partial(self._lease.cover, slot))
         return await until_done(self._outage, partial(self._scripts.pick, source, slot, payload))
 
     async def lingers(self, source: str) -> bool:
