@@ -38,6 +38,9 @@ MARK: Final = "CHAOS_RUN"
 """A variable that every process of a run inherits, so that none is overlooked."""
 
 STOP_SECONDS: Final = 30.0
+STOPS_IN: Final = 0.5
+"""About how long a worker takes to stop once it waits for its jobs no more, in seconds."""
+
 ORPHAN_SECONDS: Final = 5.0
 GIVES_UP: Final = 5
 """After so many crashes of its engine a worker ends, and rightly so; after one if the engine was never ready."""
@@ -53,6 +56,7 @@ class Kind(StrEnum):
     ENGINE_KILL = "engine-kill"
     FREEZE = "freeze"
     TERMINATE = "terminate"
+    STOP_KILL = "stop-kill"
     REDIS_RESTART = "redis-restart"
     CUT = "cut"
     CANCEL = "cancel"
@@ -106,6 +110,7 @@ class Fleet:
         self.counts: Counter[str] = Counter()
         self._env = env | {"REDIS_URL": self.redis.url, "MODEL_PATH": str(model)} | settings
         self._lease = float(settings["LEASE_SECONDS"])
+        self._drain = float(settings["DRAIN_SECONDS"])
         self._folder = folder
         self._chance = chance
         self._redis_hit = anyio.Lock()
@@ -161,7 +166,7 @@ class Fleet:
                     fault = self._note(kind)
                     await (self._cut() if kind is Kind.CUT else self._restart_redis())
                     fault.end = time.monotonic()
-            case Kind.WORKER_KILL | Kind.ENGINE_KILL | Kind.FREEZE | Kind.TERMINATE:
+            case Kind.WORKER_KILL | Kind.ENGINE_KILL | Kind.FREEZE | Kind.TERMINATE | Kind.STOP_KILL:
                 await self._strike_worker(kind)
             case _:
                 self.counts[f"{kind}: nobody to hit"] += 1
@@ -188,6 +193,7 @@ class Fleet:
             Kind.ENGINE_KILL: self._kill_engine,
             Kind.FREEZE: self._freeze,
             Kind.TERMINATE: self.stop,
+            Kind.STOP_KILL: self._kill_as_it_stops,
         }
         replica.busy = True
         fault = self._note(kind, worker.worker)
@@ -199,6 +205,20 @@ class Fleet:
         engines, worker.ending = worker.engines(), True
         worker.process.kill()
         await worker.process.wait()
+        await self._no_orphans(worker, engines)
+
+    async def _kill_as_it_stops(self, worker: WorkerProcess) -> None:
+        """Kill a worker some time after it was told to stop, mostly when its last jobs go back."""
+        engines, worker.ending = worker.engines(), True
+        with suppress(ProcessLookupError):
+            worker.process.terminate()
+        with anyio.move_on_after(self._chance.uniform(0, self._drain + STOPS_IN)):
+            await worker.process.wait()
+        if worker.runs:
+            worker.process.kill()
+            await worker.process.wait()
+        else:
+            self.counts["workers that stopped before they were killed"] += 1
         await self._no_orphans(worker, engines)
 
     async def _kill_engine(self, worker: WorkerProcess) -> None:

@@ -204,7 +204,7 @@ class Worker:
 
     @asynccontextmanager
     async def _enrolled(self) -> AsyncGenerator[None, None]:
-        """Be in the list of workers that live; on leaving hand back whatever is still held."""
+        """Be in the list of workers that live; on leaving nothing of this worker is left."""
         try:
             async with anyio.create_task_group() as beating:
                 beating.start_soon(self._lease.keep)
@@ -214,11 +214,9 @@ class Worker:
                 beating.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(LAST_SECONDS, shield=True):
-                await self._lease.end()
-                for slot in self._lease.slots:
-                    while await self._slots.hand_back(slot):
-                        log.warning("handed back a job that was left", action="slot_returned", slot=slot.name)
-                await self._slots.return_to(self._keys.only(self.id), self._keys.incoming)
+                await self._claims.give_up(self._lease.slots)
+                if left := await self._lease.end():
+                    log.info("put back what was left of this worker's jobs", action="slots_returned", jobs=left)
 
     async def _serve(self, side: anyio.abc.TaskGroup) -> None:
         """Take jobs until stopped; returns when the last one has ended or was handed back."""

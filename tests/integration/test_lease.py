@@ -15,6 +15,7 @@ from velesio_worker.queue.connection import connect
 from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.reaper import Reaper
+from velesio_worker.queue.scripts import ClaimStatus
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -82,3 +83,95 @@ async def test_a_job_is_found_that_a_worker_took_after_it_had_been_reaped_and_be
     assert await commands.llen(READY) == 0
     assert await reap(side, commands) == 1
     assert await commands.lrange(READY, 0, -1) == [b"1"]
+
+
+class KilledError(BaseException):
+    """The worker is killed here."""
+
+
+class Mortal:
+    """Has a client carry out so many commands, and then die with its worker."""
+
+    def __init__(self, commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = -1
+        self._execute = commands.execute_command
+        monkeypatch.setattr(commands, "execute_command", self._execute_until_killed)
+
+    async def _execute_until_killed(self, *args: Any, **options: Any) -> Any:
+        if self.left == 0:
+            raise KilledError
+        self.left -= 1
+        return await self._execute(*args, **options)
+
+
+async def hold_jobs(lost: Side, commands: Any) -> None:
+    """Have ``w2`` hold three jobs, one of which it has claimed, and wait for one that names it."""
+    for number in range(3):
+        await commands.lpush(READY, b'{"id": "%d"}' % number)
+        await lost.slots.take(READY, lost.slot(f"text-{number}"))
+    assert (await lost.claims.claim("1", lost.slot("text-1"), 1)).attempt == 1
+    await commands.lpush(lost.keys.only("w2"), b"for w2")
+
+
+async def leave(side: Side) -> int:
+    """What a worker does last."""
+    await side.claims.give_up(side.lease.slots)
+    return await side.lease.end()
+
+
+async def jobs_in(commands: Any, *lists: str) -> list[bytes]:
+    return [payload for name in lists for payload in await commands.lrange(name, 0, -1)]
+
+
+ALL: Final = [b"for w2", b'{"id": "0"}', b'{"id": "1"}', b'{"id": "2"}']
+
+
+async def test_a_worker_that_is_killed_as_it_ends_leaves_every_job_to_be_found_once(
+    side: Side, commands: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        await commands.delete("llama_queue", READY, side.keys.workers, "{result:1}:job")
+        mine: Any = connect(redis_url, name="w2")
+        lost = make_side(redis_url, "w2", mine, mine, mine)
+        await hold_jobs(lost, commands)
+        mortal = Mortal(mine, monkeypatch)
+        mortal.left = number
+        killed = False
+        try:
+            await leave(lost)
+        except KilledError:
+            killed = True
+        await mine.aclose()
+        await reap(side, commands)
+        assert sorted(await jobs_in(commands, "llama_queue", READY)) == sorted(ALL), f"after {number} commands"
+        assert not await commands.exists("{llama_queue}:slots:w2", "{llama_queue}:only:w2")
+        if not killed:
+            return
+    pytest.fail("the worker never ends")
+
+
+async def test_a_worker_that_ends_in_good_order_costs_no_job_an_attempt(side: Side, lost: Side, commands: Any) -> None:
+    await hold_jobs(lost, commands)
+    assert await leave(lost) == 4
+    assert sorted(await jobs_in(commands, "llama_queue", READY)) == sorted(ALL)
+    assert not await commands.exists("{llama_queue}:slots:w2", "{llama_queue}:worker:w2")
+    assert await commands.zrange(side.keys.workers, 0, -1) == [b"w1"]
+    again = await side.claims.claim("1", side.slot(), 1)
+    assert (again.status, again.attempt, again.counted) == (ClaimStatus.CLAIMED, 2, 1)
+
+
+async def test_a_worker_that_ends_puts_back_what_it_holds_though_it_was_taken_for_lost(
+    side: Side, lost: Side, commands: Any
+) -> None:
+    await reap(side, commands)
+    await commands.lpush(READY, b"1")
+    await lost.slots.take(READY, lost.slot())
+    await commands.delete(side.keys.slots("w2"))
+    assert await leave(lost) == 1
+    assert await commands.lrange(READY, 0, -1) == [b"1"]
+
+
+async def test_a_worker_that_has_ended_is_no_address_for_jobs(side: Side, lost: Side, commands: Any) -> None:
+    assert await leave(lost) == 0
+    await commands.lpush(side.slot().key, b"1")
+    assert not await side.slots.send_to_worker(side.slot(), "w2")

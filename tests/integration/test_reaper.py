@@ -65,9 +65,18 @@ async def test_after_its_lease_a_workers_jobs_go_to_the_front(
     assert await commands.lrange("llama_queue", 0, -1) == [b"for w2"]
     assert await commands.zrange("{llama_queue}:workers", 0, -1) == [b"w1"]
     assert not await commands.exists("{llama_queue}:slots:w2", "{llama_queue}:active:w2:text-0")
+    assert not await commands.exists("{llama_queue}:worker:w2")
     with rise("velesio_workers_reaped_total") as workers:
         assert await reaper.look() == 0
     assert workers.by == 0
+
+
+async def test_jobs_that_name_a_lost_worker_keep_their_order(side: Side, commands: Any, reaper: Reaper) -> None:
+    await enrol(side, commands, beat_ago=LEASE + 1)
+    await commands.lpush(side.keys.only("w2"), b"second for w2")
+    await commands.lpush("llama_queue", b"other")
+    assert await reaper.look() == 3
+    assert await commands.lrange("llama_queue", 0, -1) == [b"other", b"second for w2", b"for w2"]
 
 
 async def test_a_worker_that_missed_a_beat_and_has_no_connection_is_reaped_before_its_lease_ends(

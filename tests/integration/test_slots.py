@@ -111,10 +111,3 @@ async def test_redis_that_takes_no_writes_is_waited_for(side: Side, commands: An
     with topology.taking_no_writes():
         assert await side.slots.take(QUEUE, side.slot()) is None
     assert await side.slots.take(QUEUE, side.slot()) == b"1"
-
-
-async def test_a_list_returned_to_the_front_keeps_its_order(side: Side, commands: Any) -> None:
-    await commands.lpush("{llama_queue}:only:w1", b"1", b"2", b"3")
-    await commands.lpush("llama_queue", b"4")
-    assert await side.slots.return_to("{llama_queue}:only:w1", "llama_queue") == 3
-    assert await commands.lrange("llama_queue", 0, -1) == [b"4", b"3", b"2", b"1"]

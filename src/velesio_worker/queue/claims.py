@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from velesio_worker.jobs import Job, JobType
+from velesio_worker.jobs import Job, JobType, job_id_in
 from velesio_worker.queue.connection import Outage, until_done
-from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.keys import Slot, job_key
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
 from velesio_worker.queue.slots import Slots
 
@@ -70,6 +71,7 @@ class Claims:
 
     def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int, job_ttl: int = 0) -> None:
         hash_ttl = max(job_ttl, result_ttl)  # while the result is there, the hash tells that a cancel came too late
+        self._commands: Any = commands
         self._scripts = Scripts(commands, job_ttl=hash_ttl)
         self._slots = slots
         self._outage = outage
@@ -135,3 +137,15 @@ class Claims:
             lambda: self._scripts.release(held.job_id, held.slot.worker, held.attempt, in_good_order=in_good_order),
         )
         await self._slots.hand_back(held.slot)
+
+    async def give_up(self, slots: Iterable[Slot]) -> None:
+        """Give up, in good order, whatever jobs still lie in slots of a worker that ends; they stay there."""
+        for slot in slots:
+            payload = await self._slots.inside(slot)
+            job_id = None if payload is None else job_id_in(payload)
+            if job_id is not None:
+                asked = partial(self._commands.hmget, job_key(job_id), "owner", "slot", "attempt")
+                owner, name, attempt = await until_done(self._outage, asked, writes=False)
+                if (owner, name) == (slot.worker.encode(), slot.name.encode()):
+                    release = partial(self._scripts.release, job_id, slot.worker, int(attempt), in_good_order=True)
+                    await until_done(self._outage, release)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import anyio
 from redis.asyncio import Redis
@@ -50,7 +51,6 @@ class Lease:
         facts: Facts,
         outage: Outage,
     ) -> None:
-        self._commands: Any = commands
         self._scripts = Scripts(commands)
         self._keys = keys
         self._worker = worker
@@ -62,6 +62,7 @@ class Lease:
         self._beating = anyio.Lock()
         self._told: set[str] = set()
         self._told_at = -math.inf
+        self._ends = ""
 
     @property
     def slots(self) -> list[Slot]:
@@ -77,7 +78,7 @@ class Lease:
             if unless():
                 return
             slots, began = self.slots, time.monotonic()
-            await self._scripts.beat(self._keys, self._worker, self._seconds, self._facts(), slots)
+            self._ends = await self._scripts.beat(self._keys, self._worker, self._seconds, self._facts(), slots)
             self._told, self._told_at = {slot.key for slot in slots}, began
 
     async def cover(self, slot: Slot) -> None:
@@ -107,8 +108,11 @@ class Lease:
         """Have the worker's hash say now what has changed."""
         self._nudged.set()
 
-    async def end(self) -> None:
-        """Leave the list of those that live."""
-        await until_done(self._outage, lambda: self._commands.zrem(self._keys.workers, self._worker))
-        await until_done(self._outage, lambda: self._commands.delete(self._keys.worker(self._worker)))
-        await until_done(self._outage, lambda: self._commands.delete(self._keys.slots(self._worker)))
+    async def end(self) -> int:
+        """Leave the list of those that live, and put back what is left of the worker's jobs; returns how many.
+
+        It is one step, that of whoever reaps a lost worker: should this one be lost before it, another takes it.
+        """
+        await self.beat()  # so that all slots are known, also if it was taken for lost
+        reap = partial(self._scripts.reap, self._keys, self._worker, self._ends, gone=True)
+        return max(0, await until_done(self._outage, reap))

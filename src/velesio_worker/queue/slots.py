@@ -88,7 +88,7 @@ class Slots:
         """Return what lies in a slot that may hold something unasked, after a reply was lost; None if nothing does."""
         if slot.key not in self._doubtful:
             return None
-        payload = await self._inside(slot)
+        payload = await self.inside(slot)
         self._doubtful.discard(slot.key)
         return payload
 
@@ -108,8 +108,11 @@ class Slots:
         await anyio.sleep(_LINGER_SECONDS)
         return bool(waits) and bool(await until_done(self._outage, lambda: self._commands.llen(source), writes=False))
 
-    async def _inside(self, slot: Slot) -> bytes | None:
-        """Read the slot, with a patience that grows, since the payload may be large and the line slow."""
+    async def inside(self, slot: Slot) -> bytes | None:
+        """Return what lies in a slot; None if nothing does.
+
+        It is read with a patience that grows, since the payload may be large and the line slow.
+        """
         patience = REPLY_SECONDS / 2
 
         async def read() -> bytes | None:
@@ -143,13 +146,6 @@ class Slots:
         """Move the job in the slot to the list of one worker; False if that worker does not live."""
         return await until_done(self._outage, lambda: self._scripts.send_to_worker(self._keys, slot, worker))
 
-    async def return_to(self, source: str, destination: str) -> int:
-        """Move all jobs of one list, in their order, to the front of another; returns how many."""
-        count = 0
-        while await until_done(self._outage, lambda: self._commands.lmove(source, destination, "LEFT", "RIGHT")):
-            count += 1
-        return count
-
     async def bury(self, slot: Slot, payload: bytes, reason: str) -> None:
         """Move the job in the slot to the dead letters.
 
@@ -172,7 +168,7 @@ class Slots:
         """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""
         if not await until_done(self._outage, lambda: self._scripts.alive(self._keys, owner), writes=False):
             return False
-        payload = await self._inside(self._keys.slot(owner, name))
+        payload = await self.inside(self._keys.slot(owner, name))
         try:
             return payload is not None and orjson.loads(payload).get("id") == job_id
         except (orjson.JSONDecodeError, AttributeError):

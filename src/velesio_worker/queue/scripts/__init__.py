@@ -210,16 +210,16 @@ class Scripts:
 
     async def beat(
         self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int], slots: Iterable[Slot] = ()
-    ) -> float:
-        """Renew the worker's lease; returns its end, in Unix seconds by Redis's clock."""
+    ) -> str:
+        """Renew the worker's lease; returns its end, just as Redis has it."""
         pairs = [part for pair in facts.items() for part in pair]
         homes = [part for slot in slots for part in (slot.key, slot.home)]
-        ends = await self._run(
+        ends: bytes = await self._run(
             "beat",
             keys=[keys.workers, keys.worker(worker), keys.slots(worker)],
             args=[worker, lease_seconds, len(pairs), *pairs, *homes],
         )
-        return int(ends) / 1000
+        return ends.decode()
 
     async def leases(self, keys: Keys, within: float) -> list[LeaseEnd]:
         """Return the workers whose leases end within so many seconds, or have ended."""
@@ -230,11 +230,11 @@ class Scripts:
         ]
 
     async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool) -> int:
-        """Put the jobs of a lost worker back; returns how many, or -1 if the worker lives."""
+        """Put the jobs of a worker back that is lost or ends; returns how many, or -1 if it lives or was struck off."""
         return int(
             await self._run(
                 "reap",
-                keys=[keys.workers, keys.slots(worker), keys.only(worker), keys.incoming],
+                keys=[keys.workers, keys.slots(worker), keys.only(worker), keys.incoming, keys.worker(worker)],
                 args=[worker, lease_ends, int(gone)],
             )
         )

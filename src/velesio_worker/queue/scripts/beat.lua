@@ -8,10 +8,10 @@
 -- ARGV[3]  how many of the following belong to KEYS[2]
 -- ARGV[4…] fields and values of KEYS[2], then those of KEYS[3]
 --
--- Returns the end of the lease, in whole milliseconds of Unix time.
+-- Returns the end of the lease, just as it stands in KEYS[1].
 local now = redis.call('TIME')
-local ends = tonumber(now[1]) + tonumber(now[2]) / 1000000 + tonumber(ARGV[2])
-redis.call('ZADD', KEYS[1], string.format('%.3f', ends), ARGV[1])
+local ends = string.format('%.3f', tonumber(now[1]) + tonumber(now[2]) / 1000000 + tonumber(ARGV[2]))
+redis.call('ZADD', KEYS[1], ends, ARGV[1])
 local last = 3 + tonumber(ARGV[3])
 redis.call('DEL', KEYS[2])
 for i = 4, last, 2 do
@@ -21,4 +21,4 @@ redis.call('EXPIRE', KEYS[2], ARGV[2])
 for i = last + 1, #ARGV, 2 do
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
-return math.floor(ends * 1000)
+return ends
