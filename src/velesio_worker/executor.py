@@ -252,7 +252,7 @@ class Executor:
         """Whether the job's stream holds some of its output."""
         if run.tokens or run.claim.first or not run.job.streamed:
             return run.job.streamed and run.tokens > 0
-        return bool((await self._published(run.job.id)).text)
+        return (await self._published(run.job.id)).has_output
 
 
 def _reason_to_bury(run: Run, error: JobError) -> str:

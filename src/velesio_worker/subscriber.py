@@ -64,7 +64,9 @@ async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) 
     stored: bytes | None = await commands.get(result_key(job_id))
     if stored is None:
         return
-    event, data = terminal_of(orjson.loads(stored), partial=last is not None and last.event == TOKEN)
+    result: dict[str, Any] = orjson.loads(stored)
+    partial = "error" in result and (await published(redis, job_id)).has_output
+    event, data = terminal_of(result, partial=partial)
     attempt, sequence = (attempt, -1) if last is None else split_id(last.id)  # the id that the owner would use, too
     # Whatever else this comes to than written: the owner was faster.
     await Scripts(redis).publish(key, max(attempt, 1), sequence + 1, ttl, [(event, orjson.dumps(data))])
@@ -85,6 +87,11 @@ class Published:
     pieces: int
     begun: bool
     plain: bool
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is any output: text, reasoning or tool calls."""
+        return bool(self.text) or not self.plain
 
 
 NOTHING: Final = Published("", 0, begun=False, plain=True)

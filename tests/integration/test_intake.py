@@ -202,6 +202,34 @@ async def test_completing_a_stream_and_its_owner_write_one_end_between_them(side
     await the_end(commands)
 
 
+TOLD: list[tuple[list[tuple[str, Any]], bool]] = [
+    ([], False),
+    ([("start", {"mode": "fresh"})], False),
+    ([("start", {"mode": "fresh"}), ("token", {"choices": [{"text": "a"}]})], True),
+    ([("token", {"choices": [{"text": "a"}]}), ("progress", {"stage": "loading"})], True),
+    ([("token", {"choices": [{"text": "a"}]}), ("start", {"mode": "continue"})], True),
+    ([("token", {"choices": [{"text": "a"}]}), ("start", {"mode": "restart"})], False),
+    ([("token", {"choices": [{"delta": {"role": "assistant", "content": None}}]})], False),
+    ([("token", {"choices": [{"delta": {"reasoning_content": "hm"}}]}), ("progress", {})], True),
+]
+
+
+@pytest.mark.parametrize(("entries", "partial"), TOLD)
+async def test_an_error_that_is_completed_says_whether_the_stream_holds_output(
+    side: Side, commands: Any, entries: list[tuple[str, Any]], *, partial: bool
+) -> None:
+    claim = await admit(side, commands, job())
+    assert claim is not None
+    stream = side.publisher.open("a", 1)
+    for event, data in entries:
+        stream.put(event, json.dumps(data).encode())
+    await stream.flushed()
+    await side.claims.finish(claim.held, b'{"error": "no", "code": "timeout"}')
+    await complete_stream(commands, "a", attempt=1, ttl=100)
+    event, data, _ = await the_end(commands)
+    assert (event, data["code"], data["partial"]) == ("error", "timeout", partial)
+
+
 async def test_a_job_that_wants_no_second_attempt_is_not_run_after_its_worker_was_lost(
     side: Side, commands: Any
 ) -> None:
