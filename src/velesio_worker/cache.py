@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from velesio_worker.events import Done
+from velesio_worker.events import Done, EngineEvent, Token
 from velesio_worker.jobs import Job
 from velesio_worker.logs import get_logger
 from velesio_worker.parameters import EmbeddingParameters, RerankParameters, TextParameters
 from velesio_worker.queue.connection import REPLY_SECONDS, within
 from velesio_worker.settings import CacheMode
+from velesio_worker.transcript import Transcript
 
 CACHE_SECONDS: Final = 7200
 LARGEST: Final = 1024 * 1024
@@ -25,6 +26,9 @@ LARGEST: Final = 1024 * 1024
 
 MOST_PIECES: Final = 8192
 """Nor are those in more pieces."""
+
+REPLAY_PIECES: Final = 64
+"""So many pieces of an answer are given again at a time."""
 
 _VERSION: Final = 1
 _WITHOUT_EFFECT: Final = frozenset({"stream", "model", "id_slot", "cache_prompt"})
@@ -46,6 +50,35 @@ class Kept:
     model: str
     tokens: Sequence[dict[str, Any]]
     done: Done
+
+
+class Replay:
+    """An answer given again, in the pieces that it came in at first: a ``Generation`` without an engine.
+
+    Args:
+        kept: the answer.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._transcript = Transcript()
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        """Yield the answer's pieces, many at a time, and its end."""
+        tokens = self._kept.tokens
+        for first in range(0, len(tokens), REPLAY_PIECES):
+            batch = [Token(data) for data in tokens[first : first + REPLAY_PIECES]]
+            for token in batch:
+                self._transcript.add(token.data["choices"][0])
+            yield batch
+        yield [self._kept.done]
+
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is, with what it was given so far."""
+        whole = self._kept.done.result
+        if "text" not in whole:
+            return Done({"finish_reason": finish_reason}, finish_reason)
+        return Done(self._transcript.result(finish_reason, chat="message" in whole), finish_reason)
 
 
 class PromptCache:
@@ -122,7 +155,8 @@ def cache_key(job: Job, identity: str) -> str:
 
 def _entry(data: dict[str, Any]) -> dict[str, Any]:
     match data:
-        case {"choices": [dict(), *_]}:
+        case {"choices": [dict() as choice, *_]}:
+            Transcript().add(cast("dict[str, Any]", choice))
             return data
         case _:
             raise ValueError("no data of a token entry")

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import orjson
 
-from velesio_worker.cache import MOST_PIECES, Kept, PromptCache, cache_key
-from velesio_worker.engines.base import Engine, EngineSource, EngineState
+from velesio_worker.cache import MOST_PIECES, Kept, PromptCache, Replay, cache_key
+from velesio_worker.engines.base import Engine, EngineSource, EngineState, Generation
 from velesio_worker.errors import (
     BadJobError,
     ContextExceededError,
@@ -157,8 +157,8 @@ class Performer:
             progress = {"stage": "loading", "processed": waited, "total": None, "state": state.value}
             run.stream.put(PROGRESS, orjson.dumps(progress))
 
-    async def _from_cache(self, source: EngineSource, run: Run) -> Done | None:
-        """Answer from the cache, in the pieces that it came in at first; None if there is nothing."""
+    async def _from_cache(self, source: EngineSource, run: Run) -> Done | JobError | None:
+        """Answer from the cache; None if there is nothing."""
         if not run.claim.first or not self._cache.wants(run.job):
             return None
         identity = await source.identity(run.job.model)
@@ -169,12 +169,10 @@ class Performer:
         CACHE.labels("miss" if kept is None else "hit").inc()
         if kept is None:
             return None
-        run.cached, run.model = True, kept.model
+        run.cached, run.cache_key, run.model, run.at_work = True, None, kept.model, True
         self._announce(run, "fresh", kept.model)
-        for data in kept.tokens if run.job.streamed else ():
-            self._publish(run, [Token(data)])
-            await run.stream.room()
-        return kept.done
+        run.generation = Replay(kept)
+        return await self._in_time(run, self._follow)
 
     async def _know(self, source: EngineSource, run: Run) -> None:
         """Keep no answer under another model's name: the default one may have changed while the job waited."""
@@ -240,13 +238,18 @@ class Performer:
 
     async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
         run.generation = engine.generate(run.job.parameters, before.text, before.pieces)
+        return await self._follow(run)
+
+    async def _follow(self, run: Run) -> Done:
+        """Publish what a run's generation yields, to its end."""
+        generation = cast("Generation", run.generation)
         patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
             run.waiting_since = time.monotonic() + patient
-            async with aclosing(run.generation.events()) as batches:
+            async with aclosing(generation.events()) as batches:
                 async for batch in batches:
                     run.waiting_since = math.inf
-                    SSE_EVENTS.count += len(batch)
+                    SSE_EVENTS.count += 0 if run.cached else len(batch)
                     events = await self._with_previews(run, batch) if run.job.kind is Kind.IMAGE else batch
                     done = self._publish(run, events)
                     if done is not None:
@@ -291,5 +294,5 @@ class Performer:
     async def keep(self, run: Run, outcome: Outcome) -> None:
         """Keep an answer that is whole and was made in one go."""
         whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.halted is None
-        if run.cache_key and not run.cached and whole and isinstance(outcome, Done):
-            await self._cache.keep(run.cache_key, Kept(self._model(run.job) or "", run.pieces, outcome))
+        if run.cache_key and whole and isinstance(outcome, Done):
+            await self._cache.keep(run.cache_key, Kept(run.model or "", run.pieces, outcome))

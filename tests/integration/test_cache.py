@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -11,16 +11,18 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tests.integration.test_continue import ONCE, ROLE, Bench, bench, cut, delta, refused, text, whole
+from tests.integration.test_continue import ONCE, ROLE, Bench, Source, bench, cut, delta, refused, text, whole
 from tests.servers import Topology
 from tests.unit.engine_double import Answer, End, document, sse
 from tests.unit.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, TIMINGS, chat, chat_end, last_piece, piece
 from tests.unit.waiting import until
 from velesio_worker import cache as cache_module
-from velesio_worker.cache import CACHE_SECONDS, LARGEST, Kept, PromptCache
+from velesio_worker.cache import CACHE_SECONDS, LARGEST, Kept, PromptCache, Replay
+from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
 from velesio_worker.events import Done
 from velesio_worker.jobs import Job, parse_job
 from velesio_worker.settings import CacheMode
+from velesio_worker.stream import JobStream
 
 __all__ = ["bench"]
 pytestmark = pytest.mark.anyio
@@ -379,3 +381,118 @@ async def test_the_timings_of_a_cached_answer_are_those_of_the_run_that_made_it(
     for _ in range(2):
         await again(caching, commands, data={"seed": 1})
     assert (await caching.result())["timings"] == TIMINGS
+
+
+CUT_SHORT: Final = [
+    ("completion", [piece("Gr"), piece("üß")]),
+    ("chat_completion", [FIRST_DELTA, chat({"content": "Gr"}), chat({"content": "üß"})]),
+]
+
+
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[JobStream], Awaitable[None]]]:
+    """What happens while a run waits for room in its stream, once each; with an entry to a batch of a replay."""
+    planned: list[Callable[[JobStream], Awaitable[None]]] = []
+    room = JobStream.room
+
+    async def planned_room(stream: JobStream) -> None:
+        if planned:
+            await planned.pop(0)(stream)
+        await room(stream)
+
+    monkeypatch.setattr(JobStream, "room", planned_room)
+    monkeypatch.setattr(cache_module, "REPLAY_PIECES", 1, raising=False)
+    return planned
+
+
+async def flushed(stream: JobStream) -> None:
+    await stream.flushed()
+
+
+@pytest.mark.parametrize(("type_", "chunks"), CUT_SHORT, ids=["completion", "chat"])
+async def test_a_cancel_in_the_middle_of_a_cached_answer_keeps_what_was_published(
+    caching: Bench,
+    commands: Any,
+    moments: list[Callable[[JobStream], Awaitable[None]]],
+    type_: str,
+    chunks: list[dict[str, Any]],
+) -> None:
+    ends = [last_piece()] if type_ == "completion" else chat_end()
+    caching.double.answers[COMPLETION if type_ == "completion" else CHAT] = [Answer([sse(*chunks, *ends)])]
+    await again(caching, commands, type_, data={"seed": 1})
+    executor = caching.executor()
+
+    async def cancelled(_: JobStream) -> None:
+        executor.cancel("a")
+        await anyio.sleep_forever()
+
+    await commands.delete("result:a", "stream:a", "{result:a}:job")
+    await caching.submit(type_, data={"seed": 1})
+    moments += [flushed] * (len(chunks) - 2) + [cancelled]
+    await caching.run(executor)
+    result = await caching.result()
+    assert (result["text"], await caching.text()) == ("Gr", "Gr")
+    assert (result["finish_reason"], result["usage"], result["timings"]) == ("cancelled", None, None)
+    assert result.get("message") == ({"role": "assistant", "content": "Gr"} if type_ == "chat_completion" else None)
+
+
+async def test_an_embedding_that_is_cut_short_in_the_cache_has_nothing() -> None:
+    replay = Replay(Kept("tiny", [], Done({"data": [{"embedding": [0.5]}]}, "stop")))
+    assert replay.cut_short().result == {"finish_reason": "cancelled"}
+    assert [batch async for batch in replay.events()] == [[Done({"data": [{"embedding": [0.5]}]}, "stop")]]
+
+
+async def test_a_stream_that_is_deleted_in_the_middle_of_a_cached_answer_ends_the_job(
+    caching: Bench, commands: Any, moments: list[Callable[[JobStream], Awaitable[None]]]
+) -> None:
+    caching.double.answers[COMPLETION] = [whole("a", "b", "c", "d")]
+    await again(caching, commands, data={"seed": 1})
+
+    async def deleted(stream: JobStream) -> None:
+        await stream.flushed()
+        await commands.delete("stream:a")
+
+    await commands.delete("result:a", "stream:a", "{result:a}:job")
+    await caching.submit(data={"seed": 1})
+    moments += [deleted, flushed]
+    await caching.run()
+    assert not await caching.waits(), "a job that nobody wants any more is not run on the GPU"
+    assert caching.asked() == [COMPLETION]
+    result = await caching.result()
+    assert result["finish_reason"] == "cancelled"
+    assert "abcd".startswith(result["text"])
+
+
+async def test_an_answer_is_kept_with_the_name_of_the_model_that_made_it(caching: Bench, commands: Any) -> None:
+    switched = "banana"
+
+    class Switching(Source):
+        """The default model is switched while the job runs."""
+
+        @property
+        def model(self) -> str:
+            return switched if caching.double.requests else "tiny"
+
+    caching.source = Switching(LlamaEngine(caching.http, LlamaProperties("tiny", 2048, 2)))
+    caching.double.answers[COMPLETION] = [whole("Once")]
+    await caching.submit(data={"seed": 1})
+    await caching.run()
+    (key,) = await commands.keys("prompt_cache:*")
+    assert json.loads(await commands.get(key))["model"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"text": 7},
+        {"text": ["a"]},
+        {"delta": []},
+        {"delta": {"content": 7}},
+        {"delta": {"tool_calls": {}}},
+        {"delta": {"tool_calls": [{"index": "a"}]}},
+        {"delta": {"tool_calls": [{"function": 1}]}},
+    ],
+)
+async def test_pieces_that_no_engine_sends_are_a_miss(commands: Any, broken: dict[str, Any]) -> None:
+    await commands.set(KEY, damaged(tokens=[{"choices": [broken]}]))
+    assert await PromptCache(commands, ALL).find(KEY) is None

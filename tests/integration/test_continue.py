@@ -196,10 +196,11 @@ class Manager:
 class Bench:
     """An executor between the real Redis and a scripted engine, and one job."""
 
-    def __init__(self, side: Side, commands: Any, double: EngineDouble, source: Source) -> None:
+    def __init__(self, side: Side, commands: Any, double: EngineDouble, http: EngineHTTP) -> None:
         self.side = side
         self.double = double
-        self.source = source
+        self.http = http
+        self.source = Source(LlamaEngine(http, LlamaProperties("tiny", 2048, 2)))
         self.manager = Manager()
         self.limits = Limits(job=PATIENCE, stall=math.inf)
         self.cache_mode = CacheMode.OFF
@@ -294,15 +295,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def scripted() -> AsyncGenerator[tuple[EngineDouble, LlamaEngine], None]:
+async def scripted() -> AsyncGenerator[tuple[EngineDouble, EngineHTTP], None]:
     async with EngineDouble().serving() as double, EngineHTTP(double.url) as http:
-        yield double, LlamaEngine(http, LlamaProperties("tiny", 2048, 2))
+        yield double, http
 
 
 @pytest.fixture
 async def bench(side: Side, commands: Any) -> AsyncIterator[Bench]:
-    async with scripted() as (double, engine):
-        bench = Bench(side, commands, double, Source(engine))
+    async with scripted() as (double, http):
+        bench = Bench(side, commands, double, http)
         bench.counted(2)
         yield bench
 
