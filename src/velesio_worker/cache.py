@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -155,8 +155,8 @@ def cache_key(job: Job, identity: str) -> str:
 
 def _entry(data: dict[str, Any]) -> dict[str, Any]:
     match data:
-        case {"choices": [dict() as choice, *_]}:
-            Transcript().add(cast("dict[str, Any]", choice))
+        case {"choices": [dict(), *_]}:
+            Transcript().add(data["choices"][0])
             return data
         case _:
             raise ValueError("no data of a token entry")

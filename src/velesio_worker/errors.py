@@ -180,9 +180,17 @@ class EngineRefusedError(JobError):
 
 
 class ContextExceededError(JobError):
-    """The prompt does not fit into the model's context."""
+    """The prompt does not fit into the model's context.
+
+    Attributes:
+        prompt_tokens: how many tokens the prompt has; None where the engine did not tell.
+    """
 
     code = "context_exceeded"
+
+    def __init__(self, message: str | None = None, *, prompt_tokens: int | None = None) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
 
 
 class OutOfMemoryError(JobError):

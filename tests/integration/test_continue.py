@@ -553,6 +553,29 @@ async def test_a_text_that_fills_the_context_is_as_long_as_can_be(bench: Bench) 
     assert (event, end["finish_reason"]) == ("done", "length")
     result = await bench.result()
     assert (result["text"], result["finish_reason"], await bench.text()) == ("Once upon", "length", "Once upon")
+    usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}  # of nine tokens two are the text's
+    assert (result["usage"], end["usage"]) == (usage, usage)
+
+
+async def test_a_text_that_fills_the_context_of_a_server_without_numbers_is_counted_all_the_same(bench: Bench) -> None:
+    await bench.submit()
+    await bench.lose(*ONCE)
+    bench.counted(3)
+    bench.double.answers[COMPLETION] = [refused("Context size has been exceeded.", "server_error", 500)]
+    await bench.run()
+    result = await bench.result()
+    assert (result["text"], result["finish_reason"]) == ("Once upon", "length")
+    assert result["usage"] == {"prompt_tokens": None, "completion_tokens": 3, "total_tokens": None}
+
+
+async def test_a_text_that_cannot_be_counted_goes_on_by_the_pieces_that_it_came_in(bench: Bench) -> None:
+    await bench.submit(data={"max_tokens": 10})
+    await bench.lose(*ONCE)
+    bench.double.answers[TOKENIZE] = [document({"banana": 1})]
+    bench.double.answers[COMPLETION] = [whole(" a")]
+    await bench.run()
+    assert (await bench.result())["text"] == "Once upon a"
+    assert bench.double.requests[-1].body["n_predict"] == 8
 
 
 async def test_a_chat_that_fills_the_context_has_its_message(bench: Bench) -> None:

@@ -113,7 +113,7 @@ async def answer(http: EngineHTTP, parameters: AnswerParameters) -> Done:
 async def test_the_server_is_asked_for_what_the_job_says_and_for_nothing_else(
     double: EngineDouble, http: EngineHTTP, path: str, parameters: AnswerParameters, body: dict[str, Any]
 ) -> None:
-    double.answers[path] = [document({})]
+    double.answers[path] = [document({"data": [], "results": [], "tokens": [], "content": ""})]
     await answer(http, parameters)
     (request,) = double.requests
     assert (request.path, request.body) == (path, body)

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 import orjson
 
-from velesio_worker.engines.generation import OK, decode_refusal, engine_errors
+from velesio_worker.engines.generation import OK, decode_refusal, engine_errors, known_object
 from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.errors import EngineRefusedError
 from velesio_worker.events import Done, EngineEvent
@@ -24,6 +24,14 @@ _PATHS: Final[Mapping[type[AnswerParameters], str]] = {
     TokenizeParameters: "/tokenize",
     DetokenizeParameters: "/detokenize",
 }
+
+_HOLDS: Final[Mapping[type[AnswerParameters], tuple[str, type]]] = {
+    EmbeddingParameters: ("data", list),
+    RerankParameters: ("results", list),
+    TokenizeParameters: ("tokens", list),
+    DetokenizeParameters: ("content", str),
+}
+"""What an answer cannot be without, and of which type it is."""
 
 
 def _path(parameters: AnswerParameters) -> str:
@@ -60,10 +68,17 @@ class AnswerGeneration:
         if isinstance(answer, list):  # /embedding answers with a bare list
             answer = {"data": cast("list[Any]", answer)}
         if not isinstance(answer, dict):
-            raise EngineRefusedError("llama-server's answer is no JSON object.")
+            raise EngineRefusedError("llama-server's answer is no JSON object, or is nested too deep.")
         result = cast("dict[str, Any]", answer)
+        if "error" in result:
+            raise decode_refusal(OK, result)
+        name, kind = _HOLDS[type(self._parameters)]
+        if not isinstance(result.get(name), kind):
+            raise EngineRefusedError(f"llama-server's answer is not in its usual form: it has no {name}.")
         if "model" in result:
             result["model"] = self._model
+        if "usage" in result:
+            result["usage"] = known_object(result, "usage")
         return Done(result, "stop", result.get("usage"))
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:

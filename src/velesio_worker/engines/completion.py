@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from velesio_worker.engines.generation import LlamaGeneration
+from velesio_worker.engines.generation import LlamaGeneration, count_in, known_object
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.events import Token
 from velesio_worker.parameters import CompletionParameters, InfillParameters
+from velesio_worker.transcript import list_in, text_in
 
-_FINISH_REASONS: Final = {"limit": "length"}
+_LIMIT: Final = "limit"
+"""The ``stop_type`` of a text that is as long as it may be."""
 
 
 class CompletionGeneration(LlamaGeneration):
@@ -28,7 +30,6 @@ class CompletionGeneration(LlamaGeneration):
         super().__init__(http, parameters, after, pieces)
         self.path = "/infill" if isinstance(parameters, InfillParameters) else "/completion"
         self._prompt = parameters.prompt
-        self._probabilities: list[Any] = []
 
     def request(self) -> dict[str, Any]:
         """Return the request's body."""
@@ -41,24 +42,15 @@ class CompletionGeneration(LlamaGeneration):
 
     def take(self, chunk: dict[str, Any]) -> Token | None:
         """Take one chunk."""
-        text: str = chunk.get("content") or ""
-        if chunk.get("stop"):
-            self._take_usage(chunk.get("tokens_evaluated", 0), chunk.get("tokens_predicted", 0))
-            self._timings = chunk.get("timings")
-            self._finish_reason = _FINISH_REASONS.get(chunk.get("stop_type", ""), "stop")
-        probabilities: list[Any] = [] if chunk.get("stop") else chunk.get("completion_probabilities") or []
-        if not text and not probabilities:
-            return None
-        self._pieces.append(text)
+        text = text_in(chunk, "content")
+        last = bool(chunk.get("stop"))
+        probabilities = [] if last else list_in(chunk, "completion_probabilities")  # the last chunk repeats them all
         choice: dict[str, Any] = {"text": text, "index": 0, "finish_reason": None}
         if probabilities:
-            self._probabilities.extend(probabilities)
             choice["completion_probabilities"] = probabilities
-        return Token({"choices": [choice]})
-
-    def result(self, finish_reason: str) -> dict[str, Any]:
-        """Return the job's result as it stands."""
-        result = self._base_result(finish_reason)
-        if self._probabilities:
-            result["completion_probabilities"] = self._probabilities
-        return result
+        self._transcript.add(choice)
+        if last:
+            self._take_usage(count_in(chunk, "tokens_evaluated"), count_in(chunk, "tokens_predicted"))
+            self._timings = known_object(chunk, "timings")
+            self._finish_reason = "length" if chunk.get("stop_type") == _LIMIT else "stop"
+        return Token({"choices": [choice]}) if text or probabilities else None

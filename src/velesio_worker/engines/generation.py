@@ -28,6 +28,7 @@ from velesio_worker.errors import (
 )
 from velesio_worker.events import Done, EngineEvent, Progress
 from velesio_worker.parameters import TextParameters
+from velesio_worker.transcript import Transcript
 
 _END_SECONDS: Final = 1.0
 """How long the end of a body may take after the last event; then the connection is closed instead of kept."""
@@ -36,6 +37,10 @@ BUSY: Final = 503
 """llama-server's status while it loads its model."""
 
 OK: Final = 200
+CANCELLED: Final = "cancelled"
+LARGEST_COUNT: Final = 2**53
+"""Larger counts are none: two of them are still a number that JSON can hold."""
+
 _TOKENIZE: Final = "/tokenize"
 _REFUSALS: Final = frozenset({400, 404, 422, 501})
 _DONE_MARK: Final = b"[DONE]"
@@ -71,6 +76,7 @@ class LlamaGeneration(ABC):
     """
 
     path: str
+    chat = False
 
     def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "", pieces: int = 0) -> None:
         self._http = http
@@ -79,7 +85,8 @@ class LlamaGeneration(ABC):
         self._tokens_before = pieces
         self._tokens_again = 0
         self._whole = False  # whether the text is complete; the server makes one token more all the same
-        self._pieces: list[str] = [after]
+        self._prompt_told: int | None = None
+        self._transcript = Transcript(after)
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
         self._timings: dict[str, Any] | None = None
@@ -91,22 +98,28 @@ class LlamaGeneration(ABC):
 
     @abstractmethod
     def take(self, chunk: dict[str, Any]) -> EngineEvent | None:
-        """Take one chunk of the stream; return what is to be published of it."""
+        """Take one chunk of the stream; return what is to be published of it.
 
-    @abstractmethod
+        Raises:
+            ValueError: a field is not of the type that llama-server gives it.
+        """
+
     def result(self, finish_reason: str) -> dict[str, Any]:
         """Return the job's result as it stands."""
+        transcript = Transcript(self._after) if self._whole else self._transcript
+        return transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
 
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         with engine_errors():
             if self._after:
-                self._tokens_again = await self._count(self._after)
+                counted = await self._count(self._after)
+                self._tokens_again = self._tokens_before if counted is None else counted
                 self._tokens_before = max(self._tokens_before, self._tokens_again)
                 self._whole = self._tokens_before >= self._parameters.max_tokens
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
-                    raise decode_refusal(response.status, decode_json(await response.body()))
+                    raise self._refused(response.status, decode_json(await response.body()))
                 async with (
                     aclosing(self._until_lost(response.chunks())) as chunks,
                     aclosing(self._read(chunks)) as batches,
@@ -116,14 +129,21 @@ class LlamaGeneration(ABC):
                     if self._whole:
                         yield [self._done("length")]
 
-    async def _count(self, text: str) -> int:
-        """Return how many tokens a text has."""
+    async def _count(self, text: str) -> int | None:
+        """Return how many tokens a text has; None if llama-server does not say."""
         body = orjson.dumps({"content": text})
         async with self._http.post(_TOKENIZE, body) as response:
             answer = decode_json(await response.body())
             if response.status != OK:
                 raise decode_refusal(response.status, answer)
-            return len(answer["tokens"])
+            tokens: Any = cast("dict[str, Any]", answer).get("tokens") if isinstance(answer, dict) else None
+            return len(cast("list[Any]", tokens)) if isinstance(tokens, list) else None
+
+    def _refused(self, status: int, body: object) -> JobError:
+        error = decode_refusal(status, body)
+        if isinstance(error, ContextExceededError):
+            self._prompt_told = error.prompt_tokens
+        return error
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
@@ -171,17 +191,23 @@ class LlamaGeneration(ABC):
     def _event(self, data: bytes) -> EngineEvent | None:
         chunk = decode_json(data)
         if not isinstance(chunk, dict):
-            raise EngineRefusedError("llama-server sent what is no JSON object.")
+            raise EngineRefusedError("llama-server sent what is no JSON object, or is nested too deep.")
         body = cast("dict[str, Any]", chunk)
         if "error" in body or ("code" in body and "message" in body):
-            raise decode_refusal(500, body if "error" in body else {"error": body})
-        if progress := body.get("prompt_progress"):
-            return self._progress(progress)
-        return self.take(body)
+            raise self._refused(500, body if "error" in body else {"error": body})
+        try:
+            if progress := known_object(body, "prompt_progress"):
+                return self._progress(progress)
+            return self.take(body)
+        except ValueError as error:
+            raise EngineRefusedError(f"llama-server's answer is not in its usual form: {error}.") from None
 
     def _progress(self, progress: dict[str, Any]) -> Progress | None:
         """Report a prompt that is read in several parts; a short one has nothing to report."""
-        processed, total, cached = progress["processed"], progress["total"], progress.get("cache", 0)
+        processed, total = count_in(progress, "processed"), count_in(progress, "total")
+        cached = count_in(progress, "cache") or 0
+        if processed is None or total is None:
+            return None
         if cached < processed < total:
             self._prompt_in_parts = True
         if processed > cached and self._prompt_in_parts:
@@ -189,9 +215,11 @@ class LlamaGeneration(ABC):
         return None
 
     def _done(self, finish_reason: str) -> Done:
+        if self._usage is None and finish_reason != CANCELLED:
+            self._take_usage(self._prompt_told, None)
         return Done(self.result(finish_reason), finish_reason, self._usage, self._timings)
 
-    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+    def cut_short(self, finish_reason: str = CANCELLED) -> Done:
         """Return the end of a job that stops where it is."""
         return self._done(finish_reason)
 
@@ -199,27 +227,37 @@ class LlamaGeneration(ABC):
         """How many tokens the run may still make; the server makes one at least."""
         return max(self._parameters.max_tokens - self._tokens_before, 1)
 
-    def _take_usage(self, prompt: int, completion: int) -> None:
-        """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt."""
-        prompt = max(prompt - self._tokens_again, 0)
-        completion = self._tokens_before + (0 if self._whole else completion)
+    def _take_usage(self, prompt: int | None, completion: int | None) -> None:
+        """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt.
+
+        Where the server does not count, the pieces that it sent are the count, and the prompt's is not known.
+        """
+        made = self._transcript.pieces if completion is None else completion
+        completion = self._tokens_before + (0 if self._whole else made)
+        prompt = None if prompt is None else max(prompt - self._tokens_again, 0)
         self._usage = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "total_tokens": prompt + completion,
+            "total_tokens": None if prompt is None else prompt + completion,
         }
 
     def _sampling(self) -> dict[str, Any]:
         """The parameters that go to the server as they are."""
         return self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
 
-    def _base_result(self, finish_reason: str) -> dict[str, Any]:
-        return {
-            "text": self._after if self._whole else "".join(self._pieces),
-            "finish_reason": finish_reason,
-            "usage": self._usage,
-            "timings": self._timings,
-        }
+
+def count_in(fields: dict[str, Any], name: str) -> int | None:
+    """Return a field that is a count; None if it is not."""
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= LARGEST_COUNT else None
+
+
+def known_object(fields: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Return a field that is an object; None if it is not."""
+    value = fields.get(name)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 @contextlib.contextmanager
@@ -242,7 +280,7 @@ def decode_refusal(status: int, body: object) -> JobError:
     message = str(fields.get("message") or f"status {status}")
     kind = fields.get("type")
     if too_long := _too_long(fields, message):
-        return ContextExceededError(too_long)
+        return ContextExceededError(too_long, prompt_tokens=count_in(fields, "n_prompt_tokens"))
     if "out of memory" in message.lower():
         return OutOfMemoryError(f"llama-server: {message}. Lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY.")
     if status == BUSY or kind == "unavailable_error":
@@ -253,11 +291,17 @@ def decode_refusal(status: int, body: object) -> JobError:
     return EngineRefusedError(f"llama-server answered with status {status}: {message}", said=message)
 
 
+def _shown(fields: dict[str, Any], name: str) -> str:
+    count = count_in(fields, name)
+    return "too many" if count is None else str(count)
+
+
 def _too_long(error: dict[str, Any], message: str) -> str:
     """Say that a text does not fit, and what to do; empty if that is not what llama-server says."""
     if error.get("type") == "exceed_context_size_error":
         return (
-            f"The prompt has {error.get('n_prompt_tokens')} tokens, but a job's context has {error.get('n_ctx')}: "
+            f"The prompt has {_shown(error, 'n_prompt_tokens')} tokens, but a job's context has "
+            f"{_shown(error, 'n_ctx')}: "
             "shorten the prompt or raise CONTEXT_SIZE."
         )
     if "context size" in message.lower():

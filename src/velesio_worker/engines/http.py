@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, Self
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, Final, Self, cast
 
 import anyio
 import httpx
@@ -18,6 +18,9 @@ KEEPALIVE_SECONDS: Final = 4.0
 
 CONNECT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
+
+DEEPEST: Final = 200
+"""How deep an answer may be nested: orjson reads 1,024 levels and writes 254, with those that are put around it."""
 
 DOWNLOAD_CONNECT_SECONDS: Final = 10.0
 DOWNLOAD_READ_SECONDS: Final = 30.0
@@ -224,15 +227,32 @@ def _transport(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
 
 
 def decode_json(data: bytes) -> Any:  # noqa: ANN401 (JSON)
-    """Decode JSON; bytes that are no UTF-8 become U+FFFD, and what is no JSON becomes None."""
+    """Decode JSON; bytes that are no UTF-8 become U+FFFD, and what is no JSON, or too deep to be kept, becomes None."""
     try:
-        return orjson.loads(data)
+        document = orjson.loads(data)
     except orjson.JSONDecodeError:
-        pass
-    try:
-        return orjson.loads(data.decode(errors="replace"))
-    except orjson.JSONDecodeError:
-        return None
+        try:
+            document = orjson.loads(data.decode(errors="replace"))
+        except orjson.JSONDecodeError:
+            return None
+    opened = data.count(b"{") + data.count(b"[")  # which is quick, and nearly always enough to know
+    return document if opened <= DEEPEST or not _too_deep(document) else None
+
+
+def _too_deep(document: object) -> bool:
+    """Whether a document is nested deeper than ``DEEPEST``."""
+    level = [document]
+    for _ in range(DEEPEST + 1):
+        level = [inner for outer in level for inner in _within(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _reason(error: Exception) -> str:

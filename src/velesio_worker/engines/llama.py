@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from velesio_worker.engines.answers import AnswerGeneration
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.chat import ChatGeneration
 from velesio_worker.engines.completion import CompletionGeneration
-from velesio_worker.engines.generation import BUSY, OK, engine_errors
+from velesio_worker.engines.generation import BUSY, OK, count_in, engine_errors, known_object
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.errors import BadJobError, EngineRefusedError
 from velesio_worker.parameters import (
@@ -23,8 +23,11 @@ from velesio_worker.parameters import (
 )
 
 SERVER_ERRORS: Final = 500
+MOST_SLOTS: Final = 4096
+"""More than llama.cpp can have (``LLAMA_MAX_SEQ``); each takes a job, and a connection."""
+
 _ANSWER_SECONDS: Final = 5.0
-_DECODED: Final = re.compile(r"^llamacpp:n_decode_total (\S+)$", re.MULTILINE)
+_DECODED: Final = re.compile(r"^llamacpp:n_decode_total (\d+(?:\.\d+)?(?:e\+?\d+)?)$", re.MULTILINE)
 _PROBE: Final = b'{"prompt":"a","n_predict":1,"cache_prompt":false,"temperature":0}'
 _UNAUTHORISED: Final = frozenset({401, 403})
 
@@ -82,11 +85,13 @@ class LlamaEngine:
         with engine_errors():
             _, models = await self._http.get("/v1/models", timeout=_ANSWER_SECONDS)
             _, props = await self._http.get("/props", timeout=_ANSWER_SECONDS)
-        try:
-            meta: dict[str, Any] = models["data"][0].get("meta") or {}
-            modalities: dict[str, bool] = props.get("modalities") or {}
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise EngineRefusedError("llama-server's answer to /v1/models is not in its usual form.") from None
+        match models, props:
+            case {"data": [dict(), *_]}, dict():
+                meta = known_object(models["data"][0], "meta") or {}
+                properties = cast("dict[str, Any]", props)
+                modalities = known_object(properties, "modalities") or {}
+            case _:
+                raise EngineRefusedError("llama-server's answer to /v1/models is not in its usual form.")
         return {
             "name": self.model,
             "context_length": self.properties.context_length,
@@ -97,7 +102,7 @@ class LlamaEngine:
             "size": meta.get("size"),
             "slots": self.properties.slots,
             "modalities": sorted(name for name, there in modalities.items() if there),
-            "chat_template": bool(props.get("chat_template")),
+            "chat_template": bool(properties.get("chat_template")),
         }
 
     async def decoded(self) -> float | None:
@@ -139,13 +144,13 @@ async def read_properties(http: EngineHTTP) -> LlamaProperties | None:
         return None
     if status >= SERVER_ERRORS:
         raise ConnectionLostError(f"status {status}")
-    try:
-        return LlamaProperties(
-            model=PurePath(props["model_path"]).stem,
-            context_length=int(props["default_generation_settings"]["n_ctx"]),
-            slots=int(props["total_slots"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        if status in _UNAUTHORISED:
-            raise EngineRefusedError("it wants another API key: set LLAMA_API_KEY to the one it was given") from None
-        raise EngineRefusedError(f"it answers /props with status {status}, which is not llama-server's way") from None
+    match props:
+        case {"model_path": str(path), "default_generation_settings": dict(), "total_slots": int()}:
+            slots, context = count_in(props, "total_slots"), count_in(props["default_generation_settings"], "n_ctx")
+            if slots and slots <= MOST_SLOTS and context:
+                return LlamaProperties(PurePath(path).stem, context, slots)
+        case _:
+            pass
+    if status in _UNAUTHORISED:
+        raise EngineRefusedError("it wants another API key: set LLAMA_API_KEY to the one it was given")
+    raise EngineRefusedError(f"it answers /props with status {status}, which is not llama-server's way")
