@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+from velesio_worker.fields import list_in, object_in, text_in
+
 _FUNCTION: Final = ("name", "arguments")
 
 
@@ -99,33 +101,3 @@ class Transcript:
         if self._logprobs:
             result["logprobs"] = {"content": self._logprobs}
         return result
-
-
-def text_in(fields: dict[str, Any], name: str) -> str:
-    """Return a field that is a text, or null or not there. Raises ValueError."""
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is no text")  # noqa: TRY004 (of JSON; whoever reads it says what it means)
-    return value
-
-
-def list_in(fields: dict[str, Any], name: str) -> list[Any]:
-    """Return a field that is a list, or null or not there. Raises ValueError."""
-    value = fields.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is no list")  # noqa: TRY004 (as above)
-    return cast("list[Any]", value)
-
-
-def object_in(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a field that is an object, or null or not there. Raises ValueError."""
-    value = fields.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is no object")  # noqa: TRY004 (as above)
-    return cast("dict[str, Any]", value)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.figures import figure, rise
-from velesio_worker.engines.generation import decode_refusal
+from velesio_worker.engines.refusals import decode_refusal
 from velesio_worker.engines.webui.api import refusal
 from velesio_worker.errors import (
     BadJobError,

@@ -7,10 +7,12 @@ from typing import Any, Final, cast
 
 import orjson
 
-from velesio_worker.engines.generation import OK, decode_refusal, engine_errors, known_object
+from velesio_worker.engines.generation import engine_errors
 from velesio_worker.engines.http import EngineHTTP, decode_json
+from velesio_worker.engines.refusals import OK, decode_refusal
 from velesio_worker.errors import EngineRefusedError
 from velesio_worker.events import Done, EngineEvent
+from velesio_worker.fields import known_object
 from velesio_worker.parameters import (
     AnswerParameters,
     DetokenizeParameters,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from velesio_worker.engines.generation import LlamaGeneration, count_in, known_object
+from velesio_worker.engines.generation import LlamaGeneration
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.events import Token
+from velesio_worker.fields import count_in, known_object, list_in, object_in, text_in
 from velesio_worker.parameters import ChatCompletionParameters
-from velesio_worker.transcript import list_in, object_in, text_in
 
 _ASSISTANT: Final = "assistant"
 

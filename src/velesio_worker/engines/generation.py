@@ -16,53 +16,26 @@ import anyio
 import orjson
 
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.engines.refusals import OK, decode_refusal
 from velesio_worker.engines.sse import EventTooLargeError, SSEDecoder
 from velesio_worker.errors import (
-    BadJobError,
     ContextExceededError,
     EngineCrashedError,
     EngineRefusedError,
     EngineUnavailableError,
     JobError,
-    OutOfMemoryError,
 )
 from velesio_worker.events import Done, EngineEvent, Progress
+from velesio_worker.fields import count_in, known_object
 from velesio_worker.parameters import TextParameters
 from velesio_worker.transcript import Transcript
 
 _END_SECONDS: Final = 1.0
 """How long the end of a body may take after the last event; then the connection is closed instead of kept."""
 
-BUSY: Final = 503
-"""llama-server's status while it loads its model."""
-
-OK: Final = 200
 CANCELLED: Final = "cancelled"
-LARGEST_COUNT: Final = 2**53
-"""Larger counts are none: two of them are still a number that JSON can hold."""
-
 _TOKENIZE: Final = "/tokenize"
-_REFUSALS: Final = frozenset({400, 404, 422, 501})
 _DONE_MARK: Final = b"[DONE]"
-
-_MISSING: Final = (
-    (
-        "does not support embeddings",
-        (
-            "Give the job an embedding model (data.model), or start the worker with "
-            "LLAMA_ARGS='--embeddings --pooling mean'"
-        ),
-    ),
-    (
-        "does not support reranking",
-        "Give the job a reranking model (data.model), or start the worker with LLAMA_ARGS=--rerank",
-    ),
-    (
-        "input is not supported",
-        "Give the job a text only, or start the worker with the model's projector: LLAMA_ARGS='--mmproj FILE'",
-    ),
-)
-"""What llama-server must be started for, and how that is done here."""
 
 
 class LlamaGeneration(ABC):
@@ -246,20 +219,6 @@ class LlamaGeneration(ABC):
         return self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
 
 
-def count_in(fields: dict[str, Any], name: str) -> int | None:
-    """Return a field that is a count; None if it is not."""
-    value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return value if 0 <= value <= LARGEST_COUNT else None
-
-
-def known_object(fields: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Return a field that is an object; None if it is not."""
-    value = fields.get(name)
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
-
-
 @contextlib.contextmanager
 def engine_errors() -> Generator[None, None, None]:
     """Turn trouble with the connection, and with what came over it, into the job's error."""
@@ -271,46 +230,3 @@ def engine_errors() -> Generator[None, None, None]:
         raise EngineCrashedError("llama-server went away while the job ran.") from error
     except EventTooLargeError as error:
         raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error
-
-
-def decode_refusal(status: int, body: object) -> JobError:
-    """Return the error that stands for an error answer of llama-server."""
-    error = cast("dict[str, Any]", body).get("error") if isinstance(body, dict) else None
-    fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": error}
-    message = str(fields.get("message") or f"status {status}")
-    kind = fields.get("type")
-    if too_long := _too_long(fields, message):
-        return ContextExceededError(too_long, prompt_tokens=count_in(fields, "n_prompt_tokens"))
-    if "out of memory" in message.lower():
-        return OutOfMemoryError(f"llama-server: {message}. Lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY.")
-    if status == BUSY or kind == "unavailable_error":
-        return EngineUnavailableError(f"llama-server is not ready: {message}")
-    remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
-    if kind == "invalid_request_error" or status in _REFUSALS or remedy:
-        return BadJobError(f"llama-server refuses the job: {message}{remedy}", said=message)
-    return EngineRefusedError(f"llama-server answered with status {status}: {message}", said=message)
-
-
-def _shown(fields: dict[str, Any], name: str) -> str:
-    count = count_in(fields, name)
-    return "too many" if count is None else str(count)
-
-
-def _too_long(error: dict[str, Any], message: str) -> str:
-    """Say that a text does not fit, and what to do; empty if that is not what llama-server says."""
-    if error.get("type") == "exceed_context_size_error":
-        return (
-            f"The prompt has {_shown(error, 'n_prompt_tokens')} tokens, but a job's context has "
-            f"{_shown(error, 'n_ctx')}: "
-            "shorten the prompt or raise CONTEXT_SIZE."
-        )
-    if "context size" in message.lower():
-        return (
-            f"llama-server ran out of context ({message}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE."
-        )
-    if "physical batch size" in message:  # of embeddings and rerankings, which are read in one go
-        return (
-            f"llama-server: {message}: shorten the input, or start the worker with LLAMA_ARGS='--batch-size N "
-            "--ubatch-size N'."
-        )
-    return ""

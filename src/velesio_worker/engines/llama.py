@@ -11,9 +11,11 @@ from velesio_worker.engines.answers import AnswerGeneration
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.chat import ChatGeneration
 from velesio_worker.engines.completion import CompletionGeneration
-from velesio_worker.engines.generation import BUSY, OK, count_in, engine_errors, known_object
+from velesio_worker.engines.generation import engine_errors
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.refusals import BUSY, OK
 from velesio_worker.errors import BadJobError, EngineRefusedError
+from velesio_worker.fields import count_in, known_object
 from velesio_worker.parameters import (
     AnswerParameters,
     ChatCompletionParameters,

@@ -1,0 +1,83 @@
+"""What llama-server says instead of an answer, and which error of a job that is."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from velesio_worker.errors import (
+    BadJobError,
+    ContextExceededError,
+    EngineRefusedError,
+    EngineUnavailableError,
+    JobError,
+    OutOfMemoryError,
+)
+from velesio_worker.fields import count_in
+
+BUSY: Final = 503
+"""llama-server's status while it loads its model."""
+
+OK: Final = 200
+_REFUSALS: Final = frozenset({400, 404, 422, 501})
+
+_MISSING: Final = (
+    (
+        "does not support embeddings",
+        (
+            "Give the job an embedding model (data.model), or start the worker with "
+            "LLAMA_ARGS='--embeddings --pooling mean'"
+        ),
+    ),
+    (
+        "does not support reranking",
+        "Give the job a reranking model (data.model), or start the worker with LLAMA_ARGS=--rerank",
+    ),
+    (
+        "input is not supported",
+        "Give the job a text only, or start the worker with the model's projector: LLAMA_ARGS='--mmproj FILE'",
+    ),
+)
+"""What llama-server must be started for, and how that is done here."""
+
+
+def decode_refusal(status: int, body: object) -> JobError:
+    """Return the error that stands for an error answer of llama-server."""
+    error = cast("dict[str, Any]", body).get("error") if isinstance(body, dict) else None
+    fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": error}
+    message = str(fields.get("message") or f"status {status}")
+    kind = fields.get("type")
+    if too_long := _too_long(fields, message):
+        return ContextExceededError(too_long, prompt_tokens=count_in(fields, "n_prompt_tokens"))
+    if "out of memory" in message.lower():
+        return OutOfMemoryError(f"llama-server: {message}. Lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY.")
+    if status == BUSY or kind == "unavailable_error":
+        return EngineUnavailableError(f"llama-server is not ready: {message}")
+    remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
+    if kind == "invalid_request_error" or status in _REFUSALS or remedy:
+        return BadJobError(f"llama-server refuses the job: {message}{remedy}", said=message)
+    return EngineRefusedError(f"llama-server answered with status {status}: {message}", said=message)
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    count = count_in(fields, name)
+    return "too many" if count is None else str(count)
+
+
+def _too_long(error: dict[str, Any], message: str) -> str:
+    """Say that a text does not fit, and what to do; empty if that is not what llama-server says."""
+    if error.get("type") == "exceed_context_size_error":
+        return (
+            f"The prompt has {_shown(error, 'n_prompt_tokens')} tokens, but a job's context has "
+            f"{_shown(error, 'n_ctx')}: "
+            "shorten the prompt or raise CONTEXT_SIZE."
+        )
+    if "context size" in message.lower():
+        return (
+            f"llama-server ran out of context ({message}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE."
+        )
+    if "physical batch size" in message:  # of embeddings and rerankings, which are read in one go
+        return (
+            f"llama-server: {message}: shorten the input, or start the worker with LLAMA_ARGS='--batch-size N "
+            "--ubatch-size N'."
+        )
+    return ""
