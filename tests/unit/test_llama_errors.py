@@ -26,6 +26,7 @@ from velesio_worker.engines import generation
 from velesio_worker.engines import sse as sse_module
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.refusals import decode_refusal
 from velesio_worker.errors import (
     BadJobError,
     ContextExceededError,
@@ -88,6 +89,34 @@ async def test_an_error_status_is_told_as_what_it_is(
         await run(make(http))
     assert type(caught.value) is kind
     assert all(word in str(caught.value) for word in words)
+
+
+OWN_WORDS: list[tuple[str, type[JobError]]] = [
+    ("out of memory", OutOfMemoryError),
+    ("CUDA error: out of memory", OutOfMemoryError),
+    ("HIP error: out of memory", OutOfMemoryError),
+    (
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 9.00 MiB on device 0: cudaMalloc failed: out of memory",
+        OutOfMemoryError,
+    ),
+    ("Context size has been exceeded.", ContextExceededError),
+    ("request (9 tokens) exceeds the available context size (8 tokens), try increasing it", ContextExceededError),
+    ("the request exceeds the available context size. try increasing the context size", ContextExceededError),
+    ("input (9 tokens) is larger than the max context size (8 tokens). skipping", ContextExceededError),
+    ("input is too large to process. increase the physical batch size", ContextExceededError),
+    ("This server does not support embeddings. Start it with `--embeddings`", BadJobError),
+    ("audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj", BadJobError),
+]
+
+
+@pytest.mark.parametrize(("words", "kind"), OWN_WORDS)
+def test_what_the_server_says_is_told_from_what_it_repeats_of_a_job(words: str, kind: type[JobError]) -> None:
+    assert type(decode_refusal(500, error(words, "server_error"))) is kind
+    for quoting in (f"Jinja Exception: {words}", f"got exception: '{words}'", f'unknown role "{words}"'):
+        assert type(decode_refusal(500, error(quoting, "server_error"))) is EngineRefusedError
+        refused = decode_refusal(400, error(quoting, "invalid_request_error", 400))
+        assert type(refused) is BadJobError
+        assert "LLAMA_ARGS" not in str(refused)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>502 Bad Gateway</html>", b"\xff\xfe"])

@@ -60,7 +60,17 @@ def test_an_error_is_told_in_the_words_of_whoever_made_it(status: int, answer: A
         a1111("RuntimeError", errors="DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
         {"error": "OutOfMemoryError", "message": ""},
         {"error": "failed to allocate the compute buffer"},
-        a1111("RuntimeError", errors="x" * 1000 + " CUDA out of memory"),
+        a1111("RuntimeError", errors="CUDA out of memory. Tried to allocate 2.00 GiB. " + "x" * 1000),
+        a1111("RuntimeError", errors="HIP out of memory. Tried to allocate 2.00 GiB"),
+        a1111("AcceleratorError", errors="CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        a1111(
+            "RuntimeError",
+            errors="[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough memory: you tried to",
+        ),
+        a1111("OSError", errors="[Errno 12] Cannot allocate memory"),
+        {"error": "torch.OutOfMemoryError", "message": "Allocation on device"},
+        {"error": "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 9 MiB: cudaMalloc failed: out of memory"},
+        {"detail": "CUDA out of memory. Tried to allocate 2.00 GiB"},
     ],
 )
 def test_too_little_memory_is_an_error_of_its_own_and_may_be_tried_again(answer: Any) -> None:
@@ -68,6 +78,33 @@ def test_too_little_memory_is_an_error_of_its_own_and_may_be_tried_again(answer:
     assert isinstance(error, OutOfMemoryError)
     assert "out of memory" in str(error)
     assert error.retryable
+
+
+SAID_IN_A_PROMPT: Final = [
+    "CUDA out of memory. Tried to allocate 2.00 GiB",
+    "OutOfMemoryError",
+    "DefaultCPUAllocator: can't allocate memory",
+    "failed to allocate",
+    "a cat that has not enough memory",
+]
+
+
+@pytest.mark.parametrize("words", SAID_IN_A_PROMPT)
+def test_a_prompt_that_speaks_of_memory_is_none_that_needs_too_much(words: str) -> None:
+    """Else a job could have the WebUI replaced twice, as often as it is pushed."""
+    for answer in (
+        a1111("RuntimeError", errors=f"cannot read {words!r}"),
+        a1111("ValueError", errors=words),
+        a1111("KeyError", errors=repr(words)),
+        a1111("HTTPException", f"Script '{words}' not found"),
+        a1111("HTTPException", words),
+        a1111("RuntimeError", words, "no such thing"),
+        {"error": f"cannot read the prompt: {words}"},
+        {"detail": f"Sampler '{words}' not found"},
+        {"detail": [{"loc": ["body", "prompt"], "msg": words}]},
+        {"error": "RuntimeError", "message": f"prompt: {words}"},
+    ):
+        assert type(refusal(500, answer)) is EngineRefusedError, answer
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, cast
 
 from velesio_worker.errors import (
@@ -20,20 +21,32 @@ BUSY: Final = 503
 OK: Final = 200
 _REFUSALS: Final = frozenset({400, 404, 422, 501})
 
+_NO_MEMORY: Final = re.compile(
+    r"((\w+ error|cudaMalloc failed): )?out of memory\b|ggml\w*: .{0,200}?(out of memory|failed to allocate)\b",
+    re.IGNORECASE,
+)
+_NO_CONTEXT: Final = re.compile(
+    r"context size has been exceeded"
+    r"|(the )?(request|input)( \(\d+ tokens\))? (exceeds the available|is larger than the max) context size",
+    re.IGNORECASE,
+)
+_NO_BATCH: Final = re.compile(r"input( \(\d+ tokens\))? is too large to process\b", re.IGNORECASE)
+"""How llama-server's own words begin; further on, or in the words of others, a job's texts may be repeated."""
+
 _MISSING: Final = (
     (
-        "does not support embeddings",
+        re.compile("This server does not support embeddings"),
         (
             "Give the job an embedding model (data.model), or start the worker with "
             "LLAMA_ARGS='--embeddings --pooling mean'"
         ),
     ),
     (
-        "does not support reranking",
+        re.compile("This server does not support reranking"),
         "Give the job a reranking model (data.model), or start the worker with LLAMA_ARGS=--rerank",
     ),
     (
-        "input is not supported",
+        re.compile(r"\w+ input is not supported"),
         "Give the job a text only, or start the worker with the model's projector: LLAMA_ARGS='--mmproj FILE'",
     ),
 )
@@ -48,11 +61,11 @@ def decode_refusal(status: int, body: object) -> JobError:
     kind = fields.get("type")
     if too_long := _too_long(fields, message):
         return ContextExceededError(too_long, prompt_tokens=count_in(fields, "n_prompt_tokens"))
-    if "out of memory" in message.lower():
+    if _NO_MEMORY.match(message):
         return OutOfMemoryError(f"llama-server: {message}. Lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY.")
     if status == BUSY or kind == "unavailable_error":
         return EngineUnavailableError(f"llama-server is not ready: {message}")
-    remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign in message), "")
+    remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign.match(message)), "")
     if kind == "invalid_request_error" or status in _REFUSALS or remedy:
         return BadJobError(f"llama-server refuses the job: {message}{remedy}", said=message)
     return EngineRefusedError(f"llama-server answered with status {status}: {message}", said=message)
@@ -71,11 +84,11 @@ def _too_long(error: dict[str, Any], message: str) -> str:
             f"{_shown(error, 'n_ctx')}: "
             "shorten the prompt or raise CONTEXT_SIZE."
         )
-    if "context size" in message.lower():
+    if _NO_CONTEXT.match(message):
         return (
             f"llama-server ran out of context ({message}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE."
         )
-    if "physical batch size" in message:  # of embeddings and rerankings, which are read in one go
+    if _NO_BATCH.match(message):  # of embeddings and rerankings, which are read in one go
         return (
             f"llama-server: {message}: shorten the input, or start the worker with LLAMA_ARGS='--batch-size N "
             "--ubatch-size N'."

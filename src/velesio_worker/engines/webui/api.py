@@ -5,6 +5,7 @@ Source of the routes: AUTOMATIC1111 1.10, ``modules/api/api.py``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -32,7 +33,19 @@ _UNAUTHORISED: Final = frozenset({401, 403})
 _SHOWN: Final = 300
 _PREFIX: Final = "/sdapi/v1"
 _TASKS: Final = "/internal/progress"
-_NO_MEMORY: Final = ("outofmemoryerror", "out of memory", "allocate memory", "failed to allocate", "not enough memory")
+_NO_MEMORY: Final = re.compile(
+    r"([\w.]+\.)?OutOfMemoryError\b"
+    r"|((CUDA|HIP|XPU|MPS) (backend |error: )?)?out of memory\b"  # torch, of each kind of GPU
+    r"|(\[enforce fail at [^\]]{1,200}\] ?\w*\. ?)?DefaultCPUAllocator: (can't allocate|not enough) memory\b"
+    r"|(\[Errno 12\] )?cannot allocate memory\b"
+    r"|ggml\w*: .{0,200}?(out of memory|failed to allocate)\b"  # sd-server
+    r"|failed to allocate\b",
+    re.IGNORECASE,
+)
+"""How an error begins that is one of memory; further on it may repeat a job's texts."""
+
+_OF_MEMORY: Final = frozenset({"RuntimeError", "AcceleratorError", "OSError"})
+"""Exceptions that may be about memory: others begin with whatever a job says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +185,21 @@ def refusal(status: int, answer: object) -> JobError:
     words = [_text(word) for name in ("error", "detail", "errors", "message") if (word := fields.get(name))]
     whole = ": ".join(words) or "nothing more"
     said = whole[:_SHOWN]
-    if any(sign in whole.lower() for sign in _NO_MEMORY):
+    if _lacks_memory(fields):
         return OutOfMemoryError(f"{NAME} ran out of memory: {said}")
     kind = f"{words[0]}: " if words and words[0].isidentifier() else ""  # an exception's name, which repeats nothing
     return EngineRefusedError(f"{NAME} answered with status {status}: {said}", said=said.removeprefix(kind))
+
+
+def _lacks_memory(fields: dict[str, Any]) -> bool:
+    """Whether an error says, in the server's own words, that there is too little memory."""
+    kind: object = fields.get("error")  # an exception's name, or else the words themselves
+    said: object = fields.get("errors") or fields.get("message")
+    if not kind:
+        said = said or fields.get("detail")
+    elif not isinstance(kind, str) or kind not in _OF_MEMORY:
+        said = kind
+    return isinstance(said, str) and _NO_MEMORY.match(said) is not None
 
 
 def lost(error: ConnectionLostError) -> JobError:

@@ -15,7 +15,7 @@ from velesio_worker.engines.base import TAIL
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.presence import tail_of
 from velesio_worker.engines.process import EngineProcess
-from velesio_worker.engines.webui.api import WebUIApi
+from velesio_worker.engines.webui.api import NAME, WebUIApi
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.errors import EngineRefusedError, EngineStartError, JobError, OutOfMemoryError
 from velesio_worker.logs import get_logger
@@ -52,7 +52,7 @@ async def listens(api: WebUIApi) -> bool:
 
 def is_passing(error: JobError) -> bool:
     """Whether an error is one of a server that starts, or of a proxy before one."""
-    return isinstance(error, EngineRefusedError) and "status 5" in str(error)
+    return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
 
 
 class Patience:
