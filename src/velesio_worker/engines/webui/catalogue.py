@@ -143,7 +143,13 @@ def _model(entry: object) -> ImageModel | None:
     match entry:
         case {"title": str(title), "model_name": str(name)}:
             fields = cast("dict[str, Any]", entry)
-            return ImageModel(name, title, str(fields.get("filename") or ""), fields.get("hash") or None)
+            filename, found = fields.get("filename"), fields.get("hash")
+            return ImageModel(
+                name,
+                title,
+                filename if isinstance(filename, str) else "",
+                found if isinstance(found, str) and found else None,
+            )
         case _:
             return None
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-import orjson
-
+from velesio_worker.engines.http import decode_json
 from velesio_worker.engines.webui.catalogue import plain
 from velesio_worker.engines.webui.pictures import as_png, png_seed, png_size
 from velesio_worker.engines.webui.request import ImageRequest
@@ -76,17 +75,14 @@ def _info(answer: object) -> dict[str, Any]:
     """Read an answer's info, which is JSON in a string, or an empty one."""
     info: Any = cast("dict[str, Any]", answer).get("info") if isinstance(answer, dict) else None
     if isinstance(info, str):
-        try:
-            info = orjson.loads(info)
-        except orjson.JSONDecodeError:
-            return {}
+        info = decode_json(info.encode())
     return cast("dict[str, Any]", info) if isinstance(info, dict) else {}
 
 
 def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int) -> list[int]:
     told: Any = info.get("all_seeds")
     seeds = cast("list[Any]", told)[:count] if isinstance(told, list) else []
-    if len(seeds) == count and all(isinstance(one, int) for one in seeds):
+    if len(seeds) == count and all(type(one) is int for one in seeds):
         return seeds
     written = [png_seed(image) for image in images[:count]]
     return [seed + number if told is None else told for number, told in enumerate(written)]
