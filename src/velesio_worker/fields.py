@@ -11,11 +11,11 @@ LARGEST_COUNT: Final = 2**53
 def text_in(fields: dict[str, Any], name: str) -> str:
     """Return a field that is a text, or null or not there. Raises ValueError."""
     value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is no text")  # noqa: TRY004 (of JSON; whoever reads it says what it means)
-    return value
+    if isinstance(value, str):
+        return value
+    if value is not None:
+        raise ValueError(f"{name} is no text")
+    return ""
 
 
 def list_in(fields: dict[str, Any], name: str) -> list[Any]:

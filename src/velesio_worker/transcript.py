@@ -36,23 +36,26 @@ class Transcript:
         delta = choice.get("delta")
         if delta is None:
             text = text_in(choice, "text")
-            self._probabilities += list_in(choice, "completion_probabilities")
-            self.pieces += bool(text)
+            if "completion_probabilities" in choice:
+                self._probabilities += list_in(choice, "completion_probabilities")
+            self.pieces += text != ""
             self._texts.append(text)
             return
         if not isinstance(delta, dict):
             raise ValueError("delta is no object")  # noqa: TRY004 (of JSON; whoever reads it says what it means)
         self._add_delta(cast("dict[str, Any]", delta))
-        self._logprobs += list_in(object_in(choice, "logprobs"), "content")
+        if "logprobs" in choice:
+            self._logprobs += list_in(object_in(choice, "logprobs"), "content")
 
     def _add_delta(self, delta: dict[str, Any]) -> None:
         text, thought = text_in(delta, "content"), text_in(delta, "reasoning_content")
-        calls = list_in(delta, "tool_calls")
+        calls = list_in(delta, "tool_calls") if "tool_calls" in delta else ()
         for fragment in calls:
             self._add_fragment(fragment)
         self.pieces += bool(text or thought or calls)
         self._texts.append(text)
-        self._reasoning.append(thought)
+        if thought:
+            self._reasoning.append(thought)
 
     def _add_fragment(self, fragment: object) -> None:
         if not isinstance(fragment, dict):

@@ -46,10 +46,10 @@ class ChatGeneration(LlamaGeneration):
 
     def take(self, chunk: dict[str, Any]) -> Token | None:
         """Take one chunk."""
-        usage = known_object(chunk, "usage")
-        if usage is not None:
+        if "usage" in chunk and (usage := known_object(chunk, "usage")):
             self._take_usage(count_in(usage, "prompt_tokens"), count_in(usage, "completion_tokens"))
-        self._timings = known_object(chunk, "timings") or self._timings
+        if "timings" in chunk:
+            self._timings = known_object(chunk, "timings") or self._timings
         choices = list_in(chunk, "choices")
         if not choices:
             return None
@@ -61,7 +61,8 @@ class ChatGeneration(LlamaGeneration):
         if "logprobs" in said:
             choice["logprobs"] = said["logprobs"]
         self._transcript.add(choice)
-        self._finish_reason = text_in(said, "finish_reason") or self._finish_reason
+        if said.get("finish_reason") is not None:
+            self._finish_reason = text_in(said, "finish_reason") or self._finish_reason
         return Token({"choices": [choice]}) if delta else None
 
     def _complete(self) -> bool:

@@ -44,10 +44,11 @@ class CompletionGeneration(LlamaGeneration):
         """Take one chunk."""
         text = text_in(chunk, "content")
         last = bool(chunk.get("stop"))
-        probabilities = [] if last else list_in(chunk, "completion_probabilities")  # the last chunk repeats them all
+        probabilities: list[Any] = []
         choice: dict[str, Any] = {"text": text, "index": 0, "finish_reason": None}
-        if probabilities:
-            choice["completion_probabilities"] = probabilities
+        if "completion_probabilities" in chunk and not last:  # the last chunk repeats them all
+            probabilities = list_in(chunk, "completion_probabilities")
+            choice |= {"completion_probabilities": probabilities} if probabilities else {}
         self._transcript.add(choice)
         if last:
             self._take_usage(count_in(chunk, "tokens_evaluated"), count_in(chunk, "tokens_predicted"))

@@ -169,7 +169,7 @@ class LlamaGeneration(ABC):
         if "error" in body or ("code" in body and "message" in body):
             raise self._refused(500, body if "error" in body else {"error": body})
         try:
-            if progress := known_object(body, "prompt_progress"):
+            if "prompt_progress" in body and (progress := known_object(body, "prompt_progress")):
                 return self._progress(progress)
             return self.take(body)
         except ValueError as error:
