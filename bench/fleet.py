@@ -31,8 +31,8 @@ from processes import (
     start_worker,
     until,
 )
-from velesio_worker.engines.wheels import small_model
-from velesio_worker.settings import Settings
+from velesio_worker.core.settings import Settings
+from velesio_worker.engines.models.wheels import small_model
 
 MARK: Final = "CHAOS_RUN"
 """A variable that every process of a run inherits, so that none is overlooked."""

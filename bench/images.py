@@ -91,7 +91,7 @@ async def measure(folder: Path) -> None:
     env = {**os.environ, "LOG_FORMAT": "json", "PYTHONPATH": str(HERE.parent)}
     ports = free_port(), free_port()
     source = [str(HERE / "source.py"), "--port", str(ports[0]), "--tokens", str(TOKENS), "--rate", str(RATE)]
-    webui = ["-m", "tests.webui", "--api", "--port", str(ports[1]), "--step-seconds", "0.05"]
+    webui = ["-m", "tests.doubles.webui", "--api", "--port", str(ports[1]), "--step-seconds", "0.05"]
     redis = RedisProcess(folder, env)
     await redis.start()
     engines: list[Any] = [

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from velesio_worker.engines.wheels import redis_server
+from velesio_worker.engines.models.wheels import redis_server
 
 START_SECONDS: Final = 60.0
 

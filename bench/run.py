@@ -26,14 +26,15 @@ import orjson
 import redis.asyncio as aioredis
 
 from images import images
-from velesio_worker.engines.completion import CompletionGeneration
 from velesio_worker.engines.http import EngineHTTP
-from velesio_worker.engines.sse import SSEDecoder
-from velesio_worker.engines.wheels import redis_server
-from velesio_worker.events import Token
-from velesio_worker.parameters import CompletionParameters
-from velesio_worker.queue.connection import Outage, connect
+from velesio_worker.engines.llama.completion import CompletionGeneration
+from velesio_worker.engines.llama.sse import SSEDecoder
+from velesio_worker.engines.models.wheels import redis_server
+from velesio_worker.queue.connection import connect
+from velesio_worker.queue.outage import Outage
 from velesio_worker.stream import Publisher
+from velesio_worker.wire.events import Token
+from velesio_worker.wire.parameters import CompletionParameters
 
 HERE = Path(__file__).parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import RedisServer, Topology
-from tests.topologies import NEVER, ClusterServers, SentinelServers
-from velesio_worker.engines.wheels import small_model
+from tests.support.servers import RedisServer, Topology
+from tests.support.topologies import NEVER, ClusterServers, SentinelServers
+from velesio_worker.core.settings import Settings
+from velesio_worker.engines.models.wheels import small_model
 from velesio_worker.queue.connection import connect
-from velesio_worker.settings import Settings
 
 settings.register_profile(
     "patient",  # a machine that is slow, or held up, is no fault
@@ -117,7 +118,9 @@ def model_path() -> Path:
     return path
 
 
-def base_environment() -> dict[str, str]:
-    """This process's environment without anything that a worker would read as a setting."""
-    names = {name.upper() for name in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name not in names}
+@pytest.fixture(autouse=True)
+def _root_logger_is_put_back() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level

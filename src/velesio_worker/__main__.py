@@ -8,10 +8,10 @@ import sys
 def main() -> int:
     """Run the command line; returns the exit code."""
     if sys.argv[1:2] == ["health"]:  # a container asks every half a minute: do not load all that a worker needs
-        from velesio_worker.cli_health import main as ask  # noqa: PLC0415
+        from velesio_worker.cli.health import main as ask  # noqa: PLC0415
 
         return ask(sys.argv[2:])
-    from velesio_worker.cli import main as run  # noqa: PLC0415
+    from velesio_worker.cli.main import main as run  # noqa: PLC0415
 
     return run()
 

@@ -18,7 +18,13 @@ import anyio
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from velesio_worker.errors import (
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENTRIES
+from velesio_worker.queue.clients import execute, forget_topology
+from velesio_worker.queue.keys import stream_key
+from velesio_worker.queue.outage import Backoff, Outage, passes
+from velesio_worker.queue.scripts import PublishReply, PublishStatus, Scripts, publish_reply
+from velesio_worker.wire.errors import (
     AbandonedError,
     FencedError,
     InternalError,
@@ -26,13 +32,7 @@ from velesio_worker.errors import (
     StreamLostError,
     VelesioError,
 )
-from velesio_worker.events import TERMINAL
-from velesio_worker.logs import get_logger
-from velesio_worker.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENTRIES
-from velesio_worker.queue.clients import execute, forget_topology
-from velesio_worker.queue.connection import Backoff, Outage, passes
-from velesio_worker.queue.keys import stream_key
-from velesio_worker.queue.scripts import PublishReply, PublishStatus, Scripts, publish_reply
+from velesio_worker.wire.events import TERMINAL, StreamEvent, parse_entry
 
 FLUSH_ENTRIES: Final = 512
 FLUSH_BYTES: Final = 1024 * 1024
@@ -323,3 +323,13 @@ class Publisher:
             )
         else:
             stream.fail(StreamLostError())
+
+
+READ_ENTRIES: Final = 512
+
+
+async def last_entry(redis: Redis, key: str) -> StreamEvent | None:
+    """Return the newest entry of a stream; None if there is none."""
+    commands: Any = redis
+    entries = await commands.xrevrange(key, count=1)
+    return parse_entry(*entries[0]) if entries else None

@@ -15,44 +15,43 @@ import anyio.abc
 from redis.exceptions import RedisError
 
 from velesio_worker import __version__
-from velesio_worker.admission import Admission
-from velesio_worker.cache import PromptCache
-from velesio_worker.closing import Closer
-from velesio_worker.desk import Desk
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.metrics import REGISTRY, count_jobs
+from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineSource
 from velesio_worker.engines.gpu import Gpus
-from velesio_worker.errors import RedisUnusableError, StoppedError, VelesioError
-from velesio_worker.executor import LAST_SECONDS, Executor
-from velesio_worker.fleet import Fleet
-from velesio_worker.gauges import Gauges, shown
-from velesio_worker.health import Health, Stage
-from velesio_worker.health_server import served
-from velesio_worker.image_models import ImageModels
-from velesio_worker.image_output import ImageOutput
-from velesio_worker.jobs import JobType, Kind
-from velesio_worker.logs import get_logger
-from velesio_worker.loop_watch import loop_watched
-from velesio_worker.management import Management, Models, TextModels
-from velesio_worker.metrics import REGISTRY, count_jobs
-from velesio_worker.monitor import LOOK_SECONDS, Monitor
-from velesio_worker.performer import Performer
+from velesio_worker.execution.admission import Admission
+from velesio_worker.execution.cache import PromptCache
+from velesio_worker.execution.capacity import ImageCapacity, TextCapacity, check_engine_set, make_engine_set
+from velesio_worker.execution.closing import Closer
+from velesio_worker.execution.consumers import ConsumerFactory
+from velesio_worker.execution.executor import LAST_SECONDS, Executor
+from velesio_worker.execution.handler import JobHandler
+from velesio_worker.execution.management import ImageModels, Management, Models, TextModels
+from velesio_worker.execution.performer import Performer
+from velesio_worker.execution.published import Published, read_published
+from velesio_worker.execution.report import Report
+from velesio_worker.execution.results.images import ImageOutput, open_store
+from velesio_worker.execution.run import RunLimits
+from velesio_worker.observability.gauges import Gauges, shown
+from velesio_worker.observability.health import Health, Stage
+from velesio_worker.observability.loop_watch import loop_watched
+from velesio_worker.observability.monitor import LOOK_SECONDS, Monitor
+from velesio_worker.observability.server import served
 from velesio_worker.queue.claims import Claims
-from velesio_worker.queue.connection import PAYLOAD_SECONDS, Outage, connect, until_done, wait_for_redis
+from velesio_worker.queue.connection import PAYLOAD_SECONDS, connect, wait_for_redis
 from velesio_worker.queue.control import Control
-from velesio_worker.queue.health import warn_of_risks
+from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.keys import Keys, new_worker_id
 from velesio_worker.queue.lease import Lease
+from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.queue.reaper import Reaper
+from velesio_worker.queue.risks import warn_of_risks
 from velesio_worker.queue.slots import Slots
 from velesio_worker.queue.survey import Survey
-from velesio_worker.report import Report
-from velesio_worker.result_store import open_store
-from velesio_worker.runs import Limits
-from velesio_worker.settings import Settings
-from velesio_worker.sides import ImageSide, TextSide, check_sides, make_sides
 from velesio_worker.stream import FLUSH_SECONDS, Publisher
-from velesio_worker.subscriber import Published, published
-from velesio_worker.takers import Takers
+from velesio_worker.wire.errors import RedisUnusableError, StoppedError, VelesioError
+from velesio_worker.wire.jobs import JobType, Kind
 
 log = get_logger(__name__)
 
@@ -107,7 +106,7 @@ class Worker:
         )
         self._fleet = Fleet(self._commands, self._keys, self.id, self._outage)
         self._gpus = Gpus(settings.cuda_visible_devices)
-        self._sides = make_sides(settings, self._fleet, self._gpus, self._lease.nudge)
+        self._sides = make_engine_set(settings, self._fleet, self._gpus, self._lease.nudge)
         self._stopping = anyio.Event()
         self._began = time.time()
         self._output = ImageOutput(self._commands, open_store(settings), inline_bytes=settings.result_inline_bytes)
@@ -118,8 +117,10 @@ class Worker:
         self._health = Health(self.id, supervisors, self._monitor, lambda: self._desk.last_job)
         self._executor = self._make_executor()
         self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, lambda: self._executor.running_by_kind)
-        self._desk = Desk(self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation)
-        self._takers = Takers(self.id, settings, self._keys, self._slots, self._desk)
+        self._desk = JobHandler(
+            self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation
+        )
+        self._takers = ConsumerFactory(self.id, settings, self._keys, self._slots, self._desk)
         self._failure: VelesioError | None = None
 
     async def run(self) -> None:
@@ -129,7 +130,7 @@ class Worker:
             SettingsError: the settings leave nothing to do.
             RedisUnusableError: Redis cannot serve this worker.
         """
-        check_sides(self._settings, self._sides)
+        check_engine_set(self._settings, self._sides)
         try:
             async with self._connections(), self._observed(), anyio.create_task_group() as side:
                 side.start_soon(self._stop_on_signals)
@@ -244,7 +245,7 @@ class Worker:
             for group in (jobs, images):
                 group.cancel_scope.deadline = anyio.current_time() + LAST_SECONDS
 
-    async def _take_text_jobs(self, side: TextSide) -> None:
+    async def _take_text_jobs(self, side: TextCapacity) -> None:
         """Take text jobs: one at first, which wakes the engine or says why it fails; then as many as it runs."""
         async with anyio.create_task_group() as takers:
             takers.start_soon(self._takers.text(side, 0).run, self._stopping)
@@ -255,7 +256,7 @@ class Worker:
                 log.info(f"taking text jobs, {side.service.slots} at a time", action="worker_ready")
                 self._lease.nudge()
 
-    async def _say_when_images_can_be_made(self, side: ImageSide) -> None:
+    async def _say_when_images_can_be_made(self, side: ImageCapacity) -> None:
         await side.service.known.wait()
         if not self._stopping.is_set():
             log.info(f"taking image jobs, {self._settings.sd_concurrency} at a time", action="images_ready")
@@ -304,12 +305,12 @@ class Worker:
             self._closer,
             self._published,
             self._fleet.serves,
-            Limits(job=settings.worker_timeout, stall=settings.stall_seconds),
+            RunLimits(job=settings.worker_timeout, stall=settings.stall_seconds),
             Report(log_prompts=settings.log_prompts),
         )
 
     async def _published(self, job_id: str) -> Published:
-        return await until_done(self._outage, partial(published, self._commands, job_id), writes=False)
+        return await until_done(self._outage, partial(read_published, self._commands, job_id), writes=False)
 
     def _facts(self) -> Mapping[str, str | int]:
         """What the worker is and does now, for its hash in Redis."""

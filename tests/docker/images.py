@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.docker.dockerfiles import ROOT, Image, copies
 from tests.docker.pythons import lay_python, may_become_others
 from tests.docker.toolchains import SCRIPT, Toolchain, program
-from tests.e2e.processes import WorkerProcess
+from tests.support.processes import WorkerProcess
 
 
 class Layout:
@@ -62,11 +62,13 @@ class Layout:
 
     def lay_llama_server(self) -> None:
         """The server that a stage ``compiled`` or ``llama-server`` yields."""
-        self._script("/opt/llama/bin/llama-server", "velesio_worker.engines.embedded")
+        self._script("/opt/llama/bin/llama-server", "velesio_worker.engines.llama.embedded")
 
     def lay_toolchain(self) -> None:
         """What the stage ``toolchain`` yields, such that a build takes no time: the script itself is the real one."""
-        server = f'#!/bin/sh\n[ "$1" = --version ] && exit\n{self.python} -m velesio_worker.engines.embedded "$@"\n'
+        server = (
+            f'#!/bin/sh\n[ "$1" = --version ] && exit\n{self.python} -m velesio_worker.engines.llama.embedded "$@"\n'
+        )
         tools = Toolchain(self._place("/opt/llama"), server=server)
         shutil.copytree(tools.programs, tools.kit / "tools" / "bin", symlinks=True)
         (tools.kit / "tools" / "bin").chmod(0o777)  # the stand-in for CMake keeps a log

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.toolchains import SCRIPT, SERVER, Toolchain
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 MADE = {"llama-server", "llama-server.LICENSE", "llama-server.built", ".llama-server.lock"}
 

@@ -14,10 +14,10 @@ import redis
 import yaml
 
 from tests.docker.dockerfiles import FOLDER, Image
-from tests.servers import free_port, wait_until
-from velesio_worker.engines.wheels import redis_server
-from velesio_worker.redis_url import parse_redis_url
-from velesio_worker.settings import Settings
+from tests.support.servers import free_port, wait_until
+from velesio_worker.core.redis_url import parse_redis_url
+from velesio_worker.core.settings import Settings
+from velesio_worker.engines.models.wheels import redis_server
 
 COMPOSE = FOLDER / "compose.yaml"
 FILE: Any = yaml.safe_load(COMPOSE.read_text())

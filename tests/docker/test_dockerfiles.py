@@ -9,7 +9,7 @@ import pytest
 from tests.docker.dockerfiles import DOCKERFILES, FOLDER, ROOT, Image, copies, filled, read
 from tests.docker.ignoring import is_sent
 from velesio_worker import __version__
-from velesio_worker.settings import Settings
+from velesio_worker.core.settings import Settings
 
 IMAGES = {
     "full": Image("Dockerfile"),

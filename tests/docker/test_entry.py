@@ -12,7 +12,7 @@ import pytest
 from tests.docker.dockerfiles import Image
 from tests.docker.images import ImageProcess, Layout
 from tests.docker.pythons import may_become_others
-from tests.servers import free_port, wait_until
+from tests.support.servers import free_port, wait_until
 
 pytestmark = pytest.mark.engine
 

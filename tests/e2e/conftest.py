@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import WorkerProcess
-
-MakeWorker = Callable[..., WorkerProcess]
+from tests.support.processes import MakeWorker, WorkerProcess
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from bench.judge import Pause, Watched
 
-from tests.e2e.crashes import MAX_TOKENS, Noise, Pair, assert_right, first_token, modes, report, seconds
+from tests.support.crashes import MAX_TOKENS, Noise, Pair, assert_right, first_token, modes, report, seconds
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from tests.conftest import base_environment
-from tests.e2e.processes import wait_until_gone
+from tests.support.environment import base_environment
+from tests.support.processes import wait_until_gone
 
 pytestmark = pytest.mark.engine
 COMMAND = [sys.executable, "-m", "velesio_worker", "demo"]

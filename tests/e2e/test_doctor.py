@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import base_environment
-from tests.e2e.conftest import MakeWorker
-from tests.servers import free_port
+from tests.support.environment import base_environment
+from tests.support.processes import MakeWorker
+from tests.support.servers import free_port
 
 COMMAND = [sys.executable, "-m", "velesio_worker", "doctor"]
 SLOW = "each job waits for it several times"
@@ -76,7 +76,7 @@ def test_a_worker_that_can_work_is_told_so(environment: dict[str, str], sizing: 
 
 @pytest.mark.engine
 def test_flags_of_a_command_are_held_against_the_real_help(environment: dict[str, str], model_path: Path) -> None:
-    embedded = f"{sys.executable} -m velesio_worker.engines.embedded --model {model_path} --port 0"
+    embedded = f"{sys.executable} -m velesio_worker.engines.llama.embedded --model {model_path} --port 0"
     code, rows, _ = doctor(environment, STARTUP_COMMAND=f"{embedded} -c 512 --no-such-flag 3")
     assert (code, errors(rows)) == (
         1,

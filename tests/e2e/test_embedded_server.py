@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import pytest
 
-from tests.conftest import base_environment
-from tests.servers import free_port, wait_until
+from tests.support.environment import base_environment
+from tests.support.servers import free_port, wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -51,7 +51,15 @@ class Server:
         self._log = log
         self.port = free_port()
         wanted = ["--port", str(self.port), "--ctx-size", "1024", "--parallel", "2", "--threads", "1", "--no-warmup"]
-        command = [sys.executable, "-m", "velesio_worker.engines.embedded", "--model", str(model), *wanted, *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "velesio_worker.engines.llama.embedded",
+            "--model",
+            str(model),
+            *wanted,
+            *flags,
+        ]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 ["/bin/sh", "-c", f'exec "$@" {redirect}', "sh", *command] if redirect else command,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.streams import push, read, result
+from tests.support.processes import MakeWorker
+from tests.support.streams import push, read, result
 
 pytestmark = pytest.mark.engine
 

@@ -15,17 +15,16 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.processes import WorkerProcess, wait_until_gone
-from tests.e2e.streams import entries, joined, push, read, result
-from tests.servers import free_port
-from velesio_worker.engines.orphans import MARK
+from tests.support.processes import MakeWorker, WorkerProcess, wait_until_gone
+from tests.support.servers import free_port
+from tests.support.streams import entries, joined, push, read, result
+from velesio_worker.engines.supervision.orphans import MARK
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
 SWITCHES = 20
 
-TROUBLED = str(Path(__file__).with_name("troubled_server.py"))
+TROUBLED = str(Path(__file__).parents[1] / "doubles" / "troubled_server.py")
 
 
 def wait_for(condition: Callable[[], object], what: str, limit: float = 100) -> None:
@@ -280,7 +279,15 @@ def test_what_a_killed_worker_left_is_ended_by_the_next(
     plain: Any, no_orphans: MakeWorker, model_path: Path, tmp_path: Path
 ) -> None:
     own = {"TMPDIR": str(tmp_path)}  # else a worker of another test, running beside this one, may be the next
-    real = [sys.executable, "-m", "velesio_worker.engines.embedded", "--model", str(model_path), "--ctx-size", "1024"]
+    real = [
+        sys.executable,
+        "-m",
+        "velesio_worker.engines.llama.embedded",
+        "--model",
+        str(model_path),
+        "--ctx-size",
+        "1024",
+    ]
     behind_a_shell = shlex.join(["sh", "-c", f"{shlex.join(real)} & wait"])
     worker = no_orphans(STARTUP_COMMAND=behind_a_shell, **own)
     worker.wait_for("worker_ready")
@@ -298,7 +305,15 @@ def test_what_a_killed_worker_left_is_ended_by_the_next(
 def test_a_wrapper_that_outlives_its_server_is_replaced_and_nothing_in_another_session_is_left(
     plain: Any, no_orphans: MakeWorker, model_path: Path
 ) -> None:
-    real = [sys.executable, "-m", "velesio_worker.engines.embedded", "--model", str(model_path), "--ctx-size", "1024"]
+    real = [
+        sys.executable,
+        "-m",
+        "velesio_worker.engines.llama.embedded",
+        "--model",
+        str(model_path),
+        "--ctx-size",
+        "1024",
+    ]
     worker = no_orphans(STARTUP_COMMAND=shlex.join(["sh", "-c", f"setsid {shlex.join(real)} & sleep 1000"]))
     worker.wait_for("worker_ready")
     (server,) = [process for process in engine_processes(worker) if "--model" in process.cmdline()]

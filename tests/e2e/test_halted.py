@@ -10,9 +10,9 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.paced_server import next_entry, paced, push
-from tests.e2e.test_life import LONG, read
+from tests.doubles.paced_server import next_entry, paced, push
+from tests.support.processes import MakeWorker
+from tests.support.streams import LONG, read
 from velesio_worker.client import Client
 
 pytestmark = pytest.mark.anyio

@@ -18,11 +18,11 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.observed import ask, command, fetch, until
-from tests.e2e.processes import wait_until_gone
-from tests.e2e.scenes import SLACK, WITHIN, Lone, Scene, StickyWorker
-from tests.e2e.streams import push, read
-from tests.servers import RedisServer
+from tests.support.observed import ask, command, fetch, until
+from tests.support.processes import wait_until_gone
+from tests.support.scenes import SLACK, WITHIN, Lone, Scene, StickyWorker
+from tests.support.servers import RedisServer
+from tests.support.streams import push, read
 
 pytestmark = pytest.mark.engine
 

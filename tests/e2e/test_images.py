@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.painters import (
+from tests.doubles.webui import Setup, WebUIDouble, sample_image
+from tests.support.painters import (
     cancel,
     ended,
     journal,
@@ -25,9 +25,8 @@ from tests.e2e.painters import (
     webui,
     webui_process,
 )
-from tests.e2e.processes import wait_until_gone
-from tests.e2e.streams import entries, push, read, result
-from tests.webui import Setup, WebUIDouble, sample_image
+from tests.support.processes import MakeWorker, wait_until_gone
+from tests.support.streams import entries, push, read, result
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

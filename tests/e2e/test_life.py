@@ -12,16 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import base_environment
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.processes import WorkerProcess, wait_until_gone
-from tests.e2e.streams import NO_END, joined, push, read
-from tests.servers import RedisServer, wait_until
+from tests.support.environment import base_environment
+from tests.support.processes import MakeWorker, WorkerProcess, wait_until_gone
+from tests.support.servers import RedisServer, wait_until
+from tests.support.streams import LONG, joined, push, read
 
 pytestmark = pytest.mark.engine
-
-LONG = {"prompt": "One, two,", "max_tokens": 450, "stream": True, "logit_bias": NO_END}
-"""A job that goes on for some seconds, whatever the model would like."""
 
 
 def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain: Any, make_worker: MakeWorker) -> None:

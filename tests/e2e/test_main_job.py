@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.cluster import RedisCluster
 
-from tests.e2e.conftest import MakeWorker
-from tests.servers import RedisServer, Topology, wait_until
+from tests.support.processes import MakeWorker
+from tests.support.servers import RedisServer, Topology, wait_until
 
 Entry = tuple[str, str, dict[str, Any]]
 

@@ -14,8 +14,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.fleet_of_four import (
+from tests.doubles.paced_server import TOKENS, paced, push
+from tests.support.fleet_of_four import (
     LIMIT,
     MARK,
     MAX_JOB_BYTES,
@@ -25,10 +25,9 @@ from tests.e2e.fleet_of_four import (
     run_them_all,
     shared_server,
 )
-from tests.e2e.observed import Figures, Page, ask, until
-from tests.e2e.paced_server import TOKENS, paced, push
-from tests.e2e.processes import WorkerProcess
-from tests.servers import free_port
+from tests.support.observed import Figures, Page, ask, until
+from tests.support.processes import MakeWorker, WorkerProcess
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.engine
 

@@ -12,12 +12,11 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.places import SETTINGS, Place, wait_for
-from tests.e2e.processes import WorkerProcess, wait_until_gone
-from tests.e2e.streams import entries
-from tests.e2e.streams import result as result_of
-from tests.servers import RedisServer, free_port
+from tests.support.places import SETTINGS, Place, wait_for
+from tests.support.processes import MakeWorker, WorkerProcess, wait_until_gone
+from tests.support.servers import RedisServer, free_port
+from tests.support.streams import entries
+from tests.support.streams import result as result_of
 
 pytestmark = pytest.mark.engine
 

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.paced_server import TOKENS, next_entry, paced, push
+from tests.doubles.paced_server import TOKENS, next_entry, paced, push
+from tests.support.processes import MakeWorker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from bench.judge import Pause, Watched
 
-from tests.e2e.crashes import MAX_TOKENS, Pair, assert_right, modes, report
-from tests.e2e.processes import WorkerProcess
-from tests.proxies import FaultyProxy
-from tests.servers import RedisServer
-from tests.topologies import ClusterServers, SentinelServers
+from tests.support.crashes import MAX_TOKENS, Pair, assert_right, modes, report
+from tests.support.processes import WorkerProcess
+from tests.support.proxies import FaultyProxy
+from tests.support.servers import RedisServer
+from tests.support.topologies import ClusterServers, SentinelServers
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(600)]
 

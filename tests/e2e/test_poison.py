@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import MakeWorker
+from tests.support.processes import MakeWorker
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import MakeWorker
-from tests.e2e.test_life import push, read
-from tests.proxies import TLSProxy
-from tests.servers import RedisServer, wait_until
+from tests.support.processes import MakeWorker
+from tests.support.proxies import TLSProxy
+from tests.support.servers import RedisServer, wait_until
+from tests.support.streams import push, read
 
 pytestmark = pytest.mark.engine
 RIGHTS = "~* &* +@all -@admin -@dangerous"

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.places import SETTINGS, Place, wait_for
-from tests.e2e.processes import WorkerProcess
-from tests.e2e.streams import Entries
-from tests.e2e.streams import result as result_of
-from tests.servers import RedisServer
+from tests.support.places import SETTINGS, Place, wait_for
+from tests.support.processes import WorkerProcess
+from tests.support.servers import RedisServer
+from tests.support.streams import Entries
+from tests.support.streams import result as result_of
 
 pytestmark = pytest.mark.engine
 

@@ -11,18 +11,18 @@ import anyio
 import psutil
 import pytest
 
-from tests.servers import free_port
-from velesio_worker.engines import turns as turns_module
+from tests.support.servers import free_port
+from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineState, Serving, Spec
 from velesio_worker.engines.gpu import Gpus
-from velesio_worker.engines.launch import LlamaLauncher
-from velesio_worker.engines.llama import LlamaEngine
-from velesio_worker.engines.supervisor import Supervisor
-from velesio_worker.engines.turns import Turns
-from velesio_worker.engines.watchdog import Patience
-from velesio_worker.events import Done
-from velesio_worker.parameters import CompletionParameters
-from velesio_worker.settings import Settings
+from velesio_worker.engines.llama.engine import LlamaEngine
+from velesio_worker.engines.llama.launch import LlamaLauncher
+from velesio_worker.engines.supervision import gpu_turns as turns_module
+from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision.supervisor import Supervisor
+from velesio_worker.engines.supervision.watchdog import Patience
+from velesio_worker.wire.events import Done
+from velesio_worker.wire.parameters import CompletionParameters
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(400)]
 
@@ -57,9 +57,9 @@ async def complete(supervisor: Supervisor[LlamaEngine]) -> None:
 
 
 async def test_two_busy_engines_take_turns(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("velesio_worker.engines.life.TURN_SECONDS", TURN_SECONDS)
+    monkeypatch.setattr("velesio_worker.engines.supervision.lifecycle.TURN_SECONDS", TURN_SECONDS)
     assert turns_module.TURN_SECONDS > TURN_SECONDS
-    turns = Turns()
+    turns = GpuTurns()
     pair: list[Supervisor[LlamaEngine]] = []
     for _ in range(2):
         fields = {"model_path": model_path, "llama_port": free_port(), "context_size": 256, "llm_concurrency": 1}

@@ -1,55 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import pytest
 
-from velesio_worker.admission import Admission
-from velesio_worker.closing import Closer
-from velesio_worker.jobs import Kind
-from velesio_worker.queue.claims import Claims
-from velesio_worker.queue.connection import Outage, connect
-from velesio_worker.queue.keys import Keys, Slot
-from velesio_worker.queue.lease import Lease
-from velesio_worker.queue.scripts import Scripts
-from velesio_worker.queue.slots import Slots
-from velesio_worker.stream import Publisher
-
-MAX_BYTES = 10_000
-
-
-@dataclass
-class Side:
-    """The Redis side of one worker, without engines."""
-
-    name: str
-    keys: Keys
-    scripts: Scripts
-    lease: Lease
-    slots: Slots
-    claims: Claims
-    publisher: Publisher
-    closer: Closer
-    admission: Admission
-    outage: Outage
-
-    def slot(self, name: str = "text-0") -> Slot:
-        return self.keys.slot(self.name, name, home=self.keys.ready(Kind.TEXT))
-
-
-def make_side(url: str, name: str, commands: Any, blocking: Any, publishing: Any) -> Side:
-    outage = Outage(url)
-    keys = Keys("llama_queue")
-    lease = Lease(commands, keys, name, seconds=60, facts=lambda: {"state": "test"}, outage=outage)
-    slots = Slots(blocking, commands, keys, lease, outage)
-    claims = Claims(commands, slots, outage, result_ttl=100)
-    publisher = Publisher(publishing, outage, ttl=200)
-    closer = Closer(claims, slots, publisher)
-    admission = Admission(commands, claims, slots, closer, publisher, outage, max_bytes=MAX_BYTES, stream_ttl=200)
-    return Side(name, keys, Scripts(commands), lease, slots, claims, publisher, closer, admission, outage)
+from tests.support.redis_side import Side, make_side
+from tests.support.text_bench import Bench, scripted
+from velesio_worker.queue.connection import connect
 
 
 @pytest.fixture
@@ -64,3 +23,11 @@ async def side(redis_url: str) -> AsyncIterator[Side]:
         group.cancel_scope.cancel()
     for client in clients:
         await client.aclose()
+
+
+@pytest.fixture
+async def bench(side: Side, commands: Any) -> AsyncIterator[Bench]:
+    async with scripted() as (double, http):
+        bench = Bench(side, commands, double, http)
+        bench.counted(2)
+        yield bench

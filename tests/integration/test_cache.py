@@ -11,20 +11,19 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tests.integration.test_continue import ONCE, ROLE, Bench, Source, bench, cut, delta, refused, text, whole
-from tests.servers import Topology
-from tests.unit.engine_double import Answer, End, document, sse
-from tests.unit.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, TIMINGS, chat, chat_end, last_piece, piece
-from tests.unit.waiting import until
-from velesio_worker import cache as cache_module
-from velesio_worker.cache import CACHE_SECONDS, LARGEST, Kept, PromptCache, Replay
-from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
-from velesio_worker.events import Done
-from velesio_worker.jobs import Job, parse_job
-from velesio_worker.settings import CacheMode
+from tests.doubles.engine import Answer, End, document, sse
+from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, TIMINGS, chat, chat_end, last_piece, piece
+from tests.support.servers import Topology
+from tests.support.text_bench import ONCE, ROLE, Bench, Source, cut, delta, refused, text, whole
+from tests.support.waiting import until
+from velesio_worker.core.settings import CacheMode
+from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
+from velesio_worker.execution import cache as cache_module
+from velesio_worker.execution.cache import CACHE_SECONDS, LARGEST, Kept, PromptCache, Replay
 from velesio_worker.stream import JobStream
+from velesio_worker.wire.events import Done
+from velesio_worker.wire.jobs import Job, parse_job
 
-__all__ = ["bench"]
 pytestmark = pytest.mark.anyio
 
 KEY: Final = "prompt_cache:" + 64 * "0"

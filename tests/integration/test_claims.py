@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Side
+from tests.support.redis_side import Side
 from velesio_worker.queue.claims import Held
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.scripts import ClaimStatus

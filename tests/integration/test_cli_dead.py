@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis as sync_redis
 
-from tests.conftest import base_environment
-from velesio_worker.cli import main
+from tests.support.environment import base_environment
+from velesio_worker.cli.main import main
 
 QUEUE, DEAD = "llama_queue", "{llama_queue}:dead"
 SECRET = "schöne Grüße"

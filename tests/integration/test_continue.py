@@ -2,72 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
 import pytest
 
-from tests.integration.conftest import Side
-from tests.servers import Topology
-from tests.unit.engine_double import Answer, End, EngineDouble, document, sse
-from tests.unit.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat_end, last_piece, piece
-from tests.unit.waiting import until
+from tests.doubles.engine import Answer, End, document, sse
+from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat_end, piece
+from tests.support.redis_side import Side
+from tests.support.servers import Topology
+from tests.support.text_bench import (
+    ANEW,
+    FRESH,
+    GO_ON,
+    ONCE,
+    PATIENCE,
+    QUIET,
+    ROLE,
+    TOKENIZE,
+    USER,
+    Bench,
+    cut,
+    delta,
+    refused,
+    text,
+    whole,
+    write,
+)
+from tests.support.waiting import until
 from velesio_worker import stream as stream_module
-from velesio_worker import subscriber
-from velesio_worker.cache import PromptCache
-from velesio_worker.client import Client, JobRestartedError
-from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.http import EngineHTTP
-from velesio_worker.engines.llama import LlamaEngine, LlamaProperties
-from velesio_worker.errors import EngineUnavailableError, JobError
-from velesio_worker.executor import Executor
-from velesio_worker.image_output import ImageOutput
-from velesio_worker.jobs import Job, Kind
-from velesio_worker.performer import Performer
-from velesio_worker.queue.claims import Claim
-from velesio_worker.report import Report
-from velesio_worker.runs import Limits
-from velesio_worker.settings import CacheMode
-from velesio_worker.subscriber import Published, published
+from velesio_worker.client import Client, JobRestartedError, subscriber
+from velesio_worker.execution.executor import Executor
+from velesio_worker.execution.published import Published, read_published
+from velesio_worker.execution.run import RunLimits
+from velesio_worker.wire.errors import EngineUnavailableError
 
 pytestmark = pytest.mark.anyio
 topologies = pytest.mark.topologies
-
-TOKENIZE: Final = "/tokenize"
-USER: Final = {"role": "user", "content": "hi"}
-READY: Final = "{llama_queue}:text"
-DEAD: Final = "{llama_queue}:dead"
-PATIENCE: Final = 60.0
-
-
-def start(mode: str) -> tuple[str, Any]:
-    return "start", {"mode": mode}
-
-
-def text(piece_: str) -> tuple[str, Any]:
-    return "token", {"choices": [{"text": piece_, "index": 0, "finish_reason": None}]}
-
-
-def delta(**fields: Any) -> tuple[str, Any]:
-    return "token", {"choices": [{"delta": fields, "index": 0, "finish_reason": None}]}
-
-
-FRESH, GO_ON, ANEW = start("fresh"), start("continue"), start("restart")
-ROLE = delta(role="assistant", content=None)
 THOUGHT = delta(reasoning_content="hm")
 CALL = delta(tool_calls=[{"index": 0, "id": "c1"}])
-
-
-async def write(side: Side, attempt: int, *entries: tuple[str, Any]) -> None:
-    stream = side.publisher.open("a", attempt)
-    for event, data in entries:
-        stream.put(event, json.dumps(data).encode())
-    with anyio.fail_after(PATIENCE):
-        await stream.flushed()
 
 
 STREAMS: list[tuple[str, Sequence[Sequence[tuple[str, Any]]], Published]] = [
@@ -137,191 +112,10 @@ async def test_what_a_stream_holds_is_what_was_said_since_it_was_last_begun(
     monkeypatch.setattr(subscriber, "READ_ENTRIES", page)
     for number, entries in enumerate(attempts, start=1):
         await write(side, number, *entries)
-    assert await published(commands, "a") == expected
-
-
-class Source:
-    """A scripted llama-server in the supervisor's place, and what was complained of."""
-
-    def __init__(self, engine: LlamaEngine) -> None:
-        self._engine = engine
-        self.unavailable: JobError | None = None
-        self.leased: list[str | None] = []
-        self.known_as: str | None = "tiny of 1 byte"
-        self.complaints: list[str] = []
-
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @asynccontextmanager
-    async def ensure(
-        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] | None = None
-    ) -> AsyncGenerator[LlamaEngine, None]:
-        assert on_wait is not None
-        self.leased.append(model)
-        if self.unavailable is not None:
-            on_wait(EngineState.BACKOFF)
-            raise self.unavailable
-        yield self._engine
-
-    async def identity(self, model: str | None) -> str | None:
-        return self.known_as and (model or self.known_as)
-
-    async def lost(self) -> None:
-        self.complaints.append("lost")
-
-    async def stalled(self, reason: str) -> None:
-        self.complaints.append(reason)
-
-    def renew(self, reason: str) -> None:
-        self.complaints.append(reason)
-
-
-class Manager:
-    """Runs jobs that look after models as it is told, and says which."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.answer: dict[str, Any] | JobError = {"success": True}
-
-    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
-        self.jobs.append(job)
-        on_wait(EngineState.STARTING)
-        if isinstance(self.answer, JobError):
-            raise self.answer
-        return self.answer
-
-
-class Bench:
-    """An executor between the real Redis and a scripted engine, and one job."""
-
-    def __init__(self, side: Side, commands: Any, double: EngineDouble, http: EngineHTTP) -> None:
-        self.side = side
-        self.double = double
-        self.http = http
-        self.source = Source(LlamaEngine(http, LlamaProperties("tiny", 2048, 2)))
-        self.manager = Manager()
-        self.limits = Limits(job=PATIENCE, stall=math.inf)
-        self.cache_mode = CacheMode.OFF
-        self.served_elsewhere = False
-        self._commands = commands
-        self.payload = b""
-
-    def executor(self) -> Executor:
-        async def elsewhere(_: Kind) -> bool:
-            return self.served_elsewhere
-
-        engines = {Kind.TEXT: self.source}
-        cache = PromptCache(self._commands, self.cache_mode)
-        output = ImageOutput(self._commands, None, inline_bytes=0)
-        performer = Performer(engines, self.manager, cache, output, self.published, longest=self.limits.job)
-        return Executor(
-            engines,
-            performer,
-            self.side.publisher,
-            self.side.closer,
-            self.published,
-            elsewhere,
-            self.limits,
-            Report(),
-        )
-
-    async def published(self, job_id: str) -> Published:
-        (_, fields) = (await self._commands.xrevrange(f"stream:{job_id}", count=1))[0]
-        assert fields[b"event"] == b"start", "what is published is read once nobody else can add to it"
-        return await published(self._commands, job_id)
-
-    async def submit(self, type_: str = "completion", *, stream: bool = True, **fields: Any) -> None:
-        prompt: dict[str, Any] = {"prompt": "hi"} if type_ == "completion" else {"messages": [USER]}
-        await self.push(type_, prompt | {"stream": stream, "max_tokens": 20} | fields.pop("data", {}), **fields)
-
-    async def push(self, type_: str, data: dict[str, Any] | None, **fields: Any) -> None:
-        self.payload = json.dumps({"id": "a", "type": type_, "data": data} | fields).encode()
-        await self._commands.lpush(READY, self.payload)
-
-    async def claim(self) -> Claim:
-        """Take the job, which has to be there, and claim its next attempt."""
-        slot = self.side.slot()
-        assert await self.side.slots.take(READY, slot) == self.payload
-        claim = await self.side.admission.admit(slot, self.payload)
-        assert claim is not None
-        return claim
-
-    async def lose(self, *entries: tuple[str, Any]) -> None:
-        """Make an attempt that publishes this, and is lost."""
-        claim = await self.claim()
-        await write(self.side, claim.held.attempt, *entries)
-        await self.side.claims.hand_back(claim.held, in_good_order=False)
-
-    async def run(self, executor: Executor | None = None) -> None:
-        """Make an attempt; whatever becomes of the job, its slot is free then."""
-        claim = await self.claim()
-        with anyio.fail_after(PATIENCE):
-            await (executor or self.executor()).run(claim)
-        assert not await self._commands.exists(self.side.slot().key)
-
-    async def waits(self) -> bool:
-        """Whether the job lies in its list, to be taken again."""
-        return await self._commands.lrange(READY, 0, -1) == [self.payload]
-
-    async def result(self) -> dict[str, Any]:
-        return json.loads(await self._commands.get("result:a") or b"{}")
-
-    async def entries(self, attempt: int) -> list[tuple[str, Any]]:
-        """What one attempt said."""
-        found = await self._commands.xrange("stream:a", f"{attempt}-0", f"{attempt}-999999")
-        return [(fields[b"event"].decode(), json.loads(fields[b"data"])) for _, fields in found]
-
-    async def modes(self) -> list[str]:
-        found = await self._commands.xrange("stream:a")
-        return [json.loads(fields[b"data"])["mode"] for _, fields in found if fields[b"event"] == b"start"]
-
-    async def text(self) -> str:
-        return (await published(self._commands, "a")).text
-
-    async def letters(self) -> list[dict[str, Any]]:
-        return [json.loads(letter) for letter in await self._commands.lrange(DEAD, 0, -1)]
-
-    def counted(self, tokens: int) -> None:
-        """Have the engine find so many tokens in the text so far."""
-        self.double.answers[TOKENIZE] = [document({"tokens": list(range(tokens))})]
-
-    def asked(self) -> list[str]:
-        return [request.path for request in self.double.requests]
-
-    def prompts(self) -> list[str]:
-        return [request.body["prompt"] for request in self.double.requests if request.path == COMPLETION]
-
-
-@asynccontextmanager
-async def scripted() -> AsyncGenerator[tuple[EngineDouble, EngineHTTP], None]:
-    async with EngineDouble().serving() as double, EngineHTTP(double.url) as http:
-        yield double, http
-
-
-@pytest.fixture
-async def bench(side: Side, commands: Any) -> AsyncIterator[Bench]:
-    async with scripted() as (double, http):
-        bench = Bench(side, commands, double, http)
-        bench.counted(2)
-        yield bench
-
-
-def whole(*pieces: str) -> Answer:
-    return Answer([sse(piece(one)) for one in pieces] + [sse(last_piece(tokens_evaluated=9))])
-
-
-def cut(*pieces: str) -> Answer:
-    return Answer([sse(piece(one)) for one in pieces], End.CUT)
-
-
-def refused(message: str, kind: str = "invalid_request_error", status: int = 400) -> Answer:
-    return document({"error": {"code": status, "message": message, "type": kind}}, status)
+    assert await read_published(commands, "a") == expected
 
 
 TOO_LONG: Final = document({"error": {"type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8}}, 400)
-ONCE: Final = [FRESH, text("Once"), text(" upon")]
 ONCE_CHAT: Final = [FRESH, ROLE, delta(content="Once"), delta(content=" upon")]
 
 
@@ -693,13 +487,12 @@ async def test_an_engine_that_is_not_there_costs_no_attempt(bench: Bench) -> Non
 
 
 SILENT: Final = Answer((), End.SILENT)
-QUIET: Final = Answer([sse(piece(" a"))], End.OPEN)
 
 
 @asynccontextmanager
 async def watched(bench: Bench, stall: float) -> AsyncGenerator[Executor, None]:
     """An executor that gives an engine so many seconds to say something."""
-    bench.limits = Limits(job=PATIENCE, stall=stall)
+    bench.limits = RunLimits(job=PATIENCE, stall=stall)
     executor = bench.executor()
     async with anyio.create_task_group() as group:
         group.start_soon(executor.watch)

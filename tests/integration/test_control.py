@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -13,17 +12,16 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from tests.integration.conftest import Side
-from tests.unit.waiting import until
-from velesio_worker import subscriber
-from velesio_worker.client import Client
-from velesio_worker.events import StreamEvent
-from velesio_worker.jobs import parse_job
+from tests.support.redis_side import Side
+from tests.support.running import Running, run_here
+from tests.support.waiting import until
+from velesio_worker.client import Client, subscriber
+from velesio_worker.client.subscriber import READER_SECONDS, SHOW_SECONDS, Presence
 from velesio_worker.queue import control as control_module
-from velesio_worker.queue.claims import Claim, Held
+from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.control import Control, request_cancel
 from velesio_worker.queue.scripts import JOB_HASH_TTL, ClaimStatus
-from velesio_worker.subscriber import READER_SECONDS, SHOW_SECONDS, Presence
+from velesio_worker.wire.events import StreamEvent
 
 pytestmark = pytest.mark.anyio
 topologies = pytest.mark.topologies
@@ -31,24 +29,6 @@ topologies = pytest.mark.topologies
 JOB: Final = "{result:a}:job"
 READER: Final = "{result:a}:reader"
 DONE: Final = b'{"finish_reason":"stop","usage":null,"timings":null}'
-
-
-class Running:
-    """Jobs that are said to run here, and what was asked of them."""
-
-    def __init__(self) -> None:
-        self.now: list[Claim] = []
-        self.cancelled: list[str] = []
-        self.fenced: list[tuple[str, int]] = []
-
-    def claims(self) -> list[Claim]:
-        return self.now
-
-    def cancel(self, job_id: str) -> None:
-        self.cancelled.append(job_id)
-
-    def fence(self, job_id: str, attempt: int) -> None:
-        self.fenced.append((job_id, attempt))
 
 
 class Clock:
@@ -73,17 +53,6 @@ def running() -> Running:
 @pytest.fixture
 def control(side: Side, commands: Any, running: Running) -> Control:
     return Control(commands, commands, side.keys, jobs=running, outage=side.outage)
-
-
-async def run_here(side: Side, running: Running, job_id: str = "a", slot: str = "text-0", **fields: Any) -> Claim:
-    """Claim the job's next attempt for this worker, and say that it runs."""
-    payload = json.dumps({"id": job_id, "type": "completion", "data": {"prompt": "hi"}} | fields).encode()
-    place = side.slot(slot)
-    reply = await side.claims.claim(job_id, place, 9)
-    held = Held(job_id, place, payload, reply.attempt)
-    claim = Claim(parse_job(payload, max_bytes=10_000), held, first=reply.first, last=False)
-    running.now.append(claim)
-    return claim
 
 
 async def look(control: Control, clock: Clock, after: Iterable[float]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.integration.conftest import Side
-from tests.topologies import ClusterServers
+from tests.support.redis_side import Side
+from tests.support.topologies import ClusterServers
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.dead import DeadLetters, Letter, NoSuchLetterError, NotRetriedError, read_letter

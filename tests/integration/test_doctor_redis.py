@@ -13,19 +13,19 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.proxies import FaultyProxy
-from tests.servers import RedisServer
-from tests.topologies import SentinelServers
-from velesio_worker.doctor import examination
-from velesio_worker.doctor import redis as redis_module
-from velesio_worker.doctor.examination import examine
-from velesio_worker.doctor.findings import Finding, Report, Subject
-from velesio_worker.doctor.redis import check_redis
-from velesio_worker.queue import health
+from tests.support.proxies import FaultyProxy
+from tests.support.servers import RedisServer
+from tests.support.topologies import SentinelServers
+from velesio_worker.cli.doctor import examination
+from velesio_worker.cli.doctor import redis as redis_module
+from velesio_worker.cli.doctor.examination import examine
+from velesio_worker.cli.doctor.findings import CheckReport, Finding, Subject
+from velesio_worker.cli.doctor.redis import check_redis
+from velesio_worker.core.settings import Settings
+from velesio_worker.queue import risks as health
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.scripts import Scripts
-from velesio_worker.settings import Settings
 
 pytestmark = pytest.mark.anyio
 RIGHTS = "~* &* +@all -@admin -@dangerous"
@@ -37,7 +37,7 @@ def a_slow_machine_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def look(url: str) -> list[Finding]:
-    report = Report("Redis")
+    report = CheckReport("Redis")
     await check_redis(Subject(Settings(redis_url=url), {}), report)
     return report.findings
 

@@ -7,19 +7,17 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.integration.conftest import Side
-from tests.integration.test_continue import FRESH, ONCE, QUIET, ROLE, Bench, bench, cut, delta
-from tests.integration.test_control import Running, run_here
-from tests.servers import Topology
-from tests.unit.engine_double import Answer, sse
-from tests.unit.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat_end, last_piece, piece
-from tests.unit.waiting import until
-from velesio_worker import subscriber
-from velesio_worker.client import Client
+from tests.doubles.engine import Answer, sse
+from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat_end, last_piece, piece
+from tests.support.redis_side import Side
+from tests.support.running import Running, run_here
+from tests.support.servers import Topology
+from tests.support.text_bench import FRESH, ONCE, QUIET, ROLE, Bench, cut, delta
+from tests.support.waiting import until
+from velesio_worker.client import Client, subscriber
+from velesio_worker.execution.published import Published
 from velesio_worker.queue.control import Control
-from velesio_worker.subscriber import Published
 
-__all__ = ["bench"]
 pytestmark = pytest.mark.anyio
 TOKENIZE = "/tokenize"
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.proxies import FaultyProxy, Replies, TLSProxy
-from tests.servers import RedisServer, free_port
-from tests.topologies import wait_until
+from tests.support.proxies import FaultyProxy, Replies, TLSProxy
+from tests.support.servers import RedisServer, free_port
+from tests.support.topologies import wait_until
 
 MakeClient = Callable[..., Any]
 

@@ -10,8 +10,8 @@ import pytest
 import redis as sync_redis
 from redis.exceptions import ClusterDownError
 
-from tests.servers import wait_until
-from tests.topologies import ClusterServers, SentinelServers
+from tests.support.servers import wait_until
+from tests.support.topologies import ClusterServers, SentinelServers
 
 
 @pytest.fixture(scope="module")

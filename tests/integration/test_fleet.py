@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.conftest import Side
-from tests.servers import Topology
-from velesio_worker.fleet import Fleet
-from velesio_worker.jobs import Kind
-from velesio_worker.runs import LastJob
+from tests.support.redis_side import Side
+from tests.support.servers import Topology
+from velesio_worker.execution.run import LastJob
+from velesio_worker.queue.fleet import Fleet
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from tests.integration.conftest import Side
-from tests.unit.waiting import until
-from velesio_worker.jobs import Kind
+from tests.support.redis_side import Side
+from tests.support.waiting import until
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = pytest.mark.anyio
 

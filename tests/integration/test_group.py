@@ -9,11 +9,11 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from tests.integration.conftest import Side
-from velesio_worker.jobs import Kind
+from tests.support.redis_side import Side
 from velesio_worker.queue.consumer import Gate, Group, Passage
 from velesio_worker.queue.group import GroupConsumer
 from velesio_worker.queue.keys import Slot
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

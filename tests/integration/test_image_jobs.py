@@ -12,27 +12,27 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from tests.integration.conftest import Side
-from tests.unit.waiting import until
-from tests.unit.webui_bench import FAST, GpusDouble, make_fast
-from tests.webui import WebUIDouble
-from velesio_worker.affinity import Affinity
-from velesio_worker.cache import PromptCache
+from tests.doubles.webui import WebUIDouble
+from tests.support.redis_side import Side
+from tests.support.waiting import until
+from tests.support.webui_bench import FAST, GpusDouble, make_fast
+from velesio_worker.core.settings import CacheMode, Settings
 from velesio_worker.engines.base import Engine, EngineState, Generation
-from velesio_worker.errors import EngineCrashedError, OutOfMemoryError
-from velesio_worker.events import Begun, Done, EngineEvent, Progress
-from velesio_worker.executor import Executor
-from velesio_worker.image_output import ImageOutput
-from velesio_worker.jobs import Job, Kind
-from velesio_worker.parameters import Parameters
-from velesio_worker.party import seats
-from velesio_worker.performer import Performer
+from velesio_worker.execution.batching import batch_of
+from velesio_worker.execution.cache import PromptCache
+from velesio_worker.execution.capacity import ImageCapacity, make_engine_set
+from velesio_worker.execution.executor import Executor
+from velesio_worker.execution.performer import Performer
+from velesio_worker.execution.published import NOTHING, Published
+from velesio_worker.execution.report import Report
+from velesio_worker.execution.results.images import ImageOutput
+from velesio_worker.execution.run import RunLimits
+from velesio_worker.queue.choice import Affinity
 from velesio_worker.queue.claims import Claim
-from velesio_worker.report import Report
-from velesio_worker.runs import Limits
-from velesio_worker.settings import CacheMode, Settings
-from velesio_worker.sides import ImageSide, make_sides
-from velesio_worker.subscriber import NOTHING, Published
+from velesio_worker.wire.errors import EngineCrashedError, OutOfMemoryError
+from velesio_worker.wire.events import Begun, Done, EngineEvent, Progress
+from velesio_worker.wire.jobs import Job, Kind
+from velesio_worker.wire.parameters import Parameters
 from velesio_worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +126,7 @@ def executor(
     output = Forgetful(commands, loses)
     cache = PromptCache(commands, CacheMode.ALL)
     performer = Performer(engines, Nobody(), cache, output, nothing, longest=longest)
-    limits = Limits(job=longest, stall=stall)
+    limits = RunLimits(job=longest, stall=stall)
     return Executor(engines, performer, side.publisher, side.closer, nothing, nowhere, limits, Report())
 
 
@@ -154,8 +154,8 @@ async def test_jobs_that_are_run_together_point_to_their_own_previews_and_to_no_
     names = ["a", "b", "none"]
     claims = [await claimed(side, commands, name, place) for place, name in enumerate(names)]
     async with anyio.create_task_group() as group:
-        for claim, seat in zip(claims, seats(len(claims)), strict=True):
-            group.start_soon(runs.run, claim, seat)
+        for claim, member in zip(claims, batch_of(len(claims)), strict=True):
+            group.start_soon(runs.run, claim, member)
     for name in names:
         expected = None if name == "none" else f"{{result:{name}}}:preview"
         previews = [data.get("preview") for data in await told(commands, name, "progress")]
@@ -165,9 +165,9 @@ async def test_jobs_that_are_run_together_point_to_their_own_previews_and_to_no_
 async def test_waiting_for_those_that_are_run_together_is_no_run_time(side: Side, commands: Any) -> None:
     runs = executor(side, commands, Painter([Done({"images": ["x"]}, "stop")]))
     claim = await claimed(side, commands, "a", 0, timeout=0.2)
-    seat, _ = seats(2)  # the other one never comes
+    member, _ = batch_of(2)  # the other one never comes
     with anyio.fail_after(PATIENCE):
-        assert await runs.run(claim, seat)
+        assert await runs.run(claim, member)
     assert json.loads(await commands.get("result:a")) == {"images": ["x"]}
 
 
@@ -345,11 +345,11 @@ class NoFleet:
 
 
 @pytest.fixture
-async def image_side() -> AsyncIterator[ImageSide]:
+async def image_side() -> AsyncIterator[ImageCapacity]:
     """The image side of a worker, ready, on a double."""
     with WebUIDouble(FAST) as double:
         settings = Settings.model_validate({"run_llm": False, "sd_server_url": double.url})
-        side = make_sides(settings, cast("Any", NoFleet()), GpusDouble(), lambda: None).image
+        side = make_engine_set(settings, cast("Any", NoFleet()), GpusDouble(), lambda: None).image
         assert side is not None
         async with anyio.create_task_group() as group:
             group.start_soon(side.service.run)
@@ -358,7 +358,7 @@ async def image_side() -> AsyncIterator[ImageSide]:
             group.cancel_scope.cancel()
 
 
-async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(image_side: ImageSide) -> None:
+async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(image_side: ImageCapacity) -> None:
     side = image_side
     choice = Affinity(
         max_bytes=10_000, loaded=lambda: side.service.supervisor.loaded, known_as=side.known_as, most=lambda: 4

@@ -10,17 +10,17 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from tests.integration.conftest import MAX_BYTES, Side
-from velesio_worker.desk import Desk
-from velesio_worker.events import Done
-from velesio_worker.logs import configure_logging
+from tests.support.redis_side import MAX_BYTES, Side
+from velesio_worker.core.logs import configure_logging
+from velesio_worker.core.settings import LogFormat
+from velesio_worker.execution.handler import JobHandler
+from velesio_worker.execution.published import complete_stream
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.intake import Intake
-from velesio_worker.settings import LogFormat
-from velesio_worker.subscriber import complete_stream
+from velesio_worker.wire.events import Done
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -361,7 +361,7 @@ async def test_a_job_that_could_not_be_handled_is_named_in_the_log(
 
     configure_logging("INFO", LogFormat.JSON, worker="w1")
     admission = cast("Any", SimpleNamespace(admit=break_off))
-    desk = Desk(side.slots, admission, cast("Any", None), cast("Any", None), lambda: None)
+    desk = JobHandler(side.slots, admission, cast("Any", None), cast("Any", None), lambda: None)
     await commands.lpush(side.slot().key, job())
     await desk.process(side.slot(), job())
     assert await commands.llen("{llama_queue}:dead") == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from velesio_worker.client import Client, JobOptions
-from velesio_worker.jobs import Job, parse_job
+from velesio_worker.wire.jobs import Job, parse_job
 
 pytestmark = pytest.mark.anyio
 

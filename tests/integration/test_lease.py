@@ -9,7 +9,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from tests.integration.conftest import Side, make_side
+from tests.support.redis_side import Side, make_side
 from velesio_worker.queue import lease as lease_module
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.consumer import Consumer, Gate, Passage

@@ -8,10 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.integration.test_continue import DEAD, Bench, Manager, bench
-from tests.unit.waiting import until
+from tests.support.text_bench import DEAD, Bench, Manager
+from tests.support.waiting import until
+from velesio_worker.core.settings import CacheMode
 from velesio_worker.engines.base import EngineState
-from velesio_worker.errors import (
+from velesio_worker.wire.errors import (
     BadJobError,
     EngineCrashedError,
     EngineFailedError,
@@ -21,10 +22,8 @@ from velesio_worker.errors import (
     NoCapacityError,
     OutOfMemoryError,
 )
-from velesio_worker.jobs import Job, JobType
-from velesio_worker.settings import CacheMode
+from velesio_worker.wire.jobs import Job, JobType
 
-__all__ = ["bench"]
 pytestmark = pytest.mark.anyio
 
 

@@ -12,14 +12,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.integration.conftest import Side
-from tests.servers import Topology
-from tests.unit.figures import rise
-from velesio_worker.errors import BadJobError
-from velesio_worker.events import Done
-from velesio_worker.jobs import JobType
+from tests.support.figures import rise
+from tests.support.redis_side import Side
+from tests.support.servers import Topology
 from velesio_worker.queue.claims import Held
 from velesio_worker.stream import FLUSH_ENTRIES
+from velesio_worker.wire.errors import BadJobError
+from velesio_worker.wire.events import Done
+from velesio_worker.wire.jobs import JobType
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

@@ -10,12 +10,12 @@ import anyio.lowlevel
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.integration.conftest import Side
-from tests.servers import Topology
+from tests.support.redis_side import Side
+from tests.support.servers import Topology
 from velesio_worker import stream as stream_module
-from velesio_worker.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
-from velesio_worker.queue.connection import Outage
+from velesio_worker.queue.outage import Outage
 from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

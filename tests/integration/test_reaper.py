@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Side
-from tests.servers import Topology
-from tests.unit.figures import rise
-from velesio_worker.jobs import Kind
-from velesio_worker.queue.connection import Outage, connect
+from tests.support.figures import rise
+from tests.support.redis_side import Side
+from tests.support.servers import Topology
+from velesio_worker.queue.connection import connect
 from velesio_worker.queue.lease import overdue
+from velesio_worker.queue.outage import Outage
 from velesio_worker.queue.reaper import SETTLE_SECONDS, Reaper
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 LEASE = 60

@@ -10,9 +10,9 @@ import pytest
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.topologies import ClusterServers
+from tests.support.topologies import ClusterServers
 from velesio_worker.queue.connection import connect
-from velesio_worker.queue.health import warn_of_risks
+from velesio_worker.queue.risks import warn_of_risks
 
 pytestmark = pytest.mark.anyio
 

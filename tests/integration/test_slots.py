@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.integration.conftest import Side
-from tests.servers import Topology
+from tests.support.redis_side import Side
+from tests.support.servers import Topology
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.slots import Slots
 

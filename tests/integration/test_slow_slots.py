@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
-from tests.integration.conftest import Side
-from tests.unit.waiting import until
+from tests.support.redis_side import Side
+from tests.support.waiting import until
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.claims import Claims, Held
 from velesio_worker.queue.connection import connect

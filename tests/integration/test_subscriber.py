@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.integration.conftest import Side
+from tests.support.redis_side import Side
 from velesio_worker.client import Client, JobRestartedError
-from velesio_worker.errors import BadJobError, ContextExceededError
-from velesio_worker.events import StreamEvent
+from velesio_worker.wire.errors import BadJobError, ContextExceededError
+from velesio_worker.wire.events import StreamEvent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

@@ -10,13 +10,13 @@ import anyio
 import pytest
 from redis.exceptions import RedisError
 
-from tests.integration.conftest import Side
-from tests.servers import RedisServer, Topology
-from velesio_worker.jobs import Kind
+from tests.support.redis_side import Side
+from tests.support.servers import RedisServer, Topology
 from velesio_worker.queue import survey as module
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.survey import Survey, Waiting
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 

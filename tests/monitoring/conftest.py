@@ -15,11 +15,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.processes import WorkerProcess
 from tests.monitoring.expressions import Inspection
 from tests.monitoring.promtool import NoPromtoolError, find_promtool
-from tests.servers import RedisServer, free_port
-from velesio_worker import gauges, metrics
+from tests.support.processes import WorkerProcess
+from tests.support.servers import RedisServer, free_port
+from velesio_worker.core import metrics
+from velesio_worker.observability import gauges
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "monitoring"
 START_SECONDS: Final = 30.0

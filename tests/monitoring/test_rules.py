@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from tests.monitoring.expressions import Inspection
-from velesio_worker.errors import JobError
-from velesio_worker.metrics import FAULTS
-from velesio_worker.settings import Settings
+from velesio_worker.core.metrics import FAULTS
+from velesio_worker.core.settings import Settings
+from velesio_worker.wire.errors import JobError
 
 ROOT: Final = Path(__file__).parents[2]
 RUNBOOK: Final = "docs/operate/runbook.md"

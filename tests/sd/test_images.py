@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.painters import cancel, ended, opened, paint
-from tests.e2e.processes import WorkerProcess, wait_until_gone
-from tests.e2e.streams import entries, push, read
-from tests.servers import free_port
-from tests.webui import sample_image
+from tests.doubles.webui import sample_image
+from tests.support.painters import cancel, ended, opened, paint
+from tests.support.processes import WorkerProcess, wait_until_gone
+from tests.support.servers import free_port
+from tests.support.streams import entries, push, read
 
 pytestmark = [pytest.mark.sd_server, pytest.mark.timeout(300)]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.ports import free_port
 from tests.sd.tiny_model import write_tiny_model
+from tests.support.ports import free_port
 
 SECONDS_TO_LOAD = 60
 

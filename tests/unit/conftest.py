@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from tests.servers import free_port
-from tests.unit.engine_double import EngineDouble, healthy
+from tests.doubles.engine import EngineDouble, healthy
+from tests.support.servers import free_port
+from tests.support.tls import TLS
 from velesio_worker.engines import http as http_module
 from velesio_worker.engines.http import EngineHTTP
-
-TLS = ssl.create_default_context()
-
-
-@pytest.fixture(autouse=True)
-def _root_logger_is_put_back() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(params=["httpx", "aiohttp"])

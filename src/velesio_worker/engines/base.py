@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
-from velesio_worker.events import Done, EngineEvent
-from velesio_worker.parameters import Parameters
+from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.parameters import Parameters
 
 TAIL: Final = "Its last lines:"
 """What stands in an error before the last lines that an engine wrote."""

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import anyio
 
-from velesio_worker.aside import aside
-from velesio_worker.logs import get_logger
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.threads import aside
 
 pynvml: Final[Any] = importlib.import_module("pynvml")  # it has no types
 

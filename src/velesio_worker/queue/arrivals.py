@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from velesio_worker.jobs import Job
+from velesio_worker.wire.jobs import Job
 
 MOST: Final = 10_000
 """The arrivals of so many jobs are remembered."""

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from velesio_worker.jobs import Job, JobType, job_id_in
-from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Slot, job_key
+from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
 from velesio_worker.queue.slots import Slots
+from velesio_worker.wire.jobs import Job, JobType, job_id_in
 
 PART_BYTES: Final = 1024 * 1024
 """A larger result is sent in parts of so many bytes."""

@@ -11,7 +11,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 
-from velesio_worker.redis_url import RedisURL
+from velesio_worker.core.redis_url import RedisURL
 
 _CLUSTER_HAS_NO: Final = ("host", "port", "db", "connection_class")
 

@@ -10,13 +10,14 @@ from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
 
-from velesio_worker.jobs import is_job_id
-from velesio_worker.logs import get_logger
+from velesio_worker.core.logs import get_logger
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.clients import execute
-from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS, Outage, until_done, within
+from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS
 from velesio_worker.queue.keys import Keys, job_key, reader_key
+from velesio_worker.queue.outage import Outage, until_done, within
 from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.jobs import is_job_id
 
 CONTROL_ENTRIES: Final = 1000
 

@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 import orjson
 from redis.asyncio import Redis
 
-from velesio_worker.errors import UnusablePayloadError, VelesioError
-from velesio_worker.jobs import RefusedJobError, parse_job
 from velesio_worker.queue.keys import Keys, job_key, result_key
 from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.errors import UnusablePayloadError, VelesioError
+from velesio_worker.wire.jobs import RefusedJobError, parse_job
 
 REFERENCE_BYTES: Final = 16
 SHOWN_DIGITS: Final = 12

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from velesio_worker.errors import NoWorkerError, UnusablePayloadError
-from velesio_worker.jobs import Job, RefusedJobError, parse_job
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.slots import Slots
+from velesio_worker.wire.errors import NoWorkerError, UnusablePayloadError
+from velesio_worker.wire.jobs import Job, RefusedJobError, parse_job
 
 Refuse = Callable[[RefusedJobError, Slot, bytes], Awaitable[None]]
 

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-from velesio_worker.jobs import Kind
+from velesio_worker.wire.jobs import Kind
 
 
 def metrics_key(second: int) -> str:

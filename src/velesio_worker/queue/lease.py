@@ -11,8 +11,8 @@ from typing import Final
 import anyio
 from redis.asyncio import Redis
 
-from velesio_worker.queue.connection import Outage, until_done
 from velesio_worker.queue.keys import Keys, Slot
+from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.queue.scripts import Scripts
 
 BEATS_PER_LEASE: Final = 12

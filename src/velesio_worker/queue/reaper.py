@@ -14,12 +14,12 @@ import anyio
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError
 
-from velesio_worker.logs import get_logger
-from velesio_worker.metrics import REAPED_JOBS, REAPED_WORKERS
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
-from velesio_worker.queue.connection import Outage, passes, until_done
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.lease import overdue
+from velesio_worker.queue.outage import Outage, passes, until_done
 from velesio_worker.queue.scripts import LeaseEnd, Scripts
 
 LOOK_SECONDS: Final = 0.5

@@ -12,20 +12,12 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from velesio_worker.logs import get_logger
-from velesio_worker.metrics import DEAD_LETTERS
-from velesio_worker.queue.connection import (
-    BLOCK_SECONDS,
-    PAYLOAD_SECONDS,
-    REPLY_SECONDS,
-    Backoff,
-    Outage,
-    passes,
-    until_done,
-    within,
-)
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.metrics import DEAD_LETTERS
+from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPLY_SECONDS
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.lease import Lease
+from velesio_worker.queue.outage import Backoff, Outage, passes, until_done, within
 from velesio_worker.queue.scripts import Scripts
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024

@@ -12,10 +12,10 @@ from typing import Any, Final
 import orjson
 from redis.asyncio import Redis
 
-from velesio_worker.jobs import Kind, moment_of
-from velesio_worker.queue.connection import within
 from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.outage import within
 from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.jobs import Kind, moment_of
 
 _HEAD_BYTES: Final = 64 * 1024
 _ANY_TIME: Final = 1e9
@@ -54,7 +54,7 @@ class QueueView:
 
     Attributes:
         at: the moment, in Unix time.
-        waiting: what waits, by list: ``incoming`` or a :class:`velesio_worker.jobs.Kind`.
+        waiting: what waits, by list: ``incoming`` or a :class:`velesio_worker.wire.jobs.Kind`.
         leases: how long the workers' leases still run, in seconds, by worker; negative once they are over.
         dead: how many dead letters there are.
     """

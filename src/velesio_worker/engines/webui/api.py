@@ -14,8 +14,8 @@ import anyio
 import orjson
 
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError
-from velesio_worker.engines.webui.body import decode_answer
-from velesio_worker.errors import (
+from velesio_worker.engines.webui.answer import decode_answer
+from velesio_worker.wire.errors import (
     EngineCrashedError,
     EngineRefusedError,
     EngineUnavailableError,

@@ -9,7 +9,7 @@ from pathlib import PureWindowsPath
 from typing import Any, Final, cast
 
 from velesio_worker.engines.webui.api import WebUIApi
-from velesio_worker.errors import EngineRefusedError
+from velesio_worker.wire.errors import EngineRefusedError
 
 _SHOWN: Final = 40
 _NO_LETTER: Final = re.compile(r"[^\w+]|_")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from velesio_worker.engines.command import HOST
-from velesio_worker.errors import EngineStartError
-from velesio_worker.settings import Settings
+from velesio_worker.core.settings import Settings
+from velesio_worker.engines.supervision.ports import HOST
+from velesio_worker.wire.errors import EngineStartError
 
 FOLDER: Final = Path("data/sd")
 """Where the worker looks for a WebUI."""

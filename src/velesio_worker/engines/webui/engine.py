@@ -7,15 +7,16 @@ from typing import Any, Final
 
 import anyio
 
+from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed, read_catalogue
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
-from velesio_worker.engines.webui.request import ImageRequest, Limits, prepare, with_numbers
-from velesio_worker.engines.webui.ticket import is_done
-from velesio_worker.errors import (
+from velesio_worker.engines.webui.request import ImageLimits, ImageRequest, prepare, with_numbers
+from velesio_worker.engines.webui.rounds import is_done
+from velesio_worker.wire.errors import (
     BadJobError,
     EngineRefusedError,
     EngineUnavailableError,
@@ -23,10 +24,9 @@ from velesio_worker.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
-from velesio_worker.events import Done, EngineEvent
-from velesio_worker.image_parameters import RANDOM, ImageParameters
-from velesio_worker.logs import get_logger
-from velesio_worker.parameters import Parameters
+from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
+from velesio_worker.wire.parameters import Parameters
 
 SWITCH_SECONDS: Final = 600.0
 """How long a WebUI may take to load another model."""
@@ -72,7 +72,7 @@ class WebUIEngine:
         api: WebUIApi,
         abilities: Abilities,
         catalogue: Catalogue,
-        limits: Limits,
+        limits: ImageLimits,
         memory: MemoryNumbers,
         options: LineOptions,
     ) -> None:

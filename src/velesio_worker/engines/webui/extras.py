@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
-from velesio_worker.errors import BadJobError
-from velesio_worker.image_parameters import ImageParameters
-from velesio_worker.parameters import FETCHED
+from velesio_worker.wire.errors import BadJobError
+from velesio_worker.wire.image_parameters import ImageParameters
+from velesio_worker.wire.parameters import FETCHED
 
 _VAE: Final = "sd_vae"
 _NO_VAE_FILES: Final = frozenset({"Automatic", "None"})

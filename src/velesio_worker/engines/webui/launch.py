@@ -14,27 +14,25 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.secrets import hide_password
+from velesio_worker.core.settings import GpuSharing, Settings
 from velesio_worker.engines.base import Serving, Spec
-from velesio_worker.engines.command import check_port
 from velesio_worker.engines.gpu import Gpus, read_soon
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
-from velesio_worker.engines.orphans import end_orphans
-from velesio_worker.engines.presence import Reported, until_gone
-from velesio_worker.engines.process import EngineProcess, running
-from velesio_worker.engines.quotes import WebUIQuotes
+from velesio_worker.engines.supervision.orphans import end_orphans
+from velesio_worker.engines.supervision.ports import check_port
+from velesio_worker.engines.supervision.presence import Reported, until_gone
+from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.line_options import LineOptions, Merging
+from velesio_worker.engines.webui.redaction import WebUIRedaction
 from velesio_worker.engines.webui.request import limits_of
-from velesio_worker.engines.webui.start import Patience, answers, is_passing, last_words, listens, pass_on
-from velesio_worker.errors import (
-    EngineStartError,
-    JobError,
-)
-from velesio_worker.logs import get_logger
-from velesio_worker.settings import GpuSharing, Settings, hide_password
+from velesio_worker.engines.webui.start import StartPatience, answers, is_passing, last_words, listens, pass_on
+from velesio_worker.wire.errors import EngineStartError, JobError
 
 SPARE_SLOTS: Final = 4
 """Jobs that name this worker come beside those from the list, and beside those that are run with one of them."""
@@ -163,7 +161,7 @@ class WebUILauncher:
                 command.argv,
                 env=webui_environment(settings, self._environ),
                 on_line=pass_on,
-                clean=WebUIQuotes(),
+                clean=WebUIRedaction(),
                 remedy="check SD_STARTUP_COMMAND" if settings.sd_startup_command else "make its venv anew",
                 name="webui",
                 cwd=command.folder,
@@ -172,7 +170,7 @@ class WebUILauncher:
         user = credentials_of(command.argv)
         url = command.url.replace("://", f"://{_quoted(user)}@") if user else command.url
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
-        patience = Patience(process, command.url, settings.sd_start_seconds)
+        patience = StartPatience(process, command.url, settings.sd_start_seconds)
         engine = await patience.through(partial(self._get_ready, api, process))
         log.info(
             f"the WebUI is ready: {engine.model or 'its model'}, {len(engine.catalogue.models)} models",

@@ -10,24 +10,19 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 import anyio.to_thread
 
+from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, lost
 from velesio_worker.engines.webui.line_options import LineOptions
+from velesio_worker.engines.webui.ownership import Ownership
 from velesio_worker.engines.webui.pictures import preview
 from velesio_worker.engines.webui.progress import state_of
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.engines.webui.result import images_of, results
-from velesio_worker.engines.webui.ticket import Round, Ticket
-from velesio_worker.engines.webui.whose import Whose
-from velesio_worker.errors import (
-    EngineRefusedError,
-    EngineUnavailableError,
-    JobError,
-    OutOfMemoryError,
-)
-from velesio_worker.events import Begun, Done, Progress
-from velesio_worker.image_parameters import Txt2ImgParameters
-from velesio_worker.logs import get_logger
+from velesio_worker.engines.webui.rounds import Round, Ticket
+from velesio_worker.wire.errors import EngineRefusedError, EngineUnavailableError, JobError, OutOfMemoryError
+from velesio_worker.wire.events import Begun, Done, Progress
+from velesio_worker.wire.image_parameters import Txt2ImgParameters
 
 POLL_SECONDS: Final = 0.5
 PREVIEW_POLLS: Final = 4
@@ -75,7 +70,7 @@ class Line:
         self._options = options
         self._model = model
         self._before = before
-        self._whose = Whose(api, abilities, shared=options.shared)
+        self._whose = Ownership(api, abilities, shared=options.shared)
         self._waiting: deque[Ticket] = deque()
         self._round: Round | None = None
         self._round_over = anyio.Event()

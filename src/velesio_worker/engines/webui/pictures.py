@@ -12,8 +12,8 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from velesio_worker.base64_text import decode_base64, without_spaces
-from velesio_worker.errors import BadJobError
+from velesio_worker.core.base64_text import decode_base64, without_spaces
+from velesio_worker.wire.errors import BadJobError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # SD_MAX_PIXELS is the limit
 

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import anyio.to_thread
 
+from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
 from velesio_worker.engines.webui.extras import check_overrides, check_scripts, without_effect
 from velesio_worker.engines.webui.pictures import check_picture
-from velesio_worker.errors import BadJobError, JobError
-from velesio_worker.image_parameters import RANDOM, ImageParameters, Img2ImgParameters
-from velesio_worker.settings import Settings
+from velesio_worker.wire.errors import BadJobError, JobError
+from velesio_worker.wire.image_parameters import RANDOM, ImageParameters, Img2ImgParameters
 
 _LORA: Final = re.compile(r"<lora:([^:>]+)")
 _SMUGGLED: Final = re.compile(r"<\s*+/?+\s*+sd_cpp_extra_args", re.IGNORECASE)
@@ -39,7 +39,7 @@ _MORE: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ImageLimits:
     """What image jobs may ask for; see the settings of the same names.
 
     Attributes:
@@ -57,9 +57,9 @@ class Limits:
     scripts: frozenset[str]
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> ImageLimits:
     """Return the limits that the settings set."""
-    return Limits(
+    return ImageLimits(
         settings.sd_max_pixels,
         settings.sd_max_batch,
         settings.sd_max_images,
@@ -103,7 +103,7 @@ def draw_seed(images: int) -> int:
 async def prepare(
     parameters: ImageParameters,
     catalogue: Catalogue,
-    limits: Limits,
+    limits: ImageLimits,
     refresh: Callable[[], Awaitable[Catalogue]],
     *,
     settable: bool = True,
@@ -155,7 +155,7 @@ def _checked(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | N
     return _sampling(parameters, catalogue)
 
 
-def _check_limits(parameters: ImageParameters, limits: Limits) -> None:
+def _check_limits(parameters: ImageParameters, limits: ImageLimits) -> None:
     if _SMUGGLED.search(parameters.prompt):
         raise BadJobError("data.prompt: <sd_cpp_extra_args> is not allowed: give parameters by their names.")
     pixels = parameters.width * parameters.height
@@ -179,7 +179,7 @@ def _check_limits(parameters: ImageParameters, limits: Limits) -> None:
         )
 
 
-def _check_allowed(parameters: ImageParameters, limits: Limits) -> None:
+def _check_allowed(parameters: ImageParameters, limits: ImageLimits) -> None:
     options = parameters.override_settings or {}
     if named := _MODEL_OPTIONS.intersection(options):
         raise BadJobError(f"data.override_settings.{min(named)}: name the model with data.model instead.")

@@ -9,8 +9,8 @@ from velesio_worker.engines.http import decode_json
 from velesio_worker.engines.webui.catalogue import plain
 from velesio_worker.engines.webui.pictures import as_png, png_seed, png_size
 from velesio_worker.engines.webui.request import ImageRequest
-from velesio_worker.errors import EngineRefusedError
-from velesio_worker.events import Done
+from velesio_worker.wire.errors import EngineRefusedError
+from velesio_worker.wire.events import Done
 
 _TEXTS: Final = "infotexts"
 _ANY: Final = "automatic"

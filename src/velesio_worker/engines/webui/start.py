@@ -10,15 +10,15 @@ from typing import Final
 
 import anyio
 
-from velesio_worker.engines import presence
+from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import TAIL
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.presence import tail_of
-from velesio_worker.engines.process import EngineProcess
+from velesio_worker.engines.supervision import presence
+from velesio_worker.engines.supervision.presence import tail_of
+from velesio_worker.engines.supervision.process import EngineProcess
 from velesio_worker.engines.webui.api import NAME, WebUIApi
 from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.errors import EngineRefusedError, EngineStartError, JobError, OutOfMemoryError
-from velesio_worker.logs import get_logger
+from velesio_worker.wire.errors import EngineRefusedError, EngineStartError, JobError, OutOfMemoryError
 
 _LOOK_SECONDS: Final = 0.5
 _END_SECONDS: Final = 2.0
@@ -55,7 +55,7 @@ def is_passing(error: JobError) -> bool:
     return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
 
 
-class Patience:
+class StartPatience:
     """Waits for a starting process for as long as it writes.
 
     Args:

@@ -1,0 +1,140 @@
+"""What checks find, and what they share."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from velesio_worker.core.settings import Settings
+from velesio_worker.core.threads import aside
+
+MEBIBYTE: Final = 1024 * 1024
+RESOLVE_SECONDS: Final = 4.0
+TEXT_ELSEWHERE: Final = "RUN_LLM=false: text jobs are left to other workers"
+
+_BRACKETS: Final = re.compile(r"\([^()]*\)")
+
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    """How a check came out. With an error the worker could not work; with a warning it could, and somebody may mind."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes:
+        check: the check's name.
+        status: how bad it is.
+        message: what was found, for people; one line.
+        remedy: what to do about it; None if there is nothing to do.
+        facts: the same and more for programs: values that JSON can carry.
+    """
+
+    check: str
+    status: Status
+    message: str
+    remedy: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def row(self) -> dict[str, Any]:
+        """Return it as one flat JSON object."""
+        return {
+            "check": self.check,
+            "status": self.status.value,
+            "message": self.message,
+            "remedy": self.remedy,
+            **self.facts,
+        }
+
+
+class CheckReport:
+    """Collects what one check finds.
+
+    Args:
+        check: the check's name.
+
+    Attributes:
+        findings: what was found so far.
+    """
+
+    def __init__(self, check: str) -> None:
+        self.check = check
+        self.findings: list[Finding] = []
+
+    def ok(self, message: str, **facts: Any) -> None:  # noqa: ANN401 (JSON)
+        """Note that something is as it should be."""
+        self.findings.append(Finding(self.check, Status.OK, message, None, facts))
+
+    def warning(self, message: str, remedy: str, **facts: Any) -> None:  # noqa: ANN401 (JSON)
+        """Note what the worker can work with, and somebody may mind."""
+        self.findings.append(Finding(self.check, Status.WARNING, message, remedy, facts))
+
+    def error(self, message: str, remedy: str, **facts: Any) -> None:  # noqa: ANN401 (JSON)
+        """Note what the worker cannot work with."""
+        self.findings.append(Finding(self.check, Status.ERROR, message, remedy, facts))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The worker that is looked at, which does not run yet.
+
+    Attributes:
+        settings: its settings.
+        environ: the environment that it would be started in.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+
+
+def parted(text: str, otherwise: str) -> tuple[str, str]:
+    """Part an error's text, ``what is the matter: what to do``, at the last colon that stands outside of brackets.
+
+    Args:
+        text: the error's text.
+        otherwise: what to do if the text does not say.
+    """
+    bare = _BRACKETS.sub(lambda found: "_" * len(found.group()), text)
+    at = bare.rfind(": ")
+    return (text[:at], text[at + 2 :]) if at > 0 else (text.rstrip("."), otherwise)
+
+
+async def unknown_hosts(hosts: Iterable[str]) -> dict[str, str]:
+    """Return those of the host names that have no address, each with the reason.
+
+    Clients ask for addresses in threads that are waited for at the end, however long a name server takes; hence they
+    are asked for names only that have been found here.
+    """
+    unknown: dict[str, str] = {}
+
+    async def look_up(host: str) -> None:
+        try:
+            with anyio.fail_after(RESOLVE_SECONDS):
+                await aside(lambda: socket.getaddrinfo(host, None))
+        except TimeoutError:
+            unknown[host] = f"no name server answered in {RESOLVE_SECONDS:g} s"
+        except (OSError, UnicodeError) as error:
+            unknown[host] = getattr(error, "strerror", None) or str(error)
+
+    async with anyio.create_task_group() as group:
+        for host in set(hosts):
+            group.start_soon(look_up, host)
+    return unknown
+
+
+def mebibytes(size: float) -> str:
+    """Show a number of bytes."""
+    return f"{size / MEBIBYTE:,.0f} MiB"

@@ -1,0 +1,189 @@
+"""The settings, and this machine: ports, folders, limits, and what is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from velesio_worker import __version__
+from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, Subject, mebibytes, parted
+from velesio_worker.cli.doctor.model import nearest_folder
+from velesio_worker.core.model_source import hub_token
+from velesio_worker.core.settings import Settings, describe, misspelt
+from velesio_worker.core.threads import aside
+from velesio_worker.engines.llama.command import llama_command
+from velesio_worker.engines.supervision.orphans import notes_folder
+from velesio_worker.engines.supervision.ports import HOST, check_port
+from velesio_worker.engines.webui.command import has_webui, webui_command
+from velesio_worker.observability.server import HealthListener
+from velesio_worker.wire.errors import EngineStartError, SettingsError
+
+LEAST_FILES: Final = 1024
+LEAST_ROOM: Final = 100 * MEBIBYTE
+"""What is to be free where temporary files lie, in bytes."""
+
+_WRITABLE: Final = os.W_OK | os.X_OK
+_EXTRAS: Final = ("uvloop", "httpx-aiohttp")
+
+
+async def check_settings(subject: Subject, report: CheckReport) -> None:
+    """Look at what the environment sets, and at what nobody reads because its name has a slip."""
+    settings = subject.settings
+    rows = describe(settings, subject.environ)
+    given = {row["name"]: row["value"] for row in rows if row["source"] == "environment"}
+    shown = f"from the environment: {', '.join(given)}" if given else "none is set: all have their defaults"
+    report.ok(shown, environment=given)
+    for found, meant in misspelt(subject.environ):
+        report.warning(f"{found} is no setting, and has no effect", f"did you mean {meant}?", found=found, meant=meant)
+    if not settings.run_llm and not settings.run_sd:
+        report.error("RUN_LLM=false and RUN_SD=false leave the worker nothing to run", "set one of them to true")
+    if settings.run_llm and settings.model_url is not None:
+        try:
+            hub_token()
+        except SettingsError as error:
+            report.error(*parted(str(error), "unset HF_TOKEN"))
+
+
+async def check_ports(subject: Subject, report: CheckReport) -> None:
+    """Look whether the ports of engines that the worker starts are free, and not the same."""
+    settings = subject.settings
+    if settings.health_port:
+        await aside(lambda: _look_at_health_port(settings, report))
+    text, image = _text_port(settings), await aside(lambda: _image_port(settings))
+    if text is not None:
+        _look_at_port(text, "llama-server", "LLAMA_PORT", "LLAMA_SERVER_URL", report)
+    elif settings.run_llm:
+        report.ok("none is needed here: llama-server runs elsewhere (LLAMA_SERVER_URL)")
+    elif image is None:
+        report.ok("none is needed here: no engine is started")
+    if image is None:
+        return
+    if image == text:
+        report.error(
+            f"llama-server and the WebUI would both listen on {image}",
+            "LLAMA_PORT or SD_PORT=another one, or another port in SD_STARTUP_COMMAND where that names it",
+            port=image,
+        )
+    else:
+        _look_at_port(image, "the WebUI", "SD_PORT", "SD_SERVER_URL", report)
+
+
+def _look_at_health_port(settings: Settings, report: CheckReport) -> None:
+    where = f"HEALTH_HOST={settings.health_host} HEALTH_PORT={settings.health_port}"
+    try:
+        HealthListener(settings.health_host, settings.health_port).server_close()
+    except OSError as error:
+        asked = {"health_host", "health_port"} & settings.model_fields_set
+        tell = report.error if asked else report.warning
+        remedy = "HEALTH_PORT=another one, or 0 for none"
+        message = f"{where}: nothing can listen there ({error.strerror or error})"
+        tell(message, f"{remedy}. Who listens: {_who(settings.health_port)}", port=settings.health_port)
+    else:
+        report.ok(f"{where} is free for health and metrics", port=settings.health_port)
+
+
+def _text_port(settings: Settings) -> int | None:
+    """Return the port of the llama-server that would be started; None if none would."""
+    if not settings.run_llm or settings.llama_server_url is not None:
+        return None
+    return settings.llama_port if settings.startup_command is None else llama_command(settings).port
+
+
+def _image_port(settings: Settings) -> int | None:
+    """Return the port of the WebUI that would be started; None if none would."""
+    if not settings.run_sd or settings.sd_server_url is not None or not has_webui(settings):
+        return None
+    with suppress(EngineStartError):  # the WebUI's own check tells
+        return webui_command(settings).port
+    return None
+
+
+def _look_at_port(port: int, whose: str, setting: str, url: str, report: CheckReport) -> None:
+    try:
+        check_port(port, setting=setting, url=url)
+    except EngineStartError as error:
+        message, remedy = parted(str(error), f"{setting}=another one")
+        report.error(message, f"{remedy}. Who listens: {_who(port)}", port=port)
+    else:
+        report.ok(f"{port} on {HOST} is free for {whose}", port=port)
+
+
+def _who(port: int) -> str:
+    return f"ss -ltnp 'sport = :{port}'"
+
+
+async def check_folders(subject: Subject, report: CheckReport) -> None:
+    """Look at the folders that the worker writes to."""
+    await aside(lambda: _look_at_folders(subject.settings, report))
+
+
+def _look_at_folders(settings: Settings, report: CheckReport) -> None:
+    own = settings.run_llm and settings.llama_server_url is None and settings.startup_command is None
+    models = settings.model_path.parent
+    if own and settings.model_url is not None and not settings.model_path.exists():
+        above = nearest_folder(models)
+        if not (above.is_dir() and os.access(above, _WRITABLE)):
+            report.error(
+                f"MODEL_URL: the model cannot be put into {models}: {above} is not writable for this user",
+                f"sudo chown {os.getuid()} {shlex.quote(str(above))}, or point MODEL_PATH at a folder of this user's",
+                folder=str(models),
+            )
+    try:
+        notes = notes_folder()
+        free = shutil.disk_usage(notes.parent).free
+    except OSError as error:
+        report.error(f"no folder for temporary files is writable ({error.strerror})", "TMPDIR=/a/folder/of/yours")
+        return
+    facts = {"notes": str(notes), "temporary": str(notes.parent), "free": free}
+    if trouble := _trouble_with_notes(notes):
+        report.warning(
+            f"{notes} {trouble}: no notes on engines can be kept there, and engines of a worker that dies stay",
+            f"remove it, or TMPDIR={shlex.quote(str(Path.home() / 'tmp'))}, a folder that is yours",
+            **facts,
+        )
+    elif free < LEAST_ROOM:
+        report.warning(f"{notes.parent} has only {mebibytes(free)} free", f"make room: df -h {notes.parent}", **facts)
+    else:
+        report.ok(f"notes on engines lie in {notes}, {mebibytes(free)} are free there", **facts)
+
+
+def _trouble_with_notes(folder: Path) -> str | None:
+    try:
+        facts = folder.lstat()
+    except FileNotFoundError:
+        return None if os.access(folder.parent, _WRITABLE) else "cannot be made"
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        return "is not this user's folder"
+    return None if os.access(folder, _WRITABLE) else "is not writable"
+
+
+async def check_system(_subject: Subject, report: CheckReport) -> None:
+    """Look at what Python there is, with what, and at the limit of open files."""
+    versions = {name: _version(name) for name in _EXTRAS}
+    there = [f"{name} {version}" for name, version in versions.items() if version]
+    missing = [name for name, version in versions.items() if not version]
+    hint = f"; without {' and '.join(missing)} (pip install 'velesio-worker[fast]' makes it faster)" if missing else ""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    facts: dict[str, Any] = {"python": platform.python_version(), "velesio_worker": __version__, **versions}
+    report.ok(", ".join([f"Python {platform.python_version()}", *there]) + hint, open_files=files, **facts)
+    if 0 <= files < LEAST_FILES:
+        report.warning(
+            f"this process may have {files} open files: connections of many jobs may be refused",
+            "ulimit -n 65536; in a service LimitNOFILE=65536, in Docker --ulimit nofile=65536",
+            open_files=files,
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

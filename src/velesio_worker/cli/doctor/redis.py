@@ -1,0 +1,199 @@
+"""Redis: whether it answers, takes what the worker writes, and keeps it; and the queue in it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError
+
+from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, Subject, mebibytes, parted, unknown_hosts
+from velesio_worker.core.redis_url import Topology, parse_redis_url
+from velesio_worker.core.secrets import hide_password
+from velesio_worker.queue.connection import check_redis as check_server
+from velesio_worker.queue.connection import connect
+from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.outage import passes, remedy
+from velesio_worker.queue.risks import Reading, readings, risks
+from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.errors import RedisUnusableError
+from velesio_worker.wire.jobs import Kind
+
+ANSWER_SECONDS: Final = 3.0
+SLOW_SECONDS: Final = 0.02
+"""A round trip that takes longer is felt: each claim and each end of a job take some."""
+
+CLOCK_SECONDS: Final = 2.0
+FULL: Final = 0.9
+_CLOSE_SECONDS: Final = 1.0
+_ALL_LEASES: Final = 10**9
+"""Seconds; every lease ends sooner."""
+
+_RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
+_ALLOW: Final = f"let the user do what the worker needs: redis-cli ACL SETUSER NAME {_RIGHTS}"
+
+
+async def check_redis(subject: Subject, report: CheckReport) -> None:
+    """Look at Redis as the worker's own client finds it: a single server, a Sentinel's primary or a Cluster."""
+    url = subject.settings.redis_url
+    if not await _found(url, report):
+        return
+    redis = connect(url, name="velesio-doctor", socket_timeout=ANSWER_SECONDS)
+    try:
+        await _look(redis, subject, report)
+    except RedisUnusableError as error:
+        _refused(error, url, report)
+    except RedisError as error:
+        _lost(error, url, report)
+    finally:
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await redis.aclose()
+
+
+async def _found(url: str, report: CheckReport) -> bool:
+    """Whether at least one of the URL's hosts has an address."""
+    where = parse_redis_url(url)
+    single = urlsplit(url).hostname if where.topology is Topology.STANDALONE else None
+    hosts = [single] if single else [host for host, _ in where.hosts]
+    unknown = await unknown_hosts(hosts)
+    for host, reason in unknown.items():
+        add = report.error if len(unknown) == len(set(hosts)) else report.warning
+        hint = " ('redis' is the name of a service in Docker Compose)" if host == "redis" else ""
+        add(
+            f"the host {host!r} of REDIS_URL={hide_password(url)} is not known ({reason})",
+            f"name one that is: REDIS_URL=redis://127.0.0.1:6379 for a Redis on this machine{hint}",
+            url=hide_password(url),
+        )
+    return not hosts or len(unknown) < len(set(hosts))
+
+
+def _look_yourself(url: str) -> str:
+    """Return the command that shows what Redis itself says."""
+    where = parse_redis_url(url)
+    host, port = where.hosts[0] if where.hosts else ("", 0)
+    match where.topology:
+        case Topology.SENTINEL:
+            command = f"-h {host} -p {port} SENTINEL GET-MASTER-ADDR-BY-NAME {where.service}"
+        case Topology.CLUSTER:
+            command = f"-h {host} -p {port} CLUSTER INFO"
+        case Topology.STANDALONE:
+            socket = urlsplit(url).path if url.startswith("unix:") else ""
+            command = f"-s {socket} PING" if socket else f"-u {hide_password(url)} PING"
+    return f"see what it says: redis-cli {command}"
+
+
+def _refused(error: RedisUnusableError, url: str, report: CheckReport) -> None:
+    message, _, trouble = str(error).partition("': ")
+    if "user or password" in str(error):
+        advice = "put the right ones into REDIS_URL: redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
+    elif "too old" in str(error):
+        advice = "update Redis, or point REDIS_URL at a newer one"
+    elif ": write " in trouble:
+        what, advice = parted(trouble, "")
+        report.error(f"{message}': {what}", f"in REDIS_URL, {advice}", url=hide_password(url))
+        return
+    else:
+        advice = _look_yourself(url)
+    report.error(str(error), advice, url=hide_password(url))
+
+
+def _lost(error: RedisError, url: str, report: CheckReport) -> None:
+    if isinstance(error, NoPermissionError):
+        report.error(f"Redis at {hide_password(url)} refuses what the worker does ({error})", _ALLOW)
+        return
+    look = _look_yourself(url)
+    message, advice = parted(remedy(error, url), "")
+    report.error(message, f"{advice}; {look}" if advice else look, url=hide_password(url))
+
+
+async def _look(redis: Redis, subject: Subject, report: CheckReport) -> None:
+    url = subject.settings.redis_url
+    await check_server(redis, url)
+    read = await readings(redis, url)
+    _show(read, url, report)
+    for reading in read:
+        _judge(reading, report)
+    for risk in await risks(redis, url):
+        report.warning(risk.what, risk.remedy, risk=risk.action, **risk.facts)
+    await _write(redis, subject, report)
+    await _look_at_queue(redis, subject, report)
+
+
+def _show(read: list[Reading], url: str, report: CheckReport) -> None:
+    first, trip = read[0], max(reading.round_trip for reading in read)
+    topology = parse_redis_url(url).topology
+    many = f", {len(read)} primaries" if topology is Topology.CLUSTER else ""
+    version = f", version {first.version}" if first.version else ""
+    report.ok(
+        f"{hide_password(url)} answers in {trip * 1000:.1f} ms{version}{many}",
+        url=hide_password(url),
+        topology=topology.value,
+        version=first.version,
+        round_trip_ms=round(trip * 1000, 3),
+        servers=[_facts(reading) for reading in read],
+    )
+
+
+def _facts(reading: Reading) -> dict[str, Any]:
+    return {
+        "name": reading.name,
+        "version": reading.version,
+        "round_trip_ms": round(reading.round_trip * 1000, 3),
+        "clock_ahead_seconds": None if reading.ahead is None else round(reading.ahead, 3),
+        "used_memory": reading.used,
+        "maxmemory": reading.limit,
+    }
+
+
+def _judge(reading: Reading, report: CheckReport) -> None:
+    name = reading.name
+    if reading.round_trip > SLOW_SECONDS:
+        report.warning(
+            f"{name} answers in {reading.round_trip * 1000:.0f} ms: each job waits for it several times",
+            "run the worker nearer to Redis, or see what slows Redis down: redis-cli SLOWLOG GET 10",
+        )
+    if reading.ahead is not None and abs(reading.ahead) > CLOCK_SECONDS:
+        off = f"{abs(reading.ahead):.1f} s {'ahead of' if reading.ahead > 0 else 'behind'}"
+        report.warning(
+            f"the clock of {name} is {off} this machine's: jobs with expires_at expire too early or too late",
+            "set both machines' clocks by NTP: timedatectl set-ntp true (timedatectl shows whether they are)",
+        )
+    if reading.used is not None and reading.limit and reading.used > FULL * reading.limit:
+        larger = max(1, 2 * reading.limit // MEBIBYTE)
+        report.warning(
+            f"{name} uses {mebibytes(reading.used)} of the {mebibytes(reading.limit)} that maxmemory allows: "
+            "when it is full it takes no jobs, tokens or results",
+            f"redis-cli CONFIG SET maxmemory {larger}mb (and in redis.conf), or lower RESULT_TTL and STREAM_TTL",
+        )
+
+
+async def _write(redis: Redis, subject: Subject, report: CheckReport) -> None:
+    """Find out whether Redis takes writes, by one that changes nothing: a key that is not there is not set anew."""
+    url = subject.settings.redis_url
+    try:
+        await redis.set(f"{{{subject.settings.queue_name}}}:doctor", "", xx=True, px=1)
+    except RedisError as error:
+        if isinstance(error, NoPermissionError) or not passes(error):
+            report.error(f"Redis at {hide_password(url)} refuses to be written to ({error})", _ALLOW)
+        else:
+            _lost(error, url, report)
+
+
+async def _look_at_queue(redis: Redis, subject: Subject, report: CheckReport) -> None:
+    commands: Any = redis
+    keys = Keys(subject.settings.queue_name)
+    leases = await Scripts(redis).leases(keys, _ALL_LEASES)
+    workers = [lease.worker for lease in leases if lease.left > 0]
+    lists = {"incoming": keys.incoming, **{kind.value: keys.ready(kind) for kind in Kind}}
+    waiting: dict[str, int] = {name: await commands.llen(key) for name, key in lists.items()}
+    dead: int = await commands.llen(keys.dead)
+    letters = f", dead letters: {dead} (velesio-worker dead list)" if dead else ""
+    report.ok(
+        f"queue {keys.incoming}: workers that live: {len(workers)}, jobs that wait: {sum(waiting.values())}{letters}",
+        queue=keys.incoming,
+        workers=workers,
+        waiting=waiting,
+        dead_letters=dead,
+    )

@@ -1,0 +1,93 @@
+"""``velesio-worker health``: asks the worker of this host, or container, how it is. Made for HEALTHCHECK."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn, cast
+
+import orjson
+
+from velesio_worker.core.settings import load_settings
+from velesio_worker.wire.errors import SettingsError
+
+SECONDS: Final = 5.0
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (not bound, but asked)
+_OK: Final = 200
+_HELP: Final = "ask the worker of this host how it is: exit code 0 if it can run jobs, else 1 and why not"
+
+
+def add_parser(commands: Any) -> None:  # noqa: ANN401 (argparse has no public type for it)
+    """Add the command to the command line."""
+    _add_arguments(commands.add_parser("health", help=_HELP, description=_HELP))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command by itself; returns the exit code."""
+    parser = _Parser(prog="velesio-worker health", description=_HELP)
+    _add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line; HEALTHCHECK allows no exit code but 0 and 1."""
+        print(f"{message}: there are --live and --json")
+        raise SystemExit(1)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--live", action="store_true", help="ask only whether it lives, whatever Redis or an engine do")
+    parser.add_argument("--json", action="store_true", help="print all that the worker knows of itself")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, and print one line; returns 0 or 1, since HEALTHCHECK allows no other exit code."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(str(error).replace("\n", "; "))
+        return 1
+    if not settings.health_port:
+        print("HEALTH_PORT=0: this worker serves no health; set HEALTH_PORT to a port")
+        return 1
+    host = _EVERYWHERE.get(settings.health_host, settings.health_host)
+    path = "/livez" if arguments.live else "/readyz"
+    try:
+        status, answer = _ask(host, settings.health_port, path, "alive" if arguments.live else "ready")
+        if arguments.json:
+            _, report = _ask(host, settings.health_port, "/health", "worker")
+            print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+            return int(status != _OK)
+    except (orjson.JSONDecodeError, TypeError):
+        print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")
+        return 1
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        where, why = f"{host}:{settings.health_port}", " ".join(str(error).split())
+        print(f"no worker answers at {where} ({why}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
+        return 1
+    print(_line(status, answer, live=arguments.live))
+    return int(status != _OK)
+
+
+def _ask(host: str, port: int, path: str, field: str) -> tuple[int, dict[str, Any]]:
+    """Ask; TypeError if there is no such field in the answer, which then is no worker's."""
+    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        answer: Any = orjson.loads(response.read())
+        if not isinstance(answer, dict) or field not in answer:
+            raise TypeError
+        return response.status, cast("dict[str, Any]", answer)
+    finally:
+        connection.close()
+
+
+def _line(status: int, answer: dict[str, Any], *, live: bool) -> str:
+    if status == _OK:
+        engines = ", ".join(f"{kind} engine {state}" for kind, state in answer.get("engines", {}).items())
+        return "alive" if live else f"ready: {engines}"
+    reasons = "; ".join(answer.get("reasons") or [f"status {status}"])
+    return f"not {'alive' if live else 'ready'}: {' '.join(reasons.split())}"

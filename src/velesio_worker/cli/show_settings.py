@@ -1,0 +1,26 @@
+"""``velesio-worker settings``: every setting, its value, where that is from, its default and meaning."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import orjson
+
+from velesio_worker.core.settings import describe, load_settings, misspelt
+
+
+def run_show_settings(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    rows = describe(load_settings(), os.environ)
+    if arguments.json:
+        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    for row in rows:
+        value = "(not set)" if row["value"] is None else row["value"]
+        default = "not set" if row["default"] is None else row["default"]
+        print(f"{row['name']}={value}\n    {row['description']}\n    from {row['source']}; default: {default}")
+    for found, meant in misspelt(os.environ):
+        print(f"{found} is no setting; did you mean {meant}?", file=sys.stderr)
+    return 0

@@ -1,0 +1,92 @@
+"""``velesio-worker submit``: submit a text job and print what it yields."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Final
+
+import anyio
+import orjson
+
+from velesio_worker.cli.base import EXIT_FAILED, run_async
+from velesio_worker.client import Client
+from velesio_worker.core.logs import configure_logging
+from velesio_worker.core.settings import LogFormat, Settings, load_settings
+from velesio_worker.wire.errors import JobError
+from velesio_worker.wire.events import START, TOKEN
+
+CANCEL_SECONDS: Final = 2.0
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object off the command line."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _job_data(arguments: argparse.Namespace) -> dict[str, Any]:
+    prompt = arguments.prompt
+    if prompt in {None, "-"}:
+        prompt = sys.stdin.read()
+    data: dict[str, Any] = {"stream": arguments.stream}
+    if arguments.max_tokens is not None:
+        data["max_tokens"] = arguments.max_tokens
+    if arguments.type == "completion":
+        data["prompt"] = prompt
+    else:
+        system = [{"role": "system", "content": arguments.system}] if arguments.system else []
+        data["messages"] = [*system, {"role": "user", "content": prompt}]
+    return data | arguments.data
+
+
+async def _submit(settings: Settings, arguments: argparse.Namespace) -> int:
+    async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
+        job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
+        print(f"job {job_id}", file=sys.stderr)
+        try:
+            await _print_answer(client, job_id, arguments)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                await client.cancel(job_id)
+            raise
+    return 0
+
+
+async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespace) -> None:
+    if arguments.stream and not arguments.json:
+        await _print_stream(client, job_id)
+    result = await client.result(job_id)
+    if arguments.json:
+        print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+    elif not arguments.stream:
+        print(result.get("text", ""))
+
+
+async def _print_stream(client: Client, job_id: str) -> None:
+    async for event in client.events(job_id):
+        if event.event == TOKEN:
+            print(event.text, end="", flush=True)
+        elif event.event == START and event.data.get("mode") == "restart":
+            print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
+    print()
+
+
+def run_submit(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    settings = load_settings()
+    configure_logging("WARNING", LogFormat.CONSOLE)
+
+    async def main() -> int:
+        return await _submit(settings, arguments)
+
+    try:
+        return run_async(main)
+    except JobError as error:
+        print(f"error: {error} ({error.code})", file=sys.stderr)
+        return EXIT_FAILED

@@ -1,0 +1,167 @@
+"""What a gateway imports: submit jobs, follow their streams, fetch their results, cancel them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Literal, Self, TypedDict, Unpack
+
+import anyio
+import orjson
+from redis.asyncio import Redis
+
+from velesio_worker.client.subscriber import subscribe
+from velesio_worker.queue.connection import connect
+from velesio_worker.queue.control import request_cancel
+from velesio_worker.queue.keys import Keys, result_key
+from velesio_worker.queue.outage import Outage
+from velesio_worker.wire.errors import BadJobError, JobError, VelesioError, job_error
+from velesio_worker.wire.events import ERROR, START, StreamEvent
+from velesio_worker.wire.jobs import is_job_id
+
+
+class JobOptions(TypedDict, total=False):
+    """What may be said of a job beside its parameters (wire protocol, section 1).
+
+    Attributes:
+        timeout: the longest that the job may run, in seconds.
+        expires_at: Unix time at which a job that still waits is given up.
+        max_attempts: how often the job may be lost with its worker or its engine.
+        on_crash: what is to happen when it is: ``continue`` where that is sound, ``restart``, or ``fail``.
+        unread_timeout: cancel the job once nobody has read its stream for so many seconds; whoever follows it through
+            :meth:`Client.events`, :meth:`Client.text` or :meth:`Client.result` counts as a reader.
+        worker: the one worker that may take the job.
+        cache: whether the answer may come from the prompt cache, and is kept there; None leaves that to the worker.
+    """
+
+    timeout: float | None
+    expires_at: float | None
+    max_attempts: int | None
+    on_crash: Literal["continue", "restart", "fail"] | None
+    unread_timeout: float | None
+    worker: str | None
+    cache: bool | None
+
+
+class JobRestartedError(VelesioError):
+    """The job began again after a crash: the text so far is void. Use events() to deal with that."""
+
+
+class Client:
+    """Submits jobs and follows them. An async context manager.
+
+    Args:
+        redis_url: where Redis is.
+        queue_name: the list that the workers take jobs from (their ``QUEUE_NAME``).
+        max_connections: the most connections to Redis at a time (None: no limit); each job that is followed takes one.
+    """
+
+    def __init__(
+        self,
+        redis_url: str = "redis://localhost:6379",
+        *,
+        queue_name: str = "llama_queue",
+        max_connections: int | None = None,
+    ) -> None:
+        self._redis: Redis = connect(redis_url, name="velesio-client", max_connections=max_connections)
+        self._commands: Any = self._redis
+        self._keys = Keys(queue_name)
+        self._outage = Outage(redis_url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._redis.aclose()
+
+    async def submit(
+        self, job_type: str, data: Mapping[str, Any], *, job_id: str | None = None, **options: Unpack[JobOptions]
+    ) -> str:
+        """Submit a job; returns its id.
+
+        Args:
+            job_type: ``completion``, ``chat_completion``, …
+            data: the parameters of that type.
+            job_id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``; drawn at random by default. The same id again, while the
+                job's result lives, does not run the job again.
+            options: see :class:`JobOptions`.
+
+        Raises:
+            BadJobError: the id is no id, or the job is no JSON.
+            TypeError: there is no such option.
+            redis.exceptions.RedisError: Redis did not take the job.
+        """
+        if unknown := options.keys() - JobOptions.__annotations__.keys():
+            raise TypeError(f"submit() has no option {', '.join(sorted(unknown))}")
+        job_id = uuid.uuid4().hex if job_id is None else job_id
+        if not is_job_id(job_id):
+            raise BadJobError(f"{job_id!r} is no job id: 1 to 128 of A-Z a-z 0-9 . _ : -")
+        job = {"id": job_id, "type": job_type, "created_at": round(time.time(), 3), "data": dict(data)}
+        job |= {name: value for name, value in options.items() if value is not None}
+        try:
+            payload = orjson.dumps(job)
+        except TypeError as error:
+            raise BadJobError(f"The job cannot be written as JSON: {error}") from None
+        await self._commands.lpush(self._keys.incoming, payload)
+        return job_id
+
+    def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:
+        """Follow a job's stream to its terminal entry, and count as its reader meanwhile.
+
+        Waits for a stream that is not there yet.
+
+        Args:
+            job_id: the job.
+            after: the id of the last entry that is known already, to resume from.
+        """
+        return subscribe(self._redis, job_id, after=after, outage=self._outage, show=True)
+
+    async def text(self, job_id: str) -> AsyncGenerator[str, None]:
+        """Yield a text job's output, piece by piece as it is made; a job that is not streamed in one piece.
+
+        Raises:
+            JobError: the job failed.
+            JobRestartedError: the job began again after pieces had been yielded.
+        """
+        begun = False
+        async for event in self.events(job_id):
+            if event.event == START and begun and event.data.get("mode") == "restart":
+                raise JobRestartedError
+            if event.event == ERROR:
+                raise job_error(event.data["code"], event.data["error"])
+            if piece := event.text:
+                begun = True
+                yield piece
+        if not begun:
+            result = await self.result(job_id)
+            if text := result.get("text"):
+                yield text
+
+    async def result(self, job_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
+        """Wait for a job's result.
+
+        Args:
+            job_id: the job.
+            timeout: the longest wait, in seconds.
+
+        Raises:
+            JobError: the job failed.
+            TimeoutError: there is no result yet.
+        """
+        with anyio.fail_after(timeout):
+            stored: bytes | None = await self._commands.get(result_key(job_id))
+            if stored is None:
+                async for _ in self.events(job_id):
+                    pass
+                stored = await self._commands.get(result_key(job_id))
+        if stored is None:
+            raise JobError(f"The result of {job_id} has expired.")
+        result: dict[str, Any] = orjson.loads(stored)
+        if "error" in result:
+            raise job_error(result.get("code", ""), result["error"])
+        return result
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask that a job be stopped; its result is then what it has so far. No effect on a job that has ended."""
+        await request_cancel(self._redis, self._keys, job_id)

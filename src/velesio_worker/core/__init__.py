@@ -1,0 +1,1 @@
+"""What every room may use: settings, logs, metrics, threads. It knows no room."""

@@ -1,0 +1,353 @@
+"""Every environment variable of the worker, in one model."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from velesio_worker.core.model_source import parse_model_source
+from velesio_worker.core.redis_url import parse_redis_url
+from velesio_worker.core.secrets import masked
+from velesio_worker.wire.errors import SettingsError
+
+_MEBIBYTE: Final = 1024 * 1024
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class GpuSizing(StrEnum):
+    """Who decides how much of the GPU's memory llama-server takes."""
+
+    CAPS = "caps"
+    FIT = "fit"
+    OFF = "off"
+
+
+class GpuSharing(StrEnum):
+    """Whether engines may hold a GPU's memory at the same time."""
+
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
+class CacheMode(StrEnum):
+    """Which answers are kept in the prompt cache."""
+
+    OFF = "off"
+    DETERMINISTIC = "deterministic"
+    ALL = "all"
+
+
+def _command(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"a command line with balanced quotes ({error})") from None
+        if not words:
+            raise ValueError("a command line")
+    return value
+
+
+def _well_formed(url: str) -> SplitResult | None:
+    """Split a URL; None if it has no ``//`` behind its scheme, or a host or port that is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if url.partition(":")[2].startswith("//") else None
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = _well_formed(value)
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("a URL such as http://127.0.0.1:8080")
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    parse_redis_url(value)
+    return value
+
+
+def _llama_arguments(value: str | None) -> str | None:
+    value = _command(value)
+    for word in shlex.split(value or ""):
+        if word.partition("=")[0] in {"-m", "--model", "--host", "--port"}:
+            raise ValueError("arguments other than --model, --host and --port: see MODEL_PATH and LLAMA_PORT")
+    return value
+
+
+def _model_source(value: str | None) -> str | None:
+    if value is not None:
+        parse_model_source(value)
+    return value
+
+
+def _queue_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
+        raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
+    return value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Command = Annotated[str | None, AfterValidator(_command)]
+HttpUrl = Annotated[str | None, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+WholeSeconds = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The worker's settings; each field is an environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
+
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        default="redis://redis:6379",
+        description="Where Redis is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://.",
+    )
+    queue_name: Annotated[str, AfterValidator(_queue_name)] = Field(
+        default="llama_queue", description="The list that producers push to; every other queue key is named after it."
+    )
+    run_llm: bool = Field(default=True, description="Run text jobs.")
+    run_sd: bool = Field(default=True, description="Run image jobs, if there is a WebUI to start or to use.")
+
+    model_path: Path = Field(default=Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
+    gpu_layers: Annotated[int, Field(ge=0)] = Field(default=35, description="Layers that llama-server puts on the GPU.")
+    context_size: Annotated[int, Field(ge=64)] = Field(
+        default=4096, description="Context of one text job, prompt and answer together, in tokens."
+    )
+    cuda_visible_devices: str = Field(default="0", description="The GPUs that engines see, as CUDA reads it.")
+    llm_concurrency: Count | None = Field(
+        default=None,
+        description="Text jobs at a time. Default: the engine's slots, which are 4 where the worker starts it.",
+    )
+    startup_command: Command = Field(
+        default=None, description="The command that starts llama-server, instead of the worker's own (no shell)."
+    )
+    llama_server_url: HttpUrl = Field(
+        default=None, description="Use this llama-server, which already runs, instead of starting one."
+    )
+    llama_api_key: str | None = Field(
+        default=None, description="The key that llama-server wants (--api-key); it is sent with every request."
+    )
+    llama_port: Port = Field(
+        default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
+    )
+    llama_args: Annotated[str | None, AfterValidator(_llama_arguments)] = Field(
+        default=None, description="Further arguments for the worker's own llama-server, such as --lora or --mmproj."
+    )
+    model_url: Annotated[str | None, AfterValidator(_model_source)] = Field(
+        default=None,
+        description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it. "
+        "HF_TOKEN is used for the hub.",
+    )
+    idle_unload_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=300, description="Stop an engine that had no job for so many seconds; the next job starts it. 0: never."
+    )
+    probe_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=120, description="Have an idle engine make one token after so many seconds without a sign. 0: never."
+    )
+    gpu_sizing: Annotated[GpuSizing, BeforeValidator(_lower)] = Field(
+        default=GpuSizing.CAPS,
+        description="caps (fewer layers and context where little GPU memory is free), fit (llama-server's own) or off.",
+    )
+    gpu_sharing: Annotated[GpuSharing, BeforeValidator(_lower)] = Field(
+        default=GpuSharing.SHARED,
+        description="shared, or exclusive: text and image engine take turns on the GPU, which holds one at a time.",
+    )
+    cache_mode: Annotated[CacheMode, BeforeValidator(_lower)] = Field(
+        default=CacheMode.DETERMINISTIC,
+        description="Answers to keep and give again: off, deterministic (temperature 0 or a seed given) or all.",
+    )
+
+    sd_model_path: Path = Field(
+        default=Path("./data/models/image/"),
+        description="The folder of image models (--ckpt-dir of the WebUI in data/sd).",
+    )
+    sd_startup_command: Command = Field(
+        default=None,
+        description="The command that starts the Stable Diffusion WebUI (no shell), in data/sd if launch.py is there. "
+        "Default: that launch.py.",
+    )
+    sd_args: Command = Field(
+        default=None, description="Further arguments for the WebUI in data/sd, such as --medvram or --xformers."
+    )
+    sd_server_url: HttpUrl = Field(
+        default=None,
+        description="Use this WebUI, which already runs, instead of starting one; "
+        "http://user:password@host:port with --api-auth.",
+    )
+    sd_port: Port = Field(default=7860, description="The port on 127.0.0.1 that the worker's WebUI listens on.")
+    sd_start_seconds: Seconds = Field(
+        default=120, description="How long a WebUI that starts may show no progress before it is given up, in seconds."
+    )
+    sd_concurrency: Count = Field(
+        default=1, description="Image jobs that the worker holds at a time; its WebUI gets one request at a time."
+    )
+    sd_max_batch: Count = Field(
+        default=4,
+        description="The largest batch_size; so many waiting txt2img jobs that differ in nothing are run at once.",
+    )
+    sd_max_images: Count = Field(
+        default=4,
+        description="The most images of one job: batch_size times n_iter. "
+        "Large answers hold up the worker for some milliseconds a megabyte.",
+    )
+    sd_max_pixels: Count = Field(
+        default=2048 * 2048, description="The most pixels of an image, width times height: of one made or one sent."
+    )
+    sd_override_settings: str = Field(
+        default="CLIP_stop_at_last_layers,sd_vae",
+        description="WebUI settings that a job's override_settings may hold, with commas between them.",
+    )
+    sd_scripts: str = Field(
+        default="", description="WebUI scripts that jobs may run, with commas between them: scripts run code."
+    )
+    previews: bool = Field(default=True, description="Give progress entries a small picture of the image so far.")
+    result_store: str | None = Field(
+        default=None, description="Where large images go instead of into the result: a folder, or s3://bucket/prefix."
+    )
+    result_store_url: HttpUrl = Field(
+        default=None, description="Where readers find RESULT_STORE. Default: file:// or signed URLs."
+    )
+    result_inline_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=_MEBIBYTE, description="Up to so many bytes of base64, images stay in the result with RESULT_STORE."
+    )
+
+    worker_timeout: Seconds = Field(default=600, description="The longest that a job may run, in seconds.")
+    start_seconds: Seconds = Field(
+        default=60, description="How long an engine that starts may show no progress before it is given up, in seconds."
+    )
+    stall_seconds: Seconds = Field(
+        default=120,
+        description="How long an engine may send nothing for a running job before it is replaced, in seconds.",
+    )
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
+    )
+    lease_seconds: WholeSeconds = Field(
+        default=15, description="How long a worker counts as alive after its last heartbeat, in seconds."
+    )
+    result_ttl: WholeSeconds = Field(default=3600, description="How long a result is kept, in seconds.")
+    stream_ttl: WholeSeconds = Field(
+        default=3600, description="How long a stream is kept after its last entry, in seconds."
+    )
+    max_job_bytes: Count = Field(default=32 * _MEBIBYTE, description="The largest job that is accepted, in bytes.")
+
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        default="INFO", description="The least important lines that are logged: debug, info, warning or error."
+    )
+    log_prompts: bool = Field(default=False, description="Have prompts and answers in the log, for debugging.")
+    health_host: str = Field(
+        default="127.0.0.1", description="The address that health and metrics are served on; 0.0.0.0 for all networks."
+    )
+    health_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=9090, description="The port of /livez, /readyz, /health and /metrics; 0: none is served."
+    )
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
+        default=LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
+    )
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: one line per mistake, each with the variable, its value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            _complaint(str(mistake["loc"][0]), str(mistake["input"]), mistake["type"], mistake["msg"])
+            for mistake in error.errors(include_url=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _complaint(name: str, value: str, kind: str, message: str) -> str:
+    """Say one mistake: the variable, its value and what is allowed."""
+    value = os.environ.get(name.upper(), value)
+    return f"{name.upper()}={masked(name, value)!r}: {_allowed(kind, message)}"
+
+
+def _allowed(kind: str, message: str) -> str:
+    if kind == "value_error":
+        return f"must be {message.removeprefix('Value error, ')}"
+    plain = {"bool_parsing": "true or false", "int_parsing": "a whole number", "float_parsing": "a number"}
+    if kind in plain:
+        return f"must be {plain[kind]}"
+    return message.replace("Input should be", "must be")
+
+
+def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
+    """Find variables that look like a setting's name with a slip, as pairs (found, meant)."""
+    known = [name.upper() for name in Settings.model_fields]
+    pairs: list[tuple[str, str]] = []
+    for name in sorted(set(environ) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+        if close:
+            pairs.append((name, close[0]))
+    return pairs
+
+
+def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """List every setting with its value, where that comes from, its default and its meaning; secrets are hidden.
+
+    Args:
+        settings: what to list.
+        environ: the environment that they were read from.
+
+    Returns:
+        one ``{"name", "value", "source", "default", "description"}`` per setting, ``source`` being ``environment``
+        or ``default``; values are strings, or None where there is none.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        rows.append(
+            {
+                "name": name.upper(),
+                "value": None if value is None else masked(name, _shown(value)),
+                "source": "environment" if environ.get(name.upper()) else "default",
+                "default": None if field.default is None else _shown(field.default),
+                "description": field.description,
+            }
+        )
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value)

@@ -1,0 +1,1 @@
+"""Text: llama-server, started, asked and read."""

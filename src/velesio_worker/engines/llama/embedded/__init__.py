@@ -1,0 +1,1 @@
+"""The llama.cpp server from the wheel, as a program of its own."""

@@ -1,0 +1,158 @@
+"""llama-server (llama.cpp's HTTP server) as an engine of text jobs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Final, cast
+
+from velesio_worker.engines.base import Generation
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.llama.answers import AnswerGeneration
+from velesio_worker.engines.llama.chat import ChatGeneration
+from velesio_worker.engines.llama.completion import CompletionGeneration
+from velesio_worker.engines.llama.generation import engine_errors
+from velesio_worker.engines.llama.refusals import BUSY, OK
+from velesio_worker.wire.errors import BadJobError, EngineRefusedError
+from velesio_worker.wire.fields import count_in, known_object
+from velesio_worker.wire.parameters import (
+    AnswerParameters,
+    ChatCompletionParameters,
+    CompletionParameters,
+    InfillParameters,
+    Parameters,
+)
+
+SERVER_ERRORS: Final = 500
+MOST_SLOTS: Final = 4096
+"""More than llama.cpp can have (``LLAMA_MAX_SEQ``); each takes a job, and a connection."""
+
+_ANSWER_SECONDS: Final = 5.0
+_DECODED: Final = re.compile(r"^llamacpp:n_decode_total (\d+(?:\.\d+)?(?:e\+?\d+)?)$", re.MULTILINE)
+_PROBE: Final = b'{"prompt":"a","n_predict":1,"cache_prompt":false,"temperature":0}'
+_UNAUTHORISED: Final = frozenset({401, 403})
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaProperties:
+    """What a running llama-server says of itself.
+
+    Attributes:
+        model: the model's name: its file name without the ending.
+        context_length: tokens of context that one job has.
+        slots: how many jobs it runs at a time.
+    """
+
+    model: str
+    context_length: int
+    slots: int
+
+
+class LlamaEngine:
+    """A llama-server that answers.
+
+    Args:
+        http: the client.
+        properties: what the server says of itself.
+    """
+
+    def __init__(self, http: EngineHTTP, properties: LlamaProperties) -> None:
+        self._http = http
+        self.properties = properties
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is loaded."""
+        return self.properties.model
+
+    def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
+        """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
+        match parameters:
+            case CompletionParameters() | InfillParameters():
+                return CompletionGeneration(self._http, parameters, after, pieces)
+            case ChatCompletionParameters():
+                return ChatGeneration(self._http, parameters, after, pieces)
+            case AnswerParameters():
+                return AnswerGeneration(self._http, parameters, self.model)
+            case _:
+                raise BadJobError("A text engine runs no image jobs.")
+
+    async def describe(self) -> dict[str, Any]:
+        """Return what a ``model_info`` job says of the loaded model (wire protocol, section 5).
+
+        Raises:
+            EngineUnavailableError: llama-server does not say.
+        """
+        with engine_errors():
+            _, models = await self._http.get("/v1/models", timeout=_ANSWER_SECONDS)
+            _, props = await self._http.get("/props", timeout=_ANSWER_SECONDS)
+        match models, props:
+            case {"data": [dict(), *_]}, dict():
+                meta = known_object(models["data"][0], "meta") or {}
+                properties = cast("dict[str, Any]", props)
+                modalities = known_object(properties, "modalities") or {}
+            case _:
+                raise EngineRefusedError("llama-server's answer to /v1/models is not in its usual form.")
+        return {
+            "name": self.model,
+            "context_length": self.properties.context_length,
+            "vocab_size": meta.get("n_vocab"),
+            "total_params": meta.get("n_params"),
+            "training_context_length": meta.get("n_ctx_train"),
+            "embedding_length": meta.get("n_embd"),
+            "size": meta.get("size"),
+            "slots": self.properties.slots,
+            "modalities": sorted(name for name, there in modalities.items() if there),
+            "chat_template": bool(properties.get("chat_template")),
+        }
+
+    async def decoded(self) -> float | None:
+        """Return how often llama-server has called ``llama_decode`` so far; None if it does not tell (``--metrics``).
+
+        Raises:
+            TimeoutError: it does not answer.
+        """
+        try:
+            status, text = await self._http.get_text("/metrics", timeout=_ANSWER_SECONDS)
+        except ConnectionLostError as error:
+            raise TimeoutError(str(error)) from error
+        found = _DECODED.search(text) if status == OK else None
+        return float(found.group(1)) if found else None
+
+    async def probe(self) -> None:
+        """Have llama-server make one token; a refusal, too, shows that it works.
+
+        Raises:
+            JobError: it cannot be reached.
+        """
+        with engine_errors():
+            async with self._http.post("/completion", _PROBE) as response:
+                await response.body()
+
+
+async def read_properties(http: EngineHTTP) -> LlamaProperties | None:
+    """Ask a llama-server what it is; None while it loads its model.
+
+    Raises:
+        ConnectionLostError: it does not answer.
+        EngineRefusedError: what answers is no llama-server.
+    """
+    status, _ = await http.get("/health", timeout=5)
+    if status == BUSY:
+        return None
+    status, props = await http.get("/props", timeout=5)
+    if status == BUSY:
+        return None
+    if status >= SERVER_ERRORS:
+        raise ConnectionLostError(f"status {status}")
+    match props:
+        case {"model_path": str(path), "default_generation_settings": dict(), "total_slots": int()}:
+            slots, context = count_in(props, "total_slots"), count_in(props["default_generation_settings"], "n_ctx")
+            if slots and slots <= MOST_SLOTS and context:
+                return LlamaProperties(PurePath(path).stem, context, slots)
+        case _:
+            pass
+    if status in _UNAUTHORISED:
+        raise EngineRefusedError("it wants another API key: set LLAMA_API_KEY to the one it was given")
+    raise EngineRefusedError(f"it answers /props with status {status}, which is not llama-server's way")

@@ -1,0 +1,232 @@
+"""What the runs of all text jobs on llama-server have in common: requests, streams, errors.
+
+Source of the formats: llama.cpp, ``tools/server/README.md``. Every request is streamed, also for a job that is not,
+since closing the connection is the only way to stop a generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import aclosing
+from typing import Any, Final, cast
+
+import anyio
+import orjson
+
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.engines.llama.refusals import OK, decode_refusal
+from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
+from velesio_worker.wire.errors import (
+    ContextExceededError,
+    EngineCrashedError,
+    EngineRefusedError,
+    EngineUnavailableError,
+    JobError,
+)
+from velesio_worker.wire.events import Done, EngineEvent, Progress
+from velesio_worker.wire.fields import count_in, known_object
+from velesio_worker.wire.parameters import TextParameters
+from velesio_worker.wire.transcript import Transcript
+
+_END_SECONDS: Final = 1.0
+"""How long the end of a body may take after the last event; then the connection is closed instead of kept."""
+
+CANCELLED: Final = "cancelled"
+_TOKENIZE: Final = "/tokenize"
+_DONE_MARK: Final = b"[DONE]"
+
+
+class LlamaGeneration(ABC):
+    """One request, from its body to its result.
+
+    Args:
+        http: the server.
+        parameters: the job's.
+        after: the text that an earlier attempt made, from which this one goes on; it counts as this run's own.
+        pieces: in how many pieces that came; it has at least so many tokens.
+    """
+
+    path: str
+    chat = False
+
+    def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "", pieces: int = 0) -> None:
+        self._http = http
+        self._parameters = parameters
+        self._after = after
+        self._tokens_before = pieces
+        self._tokens_again = 0
+        self._whole = False  # whether the text is complete; the server makes one token more all the same
+        self._prompt_told: int | None = None
+        self._transcript = Transcript(after)
+        self._finish_reason: str | None = None
+        self._usage: dict[str, Any] | None = None
+        self._timings: dict[str, Any] | None = None
+        self._prompt_in_parts = False
+
+    @abstractmethod
+    def request(self) -> dict[str, Any]:
+        """Return the request's body."""
+
+    @abstractmethod
+    def take(self, chunk: dict[str, Any]) -> EngineEvent | None:
+        """Take one chunk of the stream; return what is to be published of it.
+
+        Raises:
+            ValueError: a field is not of the type that llama-server gives it.
+        """
+
+    def result(self, finish_reason: str) -> dict[str, Any]:
+        """Return the job's result as it stands."""
+        transcript = Transcript(self._after) if self._whole else self._transcript
+        return transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
+        with engine_errors():
+            if self._after:
+                counted = await self._count(self._after)
+                self._tokens_again = self._tokens_before if counted is None else counted
+                self._tokens_before = max(self._tokens_before, self._tokens_again)
+                self._whole = self._tokens_before >= self._parameters.max_tokens
+            async with self._http.post(self.path, orjson.dumps(self.request())) as response:
+                if response.status != OK:
+                    raise self._refused(response.status, decode_json(await response.body()))
+                async with (
+                    aclosing(self._until_lost(response.chunks())) as chunks,
+                    aclosing(self._read(chunks)) as batches,
+                ):
+                    async for batch in batches:
+                        yield [] if self._whole else batch
+                    if self._whole:
+                        yield [self._done("length")]
+
+    async def _count(self, text: str) -> int | None:
+        """Return how many tokens a text has; None if llama-server does not say."""
+        body = orjson.dumps({"content": text})
+        async with self._http.post(_TOKENIZE, body) as response:
+            answer = decode_json(await response.body())
+            if response.status != OK:
+                raise decode_refusal(response.status, answer)
+            tokens: Any = cast("dict[str, Any]", answer).get("tokens") if isinstance(answer, dict) else None
+            return len(cast("list[Any]", tokens)) if isinstance(tokens, list) else None
+
+    def _refused(self, status: int, body: object) -> JobError:
+        error = decode_refusal(status, body)
+        if isinstance(error, ContextExceededError):
+            self._prompt_told = error.prompt_tokens
+        return error
+
+    async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        decoder = SSEDecoder()
+        async for chunk in chunks:
+            batch: list[EngineEvent] = []
+            failure = self._take_all(decoder.feed(chunk), batch)
+            if batch:
+                yield batch
+            if failure is not None:
+                raise failure
+            if self._complete():
+                break
+        if self._finish_reason is None:
+            raise EngineCrashedError("llama-server ended its answer before the end of the text.")
+        with anyio.move_on_after(_END_SECONDS):
+            async for _ in chunks:
+                pass
+        yield [self._done(self._finish_reason)]
+
+    async def _until_lost(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Yield chunks; a connection that is lost after the end of the text is no loss."""
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        except ConnectionLostError:
+            if self._finish_reason is None:
+                raise
+
+    def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
+        """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
+        try:
+            for data in events:
+                event = None if data == _DONE_MARK else self._event(data)
+                if event is not None:
+                    batch.append(event)
+        except JobError as error:
+            return error
+        return None
+
+    def _complete(self) -> bool:
+        """Whether nothing that matters follows."""
+        return self._finish_reason is not None and self._usage is not None
+
+    def _event(self, data: bytes) -> EngineEvent | None:
+        chunk = decode_json(data)
+        if not isinstance(chunk, dict):
+            raise EngineRefusedError("llama-server sent what is no JSON object, or is nested too deep.")
+        body = cast("dict[str, Any]", chunk)
+        if "error" in body or ("code" in body and "message" in body):
+            raise self._refused(500, body if "error" in body else {"error": body})
+        try:
+            if "prompt_progress" in body and (progress := known_object(body, "prompt_progress")):
+                return self._progress(progress)
+            return self.take(body)
+        except ValueError as error:
+            raise EngineRefusedError(f"llama-server's answer is not in its usual form: {error}.") from None
+
+    def _progress(self, progress: dict[str, Any]) -> Progress | None:
+        """Report a prompt that is read in several parts; a short one has nothing to report."""
+        processed, total = count_in(progress, "processed"), count_in(progress, "total")
+        cached = count_in(progress, "cache") or 0
+        if processed is None or total is None:
+            return None
+        if cached < processed < total:
+            self._prompt_in_parts = True
+        if processed > cached and self._prompt_in_parts:
+            return Progress({"stage": "prompt", "processed": processed, "total": total})
+        return None
+
+    def _done(self, finish_reason: str) -> Done:
+        if self._usage is None and finish_reason != CANCELLED:
+            self._take_usage(self._prompt_told, None)
+        return Done(self.result(finish_reason), finish_reason, self._usage, self._timings)
+
+    def cut_short(self, finish_reason: str = CANCELLED) -> Done:
+        """Return the end of a job that stops where it is."""
+        return self._done(finish_reason)
+
+    def _tokens_left(self) -> int:
+        """How many tokens the run may still make; the server makes one at least."""
+        return max(self._parameters.max_tokens - self._tokens_before, 1)
+
+    def _take_usage(self, prompt: int | None, completion: int | None) -> None:
+        """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt.
+
+        Where the server does not count, the pieces that it sent are the count, and the prompt's is not known.
+        """
+        made = self._transcript.pieces if completion is None else completion
+        completion = self._tokens_before + (0 if self._whole else made)
+        prompt = None if prompt is None else max(prompt - self._tokens_again, 0)
+        self._usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": None if prompt is None else prompt + completion,
+        }
+
+    def _sampling(self) -> dict[str, Any]:
+        """The parameters that go to the server as they are."""
+        return self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
+
+
+@contextlib.contextmanager
+def engine_errors() -> Generator[None, None, None]:
+    """Turn trouble with the connection, and with what came over it, into the job's error."""
+    try:
+        yield
+    except NotReachedError as error:
+        raise EngineUnavailableError(f"llama-server cannot be reached ({error}).") from error
+    except ConnectionLostError as error:
+        raise EngineCrashedError("llama-server went away while the job ran.") from error
+    except EventTooLargeError as error:
+        raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error

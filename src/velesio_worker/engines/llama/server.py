@@ -1,0 +1,221 @@
+"""A llama-server that serves: one that the worker starts, or one that runs elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final
+
+import anyio
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.secrets import hide_password
+from velesio_worker.core.settings import Settings
+from velesio_worker.engines.base import TAIL, Serving
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.llama.command import LlamaCommand, engine_environment
+from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
+from velesio_worker.engines.llama.redaction import LlamaRedaction
+from velesio_worker.engines.supervision.ports import check_port
+from velesio_worker.engines.supervision.presence import Reported, last_words, tail_of, until_gone
+from velesio_worker.engines.supervision.process import EngineProcess, running
+from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
+
+_POLL_SECONDS: Final = 0.1
+_LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
+
+_INVALID: Final = ("invalid argument", "error while handling argument", "has no such flag")
+_OUT_OF_MEMORY: Final = ("out of memory", "cudamalloc failed", "failed to allocate", "unable to allocate")
+
+_HINTS: Final = (
+    *(
+        (sign, "llama-server does not know an argument: check STARTUP_COMMAND and LLAMA_ARGS, or use a newer build")
+        for sign in _INVALID
+    ),
+    *(
+        (sign, "there is too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY")
+        for sign in _OUT_OF_MEMORY
+    ),
+    ("failed to load model", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
+    ("model loading error", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
+    ("couldn't bind", "the port is taken: set LLAMA_PORT"),
+)
+
+_LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
+
+log = get_logger(__name__)
+server_log = get_logger("llama-server")
+
+
+def pass_on(line: str) -> None:
+    """Pass a line of the server's log on, with its level."""
+    match = _LOG_LEVEL.match(line)
+    server_log.log(_LEVELS.get(match.group(1), logging.INFO) if match else logging.INFO, line, action="engine_log")
+
+
+@contextlib.asynccontextmanager
+async def own_server(
+    settings: Settings, environ: Mapping[str, str], command: LlamaCommand
+) -> AsyncGenerator[Serving[LlamaEngine], None]:
+    """Start a llama-server, wait until it is ready, and end it on leaving.
+
+    Raises:
+        EngineStartError: it did not become ready, and what to change.
+    """
+    check_port(command.port)
+    log.info(f"starting llama-server from {command.source}", action="engine_starting", port=command.port)
+    remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
+    environment = engine_environment(settings, environ, command.port)
+    began = anyio.current_time()
+    async with (
+        running(
+            command.argv,
+            env=environment,
+            on_line=pass_on,
+            clean=LlamaRedaction(),
+            remedy=remedy,
+            name="llama-server",
+        ) as process,
+        EngineHTTP(command.url, api_key=settings.llama_api_key) as http,
+    ):
+        properties = await _until_ready(process, http, settings.start_seconds)
+        log.info(
+            f"llama-server is ready: {properties.model}, {properties.slots} slots of "
+            f"{properties.context_length} tokens",
+            action="engine_ready",
+            duration_ms=round((anyio.current_time() - began) * 1000),
+            pid=process.pid,
+        )
+        reported = Reported()
+
+        async def answers() -> bool:
+            return await _answers(http)
+
+        gone = partial(until_gone, process, reported, answers, _last_words)
+        yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
+
+
+async def _answers(http: EngineHTTP) -> bool:
+    try:
+        await read_properties(http)
+    except ConnectionLostError:
+        return False
+    except EngineRefusedError:
+        return True
+    return True
+
+
+def _serving(
+    settings: Settings,
+    engine: LlamaEngine,
+    gone: Callable[[], Awaitable[str]],
+    report: Callable[[], None],
+    kill: Callable[[], None] | None,
+) -> Serving[LlamaEngine]:
+    slots = engine.properties.slots
+    wanted = settings.llm_concurrency or slots
+    if wanted > slots:
+        log.warning(
+            f"LLM_CONCURRENCY={wanted}, but llama-server has {slots} slots: taking {slots} jobs at a time. "
+            f"Start it with --parallel {wanted}",
+            action="concurrency_lowered",
+        )
+    return Serving(engine, min(wanted, slots), gone, report, kill, engine.decoded, engine.probe)
+
+
+async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float) -> LlamaProperties:
+    """Wait for a starting server for as long as it shows progress: output, or a change in how it answers."""
+    seen: tuple[int, str] | None = None  # bytes, not lines: llama.cpp writes a dot at a time while it loads
+    deadline = anyio.current_time() + patience
+    while True:
+        if process.returncode is not None:
+            await process.drained()
+            raise _start_error(process)
+        try:
+            properties = await read_properties(http)
+        except ConnectionLostError:
+            answer = "none"
+        except EngineRefusedError as error:
+            check = "" if "LLAMA_API_KEY" in str(error) else " Check STARTUP_COMMAND."
+            text = f"What was started does not serve as llama-server: {error}.{check}"
+            raise EngineStartError(text, final=True) from None
+        else:
+            if properties is not None:
+                return properties
+            answer = "loading"
+        if (process.bytes, answer) != seen:
+            seen = (process.bytes, answer)
+            deadline = anyio.current_time() + patience
+        elif anyio.current_time() > deadline:
+            raise EngineStartError(
+                f"llama-server showed no progress for {patience:g} s (START_SECONDS). {TAIL}\n{tail_of(process)}"
+            )
+        await anyio.sleep(_POLL_SECONDS)
+
+
+def _start_error(process: EngineProcess) -> EngineStartError:
+    said = tail_of(process).lower()
+    return EngineStartError(
+        f"llama-server {_last_words(process)}",
+        final=any(sign in said for sign in _INVALID),
+        out_of_memory=any(sign in said for sign in _OUT_OF_MEMORY),
+    )
+
+
+def _last_words(process: EngineProcess) -> str:
+    said = tail_of(process).lower()
+    return last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
+
+
+@contextlib.asynccontextmanager
+async def foreign_server(
+    settings: Settings, url: str, on_trouble: Callable[[str], None]
+) -> AsyncGenerator[Serving[LlamaEngine], None]:
+    """Wait until the server at ``url`` answers, however long that takes; ``on_trouble`` is told why it does not.
+
+    Raises:
+        EngineStartError: what answers is no llama-server.
+    """
+    shown = hide_password(url)
+    reported = Reported()
+    async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
+        properties = await _until_it_answers(http, shown, on_trouble)
+        log.info(
+            f"llama-server at {shown} is ready: {properties.model}, {properties.slots} slots of "
+            f"{properties.context_length} tokens",
+            action="engine_ready",
+        )
+
+        async def gone() -> str:
+            while True:
+                await reported.wait()
+                try:
+                    if await read_properties(http) is None:
+                        return "loads its model again"
+                except (ConnectionLostError, EngineRefusedError):
+                    return "does not answer any more"
+
+        yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, None)
+
+
+async def _until_it_answers(http: EngineHTTP, shown: str, on_trouble: Callable[[str], None]) -> LlamaProperties:
+    said = ""
+    while True:
+        try:
+            properties = await read_properties(http)
+        except ConnectionLostError as error:
+            trouble = f"does not answer ({error})"
+        except EngineRefusedError as error:
+            raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}", final=True) from None
+        else:
+            if properties is not None:
+                return properties
+            trouble = "loads its model"
+        if trouble != said:
+            said = trouble
+            on_trouble(f"llama-server at {shown} {trouble}")
+            log.warning(f"llama-server at {shown} {trouble}; trying again", action="engine_absent")
+        await anyio.sleep(1)

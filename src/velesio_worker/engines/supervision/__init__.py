@@ -1,0 +1,1 @@
+"""One actor per engine: its process, its leases, its end, its orphans."""

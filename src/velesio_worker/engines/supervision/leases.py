@@ -1,0 +1,153 @@
+"""Who uses an engine, and who waits for it: first come, first served."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Generic
+
+import anyio
+
+from velesio_worker.engines.base import E, Spec
+from velesio_worker.wire.errors import JobError
+
+DISMISS_SECONDS: Final = 2.0
+"""How long those who use an engine that is gone may take to notice."""
+
+
+@dataclass(slots=True, eq=False)
+class Lease(Generic[E]):
+    """Somebody's use of an engine, or the wish for it.
+
+    Attributes:
+        spec: what is wanted; None for the default.
+        scope: cancelled when the engine goes away.
+        answered: whether ``engine`` or ``refusal`` is there.
+        news: set when that is so, or when the engine's state has changed.
+        engine: the engine, once it is granted.
+        refusal: why it is not granted.
+        dismissal: why it was taken away again.
+    """
+
+    spec: Spec | None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    answered: bool = False
+    news: anyio.Event = field(default_factory=anyio.Event)
+    engine: E | None = None
+    refusal: JobError | None = None
+    dismissal: JobError | None = None
+
+    def answer(self) -> None:
+        """Tell whoever waits that there is nothing more to wait for."""
+        self.answered = True
+        self.news.set()
+
+
+class Leases(Generic[E]):
+    """The leases of one engine.
+
+    Args:
+        default: what those get who want nothing in particular.
+        on_change: called whenever somebody comes or leaves.
+
+    Attributes:
+        default: as above; it may change.
+        ended: how many leases have ended.
+        quiet_since: when the last of them ended.
+        on_use: called whenever a lease is granted.
+    """
+
+    def __init__(self, default: Spec, on_change: Callable[[], None]) -> None:
+        self.default = default
+        self.ended = 0
+        self.quiet_since = 0.0
+        self.on_use: Callable[[], None] = lambda: None
+        self._on_change = on_change
+        self._waiting: deque[Lease[E]] = deque()
+        self._live: set[Lease[E]] = set()
+        self._open: tuple[E, Spec, int] | None = None
+        self._left = anyio.Event()
+
+    @property
+    def live(self) -> int:
+        """How many use the engine now."""
+        return len(self._live)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for it."""
+        return len(self._waiting)
+
+    @property
+    def wanted(self) -> Spec | None:
+        """What the first who waits wants."""
+        return self._wish(self._waiting[0]) if self._waiting else None
+
+    def _wish(self, lease: Lease[E]) -> Spec:
+        return lease.spec or self.default
+
+    def join(self, spec: Spec | None) -> Lease[E]:
+        """Queue for the engine."""
+        lease: Lease[E] = Lease(spec)
+        self._waiting.append(lease)
+        self._grant()
+        self._on_change()
+        return lease
+
+    def leave(self, lease: Lease[E]) -> None:
+        """Leave the engine, or the queue for it."""
+        if lease in self._live:
+            self._live.discard(lease)
+            self.ended += 1
+            self.quiet_since = anyio.current_time()
+            self._left.set()
+        elif lease in self._waiting:
+            self._waiting.remove(lease)
+        self._grant()
+        self._on_change()
+
+    def open(self, engine: E, spec: Spec, slots: int) -> None:
+        """Grant the engine to those who want ``spec``, up to ``slots`` at a time."""
+        self._open = (engine, spec, slots)
+        self._grant()
+
+    def close(self) -> None:
+        """Grant nothing any more; those who have the engine keep it."""
+        self._open = None
+
+    def _grant(self) -> None:
+        if self._open is None:
+            return
+        engine, spec, slots = self._open
+        while self._waiting and len(self._live) < slots and self.wanted == spec:
+            lease = self._waiting.popleft()
+            lease.engine = engine
+            lease.answer()
+            self._live.add(lease)
+            self.on_use()
+
+    def refuse(self, spec: Spec, error: Callable[[], JobError]) -> None:
+        """Refuse everybody who waits for ``spec``."""
+        for lease in [lease for lease in self._waiting if self._wish(lease) == spec]:
+            self._waiting.remove(lease)
+            lease.refusal = error()
+            lease.answer()
+
+    def tell(self) -> None:
+        """Tell everybody who waits that the engine's state has changed."""
+        for lease in self._waiting:
+            lease.news.set()
+
+    def dismiss(self, error: Callable[[], JobError]) -> None:
+        """Take the engine away from everybody who has it."""
+        for lease in self._live:
+            lease.dismissal = lease.dismissal or error()
+            lease.scope.cancel()
+
+    async def all_left(self) -> None:
+        """Wait until nobody uses the engine, for a while: a reader of a connection that is closed waits for ever."""
+        with anyio.move_on_after(DISMISS_SECONDS, shield=True):
+            while self._live:
+                self._left = anyio.Event()
+                await self._left.wait()

@@ -1,0 +1,188 @@
+"""Engines that a worker which died left behind: noted in a file while they run, ended when the next worker starts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from velesio_worker.core.logs import get_logger
+
+MARK: Final = "VELESIO_ENGINE"
+"""A variable in the environment of an engine and all that it starts; its value is drawn for each engine."""
+
+_TERM_SECONDS: Final = 5.0
+_SAME_SECONDS: Final = 1.0
+"""Start times of one process differ by less, however they are read."""
+
+Pid = Annotated[int, Field(ge=1, lt=2**31)]
+
+log = get_logger(__name__)
+
+
+class _Note(BaseModel):
+    """What is known of an engine; strict, since processes are ended on the word of it.
+
+    Attributes:
+        name: what it is called.
+        mark: what its environment carries as :data:`MARK`.
+        pid: its process.
+        started: when that began, as psutil tells it.
+        worker: the worker's process.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    name: str
+    mark: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    pid: Pid
+    started: float
+    worker: Pid
+
+
+def new_mark() -> str:
+    """Return a value for :data:`MARK`."""
+    return secrets.token_hex(8)
+
+
+def notes_folder() -> Path:
+    """The folder of the notes: one for each user of this host."""
+    return Path(tempfile.gettempdir()) / f"velesio-worker-{os.getuid()}"
+
+
+def _own_folder() -> Path | None:
+    """Make the folder; None if it cannot be had, or somebody else put another one there."""
+    folder = Path("the temporary folder")
+    with contextlib.suppress(OSError):
+        folder = notes_folder()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
+            return folder
+    log.warning(f"no notes on engines can be kept in {folder}: set TMPDIR to a folder that is yours", action="no_notes")
+    return None
+
+
+@contextlib.contextmanager
+def noted(pid: int, mark: str, name: str) -> Generator[None, None, None]:
+    """Keep a note of a running engine.
+
+    Args:
+        pid: its process, the leader of a process group of its own.
+        mark: what its environment carries as :data:`MARK`.
+        name: what it is called.
+    """
+    folder = _own_folder()
+    path = folder / f"{name}-{pid}.json" if folder else None
+    file = _keep(path, pid, mark, name) if path else None
+    try:
+        yield
+    finally:
+        if path is not None and file is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            file.close()
+
+
+def _keep(path: Path, pid: int, mark: str, name: str) -> BinaryIO | None:
+    """Write a note and lock it; None if that cannot be done.
+
+    The lock says that this worker lives: the kernel undoes it however the worker ends, and neither a new start of the
+    machine, nor its clock, nor a container's process numbers can make a living worker look like a dead one.
+    """
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        note = _Note(name=name, mark=mark, pid=pid, started=_started(pid), worker=os.getpid())
+        draft = path.with_suffix(".draft")  # so that nobody sees the note without its lock
+        file = stack.enter_context(draft.open("wb"))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.write(note.model_dump_json().encode())
+        file.flush()
+        draft.rename(path)
+        stack.pop_all()
+        return file
+    return None
+
+
+def _started(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
+
+
+def end_orphans() -> list[int]:
+    """End what is left of engines whose worker is gone; blocks for a few seconds if there is any.
+
+    Returns:
+        the processes that were ended.
+    """
+    folder = _own_folder()
+    ended: list[int] = []
+    for path in sorted(folder.glob("*.json")) if folder else ():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its worker lives
+            try:
+                ended += _end_family(_Note.model_validate_json(file.read()))
+            except ValidationError:
+                log.debug(f"{path} is no note of an engine", action="bad_note")
+            path.unlink()
+    return ended
+
+
+def end_marked(mark: str, name: str) -> list[int]:
+    """End what an engine left outside its process group; blocks for a few seconds if there is anything.
+
+    Args:
+        mark: what the engine's environment carried as :data:`MARK`.
+        name: what it is called.
+
+    Returns:
+        the processes that were ended.
+    """
+    family = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+    return _end(family, f"ending what {name} left behind")
+
+
+def _end_family(note: _Note) -> list[int]:
+    family = [process for process in psutil.process_iter() if _belongs(process, note)]
+    return _end(family, f"ending {note.name}, which a worker that died left behind", dead_worker=note.worker)
+
+
+def _end(family: Sequence[psutil.Process], why: str, **facts: int) -> list[int]:
+    for process in family:
+        log.warning(why, action="orphan_ended", pid=process.pid, **facts)
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(family, timeout=_TERM_SECONDS)
+    for process in stubborn:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=_TERM_SECONDS)
+    return [process.pid for process in family]
+
+
+def _is_marked(process: psutil.Process, mark: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.pid != os.getpid() and process.environ().get(MARK) == mark
+    return False
+
+
+def _belongs(process: psutil.Process, note: _Note) -> bool:
+    """Whether a process is that engine, or was started by it: it carries the mark, or its number and start time fit."""
+    if process.pid == os.getpid():
+        return False
+    if _is_marked(process, note.mark):
+        return True
+    with contextlib.suppress(psutil.Error):
+        same = process.pid == note.pid and abs(process.create_time() - note.started) < _SAME_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,122 @@
+"""Notices an engine that hangs although its process lives and its health check answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.engines.base import Serving
+from velesio_worker.engines.supervision.leases import Leases
+from velesio_worker.wire.errors import JobError
+
+PROBE_LIMIT: Final = 30.0
+"""How long an idle engine may take to make one token at most, in seconds."""
+
+_LONGEST_PERIOD: Final = 5.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an engine may show no sign of work, in seconds; see the settings of the same names.
+
+    Attributes:
+        stall: while jobs run on it.
+        probe: while none does, before it is asked for one; 0: never.
+        idle: while none does, before it is stopped; 0: never.
+    """
+
+    stall: float
+    probe: float = 0
+    idle: float = 0
+
+
+class Watchdog:
+    """Watches one engine for as long as it serves.
+
+    While jobs run, its own count of work must move, or a job must end. While none does it makes one token now and then.
+
+    Args:
+        serving: the engine.
+        leases: who uses it.
+        patience: how long it may show no sign.
+        on_hang: gets the reason when it hangs.
+        name: what it is called.
+    """
+
+    def __init__(
+        self,
+        serving: Serving[Any],
+        leases: Leases[Any],
+        patience: Patience,
+        on_hang: Callable[[str], None],
+        *,
+        name: str,
+    ) -> None:
+        self._serving = serving
+        self._leases = leases
+        self._patience = patience
+        self._on_hang = on_hang
+        self._name = name
+        self._seen: tuple[float, int] | None = None
+        self._sign_at = anyio.current_time()
+        self._probing: anyio.CancelScope | None = None
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        limits = [limit / 4 for limit in (self._patience.stall, self._patience.probe) if limit]
+        period = min(_LONGEST_PERIOD, *limits)
+        self._leases.on_use = self._stop_probing
+        while True:
+            await anyio.sleep(period)
+            if self._leases.live:
+                await self._watch_busy(grace=2 * period)
+            else:
+                self._seen = None
+                await self._watch_idle()
+
+    async def _watch_busy(self, grace: float) -> None:
+        """Compare the engine's count with the one before; the grace lets a job's own limit end it first."""
+        before, now = self._seen, anyio.current_time()
+        try:
+            moved = await self._serving.moved()
+        except TimeoutError:
+            count = before[0] if before else -1.0
+        else:
+            if moved is None:
+                return
+            count = moved
+        self._seen = (count, self._leases.ended)
+        if self._seen != before:
+            self._sign_at = now
+        elif now - self._sign_at > self._patience.stall + grace:
+            self._sign_at = now
+            self._on_hang(f"made nothing for {self._patience.stall:g} s (STALL_SECONDS) while jobs ran on it")
+
+    async def _watch_idle(self) -> None:
+        quiet = anyio.current_time() - max(self._sign_at, self._leases.quiet_since)
+        if not self._patience.probe or quiet < self._patience.probe:
+            return
+        limit = min(PROBE_LIMIT, self._patience.stall)
+        with anyio.CancelScope() as self._probing:
+            try:
+                with anyio.fail_after(limit):
+                    await self._serving.probe()
+            except JobError:
+                self._serving.report()
+            except TimeoutError:
+                self._on_hang(f"did not make one token in {limit:g} s while nothing ran on it")
+            else:
+                log.debug(f"{self._name} made a token", action="engine_probed")
+        self._probing = None
+        self._sign_at = anyio.current_time()
+
+    def _stop_probing(self) -> None:
+        """A job came: it will show by itself whether the engine works."""
+        if self._probing is not None:
+            self._probing.cancel()

@@ -1,0 +1,186 @@
+"""From a payload in a slot to a job that is to be run; whatever need not run ends here."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from velesio_worker.core.logs import fields_in_log, get_logger
+from velesio_worker.core.metrics import QUEUE_WAIT
+from velesio_worker.execution.closing import Closer, cancelled_while_waiting
+from velesio_worker.execution.published import complete_stream, read_published
+from velesio_worker.queue.arrivals import Arrivals
+from velesio_worker.queue.claims import Claim, Claims, Held
+from velesio_worker.queue.keys import Slot, stream_key
+from velesio_worker.queue.outage import Outage, until_done
+from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
+from velesio_worker.queue.slots import Slots
+from velesio_worker.stream import JobStream, Publisher, last_entry
+from velesio_worker.wire.errors import (
+    ExpiredError,
+    FencedError,
+    InternalError,
+    StreamLostError,
+    UnusablePayloadError,
+    WorkerLostError,
+)
+from velesio_worker.wire.events import START, split_id, start_entry
+from velesio_worker.wire.jobs import DEFAULT_MAX_ATTEMPTS, Job, RefusedJobError, parse_job
+
+log = get_logger(__name__)
+
+
+class Admission:
+    """Claims what lies in a slot, or ends it: wrong, finished, cancelled, expired, lost too often.
+
+    Args:
+        commands: the client for commands.
+        claims: claims attempts.
+        slots: this worker's slots.
+        closer: ends attempts.
+        publisher: writes streams.
+        outage: whom to tell when Redis does not answer.
+        max_bytes: the largest job that is accepted, in bytes.
+        stream_ttl: how long a stream is kept, in seconds.
+
+    Attributes:
+        arrivals: since when jobs wait; whoever sees them come in tells it.
+    """
+
+    def __init__(
+        self,
+        commands: Redis,
+        claims: Claims,
+        slots: Slots,
+        closer: Closer,
+        publisher: Publisher,
+        outage: Outage,
+        *,
+        max_bytes: int,
+        stream_ttl: int,
+    ) -> None:
+        self._commands: Any = commands
+        self._claims = claims
+        self._slots = slots
+        self._closer = closer
+        self._publisher = publisher
+        self._outage = outage
+        self.arrivals = Arrivals()
+        self._max_bytes = max_bytes
+        self._stream_ttl = stream_ttl
+
+    async def admit(self, slot: Slot, payload: bytes) -> Claim | None:
+        """Claim the job in the slot; None if it ended here, and then the slot is empty."""
+        try:
+            job = parse_job(payload, max_bytes=self._max_bytes)
+        except UnusablePayloadError as error:
+            await self._slots.bury(slot, payload, str(error))
+            return None
+        except RefusedJobError as refusal:
+            await self.refuse(refusal, slot, payload)
+            return None
+        with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
+            reply = await self._claims.claim(job.id, slot, job.attempts_allowed)
+            held = Held(job.id, slot, payload, reply.attempt, job.type)
+            with fields_in_log(attempt=reply.attempt):
+                await self._begin(job.id, reply)
+                if await self._settled(job, held, reply):
+                    return None
+        waited = self.arrivals.waited(job) if reply.first else None
+        if waited is not None:
+            QUEUE_WAIT.labels(job.type).observe(waited)
+        return Claim(job, held, first=reply.first, last=reply.counted >= job.attempts_allowed, waited=waited)
+
+    async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
+        """Answer a job that has an id but is otherwise wrong."""
+        with fields_in_log(job_id=refusal.job_id):
+            reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
+            held = Held(refusal.job_id, slot, payload, reply.attempt, refusal.type)
+            with fields_in_log(attempt=reply.attempt):
+                await self._begin(refusal.job_id, reply)
+                await self._end_refused(refusal, held, reply.status)
+
+    async def _end_refused(self, refusal: RefusedJobError, held: Held, status: ClaimStatus) -> None:
+        match status:
+            case ClaimStatus.HELD:
+                reason = f"its id {refusal.job_id} is that of a job that runs, and it is wrong: {refusal}"
+                await self._slots.bury(held.slot, held.payload, reason)
+            case ClaimStatus.FINISHED:
+                await self._finished(held)
+            case _:
+                log.warning(str(refusal), action="job_refused", code=refusal.error.code)
+                bury = str(refusal) if len(held.payload) > self._max_bytes else ""
+                await self._closer.failed(held, refusal.error, bury=bury)
+
+    async def _settled(self, job: Job, held: Held, reply: ClaimReply) -> bool:
+        """End a job that need not run; False if it must."""
+        match reply.status:
+            case ClaimStatus.FINISHED:
+                await self._finished(held)
+            case ClaimStatus.HELD:
+                log.info("the job runs already", action="job_duplicate")
+                await self._slots.ack(held.slot, held.payload)
+            case ClaimStatus.CANCELLED | ClaimStatus.EXHAUSTED:
+                await self._end_unrun(job, held, reply)
+            case ClaimStatus.CLAIMED:
+                if job.expires_at is None or job.expires_at > time.time():
+                    return False
+                await self._end_unrun(job, held, reply)
+        return True
+
+    async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply) -> None:
+        """End a job that this attempt need not run; what earlier attempts published counts."""
+        stream, text = None, ""
+        if not reply.first:
+            stream, text = await self._shut_out(job, held)
+        match reply.status:
+            case ClaimStatus.CANCELLED:
+                log.info("cancelled while it waited", action="job_cancelled")
+                await self._closer.done(held, cancelled_while_waiting(job.type, text), stream)
+            case ClaimStatus.EXHAUSTED:
+                allowed = job.attempts_allowed
+                lost = "1 attempt was" if allowed == 1 else f"{allowed} attempts were"
+                reason = f"{lost} lost: each time the worker or its engine died"
+                error = WorkerLostError(f"The job was given up: {reason}.")
+                log.warning(f"job failed: {error}", action="job_failed", code=error.code, type=job.type.value)
+                await self._closer.failed(
+                    held, error, stream, partial=bool(text), bury="" if job.on_crash == "fail" else reason
+                )
+            case _:
+                late = time.time() - (job.expires_at or 0)
+                error = ExpiredError(f"The job's expires_at passed {late:.1f} s ago.")
+                log.info("expired while it waited", action="job_expired", code=error.code)
+                await self._closer.failed(held, error, stream, partial=bool(text))
+
+    async def _shut_out(self, job: Job, held: Held) -> tuple[JobStream, str]:
+        """Shut earlier attempts out of the stream, then read what they published."""
+        stream = self._publisher.open(job.id, held.attempt)
+        start = start_entry(job.type, held.attempt, held.slot.worker, None, "continue")
+        stream.put(START, orjson.dumps(start))
+        with contextlib.suppress(FencedError, InternalError, StreamLostError):
+            await stream.flushed()
+        return stream, (
+            await until_done(self._outage, lambda: read_published(self._commands, job.id), writes=False)
+        ).text
+
+    async def _finished(self, held: Held) -> None:
+        log.info("the job is over already", action="job_finished_before")
+        await until_done(
+            self._outage,
+            lambda: complete_stream(self._commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl),
+        )
+        await self._slots.ack(held.slot, held.payload)
+
+    async def _begin(self, job_id: str, reply: ClaimReply) -> None:
+        """Delete what an earlier submission under the same id left; its end would be read as this one's."""
+        if reply.base and reply.status not in {ClaimStatus.FINISHED, ClaimStatus.HELD}:
+            await until_done(self._outage, lambda: self._forget_stream(job_id, reply.base))
+
+    async def _forget_stream(self, job_id: str, base: int) -> None:
+        last = await last_entry(self._commands, stream_key(job_id))
+        if last is not None and split_id(last.id)[0] <= base:
+            await self._commands.delete(stream_key(job_id))

@@ -1,0 +1,182 @@
+"""The prompt cache: answers that the same job would get again (``prompt_cache:<hash>``, wire protocol, section 2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.settings import CacheMode
+from velesio_worker.queue.connection import REPLY_SECONDS
+from velesio_worker.queue.outage import within
+from velesio_worker.wire.events import Done, EngineEvent, Token
+from velesio_worker.wire.jobs import Job
+from velesio_worker.wire.parameters import EmbeddingParameters, RerankParameters, TextParameters
+from velesio_worker.wire.transcript import Transcript
+
+CACHE_SECONDS: Final = 7200
+LARGEST: Final = 1024 * 1024
+"""Answers of more bytes are not kept."""
+
+MOST_PIECES: Final = 8192
+"""Nor are those in more pieces."""
+
+REPLAY_PIECES: Final = 64
+"""So many pieces of an answer are given again at a time."""
+
+_VERSION: Final = 1
+_WITHOUT_EFFECT: Final = frozenset({"stream", "model", "id_slot", "cache_prompt"})
+"""Parameters that change nothing about an answer; the model counts by what it is, not by what the job calls it."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer in the cache.
+
+    Attributes:
+        model: the name of the model that made it.
+        tokens: the data of the ``token`` entries that it came in.
+        done: its end.
+    """
+
+    model: str
+    tokens: Sequence[dict[str, Any]]
+    done: Done
+
+
+class Replay:
+    """An answer given again, in the pieces that it came in at first: a ``Generation`` without an engine.
+
+    Args:
+        kept: the answer.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._transcript = Transcript()
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        """Yield the answer's pieces, many at a time, and its end."""
+        tokens = self._kept.tokens
+        for first in range(0, len(tokens), REPLAY_PIECES):
+            batch = [Token(data) for data in tokens[first : first + REPLAY_PIECES]]
+            for token in batch:
+                self._transcript.add(token.data["choices"][0])
+            yield batch
+        yield [self._kept.done]
+
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is, with what it was given so far."""
+        whole = self._kept.done.result
+        if "text" not in whole:
+            return Done({"finish_reason": finish_reason}, finish_reason)
+        return Done(self._transcript.result(finish_reason, chat="message" in whole), finish_reason)
+
+
+class PromptCache:
+    """Finds and keeps answers. Trouble with Redis is a miss, never an error.
+
+    Args:
+        redis: the client for commands.
+        mode: which jobs' answers are kept, unless the job says so itself.
+    """
+
+    def __init__(self, redis: Redis, mode: CacheMode) -> None:
+        self._commands: Any = redis
+        self._mode = mode
+
+    def wants(self, job: Job) -> bool:
+        """Whether a job's answer is looked up, and kept."""
+        parameters = job.parameters
+        match parameters:
+            case TextParameters():
+                deterministic = parameters.deterministic
+            case EmbeddingParameters() | RerankParameters():
+                deterministic = True
+            case _:
+                return False
+        if job.cache is not None:
+            return job.cache
+        return self._mode is CacheMode.ALL or (self._mode is CacheMode.DETERMINISTIC and deterministic)
+
+    async def find(self, key: str) -> Kept | None:
+        """Return what is kept under a key; None if there is nothing."""
+        try:
+            stored: bytes | None = await within(REPLY_SECONDS, self._commands.get(key))
+            return None if stored is None else _read(stored)
+        except (RedisError, ValidationError) as error:
+            log.debug(f"the prompt cache was not read: {error}", action="cache_unread")
+            return None
+
+    async def keep(self, key: str, kept: Kept) -> None:
+        """Keep an answer for ``CACHE_SECONDS``."""
+        done = kept.done
+        value = orjson.dumps(
+            {
+                "model": kept.model,
+                "tokens": kept.tokens,
+                "result": done.result,
+                "finish_reason": done.finish_reason,
+                "usage": done.usage,
+                "timings": done.timings,
+            }
+        )
+        if len(value) > LARGEST:
+            return
+        try:
+            await within(REPLY_SECONDS, self._commands.set(key, value, ex=CACHE_SECONDS))
+        except RedisError as error:
+            log.debug(f"the prompt cache was not written: {error}", action="cache_unwritten")
+
+
+def cache_key(job: Job, identity: str) -> str:
+    """Return where a job's answer is kept.
+
+    Args:
+        job: the job.
+        identity: what tells its model from others, and from the same one started in another way.
+
+    Returns:
+        ``prompt_cache:`` and 64 hexadecimal digits, the SHA-256 of model, type and all parameters that matter.
+    """
+    digest = hashlib.sha256(orjson.dumps([_VERSION, identity, job.type.value]))
+    parameters = job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT))
+    digest.update(orjson.dumps(parameters))  # not nested deeper than they were pushed
+    return f"prompt_cache:{digest.hexdigest()}"
+
+
+def _entry(data: dict[str, Any]) -> dict[str, Any]:
+    match data:
+        case {"choices": [dict(), *_]}:
+            Transcript().add(data["choices"][0])
+            return data
+        case _:
+            raise ValueError("no data of a token entry")
+
+
+class _Stored(BaseModel):
+    """An answer as it stands in Redis."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    model: str
+    tokens: list[Annotated[dict[str, Any], AfterValidator(_entry)]]
+    result: dict[str, Any]
+    finish_reason: str
+    usage: dict[str, Any] | None
+    timings: dict[str, Any] | None
+
+
+def _read(stored: bytes) -> Kept:
+    read = _Stored.model_validate_json(stored)
+    done = Done(read.result | {"cached": True}, read.finish_reason, read.usage, read.timings)
+    return Kept(read.model, read.tokens, done)

@@ -1,0 +1,115 @@
+"""The two sides of a worker: its text engine and its image engine, as far as there is one to start or to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.settings import GpuSharing, Settings
+from velesio_worker.engines.base import Spec
+from velesio_worker.engines.gpu import Gpus
+from velesio_worker.engines.llama.engine import LlamaEngine
+from velesio_worker.engines.llama.launch import LlamaLauncher
+from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision.watchdog import Patience
+from velesio_worker.engines.webui.command import FOLDER, LAUNCH, has_webui
+from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.launch import WebUILauncher
+from velesio_worker.execution.gate import EngineGate
+from velesio_worker.queue.fleet import Fleet
+from velesio_worker.queue.keys import Keys
+from velesio_worker.wire.errors import SettingsError
+from velesio_worker.wire.jobs import Kind
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TextCapacity:
+    """Text jobs: what starts their engine, and who looks after it."""
+
+    launcher: LlamaLauncher
+    service: EngineGate[LlamaEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCapacity:
+    """Image jobs: what starts their engine, and who looks after it."""
+
+    launcher: WebUILauncher
+    service: EngineGate[WebUIEngine]
+
+    def known_as(self, model: str | None) -> Spec:
+        """Return what a job's ``model`` stands for, as far as that is known without asking.
+
+        A job without one gets the default model, and that is another one after a ``switch_model``.
+        """
+        return self.service.supervisor.default if model is None else self.launcher.known_as(model)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSet:
+    """What a worker runs.
+
+    Attributes:
+        text: text jobs; None if it runs none.
+        image: image jobs; None if it runs none.
+    """
+
+    text: TextCapacity | None
+    image: ImageCapacity | None
+
+    @property
+    def services(self) -> list[EngineGate[LlamaEngine] | EngineGate[WebUIEngine]]:
+        """The services that there are."""
+        return [side.service for side in (self.text, self.image) if side is not None]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of job that need an engine and have one."""
+        sides = ((Kind.TEXT, self.text), (Kind.IMAGE, self.image))
+        return [kind for kind, side in sides if side is not None]
+
+
+def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Callable[[], None]) -> EngineSet:
+    """Make the sides that the settings ask for.
+
+    Args:
+        settings: the settings.
+        fleet: knows the other workers.
+        gpus: the GPUs that the engines may use.
+        on_change: called when an engine's state has changed.
+    """
+    turns = GpuTurns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None
+    text = image = None
+    patience = Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds)
+    if settings.run_llm:
+        llama = LlamaLauncher(settings, gpus)
+        text = TextCapacity(llama, EngineGate(Kind.TEXT, llama, patience, fleet, turns, on_change=on_change))
+    if settings.run_sd and has_webui(settings):
+        webui = WebUILauncher(settings, gpus)
+        eager = turns is None or text is None  # else the first job of either kind decides whose turn it is
+        image = ImageCapacity(
+            webui, EngineGate(Kind.IMAGE, webui, patience, fleet, turns, on_change=on_change, eager=eager)
+        )
+    return EngineSet(text, image)
+
+
+def check_engine_set(settings: Settings, sides: EngineSet) -> None:
+    """Say what the settings leave undone.
+
+    Raises:
+        SettingsError: there is nothing that the worker could run.
+    """
+    missing = f"there is no Stable Diffusion WebUI: {FOLDER / LAUNCH} is missing, and neither SD_STARTUP_COMMAND nor"
+    if sides.text is None and sides.image is None:
+        if settings.run_sd:
+            raise SettingsError(f"RUN_LLM=false, and {missing} SD_SERVER_URL is set: the worker has nothing to run")
+        raise SettingsError("RUN_LLM=false and RUN_SD=false leave the worker nothing to run: set one of them to true")
+    if settings.run_sd and sides.image is None:
+        log.warning(
+            f"{missing} SD_SERVER_URL is set. Image jobs stay in {Keys(settings.queue_name).ready(Kind.IMAGE)} until a "
+            "worker takes them that has one. RUN_SD=false: I know",
+            action="no_image_engine",
+        )

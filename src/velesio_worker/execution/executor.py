@@ -1,0 +1,263 @@
+"""One claimed job, from its ``start`` entry to its terminal one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import anyio
+
+from velesio_worker.core.logs import fields_in_log, get_logger
+from velesio_worker.core.metrics import FENCED
+from velesio_worker.engines.base import EngineSource
+from velesio_worker.execution.batching import BatchMember
+from velesio_worker.execution.closing import Closer, cancelled_while_waiting
+from velesio_worker.execution.performer import Performer, ReadPublished
+from velesio_worker.execution.report import Report
+from velesio_worker.execution.run import Halt, LastJob, Outcome, Run, RunLimits
+from velesio_worker.queue.claims import Claim
+from velesio_worker.stream import Publisher
+from velesio_worker.wire.errors import (
+    AbandonedError,
+    EngineCrashedError,
+    EngineFailedError,
+    EngineStalledError,
+    EngineUnavailableError,
+    FencedError,
+    InternalError,
+    JobError,
+    ModelUnavailableError,
+    StoppedError,
+    StreamLostError,
+)
+from velesio_worker.wire.events import Done
+from velesio_worker.wire.jobs import Kind
+
+LAST_SECONDS: Final = 10.0
+"""How long the end of a job may take once the worker is ending, should Redis not answer."""
+
+WATCH_SECONDS: Final = 1.0
+"""How often it is looked for engines that send nothing."""
+
+log = get_logger(__name__)
+
+
+class Executor:
+    """Runs claimed jobs. Every way out of :meth:`run` ends the job or hands it back, and frees its slot.
+
+    Args:
+        engines: the engines that there are, by kind.
+        performer: has jobs do their work.
+        publisher: writes the streams.
+        closer: ends jobs, or hands them back.
+        published: reads what a job's stream holds, by the job's id.
+        elsewhere: whether another worker may run jobs of a kind.
+        limits: how long what may take.
+        report: says what became of runs.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[Kind, EngineSource],
+        performer: Performer,
+        publisher: Publisher,
+        closer: Closer,
+        published: ReadPublished,
+        elsewhere: Callable[[Kind], Awaitable[bool]],
+        limits: RunLimits,
+        report: Report,
+    ) -> None:
+        self._engines = engines
+        self._performer = performer
+        self._elsewhere = elsewhere
+        self._publisher = publisher
+        self._closer = closer
+        self._published = published
+        self._limits = limits
+        self._report = report
+        self._runs: dict[Run, None] = {}
+        self._stop_by = math.inf
+        self._changed = anyio.Event()
+
+    @property
+    def running(self) -> int:
+        """How many jobs run now."""
+        return len(self._runs)
+
+    @property
+    def running_by_kind(self) -> dict[Kind, int]:
+        """How many jobs of each kind run now."""
+        kinds = [run.job.kind for run in list(self._runs)]
+        return {kind: kinds.count(kind) for kind in Kind}
+
+    async def idle(self) -> None:
+        """Wait until no job runs."""
+        while self._runs:
+            await self._changed.wait()
+
+    def stop(self, *, within: float) -> None:
+        """Stop all jobs that run, and any that begins later, and hand them back.
+
+        Args:
+            within: how long that may take, should Redis not answer, in seconds.
+        """
+        self._stop_by = anyio.current_time() + within
+        for run in reversed(list(self._runs)):  # so that the oldest is at the front of its list again
+            self._stop(run)
+
+    def stop_waiting(self, *, within: float) -> None:
+        """Hand back the jobs that only wait for their engine.
+
+        Args:
+            within: as for :meth:`stop`.
+        """
+        for run in reversed([run for run in self._runs if not run.at_work]):
+            run.halt(Halt.HANDED_BACK)
+            run.ending.deadline = anyio.current_time() + within
+
+    def claims(self) -> list[Claim]:
+        """The jobs that run now."""
+        return [run.claim for run in self._runs if run.halted is None]
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job for good, if it runs here: its result is what it has so far."""
+        self._halt(Halt.CANCELLED, job_id)
+
+    def fence(self, job_id: str, attempt: int) -> None:
+        """Stop an attempt that is not this worker's any more; what it still had to say is void."""
+        self._halt(Halt.FENCED, job_id, attempt)
+
+    def _halt(self, why: Halt, job_id: str, attempt: int | None = None) -> None:
+        for run in self._runs:
+            ends = run.made_at is not None  # its outcome stands; whoever looked meanwhile looked at its end
+            if not ends and run.job.id == job_id and attempt in {None, run.claim.held.attempt}:
+                run.halt(why)
+
+    async def watch(self) -> None:
+        """Look for ever for engines that send nothing, and stop their runs."""
+        while True:
+            await anyio.sleep(min(WATCH_SECONDS, self._limits.stall / 2))
+            too_long = time.monotonic() - self._limits.stall
+            held_up = {run.job.kind for run in self._runs if run.at_work}
+            for run in self._runs:
+                waits = not run.at_work and run.job.kind in held_up  # behind another, whose engine it costs no attempt
+                if run.waiting_since < too_long and not waits:
+                    run.halt(Halt.STALLED)
+
+    def _stop(self, run: Run) -> None:
+        run.halt(Halt.HANDED_BACK)
+        run.ending.deadline = self._stop_by
+
+    async def run(self, claim: Claim, member: BatchMember | None = None) -> LastJob | None:
+        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns how it ended, if it did.
+
+        Args:
+            claim: the job.
+            member: its place among the jobs that were taken together with it.
+        """
+        job = claim.job
+        with fields_in_log(job_id=job.id, attempt=claim.held.attempt, engine=job.kind.engine.value):
+            return await self._run(claim, member)
+
+    async def _run(self, claim: Claim, member: BatchMember | None) -> LastJob | None:
+        run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt), member=member)
+        self._runs[run] = None
+        outcome: Outcome = None
+        try:
+            with run.scope:
+                if self._stop_by < math.inf:
+                    self._stop(run)
+                outcome = await self._outcome(run)
+            if outcome is None:
+                outcome = self._halted(run)
+        except anyio.get_cancelled_exc_class():
+            run.ending.deadline = min(run.ending.deadline, anyio.current_time() + LAST_SECONDS)
+            raise
+        finally:
+            try:
+                run.made_at = time.monotonic()
+                with run.ending:
+                    run.ended = await self._end(run, outcome)
+                self._report.ended(run, outcome)
+                await self._performer.keep(run, outcome)
+            finally:
+                del self._runs[run]
+                self._changed.set()
+                self._changed = anyio.Event()
+        if not run.ended:
+            return None
+        return LastJob(run.job.type, time.monotonic() - run.began, isinstance(outcome, Done), time.time())
+
+    def _halted(self, run: Run) -> Outcome:
+        """How a run ended that was stopped."""
+        match run.halted:
+            case Halt.CANCELLED if run.generation is not None:
+                return run.generation.cut_short()
+            case Halt.CANCELLED if run.claim.first:
+                return cancelled_while_waiting(run.job.type, "")  # else it goes back, and is ended at the next claim
+            case Halt.FENCED:
+                return FencedError()
+            case Halt.STALLED:
+                return EngineStalledError(f"The engine sent nothing for {self._limits.stall:g} s (STALL_SECONDS).")
+            case _:
+                return None
+
+    async def _outcome(self, run: Run) -> Outcome:
+        try:
+            return await self._performer.perform(run)
+        except AbandonedError:
+            return run.generation.cut_short() if run.generation else None
+        except StoppedError:
+            return None
+        except (JobError, FencedError, StreamLostError) as error:
+            return error
+        except Exception as error:
+            log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=run.job.id)
+            return InternalError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
+
+    async def _end(self, run: Run, outcome: Outcome) -> bool:
+        """End the job, or hand it back; returns whether this run wrote its result."""
+        job, held = run.job, run.claim.held
+        source = self._engines.get(job.kind)
+        final = isinstance(outcome, EngineFailedError | ModelUnavailableError)
+        if source is not None and isinstance(outcome, EngineCrashedError | EngineUnavailableError) and not final:
+            await source.lost()
+        if source is not None and isinstance(outcome, EngineStalledError):
+            await source.stalled(f"sent nothing for {self._limits.stall:g} s")
+        if isinstance(outcome, EngineFailedError) and job.worker is None and await self._elsewhere(job.kind):
+            await self._closer.hand_back(held, in_good_order=True)
+            return False
+        match outcome:
+            case EngineFailedError() | ModelUnavailableError():
+                return await self._closer.failed(held, outcome, run.stream, partial=await self._is_partial(run))
+            case None | StreamLostError() | EngineUnavailableError():
+                await self._closer.hand_back(held, in_good_order=True)
+            case FencedError():
+                FENCED.inc()
+                await self._closer.drop(held)
+            case JobError() if run.goes_on(outcome):
+                await self._closer.hand_back(held, in_good_order=False)
+            case JobError():
+                partial = await self._is_partial(run)
+                bury = _reason_to_bury(run, outcome)
+                return await self._closer.failed(held, outcome, run.stream, partial=partial, bury=bury)
+            case Done():
+                return await self._closer.done(held, outcome, run.stream)
+        return False
+
+    async def _is_partial(self, run: Run) -> bool:
+        """Whether the job's stream holds some of its output."""
+        if run.tokens or run.claim.first or not run.job.streamed:
+            return run.job.streamed and run.tokens > 0
+        return (await self._published(run.job.id)).has_output
+
+
+def _reason_to_bury(run: Run, error: JobError) -> str:
+    """Why a job is to go to the dead letters; empty if it is not."""
+    lost = isinstance(error, EngineCrashedError | EngineStalledError)
+    if not lost or run.job.on_crash == "fail":
+        return ""
+    allowed = run.job.attempts_allowed
+    return f"{error} {'It was the only attempt' if allowed == 1 else f'It was the last of {allowed} attempts'}."

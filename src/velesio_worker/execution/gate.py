@@ -1,0 +1,136 @@
+"""One kind of engine in the worker, and how far the gate to it is open for consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Generic
+
+import anyio
+
+from velesio_worker.core.logs import fields_in_log
+from velesio_worker.engines.base import E, EngineState, Launcher
+from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision.supervisor import Supervisor
+from velesio_worker.engines.supervision.watchdog import Patience
+from velesio_worker.queue.consumer import Gate, Passage
+from velesio_worker.queue.fleet import Fleet
+from velesio_worker.wire.jobs import Kind
+
+_PASSAGES: Final = {EngineState.READY: Passage.OPEN, EngineState.STOPPED: Passage.AJAR}
+_LOOK_SECONDS: Final = 1.0
+"""How often a worker whose engine failed looks whether another one can run its jobs."""
+
+
+class EngineGate(Generic[E]):
+    """Looks after the engine of one kind of job, and says when its consumers may take jobs.
+
+    While the engine is ready they all may. While it is stopped one may, for a job that nobody else takes: that starts
+    it. The same while it cannot be started and no other worker can run such jobs: they are told why. Else none may.
+
+    Args:
+        kind: the kind of job.
+        launcher: starts the engine.
+        patience: how long it may show no sign of work.
+        fleet: knows the other workers.
+        turns: whose turn it is on the GPUs; None if engines share them.
+        on_change: called when the engine's state has changed.
+        eager: whether it is started before anybody asks for it.
+
+    Attributes:
+        kind: as above.
+        supervisor: owns the engine.
+        gate: holds its consumers.
+        known: set once it is known how many jobs it runs at a time, or the worker stops.
+        slots: how many that are.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        launcher: Launcher[E],
+        patience: Patience,
+        fleet: Fleet,
+        turns: GpuTurns | None,
+        *,
+        on_change: Callable[[], None],
+        eager: bool = True,
+    ) -> None:
+        self.kind = kind
+        self._fleet = fleet
+        self._on_change = on_change
+        self._moved = anyio.Event()
+        self._released = False
+        self.supervisor = Supervisor(
+            launcher,
+            patience,
+            on_state=self._engine_changed,
+            may_rest=self._nothing_waits,
+            turns=turns,
+            eager=eager,
+            kind=kind,
+        )
+        self.gate = Gate()
+        self.known = anyio.Event()
+        self.slots = 0
+
+    async def run(self) -> None:
+        """Look after the engine and the gate until cancelled; whatever is logged meanwhile says which engine it is."""
+        with fields_in_log(engine=self.kind.value):
+            await self._run()
+
+    async def _run(self) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._tend_gate)
+            await self.supervisor.run()
+
+    def release(self) -> None:
+        """Let all consumers through, since the worker stops: they take no more jobs, and end."""
+        self._released = True
+        self.known.set()
+        self.gate.move(Passage.OPEN)
+
+    def facts(self) -> Mapping[str, str | int]:
+        """What is known of the engine, for the worker's hash in Redis."""
+        failed = bool(self.supervisor.reason)
+        return {
+            f"{self.kind}_state": (EngineState.FAILED if failed else self.supervisor.state).value,
+            f"{self.kind}_slots": self.slots,
+            f"{self.kind}_running": self.supervisor.facts()["running"],
+            f"{self.kind}_model": self.supervisor.facts()["model"] or "",
+            f"{self.kind}_reason": self.supervisor.reason,
+        }
+
+    def _engine_changed(self, state: EngineState) -> None:
+        serving = self.supervisor.serving
+        if state is EngineState.READY and serving is not None:
+            self.slots = max(self.slots, serving.slots)
+            self.known.set()
+        if not self.supervisor.reason:  # else the task that tends the gate decides, whatever model is loaded
+            self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
+        elif self.gate.passage is Passage.OPEN:
+            self._move_gate(Passage.CLOSED)
+        self._moved.set()
+        self._on_change()
+
+    def _move_gate(self, passage: Passage) -> None:
+        if not self._released:
+            self.gate.move(passage)
+
+    async def _tend_gate(self) -> None:
+        """While the engine cannot be started, open the gate as far as other workers leave jobs to this one."""
+        while True:
+            self._moved = anyio.Event()
+            failed = bool(self.supervisor.reason)
+            if failed:
+                elsewhere = await self._fleet.serves(self.kind)
+                failed = bool(self.supervisor.reason)
+                if failed:
+                    self._move_gate(Passage.CLOSED if elsewhere else Passage.AJAR)
+            else:
+                self._move_gate(_PASSAGES.get(self.supervisor.state, Passage.CLOSED))
+            with anyio.move_on_after(_LOOK_SECONDS if failed else None):
+                await self._moved.wait()
+
+    async def _nothing_waits(self) -> bool:
+        """Whether no job of the kind waits, so that the engine may rest."""
+        return not await self._fleet.waiting(self.kind)

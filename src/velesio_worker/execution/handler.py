@@ -1,0 +1,90 @@
+"""What is done with a payload that lies in a slot: admitted, run, refused; buried if even that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+
+from velesio_worker.core.logs import fields_in_log, get_logger
+from velesio_worker.execution.admission import Admission
+from velesio_worker.execution.batching import BatchMember, batch_of
+from velesio_worker.execution.executor import Executor
+from velesio_worker.queue.consumer import Group
+from velesio_worker.queue.fleet import Fleet
+from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.slots import Slots
+from velesio_worker.wire.errors import StoppedError
+from velesio_worker.wire.jobs import RefusedJobError, job_id_in
+
+log = get_logger(__name__)
+
+
+class JobHandler:
+    """Handles payloads, one or several that go together; afterwards their slots are empty.
+
+    Args:
+        slots: this worker's slots.
+        admission: claims jobs.
+        executor: runs them.
+        fleet: keeps what the last job was.
+        utilisation: returns how much the GPU works, 0 to 100; None if that is not known.
+
+    Attributes:
+        last_job: the last job that ended here and was not about models, as ``metrics:<second>`` has it.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        admission: Admission,
+        executor: Executor,
+        fleet: Fleet,
+        utilisation: Callable[[], int | None],
+    ) -> None:
+        self._slots = slots
+        self._admission = admission
+        self._executor = executor
+        self._fleet = fleet
+        self._utilisation = utilisation
+        self.last_job: dict[str, Any] | None = None
+
+    async def process(self, slot: Slot, payload: bytes) -> None:
+        """Run the job in a slot."""
+        await self._guarded(slot, payload, self._run(slot, payload, None))
+
+    async def process_group(self, group: Group) -> None:
+        """Run jobs that may be run as one; each has its own end."""
+        places = batch_of(len(group))
+        async with anyio.create_task_group() as members:
+            for (slot, payload), member in zip(group, places, strict=True):
+                members.start_soon(self._guarded, slot, payload, self._run(slot, payload, member))
+
+    async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
+        """Answer a job that has an id but is otherwise wrong."""
+        await self._guarded(slot, payload, self._admission.refuse(refusal, slot, payload))
+
+    async def _run(self, slot: Slot, payload: bytes, member: BatchMember | None) -> None:
+        try:
+            claim = await self._admission.admit(slot, payload)
+            if claim is not None:
+                ended = await self._executor.run(claim, member)
+                if ended is not None and claim.job.kind is claim.job.kind.engine:  # looking after models is no work
+                    self.last_job = ended.entry(self._utilisation())
+                    await self._fleet.note_job(ended.at, self.last_job)
+        finally:
+            if member is not None:
+                member.give_up()
+
+    async def _guarded(self, slot: Slot, payload: bytes, work: Coroutine[Any, Any, None]) -> None:
+        """Do what is to be done with a payload; if that fails, bury the payload rather than end the worker."""
+        try:
+            await work
+        except StoppedError:
+            raise  # the job stays in its slot until the slots are handed back
+        except Exception as error:
+            job_id = job_id_in(payload)
+            with fields_in_log(**{} if job_id is None else {"job_id": job_id}):
+                log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
+                await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")

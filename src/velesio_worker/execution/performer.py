@@ -1,0 +1,298 @@
+"""What a job does on its engine, and what its stream tells of that."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, Final, Protocol, cast
+
+import orjson
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.metrics import CACHE, SSE_EVENTS
+from velesio_worker.engines.base import Engine, EngineSource, EngineState, Generation
+from velesio_worker.execution.cache import MOST_PIECES, Kept, PromptCache, Replay, cache_key
+from velesio_worker.execution.published import NOTHING, Published
+from velesio_worker.execution.results.images import ImageOutput
+from velesio_worker.execution.run import Clock, Outcome, Run
+from velesio_worker.wire.errors import (
+    BadJobError,
+    ContextExceededError,
+    EngineCrashedError,
+    EngineRefusedError,
+    EngineStalledError,
+    EngineUnavailableError,
+    ExpiredError,
+    JobError,
+    JobTimeoutError,
+    NoCapacityError,
+    OutOfMemoryError,
+)
+from velesio_worker.wire.events import PROGRESS, START, TOKEN, Begun, Done, EngineEvent, Progress, Token, start_entry
+from velesio_worker.wire.jobs import Job, Kind
+from velesio_worker.wire.parameters import AnswerParameters
+
+_EXPIRED: Final = "The job's expires_at passed while it waited for its engine."
+
+ReadPublished = Callable[[str], Awaitable[Published]]
+
+log = get_logger(__name__)
+
+
+class ManagementRuns(Protocol):
+    """Runs jobs that look after models."""
+
+    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
+        """Run a job; returns its result."""
+        ...
+
+
+class Performer:
+    """Runs jobs on engines, or takes their answers from the cache.
+
+    Args:
+        engines: the engines that there are, by kind.
+        management: runs jobs that look after models.
+        cache: keeps answers.
+        output: keeps what image jobs make beside their results.
+        published: reads what a job's stream holds, by the job's id.
+        longest: how long a job may run, in seconds.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[Kind, EngineSource],
+        management: ManagementRuns,
+        cache: PromptCache,
+        output: ImageOutput,
+        published: ReadPublished,
+        *,
+        longest: float,
+    ) -> None:
+        self._engines = engines
+        self._management = management
+        self._cache = cache
+        self._output = output
+        self._published = published
+        self._longest = longest
+
+    async def perform(self, run: Run) -> Done | JobError:
+        """Run a job to its end, publishing what happens; returns how it ended.
+
+        Raises:
+            JobError: it failed.
+            FencedError, AbandonedError, StreamLostError, StoppedError: its stream takes no more.
+        """
+        job = run.job
+        run.clock = Clock(min(job.timeout or self._longest, self._longest), job.expires_at)
+        if job.kind in {Kind.MANAGE, Kind.MANAGE_IMAGE}:
+            self._announce(run, "fresh" if run.claim.first else "restart")
+            return await self._in_time(run, self._manage)
+        if job.kind not in self._engines:
+            raise NoCapacityError(f"The worker {run.claim.held.slot.worker} runs no {job.kind} jobs.")
+        source = self._engines[job.kind]
+        kept = await self._from_cache(source, run)
+        if kept is not None:
+            return kept
+        mode = "fresh" if run.claim.first else job.mode_after_loss
+        self._announce(run, mode)
+        try:
+            return await self._on_engine(source, run, mode)
+        except OutOfMemoryError as error:
+            if job.kind is not Kind.IMAGE:
+                raise
+            log.warning(f"once more on a new engine: {error.public}", action="job_tried_again", job_id=job.id)
+            source.renew("it ran out of memory, which it may not have freed")
+        if run.at_work:
+            self._announce(run, "restart")  # its progress begins anew
+        try:
+            return await self._on_engine(source, run, mode)
+        except OutOfMemoryError:
+            source.renew("it ran out of memory, which it may not have freed")
+            raise
+
+    async def _on_engine(self, source: EngineSource, run: Run, mode: str) -> Done | JobError:
+        job = run.job
+        outcome: Done | JobError = EngineCrashedError()
+        run.at_work = False
+        try:
+            async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+                if run.member is not None:
+                    await run.member.arrive()
+                run.at_work = job.kind is not Kind.IMAGE  # else it stands in the engine's line
+                if run.clock.expires_at is not None and run.clock.expires_at < time.time():
+                    return ExpiredError(_EXPIRED)
+                run.granted_at, run.model = time.monotonic(), engine.model
+                if engine.model != self._model(job):
+                    self._announce(run, mode, engine.model)
+                await self._know(source, run)
+                outcome = await self._in_time(run, lambda run: self._generate(engine, run, mode))
+        except (EngineCrashedError, EngineStalledError) as error:
+            if run.at_work:
+                raise
+            raise EngineUnavailableError(f"{error} The job only waited for it.") from None  # so it costs no attempt
+        if isinstance(outcome, Done):
+            return await self._output.place(run.claim.held, outcome)
+        return outcome
+
+    async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
+        with run.clock.watched(running=run.job.kind is not Kind.IMAGE):  # an image engine says when it begins
+            return await work(run)
+        if not run.clock.started:
+            return ExpiredError(_EXPIRED)
+        limit = run.clock.limit
+        return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
+
+    async def _manage(self, run: Run) -> Done:
+        return Done(await self._management.run(run.job, partial(self._waits, run)), "stop")
+
+    def _waits(self, run: Run, state: EngineState) -> None:
+        """Tell the stream that the job waits for its engine; for a free slot is not worth an entry."""
+        if state is not EngineState.READY:
+            waited = round(time.monotonic() - run.began, 1)
+            progress = {"stage": "loading", "processed": waited, "total": None, "state": state.value}
+            run.stream.put(PROGRESS, orjson.dumps(progress))
+
+    async def _from_cache(self, source: EngineSource, run: Run) -> Done | JobError | None:
+        """Answer from the cache; None if there is nothing."""
+        if not run.claim.first or not self._cache.wants(run.job):
+            return None
+        identity = await source.identity(run.job.model)
+        if identity is None:
+            return None
+        run.cache_key = cache_key(run.job, identity)
+        kept = await self._cache.find(run.cache_key)
+        CACHE.labels("miss" if kept is None else "hit").inc()
+        if kept is None:
+            return None
+        run.cached, run.cache_key, run.model, run.at_work = True, None, kept.model, True
+        self._announce(run, "fresh", kept.model)
+        run.generation = Replay(kept)
+        return await self._in_time(run, self._follow)
+
+    async def _know(self, source: EngineSource, run: Run) -> None:
+        """Keep no answer under another model's name: the default one may have changed while the job waited."""
+        if run.cache_key is not None:
+            identity = await source.identity(run.job.model)
+            run.cache_key = None if identity is None else cache_key(run.job, identity)
+
+    async def _with_previews(self, run: Run, batch: Sequence[EngineEvent]) -> Sequence[EngineEvent]:
+        """Keep the pictures that come with progress; returns the events, which point to them.
+
+        The events themselves stay as they are: jobs that are run together share them.
+        """
+        kept: list[EngineEvent] = []
+        for event in batch:
+            if isinstance(event, Progress) and event.preview is not None:
+                key = await self._output.keep_preview(run.job.id, event.preview)
+                kept.append(Progress(event.data | ({} if key is None else {"preview": key})))
+            else:
+                kept.append(event)
+        return kept
+
+    async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
+        if not run.claim.first:
+            await run.stream.flushed()  # from here on an earlier attempt can write nothing
+        if mode == "continue":
+            done = await self._continue(engine, run)
+            if done is not None:
+                return done
+            self._announce(run, "restart")
+        return await self._generate_after(NOTHING, engine, run)
+
+    def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
+        job, held = run.job, run.claim.held
+        run.mode = mode
+        start = start_entry(job.type, held.attempt, held.slot.worker, model or self._model(job), mode)
+        run.stream.put(START, orjson.dumps(start))
+
+    def _model(self, job: Job) -> str | None:
+        """The name of the model that a job runs on."""
+        if job.model is not None:
+            return PurePosixPath(job.model).name.removesuffix(".gguf")
+        source = self._engines.get(job.kind)
+        return source.model if source is not None else None
+
+    async def _continue(self, engine: Engine, run: Run) -> Done | None:
+        """Go on from the text that is published; None if there is no going on from it."""
+        published = await self._published(run.job.id)
+        if not published.plain:
+            return None
+        run.before = published
+        try:
+            return await self._generate_after(published, engine, run)
+        except ContextExceededError:
+            if not run.before.text or run.tokens or run.generation is None:
+                raise
+            return run.generation.cut_short("length")  # the text so far is all that the context holds
+        except (BadJobError, EngineRefusedError) as error:
+            if not run.before.text or run.tokens:
+                raise
+            log.info(f"beginning anew: {error.public}", action="job_not_continued", job_id=run.job.id)
+            run.before = NOTHING
+            return None
+
+    async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
+        run.generation = engine.generate(run.job.parameters, before.text, before.pieces)
+        return await self._follow(run)
+
+    async def _follow(self, run: Run) -> Done:
+        """Publish what a run's generation yields, to its end."""
+        generation = cast("Generation", run.generation)
+        patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
+        try:
+            run.waiting_since = time.monotonic() + patient
+            async with aclosing(generation.events()) as batches:
+                async for batch in batches:
+                    run.waiting_since = math.inf
+                    SSE_EVENTS.count += 0 if run.cached else len(batch)
+                    events = await self._with_previews(run, batch) if run.job.kind is Kind.IMAGE else batch
+                    done = self._publish(run, events)
+                    if done is not None:
+                        return done
+                    await run.stream.room()
+                    run.waiting_since = time.monotonic()
+        finally:
+            run.waiting_since = math.inf
+        raise EngineCrashedError
+
+    def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
+        """Queue what one read brought; no await in here, since it runs for every token."""
+        streamed = run.job.streamed
+        done: Done | None = None
+        for event in batch:
+            match event:
+                case Token():
+                    run.tokens += event.has_output
+                    if run.cache_key is not None:
+                        self._collect(run, event)
+                    if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
+                        run.stream.put(TOKEN, orjson.dumps(event.data))
+                case Begun():
+                    run.at_work = True
+                    run.clock.start()
+                case Progress():
+                    run.stream.put(PROGRESS, orjson.dumps(event.data))
+                case Done():
+                    done = event
+                    break
+        if run.first_token_at is None and run.tokens:
+            run.first_token_at = time.monotonic()
+        return done
+
+    def _collect(self, run: Run, token: Token) -> None:
+        """Collect what is to be kept; too much of it is not."""
+        run.pieces.append(token.data)
+        if len(run.pieces) > MOST_PIECES:
+            run.cache_key = None
+            run.pieces.clear()
+
+    async def keep(self, run: Run, outcome: Outcome) -> None:
+        """Keep an answer that is whole and was made in one go."""
+        whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.halted is None
+        if run.cache_key and whole and isinstance(outcome, Done):
+            await self._cache.keep(run.cache_key, Kept(run.model or "", run.pieces, outcome))

@@ -1,0 +1,184 @@
+"""What a run leaves beside its result: a line in the log, and its share of the metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final
+
+from velesio_worker.core import metrics
+from velesio_worker.core.logs import get_logger
+from velesio_worker.execution.run import Outcome, Run
+from velesio_worker.wire.errors import (
+    EngineCrashedError,
+    EngineFailedError,
+    EngineStalledError,
+    EngineUnavailableError,
+    FencedError,
+    JobError,
+    ModelUnavailableError,
+    StreamLostError,
+)
+from velesio_worker.wire.events import Done
+from velesio_worker.wire.jobs import PRIVATE, Job
+
+_LONGEST_TEXT: Final = 10_000
+"""Longer texts are cut in the log, in characters: images are such."""
+
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
+
+log = get_logger(__name__)
+
+
+class Report:
+    """Says what became of runs.
+
+    Args:
+        log_prompts: whether prompts and answers may stand in the log (``LOG_PROMPTS``).
+    """
+
+    def __init__(self, *, log_prompts: bool = False) -> None:
+        self._log_prompts = log_prompts
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """Log how a run ended, in one line, and count it; with ``LOG_LEVEL=debug`` say how long each stage took."""
+        fields = _fields(run)
+        if run.mode not in {"", "fresh"} and run.job.kind is run.job.kind.engine:
+            metrics.RESUMED.labels(run.mode).inc()
+        if run.ending.cancelled_caught:
+            log.error(
+                "Redis did not answer in time: the job stays in its slot",
+                action="job_left",
+                slot=run.claim.held.slot.name,
+                **fields,
+            )
+            return
+        _say(run, outcome, fields)
+        log.debug("stages of a job", action="job_stages", **_identity(run.job), **_stages(run))
+        if self._log_prompts:
+            _quote(run, outcome)
+        if run.ended and isinstance(outcome, Done | JobError):
+            _measure(run, outcome)
+
+
+def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
+    match outcome:
+        case Done() if not run.ended:
+            log.info("the job was done, but is another attempt's", action="job_superseded", **fields)
+        case Done():
+            cached = {"cached": True} if run.cached else {}
+            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
+        case None:
+            log.info("job handed back", action="job_handed_back", **fields)
+        case FencedError():
+            log.warning("another attempt owns the job", action="job_fenced", **fields)
+        case StreamLostError():
+            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
+        case JobError():
+            _say_error(run, outcome, fields | {"code": outcome.code})
+
+
+def _say_error(run: Run, error: JobError, fields: dict[str, Any]) -> None:
+    match error:
+        case EngineFailedError() | ModelUnavailableError():
+            log.warning(f"no engine for the job: {error.public}", action="job_without_engine", **fields)
+        case EngineUnavailableError():
+            log.warning(f"job handed back: {error.public}", action="job_handed_back", **fields)
+        case EngineCrashedError() | EngineStalledError() if run.goes_on(error):
+            log.warning(f"job handed back: {error.public}", action="job_handed_back", **fields)
+        case _ if not run.ended:
+            text = f"the job failed, but this attempt does not end it: {error.public}"
+            log.warning(text, action="job_superseded", **fields)
+        case _:
+            log.warning(f"job failed: {error.public}", action="job_failed", **fields)
+
+
+def _identity(job: Job) -> dict[str, str]:
+    """What tells a job from others in the log; with a ``traceparent``, the id of the trace that it belongs to."""
+    found = _TRACEPARENT.fullmatch(job.traceparent or "")
+    trace = {"trace_id": found.group(1)} if found else {}
+    return {"job_id": job.id, **trace}
+
+
+def _fields(run: Run) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        **_identity(run.job),
+        "attempt": run.claim.held.attempt,
+        "type": run.job.type.value,
+        "duration_ms": _ms(time.monotonic() - run.began),
+        "tokens": run.tokens,
+    }
+    if run.model is not None:
+        fields["model"] = run.model
+    if run.first_token_at is not None:
+        fields["first_token_ms"] = _ms(run.first_token_at - run.began)
+    return fields
+
+
+def _stages(run: Run) -> dict[str, int]:
+    """How long each stage took, in milliseconds; those that a job did not get to are left out."""
+    waited = {} if run.claim.waited is None else {"queued_ms": _ms(run.claim.waited)}
+    moments = [
+        ("engine_wait_ms", run.granted_at),
+        ("prompt_ms", run.first_token_at),
+        ("generation_ms", run.made_at),
+        ("closing_ms", time.monotonic()),
+    ]
+    stages: dict[str, int] = {}
+    last = run.began
+    for name, moment in moments:
+        if moment is not None:
+            stages[name] = _ms(moment - last)
+            last = moment
+    return waited | stages
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _quote(run: Run, outcome: Outcome) -> None:
+    """Log what was asked and what was answered."""
+    asked = {name: _cut(getattr(run.job.parameters, name)) for name in sorted(PRIVATE) if _has(run.job, name)}
+    fields: dict[str, Any] = {**_identity(run.job), "attempt": run.claim.held.attempt}
+    if isinstance(outcome, Done):
+        fields["answer"] = _cut(outcome.result.get("message") or outcome.result.get("text"))
+    if isinstance(outcome, JobError):
+        fields["error"] = _cut(str(outcome))
+    log.info("prompt and answer of a job", action="job_texts", asked=asked, **fields)
+
+
+def _has(job: Job, name: str) -> bool:
+    return getattr(job.parameters, name, None) is not None
+
+
+def _cut(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """Return a value as the log shows it."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
+
+
+def _measure(run: Run, outcome: Done | JobError) -> None:
+    """Count a job that this run ended."""
+    operation, model = metrics.operation_label(run.job.type), metrics.model_label(run.model)
+    now = time.monotonic()
+    error = "" if isinstance(outcome, Done) else outcome.code
+    metrics.DURATION.labels(operation, model, error).observe(now - run.began)
+    if isinstance(outcome, Done) and not run.cached:
+        metrics.count_usage(run.job.type, run.model, outcome.result)
+    if isinstance(outcome, Done) and outcome.finish_reason != "cancelled":
+        _measure_pace(run, outcome, operation, model)
+
+
+def _measure_pace(run: Run, done: Done, operation: str, model: str) -> None:
+    """Measure how soon tokens came: of answers that were made here, and are whole."""
+    first = run.first_token_at
+    if first is None or run.cached:
+        return
+    if run.claim.first:
+        metrics.FIRST_TOKEN.labels(operation, model).observe(first - run.began)
+    usage = None if run.before.begun else done.result.get("usage")
+    tokens = metrics.figure(usage, "completion_tokens") or run.tokens
+    if tokens > 1 and run.made_at is not None:
+        metrics.PER_TOKEN.labels(operation, model).observe((run.made_at - first) / (tokens - 1))

@@ -1,0 +1,1 @@
+"""Where large results go beside Redis."""

@@ -1,0 +1,201 @@
+"""A job that runs: what is known of it, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import anyio
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.engines.base import Generation
+from velesio_worker.execution.batching import BatchMember
+from velesio_worker.execution.published import NOTHING, Published
+from velesio_worker.queue.claims import Claim
+from velesio_worker.stream import JobStream
+from velesio_worker.wire.errors import EngineCrashedError, EngineStalledError, FencedError, JobError, StreamLostError
+from velesio_worker.wire.events import Done
+from velesio_worker.wire.jobs import Job
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How long what may take.
+
+    Attributes:
+        job: the longest that a job may run, in seconds (``WORKER_TIMEOUT``).
+        stall: how long an engine may send nothing for a job, in seconds (``STALL_SECONDS``).
+    """
+
+    job: float
+    stall: float
+
+
+class Halt(StrEnum):
+    """Why a run is stopped before its end."""
+
+    HANDED_BACK = "handed_back"
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+    STALLED = "stalled"
+
+
+@dataclass(frozen=True, slots=True)
+class LastJob:
+    """A job that ended.
+
+    Attributes:
+        type: its type.
+        duration: how long it ran, in seconds.
+        success: whether it has a result rather than an error.
+        at: when it ended, in Unix time.
+    """
+
+    type: str
+    duration: float
+    success: bool
+    at: float
+
+    def entry(self, utilisation: int | None) -> dict[str, Any]:
+        """Return it as ``metrics:<second>`` has it (wire protocol, section 5).
+
+        Args:
+            utilisation: how much the GPU works, 0 to 100; None if that is not known.
+        """
+        return {
+            "job_type": self.type,
+            "duration": round(self.duration, 3),
+            "success": self.success,
+            "timestamp": round(self.at, 3),
+            "gpu_utilization": utilisation,
+        }
+
+
+Outcome = Done | JobError | FencedError | StreamLostError | None
+"""How a run ended; None: it was stopped, and the job is to be handed back."""
+
+
+class Clock:
+    """Stops a job that runs too long. Until it runs, while it stands in its engine's own line, it may only expire.
+
+    Args:
+        limit: how long it may run, in seconds.
+        expires_at: when it need not begin any more, in Unix time; None: never.
+
+    Attributes:
+        limit: as above.
+        expires_at: as above; None once it has begun.
+    """
+
+    def __init__(self, limit: float, expires_at: float | None = None) -> None:
+        self.limit = limit
+        self._left = limit
+        self.expires_at = expires_at
+        self._since: float | None = None
+        self._scope = anyio.CancelScope()
+
+    @property
+    def started(self) -> bool:
+        """Whether it runs."""
+        return self._since is not None
+
+    @contextlib.contextmanager
+    def watched(self, *, running: bool) -> Generator[None, None, None]:
+        """Stop what is done in the context once its time is over; what it ran before counts, too.
+
+        Args:
+            running: whether it runs at once; else from :meth:`start` on.
+        """
+        self._since = None
+        try:
+            with anyio.CancelScope() as self._scope:
+                if running:
+                    self.start()
+                elif self.expires_at is not None:
+                    self._scope.deadline = anyio.current_time() + self.expires_at - time.time()
+                yield
+        finally:
+            if self._since is not None:
+                self._left -= anyio.current_time() - self._since
+
+    def start(self) -> None:
+        """Take note that it runs."""
+        if self._since is None:
+            self._since = anyio.current_time()
+            self.expires_at = None
+            self._scope.deadline = self._since + self._left
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A job that runs.
+
+    Attributes:
+        claim: the job.
+        stream: where its entries go.
+        scope: cancelled to stop it.
+        ending: the scope of what is still to be done then.
+        halted: why it was stopped, if it was.
+        generation: its run on the engine, once that has begun.
+        before: what earlier attempts published that it goes on from.
+        began: when it began, in monotonic seconds.
+        waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
+        tokens: how many tokens the engine has sent.
+        first_token_at: when the first of them came, in monotonic seconds.
+        at_work: whether its engine works on it; else it waits for that.
+        cache_key: where its answer is kept; None if it is not.
+        cached: whether its answer came from there.
+        pieces: the data of its ``token`` entries, if it is to be kept.
+        member: its place among the jobs that were taken together with it.
+        clock: limits how long it runs.
+        mode: how the attempt began, as its last ``start`` says; empty before that.
+        model: the name of the model that it runs on, once that is known.
+        granted_at: when it got its engine, in monotonic seconds.
+        made_at: when its outcome was known, in monotonic seconds.
+        ended: whether this attempt wrote the job's result.
+    """
+
+    claim: Claim
+    stream: JobStream
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
+    halted: Halt | None = None
+    generation: Generation | None = None
+    before: Published = NOTHING
+    began: float = field(default_factory=time.monotonic)
+    waiting_since: float = math.inf
+    tokens: int = 0
+    first_token_at: float | None = None
+    at_work: bool = False
+    cache_key: str | None = None
+    cached: bool = False
+    pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    member: BatchMember | None = None
+    clock: Clock = field(default_factory=lambda: Clock(math.inf))
+    mode: str = ""
+    model: str | None = None
+    granted_at: float | None = None
+    made_at: float | None = None
+    ended: bool = False
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.claim.job
+
+    def halt(self, why: Halt) -> None:
+        """Stop the run; the first reason stands."""
+        if self.halted is None:
+            self.halted = why
+        self.scope.cancel()
+
+    def goes_on(self, outcome: Outcome) -> bool:
+        """Whether a run that was lost with its engine is followed by another attempt."""
+        return isinstance(outcome, EngineCrashedError | EngineStalledError) and not self.claim.last

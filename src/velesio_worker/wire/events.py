@@ -1,0 +1,172 @@
+"""What an engine yields while it runs a job, and what a subscriber reads off the job's stream."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from velesio_worker.wire.errors import InternalError, job_error
+
+START: Final = "start"
+TOKEN: Final = "token"  # noqa: S105 (an event's name)
+PROGRESS: Final = "progress"
+DONE: Final = "done"
+ERROR: Final = "error"
+TERMINAL: Final = frozenset({DONE, ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of output, as the engine sent it.
+
+    Attributes:
+        data: the ``token`` entry's data (wire protocol, section 4).
+    """
+
+    data: dict[str, Any]
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is any: the first piece of a chat carries the role alone."""
+        choice = self.data["choices"][0]
+        delta = choice.get("delta")
+        return bool(choice.get("text")) if delta is None else any(delta[name] for name in delta if name != "role")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The engine has begun with the job, which waited in the engine's own line until now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the engine is with something that yields no output yet.
+
+    Attributes:
+        data: the ``progress`` entry's data (wire protocol, section 4).
+        preview: a small JPEG of the image so far.
+    """
+
+    data: dict[str, Any]
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of a job that succeeded.
+
+    Attributes:
+        result: the job's result (wire protocol, section 5).
+        finish_reason: ``stop``, ``length``, ``tool_calls`` or ``cancelled``.
+        usage: token counts, where the engine knows them.
+        timings: the engine's own timings, where it has them.
+    """
+
+    result: dict[str, Any]
+    finish_reason: str
+    usage: dict[str, Any] | None = None
+    timings: dict[str, Any] | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """Return the ``done`` entry's data."""
+        entry: dict[str, Any] = {
+            "finish_reason": self.finish_reason,
+            "usage": self.usage,
+            "timings": self.timings,
+        }
+        return entry | {"cached": True} if self.result.get("cached") else entry
+
+
+def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mode: str) -> dict[str, Any]:
+    """Return the ``start`` entry's data (wire protocol, section 4).
+
+    Args:
+        job_type: the job's type.
+        attempt: which attempt begins, counted from 1.
+        worker: whose it is.
+        model: the name of the model that is loaded; None where none is used.
+        mode: ``fresh``, ``restart`` or ``continue``.
+    """
+    return {
+        "type": job_type,
+        "attempt": attempt,
+        "worker": worker,
+        "model": model,
+        "mode": mode,
+        "created": round(time.time(), 3),
+    }
+
+
+EngineEvent = Token | Begun | Progress | Done
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One entry of a job's stream.
+
+    Attributes:
+        id: the entry's id, ``<attempt>-<sequence>``: a point to resume from.
+        event: ``start``, ``token``, ``progress``, ``done`` or ``error``.
+        data: the entry's data (wire protocol, section 4).
+    """
+
+    id: str
+    event: str
+    data: dict[str, Any]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows this entry."""
+        return self.event in TERMINAL
+
+    @property
+    def text(self) -> str:
+        """The text that this entry adds to the job's output; empty where it adds none."""
+        if self.event != TOKEN:
+            return ""
+        return "".join(piece_text(choice) for choice in self.data.get("choices", ()))
+
+    @property
+    def plain(self) -> bool:
+        """Whether this entry adds nothing to the job's output but text."""
+        if self.event != TOKEN:
+            return True
+        deltas: list[dict[str, Any]] = [choice.get("delta") or {} for choice in self.data.get("choices", ())]
+        return not any(delta[name] for delta in deltas for name in delta.keys() - _TEXT)
+
+
+_TEXT: Final = frozenset({"role", "content"})
+
+
+def piece_text(choice: dict[str, Any]) -> str:
+    """Return the text of one choice of a ``token`` entry: ``text``, or ``delta.content``."""
+    if "text" in choice:
+        return choice["text"] or ""
+    return choice.get("delta", {}).get("content") or ""
+
+
+def split_id(entry_id: str) -> tuple[int, int]:
+    """Return attempt and sequence of an entry's id."""
+    attempt, _, sequence = entry_id.partition("-")
+    return int(attempt), int(sequence or 0)
+
+
+def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:
+    """Return the terminal entry, event and data, that belongs to a stored result.
+
+    Args:
+        result: the result.
+        partial: whether tokens were published before.
+    """
+    if "error" in result:
+        return ERROR, job_error(result.get("code", InternalError.code), result["error"]).entry(partial=partial)
+    reason = result.get("finish_reason", "stop")
+    return DONE, Done(result, reason, result.get("usage"), result.get("timings")).entry()
+
+
+def parse_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEvent:
+    """Return an entry as Redis has it."""
+    return StreamEvent(entry_id.decode(), fields[b"event"].decode(), orjson.loads(fields[b"data"]))

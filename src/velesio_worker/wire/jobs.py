@@ -1,0 +1,340 @@
+"""Jobs as they stand on the wire: the envelope and the parameters of each type (wire protocol, 1 and 5)."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeGuard, cast
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from velesio_worker.wire.errors import (
+    BadJobError,
+    JobError,
+    TooLargeError,
+    UnknownTypeError,
+    UnusablePayloadError,
+    VelesioError,
+)
+from velesio_worker.wire.image_parameters import Img2ImgParameters, Txt2ImgParameters
+from velesio_worker.wire.parameters import (
+    ChatCompletionParameters,
+    CompletionParameters,
+    DetokenizeParameters,
+    EmbeddingParameters,
+    InfillParameters,
+    LoadModelParameters,
+    ManagementParameters,
+    ModelParameters,
+    Parameters,
+    RerankParameters,
+    SwitchModelParameters,
+    TextParameters,
+    TokenizeParameters,
+)
+
+JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+DEFAULT_MAX_ATTEMPTS: Final = 3
+READABLE: Final = 4
+"""Up to so many times MAX_JOB_BYTES a job is read for its id, so that somebody can be told that it is too large."""
+
+_CLOCKS_DIFFER: Final = 600
+"""How far a producer's clock may be ahead of ours, in seconds."""
+
+_EARLIEST: Final = 1e9
+"""What is less than this is no time of this century."""
+
+_MISTAKES: Final = 5
+"""How many mistakes of one job are told; the rest is counted."""
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 80, 80  # repr() fails on what is nested a thousand deep
+
+
+class Kind(StrEnum):
+    """The kinds of capacity that a worker has; each has a ready list of its own.
+
+    Jobs that look after image models have one, too, since only a worker with an image engine can answer them.
+    """
+
+    TEXT = "text"
+    IMAGE = "image"
+    MANAGE = "manage"
+    MANAGE_IMAGE = "manage-image"
+
+    @property
+    def engine(self) -> Kind:
+        """The engine that such jobs are about."""
+        return {Kind.MANAGE: Kind.TEXT, Kind.MANAGE_IMAGE: Kind.IMAGE}.get(self, self)
+
+
+class JobType(StrEnum):
+    """The types of job that this release knows."""
+
+    COMPLETION = "completion"
+    CHAT_COMPLETION = "chat_completion"
+    INFILL = "infill"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
+    TXT2IMG = "txt2img"
+    IMG2IMG = "img2img"
+    LIST_MODELS = "list_models"
+    MODEL_INFO = "model_info"
+    LOAD_MODEL = "load_model"
+    SWITCH_MODEL = "switch_model"
+    UNLOAD_MODELS = "unload_models"
+    HEALTH_CHECK = "health_check"
+
+    @property
+    def kind(self) -> Kind:
+        """The capacity that a job of this type takes up, unless its parameters say otherwise."""
+        if self in {JobType.TXT2IMG, JobType.IMG2IMG}:
+            return Kind.IMAGE
+        return Kind.MANAGE if self in _MANAGEMENT else Kind.TEXT
+
+
+WRITING: Final = frozenset({JobType.COMPLETION, JobType.CHAT_COMPLETION, JobType.INFILL})
+"""The types of job that write text."""
+
+_MANAGEMENT: Final = frozenset(
+    {
+        JobType.LIST_MODELS,
+        JobType.MODEL_INFO,
+        JobType.LOAD_MODEL,
+        JobType.SWITCH_MODEL,
+        JobType.UNLOAD_MODELS,
+        JobType.HEALTH_CHECK,
+    }
+)
+
+
+PRIVATE: Final = frozenset(
+    {
+        *("prompt", "messages", "input", "content", "query", "documents", "tokens"),
+        *("input_prefix", "input_suffix", "input_extra"),
+        *("negative_prompt", "init_images", "mask", "script_args", "alwayson_scripts"),
+        *("tools", "stop", "grammar", "json_schema", "response_format", "chat_template_kwargs", "logit_bias"),
+    }
+)
+"""Fields whose values are never repeated in an error, since errors are logged."""
+
+_PARAMETERS: Final[Mapping[JobType, type[Parameters]]] = {
+    JobType.COMPLETION: CompletionParameters,
+    JobType.CHAT_COMPLETION: ChatCompletionParameters,
+    JobType.INFILL: InfillParameters,
+    JobType.EMBEDDING: EmbeddingParameters,
+    JobType.RERANK: RerankParameters,
+    JobType.TOKENIZE: TokenizeParameters,
+    JobType.DETOKENIZE: DetokenizeParameters,
+    JobType.TXT2IMG: Txt2ImgParameters,
+    JobType.IMG2IMG: Img2ImgParameters,
+    JobType.LIST_MODELS: ManagementParameters,
+    JobType.MODEL_INFO: ManagementParameters,
+    JobType.LOAD_MODEL: LoadModelParameters,
+    JobType.SWITCH_MODEL: SwitchModelParameters,
+    JobType.UNLOAD_MODELS: ManagementParameters,
+    JobType.HEALTH_CHECK: ManagementParameters,
+}
+
+
+class Envelope(BaseModel):
+    """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    expires_at: float | None = None
+    max_attempts: Annotated[int, Field(ge=1)] = DEFAULT_MAX_ATTEMPTS
+    on_crash: Literal["continue", "restart", "fail"] = "continue"
+    unread_timeout: Annotated[float, Field(gt=0)] | None = None
+    cache: bool | None = None
+    worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+    traceparent: str | None = None
+    created_at: Any = None
+
+
+class Job(Envelope):
+    """A job that was found right.
+
+    Attributes:
+        id: the job's id.
+        type: what is to be done.
+        parameters: how; the job's ``data``, checked.
+    """
+
+    id: str
+    type: JobType
+    parameters: Parameters
+
+    @property
+    def kind(self) -> Kind:
+        """The capacity that the job takes up; what is asked of image models, a worker that has them must answer."""
+        if isinstance(self.parameters, ManagementParameters) and self.parameters.kind == "image":
+            return Kind.MANAGE_IMAGE
+        return self.type.kind
+
+    @property
+    def model(self) -> str | None:
+        """The model that the job asks for; None if any is right."""
+        return self.parameters.model if isinstance(self.parameters, ModelParameters) else None
+
+    @property
+    def submitted_at(self) -> float | None:
+        """When it was submitted, in Unix time, as far as its producer said so in a way that can be used."""
+        return moment_of(self.created_at)
+
+    @property
+    def attempts_allowed(self) -> int:
+        """How many attempts may be lost before the job is given up."""
+        return 1 if self.on_crash == "fail" else self.max_attempts
+
+    @property
+    def mode_after_loss(self) -> Literal["continue", "restart"]:
+        """How a later attempt begins: by going on from the text that is published, or anew."""
+        if self.on_crash == "restart" or not self.streamed:
+            return "restart"
+        return "continue" if isinstance(self.parameters, TextParameters) and self.parameters.continuable else "restart"
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the job asked for ``token`` entries."""
+        return isinstance(self.parameters, TextParameters) and self.parameters.stream
+
+
+class RefusedJobError(VelesioError):
+    """A job with a usable id that is otherwise wrong: it is answered with ``error``.
+
+    Attributes:
+        job_id: whom to answer.
+        error: what to answer.
+        type: the job's type; None if it has none that is known.
+    """
+
+    def __init__(self, job_id: str, error: JobError, job_type: JobType | None = None) -> None:
+        super().__init__(str(error))
+        self.job_id = job_id
+        self.error = error
+        self.type = job_type
+
+
+def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
+    """Return a producer's ``created_at``, which is Unix time in seconds; None if it cannot be that."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if usable and _EARLIEST < value < time.time() + _CLOCKS_DIFFER else None
+
+
+def is_job_id(value: object) -> TypeGuard[str]:
+    """Whether ``value`` may be a job's id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``."""
+    return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
+
+
+def job_id_in(payload: bytes) -> str | None:
+    """Return the id of a job that may be wrong otherwise; None if it has no usable one."""
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    job_id = cast("dict[str, Any]", fields).get("id") if isinstance(fields, dict) else None
+    return job_id if is_job_id(job_id) else None
+
+
+def parse_job(payload: bytes, *, max_bytes: int) -> Job:
+    """Read a job off a list.
+
+    Args:
+        payload: what the producer pushed.
+        max_bytes: the largest payload that is accepted, in bytes (``MAX_JOB_BYTES``).
+
+    Raises:
+        UnusablePayloadError: it is not a JSON object or has no usable id, so nobody can be answered.
+        RefusedJobError: it has an id but is otherwise wrong.
+    """
+    if len(payload) > READABLE * max_bytes:
+        raise UnusablePayloadError(f"too large to be read: {len(payload)} bytes, MAX_JOB_BYTES allows {max_bytes}")
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise UnusablePayloadError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UnusablePayloadError(f"not a JSON object but {_json_type(fields)}")
+    fields = cast("dict[str, Any]", fields)
+    job_id = fields.get("id")
+    if not is_job_id(job_id):
+        shown = "no id" if job_id is None else f"a bad id, {_shorten(_REPR.repr(job_id))}"
+        raise UnusablePayloadError(f"{shown}: an id is 1 to 128 of A-Z a-z 0-9 . _ : -")
+    try:
+        if len(payload) > max_bytes:
+            raise TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
+        return _checked_job(fields)
+    except JobError as error:
+        raise RefusedJobError(job_id, error, _known_type(fields.get("type"))) from None
+
+
+def _checked_job(fields: dict[str, Any]) -> Job:
+    type_ = fields.get("type")
+    if type_ is None:
+        raise BadJobError(f"The job has no type; known types: {', '.join(JobType)}.")
+    job_type = _known_type(type_)
+    if job_type is None:
+        shown = type_ if isinstance(type_, str) else _REPR.repr(type_)
+        raise UnknownTypeError(f"Unknown job type: {_shorten(shown)}")
+    data: Any = fields.get("data")
+    if data is None and job_type in _MANAGEMENT:
+        data = {}
+    if not isinstance(data, dict):
+        raise BadJobError(f"data must be an object with the parameters of {job_type}, not {_json_type(data)}.")
+    try:
+        orjson.dumps(data)  # what cannot be written again could not be sent to an engine
+    except TypeError:
+        raise BadJobError("data is nested too deeply.") from None
+    model = _PARAMETERS[job_type]
+    try:
+        parameters = model.model_validate(data)
+    except ValidationError as error:
+        raise BadJobError(_sentences(error, ("data",), known=tuple(model.model_fields))) from None
+    try:
+        envelope = Envelope.model_validate(fields)
+    except ValidationError as error:
+        raise BadJobError(_sentences(error, ())) from None
+    return Job.model_construct(id=fields["id"], type=job_type, parameters=parameters, **dict(envelope))
+
+
+def _known_type(type_: object) -> JobType | None:
+    return next((known for known in JobType if known == type_), None)
+
+
+def _sentences(error: ValidationError, prefix: tuple[str, ...], *, known: tuple[str, ...] = ()) -> str:
+    """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
+    sentences: list[str] = []
+    mistakes = error.errors(include_url=False, include_context=False)
+    for mistake in mistakes[:_MISTAKES]:
+        path = ".".join([*prefix, *(_shorten(str(step)) for step in mistake["loc"])])
+        match mistake["type"]:
+            case "extra_forbidden":
+                sentences.append(f"{path}: unknown parameter; known ones: {', '.join(sorted(known))}")
+            case "missing":
+                sentences.append(f"{path}: required")
+            case _:
+                text = f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
+                private = not mistake["loc"] or PRIVATE.intersection(mistake["loc"])
+                sentences.append(text if private else f"{text} (got {_shorten(_REPR.repr(mistake['input']))})")
+    if len(mistakes) > _MISTAKES:
+        sentences.append(f"and {len(mistakes) - _MISTAKES} more mistakes")
+    return "; ".join(sentences)
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {"bool": "a boolean", "int": "a number", "float": "a number", "str": "a string", "list": "an array"}
+    return names.get(type(value).__name__, "an object")
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

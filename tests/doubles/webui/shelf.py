@@ -1,0 +1,128 @@
+"""The double's options and checkpoints: what is set, what is loaded, and what that costs."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.doubles.webui.catalogue import OPTIONS
+from tests.doubles.webui.setup import ClosingError, Journal, Setup, crash
+
+CHECKPOINT: Final = "sd_model_checkpoint"
+FOLDER: Final = Path("/opt/webui/models/Stable-diffusion")
+SUFFIXES: Final = frozenset({".safetensors", ".ckpt"})
+
+
+@dataclass
+class Checkpoint:
+    """One checkpoint; its title changes once its hash is known."""
+
+    path: Path
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def hash(self) -> str | None:
+        return self.sha256[:10] if self.sha256 else None
+
+    @property
+    def title(self) -> str:
+        return f"{self.path.name} [{self.hash}]" if self.hash else self.path.name
+
+    def answers_to(self, alias: Any) -> bool:
+        return alias is not None and alias in (self.title, self.name, self.path.name, str(self.path), self.hash)
+
+    def listed(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "model_name": self.name,
+            "hash": self.hash,
+            "sha256": self.sha256,
+            "filename": str(self.path),
+            "config": str(self.path.with_suffix(".yaml")),
+        }
+
+
+class Shelf:
+    """Options and checkpoints.
+
+    Attributes:
+        data: the options that config.json holds: just the checkpoint at first. Others have their defaults.
+        loads: the name of each checkpoint that was loaded, in order.
+        loaded: the one that is.
+        unloaded: whether it was moved out of the device's memory.
+    """
+
+    def __init__(self, setup: Setup, journal: Journal, closing: threading.Event) -> None:
+        self._setup = setup
+        self._journal = journal
+        self._closing = closing
+        self._loading = threading.RLock()
+        self.checkpoints: list[Checkpoint] = []
+        self.loads: list[str] = []
+        self.loaded: Checkpoint | None = None
+        self.unloaded = False
+        self.refresh()
+        self.data: dict[str, Any] = {CHECKPOINT: self.checkpoints[0].title if self.checkpoints else None}
+
+    def refresh(self) -> None:
+        """Look for checkpoints; those that are known stay the same objects."""
+        known = {checkpoint.path: checkpoint for checkpoint in self.checkpoints}
+        if (folder := self._setup.ckpt_dir) is not None:
+            paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+        else:
+            paths = [FOLDER / f"{name}.safetensors" for name in self._setup.models]
+        self.checkpoints = [known.get(path) or Checkpoint(path) for path in paths]
+
+    def options(self) -> dict[str, Any]:
+        return OPTIONS | self.data
+
+    def value(self, key: str) -> Any:
+        return self.data[key] if key in self.data else OPTIONS[key]
+
+    def set(self, key: str, value: Any) -> None:
+        """Set one option.
+
+        Raises:
+            RefusedError: 500 KeyError where there is no such option.
+        """
+        if key not in OPTIONS:
+            raise crash("KeyError", repr(key))
+        self.data[key] = value
+
+    def find(self, alias: Any) -> Checkpoint | None:
+        return next((one for one in self.checkpoints if one.answers_to(alias)), None)
+
+    def load_wanted(self) -> Checkpoint:
+        """Load the checkpoint that the options name, unless it is loaded.
+
+        Raises:
+            RefusedError: 500 where there is none at all.
+        """
+        with self._loading:
+            wanted = self.find(self.data[CHECKPOINT]) or self.loaded or next(iter(self.checkpoints), None)
+            if wanted is None:
+                raise crash("FileNotFoundError", "No checkpoints found.")
+            if wanted is not self.loaded:
+                self._journal.write("load", model=wanted.name)
+                if self._closing.wait(self._setup.load_seconds):
+                    raise ClosingError
+                if wanted.name == self._setup.too_large:
+                    self.data[CHECKPOINT] = self.loaded.title if self.loaded else None
+                    raise crash("OutOfMemoryError", "CUDA out of memory. Tried to allocate 5.00 GiB.")
+                self._hash(wanted)
+                self.loaded, self.unloaded = wanted, False
+                self.loads.append(wanted.name)
+            self.data[CHECKPOINT] = wanted.title
+            return wanted
+
+    def _hash(self, checkpoint: Checkpoint) -> None:
+        if self._setup.hashing and checkpoint.sha256 is None:
+            content = checkpoint.path.read_bytes() if self._setup.ckpt_dir else checkpoint.name.encode()
+            checkpoint.sha256 = hashlib.sha256(content).hexdigest()

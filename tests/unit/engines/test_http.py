@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.doubles.engine import Answer, End, EngineDouble, document
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_document_is_read_with_its_status(double: EngineDouble, http: EngineHTTP) -> None:
+    double.answers["/x"] = [document({"a": [1]}), document({"error": 1}, 503), Answer(document=b"<html>", status=502)]
+    assert [await http.get("/x", timeout=20) for _ in range(3)] == [
+        (200, {"a": [1]}),
+        (503, {"error": 1}),
+        (502, None),
+    ]
+
+
+async def test_the_path_of_an_address_is_kept(transport: str, double: EngineDouble) -> None:
+    assert transport
+    double.answers["/llm/health"] = [document({"status": "ok"})]
+    async with EngineHTTP(f"{double.url}/llm") as http:
+        assert await http.get("/health", timeout=20) == (200, {"status": "ok"})
+
+
+async def test_credentials_in_an_address_are_sent(transport: str, double: EngineDouble) -> None:
+    assert transport
+    async with EngineHTTP(double.url.replace("://", "://me:hunter%202@")) as http:
+        assert (await http.get("/health", timeout=20))[0] == 200
+    assert double.requests[0].headers["authorization"] == "Basic " + b64encode(b"me:hunter 2").decode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer([b"{"], End.CUT),
+        Answer([b"{"], End.RESET),
+        Answer(end=End.SILENT),
+        Answer([b"-ERR unknown command 'GET'\r\n"], End.NOISE),
+        Answer([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"], End.NOISE),
+        Answer([b"\x15\x03\x01\x00\x02\x02"], End.NOISE),
+        Answer(end=End.NOISE),
+    ],
+    ids=["cut", "reset", "silent", "redis", "bad-chunk", "tls", "closed"],
+)
+async def test_no_answer_is_told_as_a_lost_connection(double: EngineDouble, http: EngineHTTP, answer: Answer) -> None:
+    double.answers["/x"] = [answer]
+    with anyio.fail_after(60), pytest.raises(ConnectionLostError) as caught:
+        await http.get("/x", timeout=0.2)
+    assert str(caught.value)
+
+
+async def test_a_request_after_the_end_is_told_as_a_lost_connection(transport: str, double: EngineDouble) -> None:
+    assert transport
+    async with EngineHTTP(double.url) as http:
+        assert (await http.get("/health", timeout=20))[0] == 200
+    with pytest.raises(ConnectionLostError, match="it was stopped"):
+        await http.get("/health", timeout=20)
+    with pytest.raises(NotReachedError, match="it was stopped"):
+        async with http.post("/completion", b"{}"):
+            pass
+    assert len(double.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a": 1}', {"a": 1}),
+        (b"null", None),
+        (b"", None),
+        (b"{", None),
+        (b'"\xff"', "\ufffd"),
+        (b'"\xf0\x9f\x8e"', "\ufffd"),
+    ],
+)
+def test_json_is_decoded_whatever_its_bytes(data: bytes, value: Any) -> None:
+    assert decode_json(data) == value

@@ -1,0 +1,63 @@
+"""A WebUI's answer: its images are cut out of it, and whatever looks otherwise is read as JSON all the same."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from velesio_worker.engines.webui import answer as module
+from velesio_worker.engines.webui.answer import decode_answer
+
+PICTURE = base64.b64encode(bytes(range(256)) * 2000).decode()
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n ", " :\t")])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_large_answers_are_read_as_they_are(count: int, separators: tuple[str, str]) -> None:
+    answer = {"images": [PICTURE] * count, "parameters": {"prompt": 'an "images": [ in it'}, "info": '{"seed": 7}'}
+    assert decode_answer(json.dumps(answer, separators=separators).encode()) == answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"parameters": {"prompt": "x" * 300_000, "images": ["a"]}, "images": [PICTURE]},
+        {"images": [PICTURE, None]},
+        {"images": [PICTURE, 'with \\ and "']},
+        {"images": [["a"], PICTURE]},
+        {"images": {"a": PICTURE}},
+        {"nested": {"images": [PICTURE]}, "images": []},
+        {"info": '"images": ["a"]' + "x" * 300_000, "images": ["b"]},
+    ],
+)
+def test_what_is_otherwise_is_read_as_a_whole(answer: dict[str, Any]) -> None:
+    assert decode_answer(json.dumps(answer).encode()) == answer
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"no JSON", b'{"images": ["' + PICTURE.encode(), b'{"images": ["\xff"]}'])
+def test_what_is_no_json_is_nothing(body: bytes) -> None:
+    if body.endswith(b'"]}'):
+        assert decode_answer(body) == {"images": ["\ufffd"]}
+    else:
+        assert decode_answer(body) is None
+
+
+@given(
+    images=st.lists(st.text() | st.none() | st.lists(st.text())),
+    first=st.booleans(),
+    info=st.text(),
+)
+def test_any_answer_is_what_json_says(images: list[Any], info: str, *, first: bool) -> None:
+    answer = {"images": images, "info": info} if first else {"info": info, "images": images}
+    small, module._SMALL = module._SMALL, 0  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
+    try:
+        for ascii_only in (True, False):
+            body = json.dumps(answer, ensure_ascii=ascii_only).encode(errors="replace")
+            assert decode_answer(body) == json.loads(body)
+    finally:
+        module._SMALL = small  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]

@@ -1,0 +1,109 @@
+"""Jobs that were taken together wait for each other, but not for ever."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from tests.support.waiting import until
+from velesio_worker.execution import batching as party
+from velesio_worker.execution.batching import BatchMember, batch_of
+
+pytestmark = pytest.mark.anyio
+
+
+class Arrivals:
+    """Who is through."""
+
+    def __init__(self) -> None:
+        self.through: list[int] = []
+
+    async def arrive(self, member: BatchMember, number: int) -> None:
+        await member.arrive()
+        self.through.append(number)
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(party, "BATCH_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_each_waits_until_all_are_there() -> None:
+    arrivals, places = Arrivals(), batch_of(3)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for number in (0, 1):
+                group.start_soon(arrivals.arrive, places[number], number)
+            await turns()
+            assert arrivals.through == []
+            group.start_soon(arrivals.arrive, places[2], 2)
+    assert sorted(arrivals.through) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_nobody_waits_for_one_that_gave_up() -> None:
+    arrivals, places = Arrivals(), batch_of(3)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for number in (0, 1):
+                group.start_soon(arrivals.arrive, places[number], number)
+            await turns()
+            places[2].give_up()
+    assert sorted(arrivals.through) == [0, 1]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_that_arrives_and_gives_up_more_than_once_counts_once() -> None:
+    arrivals, places = Arrivals(), batch_of(3)
+    async with anyio.create_task_group() as group:
+        group.start_soon(arrivals.arrive, places[0], 0)
+        await turns()
+        for _ in range(5):
+            places[0].give_up()
+            places[1].give_up()
+        await turns()
+        assert arrivals.through == [], "the third may still come"
+        places[2].give_up()
+        await until(lambda: arrivals.through)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_job_on_its_own_waits_for_nobody() -> None:
+    (place,) = batch_of(1)
+    with anyio.fail_after(60):
+        await place.arrive()
+    assert batch_of(0) == []
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_comes_late_waits_no_more() -> None:
+    first, second = batch_of(2)
+    with anyio.fail_after(60):
+        second.give_up()
+        await first.arrive()
+        await second.arrive()
+
+
+async def test_a_wait_ends_after_a_moment_whoever_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(party, "BATCH_SECONDS", 0.05)
+    first, _ = batch_of(2)
+    with anyio.fail_after(60):
+        await first.arrive()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_that_is_cancelled_while_it_waits_has_arrived() -> None:
+    arrivals, (first, second) = Arrivals(), batch_of(2)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(arrivals.arrive, first, 0)
+            await turns()
+            group.cancel_scope.cancel()
+        await second.arrive()
+    assert arrivals.through == []

@@ -1,0 +1,62 @@
+"""Since when jobs wait."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from velesio_worker.queue.arrivals import MOST, Arrivals
+from velesio_worker.wire.jobs import Job, parse_job
+
+
+def job(job_id: str = "a", **fields: Any) -> Job:
+    payload: dict[str, Any] = {"id": job_id, "type": "health_check", "data": {}, **fields}
+    return parse_job(json.dumps(payload).encode(), max_bytes=10_000)
+
+
+def test_a_job_has_waited_since_its_producer_made_it() -> None:
+    arrivals = Arrivals()
+    made = job(created_at=time.time() - 60)
+    arrivals.note(made)
+    for _ in range(2):
+        assert arrivals.waited(made) == pytest.approx(60, abs=5)
+
+
+def test_a_job_whose_producer_does_not_say_has_waited_since_it_came_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = Arrivals()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    arrivals.note(job())
+    monkeypatch.setattr(time, "time", lambda: now + 7)
+    assert arrivals.waited(job()) == 7
+    assert arrivals.waited(job()) is None, "it is forgotten"
+
+
+def test_of_a_job_that_came_in_elsewhere_nothing_is_known() -> None:
+    assert Arrivals().waited(job()) is None
+
+
+def test_a_clock_that_is_ahead_makes_no_time_negative() -> None:
+    assert Arrivals().waited(job(created_at=time.time() + 300)) == 0
+
+
+def test_a_job_that_comes_in_again_waits_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = Arrivals()
+    now = time.time()
+    for later in (0, 5):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        arrivals.note(job())
+    monkeypatch.setattr(time, "time", lambda: now + 6)
+    assert arrivals.waited(job()) == 1
+
+
+def test_only_so_many_are_remembered_and_the_oldest_are_forgotten() -> None:
+    arrivals = Arrivals()
+    noted = [job(f"job-{number}") for number in range(MOST + 10)]
+    for one in noted:
+        arrivals.note(one)
+    assert [arrivals.waited(one) is None for one in noted[:12]] == [True] * 10 + [False] * 2
+    assert arrivals.waited(noted[-1]) is not None

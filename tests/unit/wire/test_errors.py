@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+
+import pytest
+
+from velesio_worker.wire.errors import EngineStartError, JobError, SettingsError, VelesioError, job_error
+
+CODES = {
+    "bad_job",
+    "unknown_type",
+    "too_large",
+    "expired",
+    "timeout",
+    "no_worker",
+    "worker_lost",
+    "engine_unavailable",
+    "engine_crashed",
+    "engine_stalled",
+    "engine_error",
+    "context_exceeded",
+    "out_of_memory",
+    "no_capacity",
+    "internal",
+}
+"""Wire protocol, section 5, and one of our own: ``engine_stalled``."""
+
+KINDS = JobError.__subclasses__()
+
+
+def test_the_codes_are_those_of_the_wire_protocol() -> None:
+    assert {kind.code for kind in KINDS} == CODES
+
+
+def test_each_error_has_a_code_of_its_own() -> None:
+    assert [code for code, times in Counter(kind.code for kind in KINDS).items() if times > 1] == []
+
+
+@pytest.mark.parametrize("kind", [*KINDS, SettingsError, EngineStartError, JobError])
+def test_the_docstring_is_the_default_message(kind: type[VelesioError]) -> None:
+    message = str(kind())
+    assert message == (inspect.getdoc(kind) or "").splitlines()[0]
+    assert message.endswith(".")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_survives_the_wire(kind: type[JobError]) -> None:
+    read = job_error(kind.code, "what happened")
+    assert type(read) is kind
+    assert (str(read), read.code, read.retryable) == ("what happened", kind.code, kind.retryable)
+
+
+def test_a_code_from_a_later_release_is_still_an_error() -> None:
+    read = job_error("quantum_flux", "what happened")
+    assert type(read) is JobError
+    assert str(read) == "what happened"
