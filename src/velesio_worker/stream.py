@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any, Final
 
-import anyio
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENTRIES
 from velesio_worker.queue.clients import execute, forget_topology
@@ -52,34 +52,35 @@ RECENT_BYTES: Final = 1024 * 1024
 log = get_logger(__name__)
 
 
-class Entry:
-    """One entry of a stream."""
-
-    __slots__ = ("at", "data", "event", "sequence")
-
-    def __init__(self, sequence: int, event: str, data: bytes) -> None:
-        self.at = time.monotonic()
-        self.sequence = sequence
-        self.event = event
-        self.data = data
-
-
 class JobStream:
-    """The writing end of one attempt's stream. Made by :meth:`Publisher.open`."""
+    """The writing end of one attempt's stream. Made by :meth:`Publisher.open`.
+
+    What waits is kept as it is sent: events and data in turn, so that a token costs no object of its own.
+
+    Attributes:
+        key: the stream's name.
+        attempt: the attempt that writes it.
+        next_sequence: the sequence that the next entry gets.
+        oldest_at: when the oldest of the entries that wait was put, in monotonic seconds.
+        opened_at: when it was opened, in monotonic seconds.
+        expire_at: when its life in Redis is to be set again, in monotonic seconds.
+        failure: why no entry gets into Redis any more; None while they do.
+    """
 
     def __init__(self, publisher: Publisher, job_id: str, attempt: int) -> None:
         self.key = stream_key(job_id)
         self.attempt = attempt
-        self.opened_at = time.monotonic()
+        self.next_sequence = 0
+        self.oldest_at = self._next_oldest_at = self.opened_at = time.monotonic()
         self.expire_at = 0.0
         self.failure: VelesioError | None = None
         self._publisher = publisher
-        self.next_sequence = 0
-        self._waiting: deque[Entry] = deque()
-        self._recent: deque[Entry] = deque()
+        self._waiting: list[str | bytes] = []
+        self._under_way = 0
+        self._recent: deque[str | bytes] = deque()
         self._bytes = 0
         self._recent_bytes = 0
-        self._moved: anyio.Event | None = None
+        self._moved = Bell()
 
     def put(self, event: str, data: bytes) -> None:
         """Queue an entry; it leaves with the next flush.
@@ -90,15 +91,24 @@ class JobStream:
         """
         if self.failure is not None:
             return
-        self._waiting.append(Entry(self.next_sequence, event, data))
+        if len(self._waiting) == self._under_way:
+            self._next_oldest_at = time.monotonic()
+            if not self._waiting:
+                self.oldest_at = self._next_oldest_at
+        self._waiting += (event, data)
         self._bytes += len(data)
         self.next_sequence += 1
         self._publisher.has_entries(self)
 
     @property
-    def waiting(self) -> deque[Entry]:
-        """The entries that are not in Redis yet, in order."""
-        return self._waiting
+    def waits(self) -> bool:
+        """Whether there are entries that are not in Redis yet."""
+        return bool(self._waiting)
+
+    @property
+    def first_waiting(self) -> int:
+        """The sequence of the first entry that is not in Redis yet."""
+        return self.next_sequence - len(self._waiting) // 2
 
     async def room(self) -> None:
         """Wait until less than the job's bound is waiting.
@@ -110,50 +120,64 @@ class JobStream:
             InternalError: Redis refuses the stream's entries.
             StoppedError: the publisher has stopped.
         """
-        while self.failure is None and (len(self._waiting) >= JOB_ENTRIES or self._bytes >= JOB_BYTES):
-            await self._next_move()
+        while self.failure is None and (len(self._waiting) >= 2 * JOB_ENTRIES or self._bytes >= JOB_BYTES):
+            await self._moved.wait()
         if self.failure is not None:
             raise self.failure
 
     async def flushed(self) -> None:
         """Wait until all that was put is in Redis. Raises as :meth:`room` does."""
         while self.failure is None and self._waiting:
-            await self._next_move()
+            await self._moved.wait()
         if self.failure is not None:
             raise self.failure
 
-    async def _next_move(self) -> None:
-        if self._moved is None:
-            self._moved = anyio.Event()
-        await self._moved.wait()
+    def batch(self, entries: int, size: int) -> Sequence[str | bytes]:
+        """Return what goes into the next flush: events and data in turn.
 
-    def _has_moved(self) -> None:
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
+        Args:
+            entries: the most entries.
+            size: no further entry once there are so many bytes.
+        """
+        parts = self._waiting[: 2 * entries]
+        if self._bytes >= size:
+            held = 0
+            for at in range(1, len(parts), 2):
+                held += len(parts[at])
+                if held >= size:
+                    del parts[at + 1 :]
+                    break
+        self._under_way = len(parts)
+        self._next_oldest_at = self.oldest_at
+        return parts
 
-    def written(self, at: int) -> None:
-        """Take note that the entries up to the sequence ``at`` are in Redis."""
-        while self._waiting and self._waiting[0].sequence <= at:
-            entry = self._waiting.popleft()
-            self._bytes -= len(entry.data)
-            self._recent.append(entry)
-            self._recent_bytes += len(entry.data)
-        while len(self._recent) > RECENT_ENTRIES or self._recent_bytes > RECENT_BYTES:
-            self._recent_bytes -= len(self._recent.popleft().data)
-        self._has_moved()
+    def settle(self) -> None:
+        """Take note that no flush of these entries is under way."""
+        self._under_way = 0
+
+    def written(self, parts: Sequence[str | bytes]) -> None:
+        """Take note that what went into a flush is in Redis."""
+        size = sum(map(len, parts[1::2]))
+        del self._waiting[: len(parts)]
+        self.oldest_at = self._next_oldest_at
+        self._bytes -= size
+        self._recent += parts
+        self._recent_bytes += size
+        while len(self._recent) > 2 * RECENT_ENTRIES or self._recent_bytes > RECENT_BYTES:
+            self._recent.popleft()
+            self._recent_bytes -= len(self._recent.popleft())
+        self._moved.ring()
 
     def rewind(self, at: int) -> bool:
         """Queue again all that is kept; False if that is not all that follows upon the sequence ``at``.
 
         From the ``start`` on, if that is kept: so it shows whether the stream is this attempt's own.
         """
-        while self._recent:
-            entry = self._recent.pop()
-            self._recent_bytes -= len(entry.data)
-            self._bytes += len(entry.data)
-            self._waiting.appendleft(entry)
-        return bool(self._waiting) and self._waiting[0].sequence <= at + 1
+        self._waiting[:0] = self._recent
+        self._bytes += self._recent_bytes
+        self._recent.clear()
+        self._recent_bytes = 0
+        return bool(self._waiting) and self.first_waiting <= at + 1
 
     def fail(self, failure: VelesioError) -> None:
         """Take note that no entry of this attempt gets into Redis any more."""
@@ -161,7 +185,7 @@ class JobStream:
             self.failure = failure
         self._waiting.clear()
         self._recent.clear()
-        self._has_moved()
+        self._moved.ring()
 
 
 class Publisher:
@@ -184,11 +208,11 @@ class Publisher:
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
         self._dirty: dict[JobStream, None] = {}
-        self._batch: list[tuple[JobStream, list[Entry]]] = []
+        self._batch: list[tuple[JobStream, Sequence[str | bytes]]] = []
         self._oldest = math.inf
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._ended = False
-        self._wake = anyio.Event()
+        self._wake = Bell()
 
     def open(self, job_id: str, attempt: int) -> JobStream:
         """Return the writing end of an attempt's stream."""
@@ -200,14 +224,14 @@ class Publisher:
             stream.fail(StoppedError())
             return
         self._dirty[stream] = None
-        self._wake.set()
+        self._wake.ring()
 
     async def run(self) -> None:
         """Flush for ever. To be run once, in a task group; what was put and flushed before its end is in Redis."""
         try:
             while True:
-                await self._wake.wait()
-                self._wake = anyio.Event()
+                while not self._dirty:
+                    await self._wake.wait()
                 while self._dirty:
                     self._batch = self._next_batch()
                     await self._flush()
@@ -216,24 +240,19 @@ class Publisher:
             for stream in self._dirty.keys() | {stream for stream, _ in self._batch}:
                 stream.fail(StoppedError())
 
-    def _next_batch(self) -> list[tuple[JobStream, list[Entry]]]:
+    def _next_batch(self) -> list[tuple[JobStream, Sequence[str | bytes]]]:
         """Take what fits into one round trip; a stream that is left over comes first in the next."""
-        batch: list[tuple[JobStream, list[Entry]]] = []
-        room, size = FLUSH_ENTRIES, 0
+        batch: list[tuple[JobStream, Sequence[str | bytes]]] = []
+        entries, size = 0, 0
         self._oldest = math.inf
-        while self._dirty and room > 0 and size < FLUSH_BYTES:
+        while self._dirty and entries < FLUSH_ENTRIES and size < FLUSH_BYTES:
             stream = next(iter(self._dirty))
             del self._dirty[stream]
-            entries: list[Entry] = []
-            for entry in islice(stream.waiting, room):
-                entries.append(entry)
-                size += len(entry.data)
-                if size >= FLUSH_BYTES:
-                    break
-            if entries:
-                self._oldest = min(self._oldest, entries[0].at)
-                batch.append((stream, entries))
-                room -= len(entries)
+            if parts := stream.batch(FLUSH_ENTRIES - entries, FLUSH_BYTES - size):
+                self._oldest = min(self._oldest, stream.oldest_at)
+                batch.append((stream, parts))
+                entries += len(parts) // 2
+                size += sum(map(len, parts[1::2]))
         return batch
 
     async def _flush(self) -> None:
@@ -244,7 +263,8 @@ class Publisher:
         except RedisError as error:
             replies: list[Any] = [error] * len(self._batch)
         trouble: RedisError | None = None
-        for (stream, entries), reply in zip(self._batch, replies, strict=True):
+        for (stream, parts), reply in zip(self._batch, replies, strict=True):
+            stream.settle()
             if isinstance(reply, RedisError):
                 if isinstance(reply, NoScriptError) or passes(reply):
                     trouble = reply
@@ -252,10 +272,10 @@ class Publisher:
                 else:
                     stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
             elif stream.failure is None:
-                self._settle(stream, entries, publish_reply(reply))
-            if stream.waiting:
+                self._settle(stream, parts, publish_reply(reply))
+            if stream.waits:
                 self._dirty[stream] = None
-        sent = sum(len(entries) for _, entries in self._batch)
+        sent = sum(len(parts) // 2 for _, parts in self._batch)
         self._batch = []
         if trouble is None:
             PUBLISH_DELAY.observe(time.monotonic() - self._oldest)
@@ -270,17 +290,14 @@ class Publisher:
         now = time.monotonic()
         pipe: Any = self._redis.pipeline(transaction=False)
         async with pipe:
-            for stream, entries in self._batch:
-                parts: list[str | bytes] = []
-                for entry in entries:
-                    parts += (entry.event, entry.data)
+            for stream, parts in self._batch:
                 life = None
-                if entries[-1].event in TERMINAL:
+                if parts[-2] in TERMINAL:
                     life = self._ttl
                 elif now >= stream.expire_at:
                     life = self._running_ttl
                     stream.expire_at = now + self._ttl / 4
-                self._scripts.publish_with(pipe, stream.key, stream.attempt, entries[0].sequence, life, parts)
+                self._scripts.publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
             return await execute(pipe, raise_on_error=False)
 
     async def _wait_out(self, trouble: RedisError) -> None:
@@ -299,11 +316,11 @@ class Publisher:
         await self._backoff.pause(self._outage)
         await forget_topology(self._redis)
 
-    def _settle(self, stream: JobStream, entries: list[Entry], reply: PublishReply) -> None:
+    def _settle(self, stream: JobStream, parts: Sequence[str | bytes], reply: PublishReply) -> None:
         match reply.status:
             case PublishStatus.WRITTEN:
-                stream.written(entries[-1].sequence)
-                STREAM_ENTRIES.count += len(entries)
+                stream.written(parts)
+                STREAM_ENTRIES.count += len(parts) // 2
             case PublishStatus.BEHIND:
                 self._repair(stream, reply.at)
             case PublishStatus.GONE if self._outage.away_since(stream.opened_at):

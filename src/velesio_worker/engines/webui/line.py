@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 import anyio.to_thread
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, lost
@@ -73,8 +74,8 @@ class Line:
         self._whose = Ownership(api, abilities, shared=options.shared)
         self._waiting: deque[Ticket] = deque()
         self._round: Round | None = None
-        self._round_over = anyio.Event()
-        self._moved = anyio.Event()
+        self._round_over = Bell()
+        self._arrived = Bell()
         self.ended = False
 
     @property
@@ -87,7 +88,7 @@ class Line:
         """Stand in line with a request; leaving stops the work on it."""
         ticket = Ticket(request)
         self._waiting.append(ticket)
-        self._moved.set()
+        self._arrived.ring()
         try:
             yield ticket
         finally:
@@ -105,9 +106,8 @@ class Line:
         """Serve the line until cancelled."""
         while True:
             while not self._waiting:
-                self._moved = anyio.Event()
-                await self._moved.wait()
-            self._round, self._round_over = Round(self._next()), anyio.Event()
+                await self._arrived.wait()
+            self._round = Round(self._next())
             try:
                 await self._perform(self._round)
             except anyio.get_cancelled_exc_class():
@@ -115,7 +115,7 @@ class Line:
                 raise
             finally:
                 self._round = None
-                self._round_over.set()
+                self._round_over.ring()
 
     async def _interrupt_at_the_end(self, round_: Round) -> None:
         """Stop what a WebUI that is not the worker's own would go on with: it does not care who still listens."""

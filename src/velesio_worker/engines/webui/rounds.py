@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.engines.webui.progress import Course
 from velesio_worker.engines.webui.request import ImageRequest, draw_seed
 from velesio_worker.wire.errors import JobError
@@ -27,18 +28,18 @@ class Ticket:
         self._events: deque[EngineEvent] = deque()
         self._signs = False
         self._error: JobError | None = None
-        self._moved = anyio.Event()
+        self._moved = Bell()
 
     def tell(self, *events: EngineEvent) -> None:
         """Have the job's reader see what happens; without an event, that the WebUI is at work."""
         self._events.extend(events)
         self._signs = True
-        self._moved.set()
+        self._moved.ring()
 
     def fail(self, error: JobError) -> None:
         """End the job with an error."""
         self._error = error
-        self._moved.set()
+        self._moved.ring()
 
     async def next(self) -> Sequence[EngineEvent]:
         """Wait for what happens next.
@@ -49,7 +50,6 @@ class Ticket:
         while not self._signs:
             if self._error is not None:
                 raise self._error
-            self._moved = anyio.Event()
             await self._moved.wait()
         events = [*self._events]
         self._events.clear()
