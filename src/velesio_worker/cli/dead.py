@@ -12,6 +12,8 @@ from typing import Any, Final
 import anyio
 import orjson
 
+from velesio_worker.cli.base import Commands
+from velesio_worker.cli.redis_trouble import with_redis
 from velesio_worker.core.settings import load_settings
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, connect
 from velesio_worker.queue.dead import REFERENCE_BYTES, DeadLetters, Letter, utc
@@ -30,9 +32,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\
 """What a producer could have the operator's terminal do; line feed and tab are harmless."""
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],  # pyright: ignore[reportPrivateUsage] (no other name)
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add ``dead`` and its commands to the command line."""
     dead = commands.add_parser("dead", help="look at dead letters, put their jobs back, or drop them")
     actions = dead.add_subparsers(dest="action", title="commands", required=True)
@@ -65,13 +65,13 @@ def _reference(text: str) -> str:
     return text.lower()
 
 
+@with_redis
 def run(arguments: argparse.Namespace) -> int:
     """Run ``velesio-worker dead``; returns the exit code.
 
     Raises:
         SettingsError: a setting has a wrong value.
         VelesioError: what was asked for cannot be done.
-        redis.exceptions.RedisError: Redis does not answer, or refuses.
     """
     settings = load_settings()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -19,8 +20,10 @@ from typing import Any, Final
 import anyio
 from redis.exceptions import RedisError
 
+from velesio_worker.cli.base import Commands, run_async
 from velesio_worker.client import Client
-from velesio_worker.core.settings import Settings
+from velesio_worker.core.logs import configure_logging
+from velesio_worker.core.settings import LogFormat, Settings
 from velesio_worker.engines.models.wheels import redis_server, small_model
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.queue.connection import connect
@@ -160,7 +163,7 @@ def _summary(figures: Figures, job_id: str) -> None:
         f"Each token was an entry of the Redis Stream stream:{job_id}, the whole lay in result:{job_id}.\n"
         'Next: make demo PROMPT="Name three colours."   another question\n'
         "      .venv/bin/velesio-worker demo --chat       a conversation\n"
-        "      docs/start/your-model.md                   your model, your Redis, your GPU"
+        '      README.md, "Use your own model"            your model, your Redis, your GPU'
     )
 
 
@@ -257,3 +260,22 @@ async def run_demo(*, prompt: str | None, chat: bool) -> int:
     if failure is not None:
         raise failure
     return 128 + signal.SIGINT if stopped else 0
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the command line."""
+    demo = commands.add_parser("demo", help="see it work on a Redis, a server and a model of its own")
+    demo.add_argument("--prompt", help="what to ask")
+    demo.add_argument("--chat", action="store_true", help="converse until Ctrl-D")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``velesio-worker demo``; ends the process with the exit code."""
+    configure_logging("ERROR", LogFormat.CONSOLE)
+
+    async def main() -> int:
+        return await run_demo(prompt=arguments.prompt, chat=arguments.chat)
+
+    code = run_async(main)
+    sys.stdout.flush()
+    os._exit(code)  # a thread may still wait for a line of input

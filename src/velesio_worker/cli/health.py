@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, cast
 
 import orjson
 
+from velesio_worker.cli.base import Commands
 from velesio_worker.core.settings import load_settings
 from velesio_worker.wire.errors import SettingsError
 
@@ -18,7 +19,7 @@ _OK: Final = 200
 _HELP: Final = "ask the worker of this host how it is: exit code 0 if it can run jobs, else 1 and why not"
 
 
-def add_parser(commands: Any) -> None:  # noqa: ANN401 (argparse has no public type for it)
+def add_parser(commands: Commands) -> None:
     """Add the command to the command line."""
     _add_arguments(commands.add_parser("health", help=_HELP, description=_HELP))
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 import orjson
 
+from velesio_worker.cli.base import Commands
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.model_source import ModelSource, hub_token, parse_model_source
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
@@ -29,9 +30,7 @@ _HEADINGS: Final = ("model", "architecture", "parameters", "context", "size", "h
 _BILLION: Final = 1e9
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],  # pyright: ignore[reportPrivateUsage] (no other name)
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add ``models`` and its commands to the command line."""
     models = commands.add_parser("models", help="download text models, or list those that are there")
     actions = models.add_subparsers(dest="action", title="commands", required=True)

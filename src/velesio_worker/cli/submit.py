@@ -9,7 +9,8 @@ from typing import Any, Final
 import anyio
 import orjson
 
-from velesio_worker.cli.base import EXIT_FAILED, run_async
+from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
+from velesio_worker.cli.redis_trouble import with_redis
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
@@ -19,8 +20,20 @@ from velesio_worker.wire.events import START, TOKEN
 CANCEL_SECONDS: Final = 2.0
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object off the command line."""
+def add_parser(commands: Commands) -> None:
+    """Add the command to the command line."""
+    submit = commands.add_parser("submit", help="submit a text job and print what it yields")
+    submit.add_argument("prompt", nargs="?", help="the prompt; standard input if it is - or left out")
+    submit.add_argument("--type", default="chat_completion", choices=("completion", "chat_completion"))
+    submit.add_argument("--stream", action="store_true", help="print tokens as they come")
+    submit.add_argument("--system", help="a system message in front of the prompt (chat_completion)")
+    submit.add_argument("--max-tokens", type=int)
+    submit.add_argument("--data", type=_json_object, default={}, help="more parameters as JSON: '{\"temperature\": 0}'")
+    submit.add_argument("--id", help="the job's id; drawn at random if left out")
+    submit.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _json_object(text: str) -> dict[str, Any]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -77,8 +90,9 @@ async def _print_stream(client: Client, job_id: str) -> None:
     print()
 
 
-def run_submit(arguments: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+@with_redis
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``velesio-worker submit``; returns the exit code. Raises SettingsError."""
     settings = load_settings()
     configure_logging("WARNING", LogFormat.CONSOLE)
 

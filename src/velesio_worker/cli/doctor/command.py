@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 import orjson
 
+from velesio_worker.cli.base import Commands
 from velesio_worker.cli.doctor.examination import CHECKS, SETTINGS, examine, refused
 from velesio_worker.cli.doctor.findings import Finding, Status
 from velesio_worker.core.logs import configure_logging
@@ -26,9 +27,7 @@ _STATUS_WIDTH: Final = max(map(len, Status)) + 2
 _CHECK_WIDTH: Final = max(map(len, CHECKS)) + 2
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],  # pyright: ignore[reportPrivateUsage] (no other name)
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add ``doctor`` to the command line."""
     doctor = commands.add_parser("doctor", help="look whether a worker could work here, and what to do if not")
     doctor.add_argument("--json", action="store_true", help="as JSON")

@@ -8,11 +8,18 @@ import sys
 
 import orjson
 
+from velesio_worker.cli.base import Commands
 from velesio_worker.core.settings import describe, load_settings, misspelt
 
 
-def run_show_settings(arguments: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def add_parser(commands: Commands) -> None:
+    """Add the command to the command line."""
+    settings = commands.add_parser("settings", help="show every setting: value, source, default, meaning")
+    settings.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``velesio-worker settings``; returns the exit code. Raises SettingsError."""
     rows = describe(load_settings(), os.environ)
     if arguments.json:
         print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())

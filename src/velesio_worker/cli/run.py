@@ -1,0 +1,40 @@
+"""``velesio-worker run``, which is what happens without a command, too: the worker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
+from velesio_worker.core.logs import configure_logging, get_logger
+from velesio_worker.core.settings import load_settings, misspelt
+from velesio_worker.wire.errors import SettingsError, VelesioError
+from velesio_worker.worker import Worker
+
+log = get_logger(__name__)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the command line."""
+    commands.add_parser("run", help="run the worker (what happens without a command, too)")
+
+
+def run(_: argparse.Namespace) -> int:
+    """Run the worker until it is stopped; returns the exit code. Raises SettingsError."""
+    settings = load_settings()
+
+    async def main() -> int:
+        worker = Worker(settings)
+        configure_logging(settings.log_level, settings.log_format, worker=worker.id)
+        for found, meant in misspelt(os.environ):
+            log.warning(f"{found} is no setting; did you mean {meant}?", action="unknown_setting")
+        await worker.run()
+        return 0
+
+    try:
+        return run_async(main)
+    except SettingsError:
+        raise
+    except VelesioError as error:
+        log.critical(str(error), action="worker_failed", error=type(error).__name__)
+        return EXIT_FAILED
