@@ -114,12 +114,10 @@ class Worker:
         self._monitor = Monitor(survey, self._gpus, self._outage, settings.redis_url)
         supervisors = {service.kind: service.supervisor for service in self._sides.services}
         count_jobs(job_type for job_type in JobType if job_type.kind in supervisors)
-        self._health = Health(self.id, supervisors, self._monitor, lambda: self._desk.last_job)
+        self._health = Health(self.id, supervisors, self._monitor)
         self._executor = self._make_executor()
-        self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, lambda: self._executor.running_by_kind)
-        self._desk = JobHandler(
-            self._slots, self._admission, self._executor, self._fleet, lambda: self._monitor.utilisation
-        )
+        self._gauges = Gauges(self.id, self._health, self._monitor, supervisors, self._executor.running_by_kind)
+        self._desk = JobHandler(self._slots, self._admission, self._executor, self._fleet, self._monitor)
         self._takers = ConsumerFactory(self.id, settings, self._keys, self._slots, self._desk)
         self._failure: VelesioError | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ class MonitorDouble:
     redis_trouble: str = ""
     queue: QueueView | None = None
     gpus: tuple[Gpu, ...] = ()
+    last_job: Mapping[str, Any] | None = None
 
     async def known_gpus(self) -> tuple[Gpu, ...]:
         return self.gpus

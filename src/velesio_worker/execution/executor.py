@@ -86,7 +86,6 @@ class Executor:
         """How many jobs run now."""
         return len(self._runs)
 
-    @property
     def running_by_kind(self) -> dict[Kind, int]:
         """How many jobs of each kind run now."""
         kinds = [run.job.kind for run in list(self._runs)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import anyio
@@ -11,6 +11,7 @@ from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.execution.admission import Admission
 from velesio_worker.execution.batching import BatchMember, batch_of
 from velesio_worker.execution.executor import Executor
+from velesio_worker.observability.monitor import Monitor
 from velesio_worker.queue.consumer import Group
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.keys import Slot
@@ -28,11 +29,8 @@ class JobHandler:
         slots: this worker's slots.
         admission: claims jobs.
         executor: runs them.
-        fleet: keeps what the last job was.
-        utilisation: returns how much the GPU works, 0 to 100; None if that is not known.
-
-    Attributes:
-        last_job: the last job that ended here and was not about models, as ``metrics:<second>`` has it.
+        fleet: keeps what the last job was, for all.
+        monitor: keeps it for this worker, and knows how much the GPU works.
     """
 
     def __init__(
@@ -41,14 +39,13 @@ class JobHandler:
         admission: Admission,
         executor: Executor,
         fleet: Fleet,
-        utilisation: Callable[[], int | None],
+        monitor: Monitor,
     ) -> None:
         self._slots = slots
         self._admission = admission
         self._executor = executor
         self._fleet = fleet
-        self._utilisation = utilisation
-        self.last_job: dict[str, Any] | None = None
+        self._monitor = monitor
 
     async def process(self, slot: Slot, payload: bytes) -> None:
         """Run the job in a slot."""
@@ -71,8 +68,9 @@ class JobHandler:
             if claim is not None:
                 ended = await self._executor.run(claim, member)
                 if ended is not None and claim.job.kind is claim.job.kind.engine:  # looking after models is no work
-                    self.last_job = ended.entry(self._utilisation())
-                    await self._fleet.note_job(ended.at, self.last_job)
+                    entry = ended.entry(self._monitor.utilisation)
+                    self._monitor.last_job = entry
+                    await self._fleet.note_job(ended.at, entry)
         finally:
             if member is not None:
                 member.give_up()

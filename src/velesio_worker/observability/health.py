@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -30,25 +30,17 @@ class Health:
     Args:
         worker: the worker's id.
         supervisors: those of the engines that there are, by the kind of their jobs.
-        monitor: looks at the queue and the GPUs.
-        last_job: returns what the last job was that ended here, as ``metrics:<second>`` has it.
+        monitor: looks at the queue and the GPUs, and knows the last job.
 
     Attributes:
         worker: as above.
         stage: where the worker is in its life.
     """
 
-    def __init__(
-        self,
-        worker: str,
-        supervisors: Mapping[Kind, Supervisor[Any]],
-        monitor: Monitor,
-        last_job: Callable[[], Mapping[str, Any] | None],
-    ) -> None:
+    def __init__(self, worker: str, supervisors: Mapping[Kind, Supervisor[Any]], monitor: Monitor) -> None:
         self.worker = worker
         self._supervisors = supervisors
         self._monitor = monitor
-        self._last_job = last_job
         self._began = time.time()
         self.stage = Stage.STARTING
 
@@ -114,7 +106,7 @@ class Health:
             "sd_worker": image and image["state"],
             "engines": engines,
             **self._queue(),
-            "last_job": self._last_job(),
+            "last_job": self._monitor.last_job,
         }
 
     @staticmethod

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import anyio
 from redis.exceptions import RedisError
@@ -39,6 +39,8 @@ class Monitor:
     Attributes:
         queue: the queue as it was seen last; None while Redis does not answer.
         gpus: the GPUs as they were read last; empty where they cannot be.
+        last_job: the last job that ended here and was not about models, as ``metrics:<second>`` has it; who runs jobs
+            writes it.
     """
 
     def __init__(self, survey: Survey, gpus: Gpus, outage: Outage, redis_url: str) -> None:
@@ -51,6 +53,7 @@ class Monitor:
         self._read_once = anyio.Event()
         self.queue: QueueView | None = None
         self.gpus: Sequence[Gpu] = ()
+        self.last_job: Mapping[str, Any] | None = None
 
     @property
     def stuck_for(self) -> float:

@@ -35,7 +35,7 @@ class Engine(SupervisorDouble):
 def samples(monitor: MonitorDouble, *, text: Engine | None = None, stage: Stage = Stage.WORKING) -> Samples:
     """Scrape: values by name and labels' values."""
     supervisors: Any = {Kind.TEXT: text or Engine()}
-    health = Health("w1", supervisors, cast("Monitor", monitor), lambda: None)
+    health = Health("w1", supervisors, cast("Monitor", monitor))
     health.stage = stage
     gauges = Gauges("w1", health, cast("Monitor", monitor), supervisors, lambda: {Kind.TEXT: 2, Kind.IMAGE: 0})
     with shown(gauges):

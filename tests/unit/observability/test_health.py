@@ -33,7 +33,7 @@ class Patient:
     def health(self) -> Health:
         sides = ((Kind.TEXT, self.text), (Kind.IMAGE, self.image))
         supervisors: Any = {kind: side for kind, side in sides if side is not None}
-        health = Health("w1", supervisors, cast("Monitor", self.monitor), lambda: LAST)
+        health = Health("w1", supervisors, cast("Monitor", self.monitor))
         health.stage = self.stage
         return health
 
@@ -108,7 +108,7 @@ def test_whether_a_worker_lives_has_nothing_to_do_with_redis_or_an_engine() -> N
 
 async def test_all_that_is_known_is_told_and_can_be_written_as_json() -> None:
     queue = QueueView(1.0, {"incoming": Waiting(2, 3.14159)}, {"w1": 9.876, "w2": -1.0}, dead=4)
-    patient = Patient(MonitorDouble(queue=queue, gpus=(GPU, GPU)))
+    patient = Patient(MonitorDouble(queue=queue, gpus=(GPU, GPU), last_job=LAST))
     told = await patient.health.check()
     assert orjson.loads(orjson.dumps(told)).keys() == told.keys()
     assert told["queues"] == {"incoming": {"jobs": 2, "oldest_seconds": 3.1}}
