@@ -246,16 +246,19 @@ class Worker:
     async def _take_text_jobs(self, side: TextCapacity) -> None:
         """Take text jobs: one at first, which wakes the engine or says why it fails; then as many as it runs."""
         async with anyio.create_task_group() as takers:
-            takers.start_soon(self._takers.text(side, 0).run, self._stopping)
-            await side.service.known.wait()
-            if not self._stopping.is_set():
-                for number in range(1, side.service.slots):
+            started = slots = 0
+            while not self._stopping.is_set():
+                for number in range(started, max(slots, 1)):
                     takers.start_soon(self._takers.text(side, number).run, self._stopping)
-                log.info(f"taking text jobs, {side.service.slots} at a time", action="worker_ready")
-                self._lease.nudge()
+                started = max(started, slots, 1)
+                if slots:
+                    log.info(f"taking text jobs, {slots} at a time", action="worker_ready")
+                    self._lease.nudge()
+                await side.service.resized(slots)
+                slots = side.service.slots
 
     async def _say_when_images_can_be_made(self, side: ImageCapacity) -> None:
-        await side.service.known.wait()
+        await side.service.resized(0)
         if not self._stopping.is_set():
             log.info(f"taking image jobs, {self._settings.sd_concurrency} at a time", action="images_ready")
             self._lease.nudge()

@@ -42,6 +42,19 @@ class PacedServer:
         assert self._server is not None
         self._server.close()
 
+    async def vanish(self) -> None:
+        """Be there no more, for those either who have a connection."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def come_back(self, *, slots: int) -> None:
+        """Be there again, with so many slots."""
+        self._slots = slots
+        await self.__aenter__()
+
     def release(self) -> None:
         """Let one more token go."""
         self._permits.release()

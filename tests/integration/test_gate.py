@@ -67,7 +67,7 @@ class Bench:
 
     def consumer(self, number: int) -> Consumer:
         slot = self.side.keys.slot("w1", f"text-{number}", home=self.side.keys.ready(Kind.TEXT))
-        return Consumer(self.slots, READY, slot, self.gate, self.process, first=number == 0)
+        return Consumer(self.slots, READY, slot, self.gate, self.process, number=number)
 
     @asynccontextmanager
     async def running(self, *numbers: int) -> AsyncGenerator[None, None]:
@@ -116,22 +116,22 @@ def test_a_gate_is_closed_at_first() -> None:
 async def test_a_gate_lets_through_whom_it_says(passage: Passage, *, first: bool, others: bool) -> None:
     gate = Gate(passage)
     for number, through in ((0, first), (1, others)):
-        assert gate.lets_through(first=number == 0) is through
+        assert gate.lets_through(number) is through
         with anyio.move_on_after(0.05) as waiting:
-            await gate.wait(first=number == 0)
+            await gate.wait(number)
         assert waiting.cancelled_caught is not through
 
 
 async def test_whoever_waits_at_a_gate_passes_once_it_is_open_far_enough() -> None:
     gate, passed = Gate(), list[str]()
 
-    async def pass_through(name: str, *, first: bool) -> None:
-        await gate.wait(first=first)
+    async def pass_through(name: str, number: int) -> None:
+        await gate.wait(number)
         passed.append(name)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: pass_through("first", first=True))
-        group.start_soon(lambda: pass_through("other", first=False))
+        group.start_soon(pass_through, "first", 0)
+        group.start_soon(pass_through, "other", 1)
         await anyio.wait_all_tasks_blocked()
         gate.move(AJAR)
         await until(lambda: passed == ["first"])
@@ -139,6 +139,24 @@ async def test_whoever_waits_at_a_gate_passes_once_it_is_open_far_enough() -> No
         assert passed == ["first"]
         gate.move(OPEN)
     assert passed == ["first", "other"]
+
+
+async def test_an_open_gate_lets_as_many_through_as_there_are_places() -> None:
+    gate, passed = Gate(OPEN, 1), list[int]()
+
+    async def pass_through(number: int) -> None:
+        await gate.wait(number)
+        passed.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(pass_through, number)
+        for places in (1, 2, 3):
+            gate.move(OPEN, places)
+            await anyio.wait_all_tasks_blocked()
+            assert passed == list(range(places))
+    gate.move(OPEN, 2)
+    assert [gate.lets_through(number) for number in range(3)] == [True, True, False]
 
 
 async def test_at_a_closed_gate_jobs_stay_in_their_list(bench: Bench) -> None:

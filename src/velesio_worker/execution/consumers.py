@@ -78,7 +78,7 @@ class ConsumerFactory:
         """One of those that take text jobs; the first, 0, is the one that wakes the engine."""
         ready, gate = self._keys.ready(Kind.TEXT), side.service.gate
         slot = self._slot(f"text-{number}", ready)
-        return Consumer(self._slots, ready, slot, gate, self._desk.process, first=number == 0)
+        return Consumer(self._slots, ready, slot, gate, self._desk.process, number=number)
 
     def images(self, side: ImageCapacity) -> list[GroupConsumer]:
         """As many as image jobs may be held, each with room for those that are run together with its own."""
@@ -92,6 +92,6 @@ class ConsumerFactory:
         consumers: list[GroupConsumer] = []
         for number in range(settings.sd_concurrency):
             own = [self._slot(f"image-{number}-{place}", ready) for place in range(settings.sd_max_batch)]
-            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._desk.process_group, first=number == 0)
+            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._desk.process_group, number=number)
             consumers.append(taker)
         return consumers

@@ -24,8 +24,9 @@ _LOOK_SECONDS: Final = 1.0
 class EngineGate(Generic[E]):
     """Looks after the engine of one kind of job, and says when its consumers may take jobs.
 
-    While the engine is ready they all may. While it is stopped one may, for a job that nobody else takes: that starts
-    it. The same while it cannot be started and no other worker can run such jobs: they are told why. Else none may.
+    While the engine is ready as many may as it runs jobs at a time. While it is stopped one may, for a job that nobody
+    else takes: that starts it. The same while it cannot be started and no other worker can run such jobs: they are told
+    why. Else none may.
 
     Args:
         kind: the kind of job.
@@ -40,8 +41,7 @@ class EngineGate(Generic[E]):
         kind: as above.
         supervisor: owns the engine.
         gate: holds its consumers.
-        known: set once it is known how many jobs it runs at a time, or the worker stops.
-        slots: how many that are.
+        slots: how many jobs it runs at a time, or did when it last served; 0 until that is known.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class EngineGate(Generic[E]):
             kind=kind,
         )
         self.gate = Gate()
-        self.known = anyio.Event()
         self.slots = 0
+        self._resized = anyio.Event()
 
     async def run(self) -> None:
         """Look after the engine and the gate until cancelled; whatever is logged meanwhile says which engine it is."""
@@ -86,8 +86,13 @@ class EngineGate(Generic[E]):
     def release(self) -> None:
         """Let all consumers through, since the worker stops: they take no more jobs, and end."""
         self._released = True
-        self.known.set()
+        self._resized.set()
         self.gate.move(Passage.OPEN)
+
+    async def resized(self, slots: int) -> None:
+        """Wait until the engine runs more or fewer jobs at a time than ``slots``, or the worker stops."""
+        while self.slots == slots and not self._released:
+            await self._resized.wait()
 
     def facts(self) -> Mapping[str, str | int]:
         """What is known of the engine, for the worker's hash in Redis."""
@@ -103,8 +108,9 @@ class EngineGate(Generic[E]):
     def _engine_changed(self, state: EngineState) -> None:
         serving = self.supervisor.serving
         if state is EngineState.READY and serving is not None:
-            self.slots = max(self.slots, serving.slots)
-            self.known.set()
+            self.slots = serving.slots  # one that runs elsewhere may come back with others
+            self._resized.set()
+            self._resized = anyio.Event()
         if not self.supervisor.reason:  # else the task that tends the gate decides, whatever model is loaded
             self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
         elif self.gate.passage is Passage.OPEN:
@@ -114,7 +120,7 @@ class EngineGate(Generic[E]):
 
     def _move_gate(self, passage: Passage) -> None:
         if not self._released:
-            self.gate.move(passage)
+            self.gate.move(passage, self.slots)
 
     async def _tend_gate(self) -> None:
         """While the engine cannot be started, open the gate as far as other workers leave jobs to this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 
@@ -25,13 +26,15 @@ class Passage(StrEnum):
 
 
 class Gate:
-    """Holds consumers back while their engine cannot run jobs.
+    """Holds consumers back while their engine cannot run jobs, and those for which it has no place.
 
-    Ajar, it lets the first consumer through, for jobs that nobody else takes.
+    Open, it lets as many through as there are places, those with the lowest numbers. Ajar, it lets the first consumer
+    through, number 0, for jobs that nobody else takes.
     """
 
-    def __init__(self, passage: Passage = Passage.CLOSED) -> None:
+    def __init__(self, passage: Passage = Passage.CLOSED, places: float = math.inf) -> None:
         self._passage = passage
+        self._places = places
         self._moved = anyio.Event()
 
     @property
@@ -39,20 +42,20 @@ class Gate:
         """How far it is open."""
         return self._passage
 
-    def move(self, passage: Passage) -> None:
+    def move(self, passage: Passage, places: float = math.inf) -> None:
         """Open or close it."""
-        if passage is not self._passage:
-            self._passage = passage
+        if (passage, places) != (self._passage, self._places):
+            self._passage, self._places = passage, places
             self._moved.set()
             self._moved = anyio.Event()
 
-    def lets_through(self, *, first: bool) -> bool:
-        """Whether a consumer, or the first of all, may take jobs."""
-        return self._passage is Passage.OPEN or (first and self._passage is Passage.AJAR)
+    def lets_through(self, number: int) -> bool:
+        """Whether the consumer of this number, from 0, may take jobs."""
+        return number < {Passage.OPEN: self._places, Passage.AJAR: 1, Passage.CLOSED: 0}[self._passage]
 
-    async def wait(self, *, first: bool = False) -> None:
-        """Wait until a consumer, or the first of all, may take jobs."""
-        while not self.lets_through(first=first):
+    async def wait(self, number: int) -> None:
+        """Wait until the consumer of this number may take jobs."""
+        while not self.lets_through(number):
             await self._moved.wait()
 
 
@@ -65,29 +68,27 @@ class Consumer:
         slot: this consumer's own slot.
         gate: whether the engine can run jobs.
         process: runs a job from its slot to its end; afterwards the slot is empty.
-        first: whether it is the one that a gate lets through that is ajar.
+        number: which consumer it is, from 0: the gate lets the lowest through.
     """
 
-    def __init__(
-        self, slots: Slots, source: str, slot: Slot, gate: Gate, process: Process, *, first: bool = False
-    ) -> None:
+    def __init__(self, slots: Slots, source: str, slot: Slot, gate: Gate, process: Process, *, number: int = 0) -> None:
         self._slots = slots
         self._source = source
         self._slot = slot
         self._gate = gate
         self._process = process
-        self._first = first
+        self._number = number
 
     async def run(self, stopping: anyio.Event) -> None:
         """Process jobs until ``stopping`` is set; what is in hand is processed to its end."""
         while not stopping.is_set():
-            await self._gate.wait(first=self._first)
+            await self._gate.wait(self._number)
             if stopping.is_set():  # the gate was opened so that this ends
                 return
             if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
                 continue
             group = await self._take()
-            if stopping.is_set() or not self._gate.lets_through(first=self._first):
+            if stopping.is_set() or not self._gate.lets_through(self._number):
                 for slot, _ in reversed(group):
                     await self._slots.hand_back(slot)
             elif group:

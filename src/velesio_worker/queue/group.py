@@ -41,7 +41,7 @@ class GroupConsumer(Consumer):
         gate: whether the engine can run jobs.
         choice: chooses.
         process: runs a group of jobs to their ends; afterwards their slots are empty.
-        first: whether it is the one that a gate lets through that is ajar.
+        number: which consumer it is, from 0: the gate lets the lowest through.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class GroupConsumer(Consumer):
         choice: Choice,
         process: ProcessGroup,
         *,
-        first: bool = False,
+        number: int = 0,
     ) -> None:
-        super().__init__(slots, source, own[0], gate, self._alone, first=first)
+        super().__init__(slots, source, own[0], gate, self._alone, number=number)
         self._own = own
         self._choice = choice
         self._process_group = process
