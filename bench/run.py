@@ -31,6 +31,8 @@ from velesio_worker.engines.llama.completion import CompletionGeneration
 from velesio_worker.engines.llama.sse import SSEDecoder
 from velesio_worker.engines.models.wheels import redis_server
 from velesio_worker.queue.connection import connect
+from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
 from velesio_worker.stream import Publisher
 from velesio_worker.wire.events import Token
@@ -87,7 +89,7 @@ def source(tokens: int, rate: float = 0) -> Generator[str]:
 @asynccontextmanager
 async def publishing(url: str) -> AsyncGenerator[Publisher]:
     client = connect(url, name="bench")
-    publisher = Publisher(client, Outage(url), ttl=600)
+    publisher = Publisher(Link(client, Keys("llama_queue"), Outage(url)), ttl=600)
     async with anyio.create_task_group() as group:
         group.start_soon(publisher.run)
         yield publisher

@@ -22,8 +22,9 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENTRIES
 from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.keys import stream_key
-from velesio_worker.queue.outage import Backoff, Outage, passes
-from velesio_worker.queue.scripts import PublishReply, PublishStatus, Scripts, publish_reply
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.outage import Backoff, passes
+from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_reply
 from velesio_worker.wire.errors import (
     AbandonedError,
     FencedError,
@@ -195,16 +196,13 @@ class Publisher:
     grow by themselves.
 
     Args:
-        redis: a client of its own, which repeats nothing by itself.
-        outage: whom to tell when Redis does not answer.
+        link: a line to Redis of its own.
         ttl: how long a stream is kept after its terminal entry, in seconds.
         longest: how long a job may run without an entry, in seconds; its stream is kept that much longer.
     """
 
-    def __init__(self, redis: Redis, outage: Outage, *, ttl: int, longest: float = 0) -> None:
-        self._redis = redis
-        self._scripts = Scripts(redis)
-        self._outage = outage
+    def __init__(self, link: Link, *, ttl: int, longest: float = 0) -> None:
+        self._link = link
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
         self._dirty: dict[JobStream, None] = {}
@@ -280,7 +278,7 @@ class Publisher:
         if trouble is None:
             PUBLISH_DELAY.observe(time.monotonic() - self._oldest)
             PUBLISH_BATCH.observe(sent)
-            self._outage.over()
+            self._link.outage.over()
             self._backoff.reset()
         else:
             await self._wait_out(trouble)
@@ -288,7 +286,7 @@ class Publisher:
     async def _send(self) -> list[Any]:
         """Send the batch in one round trip; returns Redis's replies, errors among them."""
         now = time.monotonic()
-        pipe: Any = self._redis.pipeline(transaction=False)
+        pipe: Any = self._link.redis.pipeline(transaction=False)
         async with pipe:
             for stream, parts in self._batch:
                 life = None
@@ -297,14 +295,14 @@ class Publisher:
                 elif now >= stream.expire_at:
                     life = self._running_ttl
                     stream.expire_at = now + self._ttl / 4
-                self._scripts.publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
+                self._link.scripts.publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
             return await execute(pipe, raise_on_error=False)
 
     async def _wait_out(self, trouble: RedisError) -> None:
         """Wait before what did not get through is sent again."""
         if isinstance(trouble, NoScriptError):
             try:
-                await self._scripts.load_publish()
+                await self._link.scripts.load_publish()
             except RedisError as error:
                 if not passes(error):
                     raise
@@ -312,9 +310,9 @@ class Publisher:
             else:
                 await self._backoff.pause()
                 return
-        self._outage.noticed(trouble)
-        await self._backoff.pause(self._outage)
-        await forget_topology(self._redis)
+        self._link.outage.noticed(trouble)
+        await self._backoff.pause(self._link.outage)
+        await forget_topology(self._link.redis)
 
     def _settle(self, stream: JobStream, parts: Sequence[str | bytes], reply: PublishReply) -> None:
         match reply.status:
@@ -323,7 +321,7 @@ class Publisher:
                 STREAM_ENTRIES.count += len(parts) // 2
             case PublishStatus.BEHIND:
                 self._repair(stream, reply.at)
-            case PublishStatus.GONE if self._outage.away_since(stream.opened_at):
+            case PublishStatus.GONE if self._link.outage.away_since(stream.opened_at):
                 self._repair(stream, -1)
             case PublishStatus.GONE:
                 stream.fail(AbandonedError())

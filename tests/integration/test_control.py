@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 import pytest
@@ -52,7 +52,7 @@ def running() -> Running:
 
 @pytest.fixture
 def control(side: Side, commands: Any, running: Running) -> Control:
-    return Control(commands, commands, side.keys, jobs=running, outage=side.outage)
+    return Control(commands, side.linked(commands), jobs=running)
 
 
 async def look(control: Control, clock: Clock, after: Iterable[float]) -> None:
@@ -392,7 +392,7 @@ async def test_time_in_which_redis_is_away_counts_for_no_reader(
     side: Side, commands: Any, running: Running, clock: Clock
 ) -> None:
     away = Away(commands)
-    control = Control(commands, cast("Any", away), side.keys, jobs=running, outage=side.outage)
+    control = Control(commands, side.linked(away), jobs=running)
     await control.look()
     await run_here(side, running, unread_timeout=5)
     await look(control, clock, [1] * 3)

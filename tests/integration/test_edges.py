@@ -28,7 +28,7 @@ async def test_an_attempt_whose_claim_a_failover_lost_goes_on(bench: Bench, comm
     await bench.lose(*ONCE)
     bench.double.answers[COMPLETION] = [Answer([sse(piece(" a"))] + [b":\n\n"] * 1200 + [sse(last_piece())])]
     executor = bench.executor()
-    control = Control(commands, commands, bench.side.keys, jobs=executor, outage=bench.side.outage)
+    control = Control(commands, bench.side.linked(commands), jobs=executor)
     async with anyio.create_task_group() as group:
         group.start_soon(bench.run, executor)
         await until(lambda: executor.running and len(bench.double.requests) == 2)
@@ -122,7 +122,7 @@ async def test_a_reader_that_reads_on_is_seen_though_a_failover_lost_its_key(
     monkeypatch.setattr(subscriber, "SHOW_SECONDS", 0.2)
     running = Running()
     await run_here(side, running, unread_timeout=3)
-    control = Control(commands, commands, side.keys, jobs=running, outage=side.outage)
+    control = Control(commands, side.linked(commands), jobs=running)
 
     async def read() -> None:
         async with Client(redis_url) as client:

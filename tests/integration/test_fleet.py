@@ -25,7 +25,7 @@ BOTH: Final[dict[str, str | int]] = {"kinds": "text,image", "text_state": "ready
 @pytest.fixture
 def fleet(side: Side, commands: Any) -> Fleet:
     """The fleet as the worker ``w1`` sees it."""
-    return Fleet(commands, side.keys, "w1", side.outage)
+    return Fleet(side.linked(commands), "w1")
 
 
 async def beat(side: Side, worker: str, facts: dict[str, str | int], seconds: int = 60) -> None:

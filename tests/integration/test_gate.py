@@ -28,7 +28,7 @@ class Watched(Slots):
     """Slots that tell what is done with them."""
 
     def __init__(self, side: Side, commands: Any) -> None:
-        super().__init__(commands, commands, side.keys, side.lease, side.outage)
+        super().__init__(commands, side.linked(commands), side.lease)
         self.begun: list[str] = []
         self.lingered: list[bool] = []
         self.on_take: Callable[[], object] = bool

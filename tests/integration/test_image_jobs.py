@@ -133,7 +133,7 @@ def executor(
 async def claimed(side: Side, commands: Any, job_id: str, place: int, **fields: Any) -> Claim:
     """Claim an image job, as if it lay in a slot of a group."""
     payload = json.dumps({"id": job_id, "type": "txt2img", "data": {"prompt": "a cat"}} | fields).encode()
-    slot = side.keys.slot(side.name, f"image-0-{place}", home=READY)
+    slot = side.slot(f"image-0-{place}", home=READY)
     await commands.lpush(slot.key, payload)
     claim = await side.admission.admit(slot, payload)
     assert claim is not None
@@ -352,8 +352,8 @@ async def image_side() -> AsyncIterator[ImageCapacity]:
         side = make_engine_set(settings, cast("Any", NoFleet()), GpusDouble(), lambda: None).image
         assert side is not None
         async with anyio.create_task_group() as group:
-            group.start_soon(side.service.run)
-            await until(lambda: side.service.supervisor.state is EngineState.READY)
+            group.start_soon(side.engine.run)
+            await until(lambda: side.engine.supervisor.state is EngineState.READY)
             yield side
             group.cancel_scope.cancel()
 
@@ -361,7 +361,7 @@ async def image_side() -> AsyncIterator[ImageCapacity]:
 async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(image_side: ImageCapacity) -> None:
     side = image_side
     choice = Affinity(
-        max_bytes=10_000, loaded=lambda: side.service.supervisor.loaded, known_as=side.known_as, most=lambda: 4
+        max_bytes=10_000, loaded=lambda: side.engine.supervisor.loaded, known_as=side.known_as, most=lambda: 4
     )
 
     def job(job_id: str, **data: Any) -> bytes:
@@ -369,10 +369,10 @@ async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(im
 
     plain, first, second = job("plain"), job("first", model="tinyA"), job("second", model="tinyB")
     assert choice.first([second, plain]) == plain
-    assert await side.service.supervisor.load("tinyB") == "tinyB"
+    assert await side.engine.supervisor.load("tinyB") == "tinyB"
     assert choice.first([first, plain]) == plain
     assert choice.first([plain, second]) is None, "the next job wants what is loaded"
-    async with side.service.supervisor.ensure("tinyA"):
+    async with side.engine.supervisor.ensure("tinyA"):
         pass
     assert choice.first([plain, first]) == first
 

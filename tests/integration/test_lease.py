@@ -26,18 +26,15 @@ LEASE: Final = 60
 @pytest.fixture
 async def lost(redis_url: str) -> AsyncIterator[Side]:
     """The Redis side of a worker ``w2`` that beats no more after its first beat."""
-    clients = [connect(redis_url, name="w2") for _ in range(3)]
-    side = make_side(redis_url, "w2", *clients)
-    await side.lease.beat()
-    yield side
-    for client in clients:
-        await client.aclose()
+    async with make_side(redis_url, "w2") as side:
+        await side.lease.beat()
+        yield side
 
 
 async def reap(side: Side, commands: Any) -> int:
     """Have ``w1`` reap ``w2``, whose lease is over; returns how many jobs were put back."""
     await commands.zadd(side.keys.workers, {"w2": 1}, xx=True)
-    return await Reaper(commands, side.keys, "w1", lease_seconds=LEASE, outage=side.outage).look()
+    return await Reaper(side.linked(commands), "w1", lease_seconds=LEASE).look()
 
 
 async def take_and_die(side: Side, slot: Slot) -> None:
@@ -113,12 +110,6 @@ async def hold_jobs(lost: Side, commands: Any) -> None:
     await commands.lpush(lost.keys.only("w2"), b"for w2")
 
 
-async def leave(side: Side) -> int:
-    """What a worker does last."""
-    await side.claims.give_up(side.lease.slots)
-    return await side.lease.end()
-
-
 async def jobs_in(commands: Any, *lists: str) -> list[bytes]:
     return [payload for name in lists for payload in await commands.lrange(name, 0, -1)]
 
@@ -138,7 +129,7 @@ async def test_a_worker_that_is_killed_as_it_ends_leaves_every_job_to_be_found_o
         mortal.left = number
         killed = False
         try:
-            await leave(lost)
+            await lost.leave()
         except KilledError:
             killed = True
         await mine.aclose()
@@ -152,7 +143,7 @@ async def test_a_worker_that_is_killed_as_it_ends_leaves_every_job_to_be_found_o
 
 async def test_a_worker_that_ends_in_good_order_costs_no_job_an_attempt(side: Side, lost: Side, commands: Any) -> None:
     await hold_jobs(lost, commands)
-    assert await leave(lost) == 4
+    assert await lost.leave() == 4
     assert sorted(await jobs_in(commands, "llama_queue", READY)) == sorted(ALL)
     assert not await commands.exists("{llama_queue}:slots:w2", "{llama_queue}:worker:w2")
     assert await commands.zrange(side.keys.workers, 0, -1) == [b"w1"]
@@ -167,11 +158,11 @@ async def test_a_worker_that_ends_puts_back_what_it_holds_though_it_was_taken_fo
     await commands.lpush(READY, b"1")
     await lost.slots.take(READY, lost.slot())
     await commands.delete(side.keys.slots("w2"))
-    assert await leave(lost) == 1
+    assert await lost.leave() == 1
     assert await commands.lrange(READY, 0, -1) == [b"1"]
 
 
 async def test_a_worker_that_has_ended_is_no_address_for_jobs(side: Side, lost: Side, commands: Any) -> None:
-    assert await leave(lost) == 0
+    assert await lost.leave() == 0
     await commands.lpush(side.slot().key, b"1")
     assert not await side.slots.send_to_worker(side.slot(), "w2")

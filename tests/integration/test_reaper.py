@@ -27,7 +27,7 @@ MISSED = overdue(LEASE)
 
 @pytest.fixture
 def reaper(side: Side, commands: Any) -> Reaper:
-    return Reaper(commands, side.keys, "w1", lease_seconds=LEASE, outage=side.outage)
+    return Reaper(side.linked(commands), "w1", lease_seconds=LEASE)
 
 
 async def enrol(side: Side, commands: Any, *, beat_ago: float) -> None:
@@ -125,7 +125,7 @@ async def test_without_the_right_to_list_clients_the_lease_decides(
     for node in topology.nodes:
         node.client.execute_command("ACL SETUSER limited on >secret ~* &* +@all -client|list")
     limited = connect(topology.url.replace("://", "://limited:secret@"), name="w1")
-    reaper = Reaper(limited, side.keys, "w1", lease_seconds=LEASE, outage=side.outage)
+    reaper = Reaper(side.linked(limited), "w1", lease_seconds=LEASE)
     try:
         await enrol(side, commands, beat_ago=MISSED + 0.5)
         assert await reaper.look() == 0

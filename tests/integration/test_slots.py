@@ -46,7 +46,7 @@ async def test_jobs_are_taken_in_the_order_in_which_they_were_pushed(side: Side,
 
 
 async def test_a_lost_reply_loses_and_doubles_no_job(side: Side, commands: Any) -> None:
-    slots = Slots(LosesReplies(commands, 2), commands, side.keys, side.lease, side.outage)  # pyright: ignore[reportArgumentType]
+    slots = Slots(LosesReplies(commands, 2), side.linked(commands), side.lease)  # pyright: ignore[reportArgumentType]
     await commands.lpush(QUEUE, b"1", b"2", b"3")
     taken: list[bytes] = []
     while await commands.exists(QUEUE, side.slot().key):

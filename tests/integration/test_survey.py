@@ -15,6 +15,8 @@ from tests.support.servers import RedisServer, Topology
 from velesio_worker.queue import survey as module
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.outage import Outage
 from velesio_worker.queue.survey import Survey, Waiting
 from velesio_worker.wire.jobs import Kind
 
@@ -28,7 +30,7 @@ SPARE_SECONDS: Final = module._SPARE_SECONDS  # pyright: ignore[reportPrivateUsa
 
 @pytest.fixture
 def survey(side: Side, commands: Any) -> Survey:
-    return Survey(commands, side.keys, seconds=30)
+    return Survey(side.linked(commands), seconds=30)
 
 
 class Clock:
@@ -150,7 +152,7 @@ async def test_a_prompt_cannot_say_when_its_job_was_made(survey: Survey, command
 
 async def test_two_workers_see_the_same(survey: Survey, commands: Any, side: Side) -> None:
     await commands.lpush(INCOMING, *[job(f"job-{number}", created_at=time.time() - 50) for number in range(3)])
-    other = await Survey(commands, side.keys, seconds=30).look()
+    other = await Survey(side.linked(commands), seconds=30).look()
     view = await survey.look()
     assert {name: one.jobs for name, one in view.waiting.items()} == {
         name: one.jobs for name, one in other.waiting.items()
@@ -176,7 +178,7 @@ async def test_a_key_that_is_no_list_is_redis_trouble_and_no_end(survey: Survey,
 async def test_redis_that_does_not_answer_is_not_waited_for(topology: Topology, own_redis: RedisServer) -> None:
     assert topology
     client = connect(own_redis.url, name="test")
-    survey = Survey(client, Keys(INCOMING), seconds=0.2)
+    survey = Survey(Link(client, Keys(INCOMING), Outage("redis://h")), seconds=0.2)
     with anyio.fail_after(20), pytest.raises(RedisError):
         await survey.look()
     await client.aclose()

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from velesio_worker.execution.admission import Admission
-from velesio_worker.execution.closing import Closer
-from velesio_worker.queue.claims import Claims
+from velesio_worker.core.bell import Bell
+from velesio_worker.core.settings import Settings
+from velesio_worker.execution.redis_side import Clients, RedisSide
 from velesio_worker.queue.keys import Keys, Slot
-from velesio_worker.queue.lease import Lease
+from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
 from velesio_worker.queue.scripts import Scripts
-from velesio_worker.queue.slots import Slots
-from velesio_worker.stream import Publisher
-from velesio_worker.wire.jobs import Kind
 
 MAX_BYTES = 10_000
 
 
-@dataclass
-class Side:
-    """The Redis side of one worker, without engines."""
+class Side(RedisSide):
+    """The Redis side of one worker, and what tests look at of it."""
 
-    name: str
-    keys: Keys
-    scripts: Scripts
-    lease: Lease
-    slots: Slots
-    claims: Claims
-    publisher: Publisher
-    closer: Closer
-    admission: Admission
-    outage: Outage
+    @property
+    def keys(self) -> Keys:
+        return self.link.keys
 
-    def slot(self, name: str = "text-0") -> Slot:
-        return self.keys.slot(self.name, name, home=self.keys.ready(Kind.TEXT))
+    @property
+    def scripts(self) -> Scripts:
+        return self.link.scripts
+
+    @property
+    def outage(self) -> Outage:
+        return self.link.outage
+
+    def linked(self, redis: Any) -> Link:
+        """The same link over another client."""
+        return Link(redis, self.keys, self.outage)
+
+    def slot(self, name: str = "text-0", *, home: str = "{llama_queue}:text") -> Slot:
+        return super().slot(name, home=home)
 
 
-def make_side(url: str, name: str, commands: Any, blocking: Any, publishing: Any) -> Side:
-    outage = Outage(url)
-    keys = Keys("llama_queue")
-    lease = Lease(commands, keys, name, seconds=60, facts=lambda: {"state": "test"}, outage=outage)
-    slots = Slots(blocking, commands, keys, lease, outage)
-    claims = Claims(commands, slots, outage, result_ttl=100)
-    publisher = Publisher(publishing, outage, ttl=200)
-    closer = Closer(claims, slots, publisher)
-    admission = Admission(commands, claims, slots, closer, publisher, outage, max_bytes=MAX_BYTES, stream_ttl=200)
-    return Side(name, keys, Scripts(commands), lease, slots, claims, publisher, closer, admission, outage)
+def make_side(url: str, worker: str, *clients: Any) -> Side:
+    """Make the Redis side of a worker on the given clients, or on new ones."""
+    settings = Settings.model_validate(
+        {"redis_url": url, "result_ttl": 100, "stream_ttl": 200, "max_job_bytes": MAX_BYTES, "lease_seconds": 60}
+    )
+    connections = Clients(*clients) if clients else Clients.connected(url, worker)
+    return Side(connections, settings, worker, facts=lambda: {"state": "test"}, changed=Bell())

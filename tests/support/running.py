@@ -19,7 +19,7 @@ class Running:
         self.fenced: list[tuple[str, int]] = []
 
     def claims(self) -> list[Claim]:
-        return self.now
+        return list(self.now)
 
     def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)

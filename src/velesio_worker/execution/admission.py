@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
 
 import orjson
-from redis.asyncio import Redis
 
 from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import QUEUE_WAIT
@@ -16,7 +14,7 @@ from velesio_worker.execution.published import complete_stream, read_published
 from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim, Claims, Held
 from velesio_worker.queue.keys import Slot, stream_key
-from velesio_worker.queue.outage import Outage, until_done
+from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher, last_entry
@@ -38,12 +36,11 @@ class Admission:
     """Claims what lies in a slot, or ends it: wrong, finished, cancelled, expired, lost too often.
 
     Args:
-        commands: the client for commands.
+        link: the line to Redis.
         claims: claims attempts.
         slots: this worker's slots.
         closer: ends attempts.
         publisher: writes streams.
-        outage: whom to tell when Redis does not answer.
         max_bytes: the largest job that is accepted, in bytes.
         stream_ttl: how long a stream is kept, in seconds.
 
@@ -53,22 +50,20 @@ class Admission:
 
     def __init__(
         self,
-        commands: Redis,
+        link: Link,
         claims: Claims,
         slots: Slots,
         closer: Closer,
         publisher: Publisher,
-        outage: Outage,
         *,
         max_bytes: int,
         stream_ttl: int,
     ) -> None:
-        self._commands: Any = commands
+        self._link = link
         self._claims = claims
         self._slots = slots
         self._closer = closer
         self._publisher = publisher
-        self._outage = outage
         self.arrivals = Arrivals()
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
@@ -163,24 +158,21 @@ class Admission:
         stream.put(START, orjson.dumps(start))
         with contextlib.suppress(FencedError, InternalError, StreamLostError):
             await stream.flushed()
-        return stream, (
-            await until_done(self._outage, lambda: read_published(self._commands, job.id), writes=False)
-        ).text
+        return stream, (await self._link.asked(lambda: read_published(self._link.commands, job.id))).text
 
     async def _finished(self, held: Held) -> None:
         log.info("the job is over already", action="job_finished_before")
-        await until_done(
-            self._outage,
-            lambda: complete_stream(self._commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl),
+        await self._link.done(
+            lambda: complete_stream(self._link.commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl)
         )
         await self._slots.ack(held.slot, held.payload)
 
     async def _begin(self, job_id: str, reply: ClaimReply) -> None:
         """Delete what an earlier submission under the same id left; its end would be read as this one's."""
         if reply.base and reply.status not in {ClaimStatus.FINISHED, ClaimStatus.HELD}:
-            await until_done(self._outage, lambda: self._forget_stream(job_id, reply.base))
+            await self._link.done(lambda: self._forget_stream(job_id, reply.base))
 
     async def _forget_stream(self, job_id: str, base: int) -> None:
-        last = await last_entry(self._commands, stream_key(job_id))
+        last = await last_entry(self._link.commands, stream_key(job_id))
         if last is not None and split_id(last.id)[0] <= base:
-            await self._commands.delete(stream_key(job_id))
+            await self._link.commands.delete(stream_key(job_id))

@@ -1,9 +1,10 @@
-"""The two sides of a worker: its text engine and its image engine, as far as there is one to start or to use."""
+"""What a worker can run: its text engine and its image engine, as far as there is one to start or to use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import GpuSharing, Settings
@@ -12,11 +13,13 @@ from velesio_worker.engines.gpu import Gpus
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.engines.webui.command import FOLDER, LAUNCH, has_webui
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.execution.gate import EngineGate
+from velesio_worker.execution.management import ImageModels, Models, TextModels
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.keys import Keys
 from velesio_worker.wire.errors import SettingsError
@@ -30,7 +33,7 @@ class TextCapacity:
     """Text jobs: what starts their engine, and who looks after it."""
 
     launcher: LlamaLauncher
-    service: EngineGate[LlamaEngine]
+    engine: EngineGate[LlamaEngine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,14 @@ class ImageCapacity:
     """Image jobs: what starts their engine, and who looks after it."""
 
     launcher: WebUILauncher
-    service: EngineGate[WebUIEngine]
+    engine: EngineGate[WebUIEngine]
 
     def known_as(self, model: str | None) -> Spec:
         """Return what a job's ``model`` stands for, as far as that is known without asking.
 
         A job without one gets the default model, and that is another one after a ``switch_model``.
         """
-        return self.service.supervisor.default if model is None else self.launcher.known_as(model)
+        return self.engine.supervisor.default if model is None else self.launcher.known_as(model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +64,33 @@ class EngineSet:
     image: ImageCapacity | None
 
     @property
-    def services(self) -> list[EngineGate[LlamaEngine] | EngineGate[WebUIEngine]]:
-        """The services that there are."""
-        return [side.service for side in (self.text, self.image) if side is not None]
+    def gates(self) -> list[EngineGate[LlamaEngine] | EngineGate[WebUIEngine]]:
+        """The engines that there are."""
+        return [capacity.engine for capacity in (self.text, self.image) if capacity is not None]
 
     @property
     def kinds(self) -> list[Kind]:
         """The kinds of job that need an engine and have one."""
-        sides = ((Kind.TEXT, self.text), (Kind.IMAGE, self.image))
-        return [kind for kind, side in sides if side is not None]
+        return [gate.kind for gate in self.gates]
+
+    @property
+    def supervisors(self) -> dict[Kind, Supervisor[Any]]:
+        """Who owns each engine, by the kind of its jobs."""
+        return {gate.kind: gate.supervisor for gate in self.gates}
+
+    @property
+    def models(self) -> dict[Kind, Models]:
+        """Who looks after the models of each kind of management job."""
+        models: dict[Kind, Models] = {}
+        if self.text is not None:
+            models[Kind.MANAGE] = TextModels(self.text.engine.supervisor, self.text.launcher)
+        if self.image is not None:
+            models[Kind.MANAGE_IMAGE] = ImageModels(self.image.engine.supervisor, self.image.launcher)
+        return models
 
 
 def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Callable[[], None]) -> EngineSet:
-    """Make the sides that the settings ask for.
+    """Make the engines that the settings ask for.
 
     Args:
         settings: the settings.
@@ -96,18 +113,18 @@ def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Cal
     return EngineSet(text, image)
 
 
-def check_engine_set(settings: Settings, sides: EngineSet) -> None:
+def check_engine_set(settings: Settings, engines: EngineSet) -> None:
     """Say what the settings leave undone.
 
     Raises:
         SettingsError: there is nothing that the worker could run.
     """
     missing = f"there is no Stable Diffusion WebUI: {FOLDER / LAUNCH} is missing, and neither SD_STARTUP_COMMAND nor"
-    if sides.text is None and sides.image is None:
+    if engines.text is None and engines.image is None:
         if settings.run_sd:
             raise SettingsError(f"RUN_LLM=false, and {missing} SD_SERVER_URL is set: the worker has nothing to run")
         raise SettingsError("RUN_LLM=false and RUN_SD=false leave the worker nothing to run: set one of them to true")
-    if settings.run_sd and sides.image is None:
+    if settings.run_sd and engines.image is None:
         log.warning(
             f"{missing} SD_SERVER_URL is set. Image jobs stay in {Keys(settings.queue_name).ready(Kind.IMAGE)} until a "
             "worker takes them that has one. RUN_SD=false: I know",

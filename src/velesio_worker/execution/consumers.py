@@ -9,13 +9,11 @@ from typing import Final
 from velesio_worker.core.settings import Settings
 from velesio_worker.execution.capacity import ImageCapacity, TextCapacity
 from velesio_worker.execution.handler import JobHandler
-from velesio_worker.queue.arrivals import Arrivals
+from velesio_worker.execution.redis_side import RedisSide
 from velesio_worker.queue.choice import Affinity, first_check
 from velesio_worker.queue.consumer import Consumer, Gate, Passage
 from velesio_worker.queue.group import GroupConsumer, Picker
 from velesio_worker.queue.intake import Intake
-from velesio_worker.queue.keys import Keys, Slot
-from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.jobs import Kind
 
 MANAGERS: Final = 4
@@ -26,72 +24,67 @@ class ConsumerFactory:
     """Makes a worker's consumers, each with slots of its own.
 
     Args:
-        worker: the worker's id.
+        side: the worker's side towards Redis.
         settings: the settings.
-        keys: the queue's keys.
-        slots: takes jobs.
-        desk: handles what was taken.
+        handler: handles what was taken.
     """
 
-    def __init__(self, worker: str, settings: Settings, keys: Keys, slots: Slots, desk: JobHandler) -> None:
-        self._worker = worker
+    def __init__(self, side: RedisSide, settings: Settings, handler: JobHandler) -> None:
+        self._side = side
+        self._slots = side.slots
+        self._keys = side.link.keys
         self._settings = settings
-        self._keys = keys
-        self._slots = slots
-        self._desk = desk
+        self._handler = handler
         self._always = Gate(Passage.OPEN)
 
-    def _slot(self, name: str, home: str) -> Slot:
-        return self._keys.slot(self._worker, name, home=home)
-
-    def intake(self, arrivals: Arrivals) -> Intake:
+    def intake(self) -> Intake:
         """The one that sorts what producers push."""
         return Intake(
             self._slots,
             self._keys,
-            self._slot("intake", self._keys.incoming),
-            arrivals,
+            self._side.slot("intake", home=self._keys.incoming),
+            self._side.admission.arrivals,
             max_bytes=self._settings.max_job_bytes,
-            refuse=self._desk.refuse,
+            refuse=self._handler.refuse,
         )
 
     def managers(self, kinds: Sequence[Kind]) -> list[Consumer]:
         """Those that take jobs that look after models of these kinds, and jobs that name this worker."""
         about = {kind.engine: kind for kind in (Kind.MANAGE, Kind.MANAGE_IMAGE)}
         lists = [(about[kind], self._keys.ready(about[kind])) for kind in kinds]
-        only = self._keys.only(self._worker)
+        only = self._keys.only(self._side.worker)
         return [
             *(self._manager(f"{kind}-{number}", ready, ready) for number in range(MANAGERS) for kind, ready in lists),
             *(self._manager(f"only-{number}", only, self._keys.incoming) for number in range(MANAGERS)),
         ]
 
     def _manager(self, name: str, source: str, home: str) -> Consumer:
-        return Consumer(self._slots, source, self._slot(name, home), self._always, self._desk.process)
+        return Consumer(self._slots, source, self._side.slot(name, home=home), self._always, self._handler.process)
 
     def health_checks(self) -> Picker:
         """Takes what a worker without a text engine can answer of the jobs that look after text models."""
         ready, max_bytes = self._keys.ready(Kind.MANAGE), self._settings.max_job_bytes
         choose = partial(first_check, max_bytes=max_bytes)
-        return Picker(self._slots, ready, self._slot("health", ready), choose, self._desk.process)
+        return Picker(self._slots, ready, self._side.slot("health", home=ready), choose, self._handler.process)
 
-    def text(self, side: TextCapacity, number: int) -> Consumer:
+    def text(self, capacity: TextCapacity, number: int) -> Consumer:
         """One of those that take text jobs; the first, 0, is the one that wakes the engine."""
-        ready, gate = self._keys.ready(Kind.TEXT), side.service.gate
-        slot = self._slot(f"text-{number}", ready)
-        return Consumer(self._slots, ready, slot, gate, self._desk.process, number=number)
+        ready, gate = self._keys.ready(Kind.TEXT), capacity.engine.gate
+        slot = self._side.slot(f"text-{number}", home=ready)
+        return Consumer(self._slots, ready, slot, gate, self._handler.process, number=number)
 
-    def images(self, side: ImageCapacity) -> list[GroupConsumer]:
+    def images(self, capacity: ImageCapacity) -> list[GroupConsumer]:
         """As many as image jobs may be held, each with room for those that are run together with its own."""
-        settings, ready, gate = self._settings, self._keys.ready(Kind.IMAGE), side.service.gate
+        settings, ready, gate = self._settings, self._keys.ready(Kind.IMAGE), capacity.engine.gate
         choice = Affinity(
             max_bytes=settings.max_job_bytes,
-            loaded=lambda: side.service.supervisor.loaded,
-            known_as=side.known_as,
-            most=lambda: side.launcher.merging,
+            loaded=lambda: capacity.engine.supervisor.loaded,
+            known_as=capacity.known_as,
+            most=lambda: capacity.launcher.merging,
         )
         consumers: list[GroupConsumer] = []
         for number in range(settings.sd_concurrency):
-            own = [self._slot(f"image-{number}-{place}", ready) for place in range(settings.sd_max_batch)]
-            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._desk.process_group, number=number)
+            own = [self._side.slot(f"image-{number}-{place}", home=ready) for place in range(settings.sd_max_batch)]
+            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._handler.process_group, number=number)
             consumers.append(taker)
         return consumers

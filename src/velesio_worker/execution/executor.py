@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import FENCED
 from velesio_worker.engines.base import EngineSource
@@ -79,7 +80,7 @@ class Executor:
         self._report = report
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
-        self._changed = anyio.Event()
+        self._changed = Bell()
 
     @property
     def running(self) -> int:
@@ -183,8 +184,7 @@ class Executor:
                 await self._performer.keep(run, outcome)
             finally:
                 del self._runs[run]
-                self._changed.set()
-                self._changed = anyio.Event()
+                self._changed.ring()
         if not run.ended:
             return None
         return LastJob(run.job.type, time.monotonic() - run.began, isinstance(outcome, Done), time.time())

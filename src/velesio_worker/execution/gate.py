@@ -7,6 +7,7 @@ from typing import Final, Generic
 
 import anyio
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log
 from velesio_worker.engines.base import E, EngineState, Launcher
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
@@ -58,7 +59,7 @@ class EngineGate(Generic[E]):
         self.kind = kind
         self._fleet = fleet
         self._on_change = on_change
-        self._moved = anyio.Event()
+        self._moved = Bell()
         self._released = False
         self.supervisor = Supervisor(
             launcher,
@@ -71,7 +72,7 @@ class EngineGate(Generic[E]):
         )
         self.gate = Gate()
         self.slots = 0
-        self._resized = anyio.Event()
+        self._resized = Bell()
 
     async def run(self) -> None:
         """Look after the engine and the gate until cancelled; whatever is logged meanwhile says which engine it is."""
@@ -86,7 +87,7 @@ class EngineGate(Generic[E]):
     def release(self) -> None:
         """Let all consumers through, since the worker stops: they take no more jobs, and end."""
         self._released = True
-        self._resized.set()
+        self._resized.ring()
         self.gate.move(Passage.OPEN)
 
     async def resized(self, slots: int) -> None:
@@ -109,13 +110,12 @@ class EngineGate(Generic[E]):
         serving = self.supervisor.serving
         if state is EngineState.READY and serving is not None:
             self.slots = serving.slots  # one that runs elsewhere may come back with others
-            self._resized.set()
-            self._resized = anyio.Event()
+            self._resized.ring()
         if not self.supervisor.reason:  # else the task that tends the gate decides, whatever model is loaded
             self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
         elif self.gate.passage is Passage.OPEN:
             self._move_gate(Passage.CLOSED)
-        self._moved.set()
+        self._moved.ring()
         self._on_change()
 
     def _move_gate(self, passage: Passage) -> None:
@@ -125,7 +125,7 @@ class EngineGate(Generic[E]):
     async def _tend_gate(self) -> None:
         """While the engine cannot be started, open the gate as far as other workers leave jobs to this one."""
         while True:
-            self._moved = anyio.Event()
+            moved = self._moved.listen()
             failed = bool(self.supervisor.reason)
             if failed:
                 elsewhere = await self._fleet.serves(self.kind)
@@ -135,7 +135,7 @@ class EngineGate(Generic[E]):
             else:
                 self._move_gate(_PASSAGES.get(self.supervisor.state, Passage.CLOSED))
             with anyio.move_on_after(_LOOK_SECONDS if failed else None):
-                await self._moved.wait()
+                await moved.wait()
 
     async def _nothing_waits(self) -> bool:
         """Whether no job of the kind waits, so that the engine may rest."""

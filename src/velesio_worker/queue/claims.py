@@ -6,13 +6,11 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
-
-from redis.asyncio import Redis
+from typing import Final
 
 from velesio_worker.queue.keys import Slot, job_key
-from velesio_worker.queue.outage import Outage, until_done
-from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Scripts
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.jobs import Job, JobType, job_id_in
 
@@ -62,19 +60,14 @@ class Claims:
     """Claims attempts, stores their results, gives them up. All of it survives lost replies.
 
     Args:
-        commands: the client for commands.
+        link: the line to Redis.
         slots: this worker's slots.
-        outage: whom to tell when Redis does not answer.
         result_ttl: how long results are kept, in seconds.
-        job_ttl: how long a job's hash is kept at least, in seconds.
     """
 
-    def __init__(self, commands: Redis, slots: Slots, outage: Outage, *, result_ttl: int, job_ttl: int = 0) -> None:
-        hash_ttl = max(job_ttl, result_ttl)  # while the result is there, the hash tells that a cancel came too late
-        self._commands: Any = commands
-        self._scripts = Scripts(commands, job_ttl=hash_ttl)
+    def __init__(self, link: Link, slots: Slots, *, result_ttl: int) -> None:
+        self._link = link
         self._slots = slots
-        self._outage = outage
         self._result_ttl = result_ttl
 
     async def claim(self, job_id: str, slot: Slot, max_attempts: int) -> ClaimReply:
@@ -86,8 +79,8 @@ class Claims:
         nonce = secrets.token_hex(8)
         take_over = ""
         while True:
-            claim = partial(self._scripts.claim, job_id, slot, nonce, max_attempts, take_over)
-            reply = await until_done(self._outage, claim)
+            claim = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over)
+            reply = await self._link.done(claim)
             if reply.status is not ClaimStatus.HELD:
                 return reply
             if await self._slots.holder_has(reply.owner, reply.slot, job_id):
@@ -107,11 +100,11 @@ class Claims:
                 if not await self._send_parts(held, result):
                     continue
             finish = partial(
-                self._scripts.finish,
+                self._link.scripts.finish,
                 *(held.job_id, held.slot.worker, held.attempt, b"" if sent else result, self._result_ttl),
                 sent=sent,
             )
-            stored = await until_done(self._outage, finish)
+            stored = await self._link.done(finish)
             if stored is not None:
                 return stored
 
@@ -120,8 +113,8 @@ class Claims:
         whole = memoryview(result)
         for at in range(0, len(result), PART_BYTES):
             part = bytes(whole[at : at + PART_BYTES])
-            send = partial(self._scripts.part, held.job_id, held.attempt, at, part)
-            if not await until_done(self._outage, send):
+            send = partial(self._link.scripts.part, held.job_id, held.attempt, at, part)
+            if not await self._link.done(send):
                 return False
         return True
 
@@ -132,9 +125,8 @@ class Claims:
             held: the attempt.
             in_good_order: whether the attempt does not count against ``max_attempts``.
         """
-        await until_done(
-            self._outage,
-            lambda: self._scripts.release(held.job_id, held.slot.worker, held.attempt, in_good_order=in_good_order),
+        await self._link.done(
+            lambda: self._link.scripts.release(held.job_id, held.slot.worker, held.attempt, in_good_order=in_good_order)
         )
         await self._slots.hand_back(held.slot)
 
@@ -144,8 +136,8 @@ class Claims:
             payload = await self._slots.inside(slot)
             job_id = None if payload is None else job_id_in(payload)
             if job_id is not None:
-                asked = partial(self._commands.hmget, job_key(job_id), "owner", "slot", "attempt")
-                owner, name, attempt = await until_done(self._outage, asked, writes=False)
+                asked = partial(self._link.commands.hmget, job_key(job_id), "owner", "slot", "attempt")
+                owner, name, attempt = await self._link.asked(asked)
                 if (owner, name) == (slot.worker.encode(), slot.name.encode()):
-                    release = partial(self._scripts.release, job_id, slot.worker, int(attempt), in_good_order=True)
-                    await until_done(self._outage, release)
+                    release = partial(self._link.scripts.release, job_id, slot.worker, int(attempt), in_good_order=True)
+                    await self._link.done(release)

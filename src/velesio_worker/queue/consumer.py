@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import anyio
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
 
@@ -35,7 +36,7 @@ class Gate:
     def __init__(self, passage: Passage = Passage.CLOSED, places: float = math.inf) -> None:
         self._passage = passage
         self._places = places
-        self._moved = anyio.Event()
+        self._moved = Bell()
 
     @property
     def passage(self) -> Passage:
@@ -46,8 +47,7 @@ class Gate:
         """Open or close it."""
         if (passage, places) != (self._passage, self._places):
             self._passage, self._places = passage, places
-            self._moved.set()
-            self._moved = anyio.Event()
+            self._moved.ring()
 
     def lets_through(self, number: int) -> bool:
         """Whether the consumer of this number, from 0, may take jobs."""

@@ -15,7 +15,8 @@ from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS
 from velesio_worker.queue.keys import Keys, job_key, reader_key
-from velesio_worker.queue.outage import Outage, until_done, within
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.outage import within
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.jobs import is_job_id
 
@@ -58,52 +59,45 @@ class Control:
 
     Args:
         blocking: the client for blocking reads.
-        commands: the client for commands.
-        keys: the queue's keys.
+        link: the line to Redis for everything else.
         jobs: the jobs that run here.
-        outage: whom to tell when Redis does not answer.
     """
 
     def __init__(
         self,
         blocking: Redis,
-        commands: Redis,
-        keys: Keys,
+        link: Link,
         *,
         jobs: RunningJobs,
-        outage: Outage,
     ) -> None:
         self._blocking: Any = blocking
-        self._commands: Any = commands
-        self._scripts = Scripts(commands)
-        self._keys = keys
+        self._link = link
         self._jobs = jobs
-        self._outage = outage
         self._looked_at = -math.inf
         self._unread: dict[str, float] = {}
 
     async def run(self) -> None:
         """Listen for ever: to the doorbell at once, and once a second to the truth, should it not have rung."""
-        after = await until_done(self._outage, self._newest, writes=False)
+        after = await self._link.asked(self._newest)
         while True:
-            reply = await until_done(self._outage, partial(self._next, after), writes=False)
+            reply = await self._link.asked(partial(self._next, after))
             for entry_id, fields in reply[0][1] if reply else ():
                 after = entry_id.decode()
                 await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
             if time.monotonic() - self._looked_at >= BLOCK_SECONDS:
-                await until_done(self._outage, self.look, writes=False)
+                await self._link.asked(self.look)
 
     async def _rung(self, job_id: str) -> None:
         """Stop a job if its flag says so: it may have ended since, and the next one of that id may run."""
-        if is_job_id(job_id) and await until_done(self._outage, partial(self._scripts.cancel, job_id, ask=False)):
+        if is_job_id(job_id) and await self._link.done(partial(self._link.scripts.cancel, job_id, ask=False)):
             self._jobs.cancel(job_id)
 
     async def _next(self, after: str) -> Any:  # noqa: ANN401 (redis-py's)
-        read = self._blocking.xread({self._keys.control: after}, block=int(BLOCK_SECONDS * 1000))
+        read = self._blocking.xread({self._link.keys.control: after}, block=int(BLOCK_SECONDS * 1000))
         return await within(BLOCK_SECONDS + REPLY_SECONDS, read)
 
     async def _newest(self) -> str:
-        entries = await self._commands.xrevrange(self._keys.control, count=1)
+        entries = await self._link.commands.xrevrange(self._link.keys.control, count=1)
         return entries[0][0].decode() if entries else "0-0"
 
     async def look(self) -> None:
@@ -114,7 +108,7 @@ class Control:
         claims = self._jobs.claims()
         if not claims:
             return
-        async with self._commands.pipeline(transaction=False) as pipe:
+        async with self._link.commands.pipeline(transaction=False) as pipe:
             for claim in claims:
                 pipe.hmget(job_key(claim.job.id), "cancel", "owner", "attempt")
                 pipe.exists(reader_key(claim.job.id))

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.queue.connection import REPLY_SECONDS
-from velesio_worker.queue.keys import LAST_JOB_TIME, Keys, metrics_key
-from velesio_worker.queue.outage import Outage, until_done, within
-from velesio_worker.queue.scripts import Scripts
+from velesio_worker.queue.keys import LAST_JOB_TIME, metrics_key
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.outage import within
 from velesio_worker.wire.jobs import Kind
 
 METRICS_TTL: Final = 86400
@@ -28,22 +27,17 @@ class Fleet:
     """Looks at the other workers and at the lists that all take jobs from.
 
     Args:
-        commands: the client for commands.
-        keys: the queue's keys.
+        link: the line to Redis.
         worker: this worker's id.
-        outage: whom to tell when Redis does not answer.
     """
 
-    def __init__(self, commands: Redis, keys: Keys, worker: str, outage: Outage) -> None:
-        self._commands: Any = commands
-        self._scripts = Scripts(commands)
-        self._keys = keys
+    def __init__(self, link: Link, worker: str) -> None:
+        self._link = link
         self._worker = worker
-        self._outage = outage
 
     async def serves(self, kind: Kind) -> bool:
         """Whether another worker lives that may run jobs of a kind."""
-        names: list[bytes] = await self._asked(partial(self._commands.zrange, self._keys.workers, 0, -1))
+        names: list[bytes] = await self._link.asked(partial(self._link.commands.zrange, self._link.keys.workers, 0, -1))
         for name in (name.decode() for name in names):
             if name != self._worker and await self._may_run(name, kind):
                 return True
@@ -51,22 +45,21 @@ class Fleet:
 
     async def _may_run(self, worker: str, kind: Kind) -> bool:
         fields = ("kinds", f"{kind}_state")
-        known: list[bytes | None] = await self._asked(partial(self._commands.hmget, self._keys.worker(worker), fields))
+        known: list[bytes | None] = await self._link.asked(
+            partial(self._link.commands.hmget, self._link.keys.worker(worker), fields)
+        )
         kinds, state = ((value or b"").decode() for value in known)
         if kind not in kinds.split(",") or state == _FAILED:
             return False
-        return await self._asked(partial(self._scripts.alive, self._keys, worker))
+        return await self._link.asked(partial(self._link.scripts.alive, self._link.keys, worker))
 
     async def waiting(self, kind: Kind) -> int:
         """How many jobs wait that are, or may become, of a kind."""
         counts = [
-            await self._asked(partial(self._commands.llen, key))
-            for key in (self._keys.incoming, self._keys.ready(kind))
+            await self._link.asked(partial(self._link.commands.llen, key))
+            for key in (self._link.keys.incoming, self._link.keys.ready(kind))
         ]
         return sum(counts)
-
-    async def _asked(self, question: Any) -> Any:  # noqa: ANN401 (as redis-py answers)
-        return await until_done(self._outage, question, writes=False)
 
     async def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
         """Keep what the last job was, and its time for whoever stops hosts that have none; trouble is no matter.
@@ -76,6 +69,6 @@ class Fleet:
             entry: what ``metrics:<second>`` is to hold (wire protocol, section 5).
         """
         with contextlib.suppress(RedisError):  # whatever becomes of one, the other is waited for, too
-            noted: Awaitable[Any] = self._commands.set(metrics_key(int(at)), orjson.dumps(entry), ex=METRICS_TTL)
-            timed: Awaitable[Any] = self._commands.set(LAST_JOB_TIME, f"{at:.3f}")
+            noted: Awaitable[Any] = self._link.commands.set(metrics_key(int(at)), orjson.dumps(entry), ex=METRICS_TTL)
+            timed: Awaitable[Any] = self._link.commands.set(LAST_JOB_TIME, f"{at:.3f}")
             await within(REPLY_SECONDS, asyncio.gather(noted, timed, return_exceptions=True))

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Final
 
 import anyio
-from redis.asyncio import Redis
 
-from velesio_worker.queue.keys import Keys, Slot
-from velesio_worker.queue.outage import Outage, until_done
-from velesio_worker.queue.scripts import Scripts
+from velesio_worker.core.bell import Bell
+from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.link import Link
 
 BEATS_PER_LEASE: Final = 12
 """A third would do for the lease; each further beat shortens what a killed worker costs the readers of its jobs."""
@@ -33,31 +32,19 @@ class Lease:
     """Keeps a worker in the list of those that live, with the slots in which whoever reaps it looks for jobs.
 
     Args:
-        commands: the client for commands.
-        keys: the queue's keys.
+        link: the line to Redis.
         worker: the worker's id.
         seconds: how long it counts as alive after a beat.
         facts: says what the worker is and does, for its hash.
-        outage: whom to tell when Redis does not answer.
+        changed: rung when that has changed: the hash then says so at once.
     """
 
-    def __init__(
-        self,
-        commands: Redis,
-        keys: Keys,
-        worker: str,
-        *,
-        seconds: int,
-        facts: Facts,
-        outage: Outage,
-    ) -> None:
-        self._scripts = Scripts(commands)
-        self._keys = keys
+    def __init__(self, link: Link, worker: str, *, seconds: int, facts: Facts, changed: Bell) -> None:
+        self._link = link
         self._worker = worker
         self._seconds = seconds
         self._facts = facts
-        self._outage = outage
-        self._nudged = anyio.Event()
+        self._changed = changed
         self._slots: dict[str, Slot] = {}
         self._beating = anyio.Lock()
         self._told: set[str] = set()
@@ -71,14 +58,16 @@ class Lease:
 
     async def beat(self) -> None:
         """Renew the lease once."""
-        await until_done(self._outage, self._beat)
+        await self._link.done(self._beat)
 
     async def _beat(self, unless: Callable[[], bool] = lambda: False) -> None:
         async with self._beating:
             if unless():
                 return
             slots, began = self.slots, time.monotonic()
-            self._ends = await self._scripts.beat(self._keys, self._worker, self._seconds, self._facts(), slots)
+            self._ends = await self._link.scripts.beat(
+                self._link.keys, self._worker, self._seconds, self._facts(), slots
+            )
             self._told, self._told_at = {slot.key for slot in slots}, began
 
     async def cover(self, slot: Slot) -> None:
@@ -97,16 +86,12 @@ class Lease:
         return slot.key in self._told and time.monotonic() - self._told_at < overdue(self._seconds)
 
     async def keep(self) -> None:
-        """Renew the lease for ever, and at once whenever :meth:`nudge` says that the facts have changed."""
+        """Renew the lease for ever, and at once whenever the facts have changed."""
         while True:
-            self._nudged = anyio.Event()
+            changed = self._changed.listen()
             await self.beat()
             with anyio.move_on_after(self._seconds / BEATS_PER_LEASE):
-                await self._nudged.wait()
-
-    def nudge(self) -> None:
-        """Have the worker's hash say now what has changed."""
-        self._nudged.set()
+                await changed.wait()
 
     async def end(self) -> int:
         """Leave the list of those that live, and put back what is left of the worker's jobs; returns how many.
@@ -114,5 +99,5 @@ class Lease:
         It is one step, that of whoever reaps a lost worker: should this one be lost before it, another takes it.
         """
         await self.beat()  # so that all slots are known, also if it was taken for lost
-        reap = partial(self._scripts.reap, self._keys, self._worker, self._ends, gone=True)
-        return max(0, await until_done(self._outage, reap))
+        reap = partial(self._link.scripts.reap, self._link.keys, self._worker, self._ends, gone=True)
+        return max(0, await self._link.done(reap))

@@ -11,16 +11,16 @@ import time
 from typing import Any, Final, cast
 
 import anyio
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
-from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.lease import overdue
-from velesio_worker.queue.outage import Outage, passes, until_done
-from velesio_worker.queue.scripts import LeaseEnd, Scripts
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.outage import passes
+from velesio_worker.queue.scripts import LeaseEnd
 
 LOOK_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 4.0
@@ -35,35 +35,30 @@ class Reaper:
     """Looks after the other workers of a queue.
 
     Args:
-        commands: the client for commands.
-        keys: the queue's keys.
+        link: the line to Redis.
         worker: the worker that looks; never reaped by itself.
         lease_seconds: how long a worker counts as alive after a beat.
-        outage: tells when Redis was away, during which nobody could beat.
     """
 
-    def __init__(self, commands: Redis, keys: Keys, worker: str, *, lease_seconds: int, outage: Outage) -> None:
-        self._commands: Any = commands
-        self._scripts = Scripts(commands)
-        self._keys = keys
+    def __init__(self, link: Link, worker: str, *, lease_seconds: int) -> None:
+        self._link = link
         self._worker = worker
         self._lease_seconds = lease_seconds
-        self._outage = outage
         self._may_list_clients = True
-        self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(commands) else {}
+        self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(link.redis) else {}
 
     async def run(self) -> None:
         """Look for ever, twice a second."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
-            await until_done(self._outage, self.look, writes=False)
+            await self._link.asked(self.look)
 
     async def look(self) -> int:
         """Reap whoever is lost now; returns how many jobs were put back."""
         missed = overdue(self._lease_seconds)
         connected: set[str] | None = None
         moved = 0
-        for lease in await self._scripts.leases(self._keys, self._lease_seconds - missed):
+        for lease in await self._link.scripts.leases(self._link.keys, self._lease_seconds - missed):
             if lease.worker == self._worker:
                 continue
             silent, away = self._silent(lease)
@@ -83,11 +78,11 @@ class Reaper:
         Redis that is away makes everybody look lost: that time does not count.
         """
         since_beat = self._lease_seconds - lease.left
-        away = self._outage.away_since(time.monotonic() - since_beat)
+        away = self._link.outage.away_since(time.monotonic() - since_beat)
         return since_beat - away, away
 
     async def _reap(self, lease: LeaseEnd, *, over: bool) -> int:
-        moved = await self._scripts.reap(self._keys, lease.worker, lease.ends, gone=not over)
+        moved = await self._link.scripts.reap(self._link.keys, lease.worker, lease.ends, gone=not over)
         if moved < 0:
             return 0
         why = "its lease ran out" if over else "it missed a beat and has no connection"
@@ -101,7 +96,7 @@ class Reaper:
         if not self._may_list_clients:
             return None
         try:
-            listing = await self._commands.execute_command("CLIENT LIST", **self._everywhere)
+            listing = await self._link.commands.execute_command("CLIENT LIST", **self._everywhere)
         except ResponseError as error:
             if passes(error):
                 raise

@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import DEAD_LETTERS
 from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPLY_SECONDS
-from velesio_worker.queue.keys import Keys, Slot
+from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.lease import Lease
-from velesio_worker.queue.outage import Backoff, Outage, passes, until_done, within
-from velesio_worker.queue.scripts import Scripts
+from velesio_worker.queue.link import Link
+from velesio_worker.queue.outage import Backoff, passes, within
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024
@@ -36,19 +36,14 @@ class Slots:
 
     Args:
         blocking: the client for blocking moves and for reading payloads; patient.
-        commands: the client for everything else.
-        keys: the queue's keys.
+        link: the line to Redis for everything else.
         lease: is told of each slot before a job is moved there.
-        outage: whom to tell when Redis does not answer.
     """
 
-    def __init__(self, blocking: Redis, commands: Redis, keys: Keys, lease: Lease, outage: Outage) -> None:
+    def __init__(self, blocking: Redis, link: Link, lease: Lease) -> None:
         self._blocking: Any = blocking
-        self._commands: Any = commands
-        self._scripts = Scripts(commands)
-        self._keys = keys
+        self._link = link
         self._lease = lease
-        self._outage = outage
         self._doubtful: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
 
@@ -68,11 +63,11 @@ class Slots:
         except RedisError as error:
             if not passes(error):
                 raise
-            self._outage.noticed(error)
+            self._link.outage.noticed(error)
             self._doubtful.add(slot.key)
-            await backoff.pause(self._outage)
+            await backoff.pause(self._link.outage)
             return None
-        self._outage.over()
+        self._link.outage.over()
         backoff.reset()
         return payload
 
@@ -86,19 +81,19 @@ class Slots:
 
     async def waiting(self, source: str) -> list[bytes]:
         """Return the jobs at the front of a list, the next one first; an empty string for one that is large."""
-        read = partial(self._scripts.waiting, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
-        return await until_done(self._outage, read, writes=False)
+        read = partial(self._link.scripts.waiting, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
+        return await self._link.asked(read)
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job of a list into the slot; False if it does not wait there any more."""
-        await until_done(self._outage, partial(self._lease.cover, slot))
-        return await until_done(self._outage, partial(self._scripts.pick, source, slot, payload))
+        await self._link.done(partial(self._lease.cover, slot))
+        return await self._link.done(partial(self._link.scripts.pick, source, slot, payload))
 
     async def lingers(self, source: str) -> bool:
         """Whether a job has been in a list for a moment: nobody else takes it. Returns after that moment."""
-        waits = await until_done(self._outage, lambda: self._commands.llen(source), writes=False)
+        waits = await self._link.asked(lambda: self._link.commands.llen(source))
         await anyio.sleep(_LINGER_SECONDS)
-        return bool(waits) and bool(await until_done(self._outage, lambda: self._commands.llen(source), writes=False))
+        return bool(waits) and bool(await self._link.asked(lambda: self._link.commands.llen(source)))
 
     async def inside(self, slot: Slot) -> bytes | None:
         """Return what lies in a slot; None if nothing does.
@@ -112,7 +107,7 @@ class Slots:
             patience = min(2 * patience, PAYLOAD_SECONDS)
             return await within(patience, self._blocking.lindex(slot.key, -1))
 
-        return await until_done(self._outage, read, writes=False)
+        return await self._link.asked(read)
 
     async def ack(self, slot: Slot, payload: bytes) -> None:
         """Forget the job in the slot: it is over.
@@ -121,22 +116,22 @@ class Slots:
             slot: where the job lies.
             payload: the job, as it was taken.
         """
-        if not await until_done(self._outage, lambda: self._scripts.ack(slot)):
+        if not await self._link.done(lambda: self._link.scripts.ack(slot)):
             self._doubtful.add(slot.key)
-            await until_done(self._outage, lambda: self._commands.lrem(slot.key, -1, payload))
+            await self._link.done(lambda: self._link.commands.lrem(slot.key, -1, payload))
 
     async def send(self, slot: Slot, destination: str) -> None:
         """Move the job in the slot to the end of a list."""
-        await until_done(self._outage, lambda: self._commands.lmove(slot.key, destination, "RIGHT", "LEFT"))
+        await self._link.done(lambda: self._link.commands.lmove(slot.key, destination, "RIGHT", "LEFT"))
 
     async def hand_back(self, slot: Slot) -> bool:
         """Move the job in the slot to the front of the slot's home list; False if there was none."""
-        moved = await until_done(self._outage, lambda: self._commands.lmove(slot.key, slot.home, "RIGHT", "RIGHT"))
+        moved = await self._link.done(lambda: self._link.commands.lmove(slot.key, slot.home, "RIGHT", "RIGHT"))
         return moved is not None
 
     async def send_to_worker(self, slot: Slot, worker: str) -> bool:
         """Move the job in the slot to the list of one worker; False if that worker does not live."""
-        return await until_done(self._outage, lambda: self._scripts.send_to_worker(self._keys, slot, worker))
+        return await self._link.done(lambda: self._link.scripts.send_to_worker(self._link.keys, slot, worker))
 
     async def bury(self, slot: Slot, payload: bytes, reason: str) -> None:
         """Move the job in the slot to the dead letters.
@@ -151,16 +146,16 @@ class Slots:
         if len(letter) > _LETTER_BYTES:
             why = f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
             letter = _letter(slot.worker, payload[:_LETTER_HEAD], why, size=len(payload))
-        if not await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter)):
+        if not await self._link.done(lambda: self._link.scripts.bury(self._link.keys, slot, letter)):
             self._doubtful.add(slot.key)
-            await until_done(self._outage, lambda: self._scripts.bury(self._keys, slot, letter, payload))
+            await self._link.done(lambda: self._link.scripts.bury(self._link.keys, slot, letter, payload))
         DEAD_LETTERS.inc()
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
         """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""
-        if not await until_done(self._outage, lambda: self._scripts.alive(self._keys, owner), writes=False):
+        if not await self._link.asked(lambda: self._link.scripts.alive(self._link.keys, owner)):
             return False
-        payload = await self.inside(self._keys.slot(owner, name))
+        payload = await self.inside(self._link.keys.slot(owner, name))
         try:
             return payload is not None and orjson.loads(payload).get("id") == job_id
         except (orjson.JSONDecodeError, AttributeError):

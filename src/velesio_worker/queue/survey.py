@@ -7,14 +7,12 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import orjson
-from redis.asyncio import Redis
 
-from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
-from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.jobs import Kind, moment_of
 
 _HEAD_BYTES: Final = 64 * 1024
@@ -74,17 +72,14 @@ class Survey:
     """Looks at the queue, and remembers since when it has seen the same job at the head of a list.
 
     Args:
-        commands: the client for commands.
-        keys: the queue's keys.
+        link: the line to Redis.
         seconds: how long a look may take.
     """
 
-    def __init__(self, commands: Redis, keys: Keys, *, seconds: float) -> None:
-        self._commands: Any = commands
-        self._scripts = Scripts(commands)
-        self._keys = keys
+    def __init__(self, link: Link, *, seconds: float) -> None:
+        self._link = link
         self._seconds = seconds
-        self._lists = {"incoming": keys.incoming, **{kind.value: keys.ready(kind) for kind in Kind}}
+        self._lists = {"incoming": link.keys.incoming, **{kind.value: link.keys.ready(kind) for kind in Kind}}
         self._heads: dict[str, _Head] = {}
 
     async def look(self) -> QueueView:
@@ -98,9 +93,11 @@ class Survey:
     async def _look(self) -> QueueView:
         now = time.time()
         spared = {name for name, head in self._heads.items() if head.spare_until > now}
-        heads = await self._scripts.heads({key: name not in spared for name, key in self._lists.items()}, _HEAD_BYTES)
-        leases = await self._scripts.leases(self._keys, _ANY_TIME)
-        dead: int = await self._commands.llen(self._keys.dead)
+        heads = await self._link.scripts.heads(
+            {key: name not in spared for name, key in self._lists.items()}, _HEAD_BYTES
+        )
+        leases = await self._link.scripts.leases(self._link.keys, _ANY_TIME)
+        dead: int = await self._link.commands.llen(self._link.keys.dead)
         waiting: dict[str, Waiting] = {}
         for name, (jobs, head, size) in zip(self._lists, heads, strict=True):
             if not jobs:

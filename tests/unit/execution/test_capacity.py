@@ -57,7 +57,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> str:
 def test_a_worker_runs_what_the_settings_ask_for_and_there_is(more: dict[str, Any], kinds: list[Kind]) -> None:
     made = sides(settings(**more))
     assert made.kinds == kinds
-    assert [service.kind for service in made.services] == kinds
+    assert [gate.kind for gate in made.gates] == kinds
 
 
 def test_a_webui_in_its_folder_is_enough() -> None:
