@@ -57,7 +57,7 @@ async def complete(supervisor: Supervisor[LlamaEngine]) -> None:
 
 
 async def test_two_busy_engines_take_turns(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("velesio_worker.engines.supervision.lifecycle.TURN_SECONDS", TURN_SECONDS)
+    monkeypatch.setattr("velesio_worker.engines.supervision.decisions.TURN_SECONDS", TURN_SECONDS)
     assert turns_module.TURN_SECONDS > TURN_SECONDS
     turns = GpuTurns()
     pair: list[Supervisor[LlamaEngine]] = []

@@ -19,8 +19,8 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.command import LlamaCommand, engine_environment
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.engines.llama.redaction import LlamaRedaction
+from velesio_worker.engines.supervision.liveness import Reported, last_words, tail_of, until_gone
 from velesio_worker.engines.supervision.ports import check_port
-from velesio_worker.engines.supervision.presence import Reported, last_words, tail_of, until_gone
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
 

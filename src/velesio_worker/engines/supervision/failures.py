@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import random
+from math import inf
 from typing import Final
 
-import anyio
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.metrics import RESTARTS, START_FAILURES, count_engines
+from velesio_worker.engines.base import TAIL, E
+from velesio_worker.engines.supervision.inbox import Ended
+from velesio_worker.engines.supervision.leases import Leases
+from velesio_worker.wire.errors import ModelUnavailableError, OutOfMemoryError
 
 FAILURES: Final = 5
 """So many failures in a row, none after a steady run, and an engine is given up."""
@@ -14,53 +20,95 @@ LONGEST_DELAY: Final = 60.0
 RETRY_SECONDS: Final = 300.0
 """After how long an engine that was given up is tried again all the same."""
 
+log = get_logger(__name__)
+
 
 class Failures:
-    """What has gone wrong with one engine.
+    """What has gone wrong with one engine, and what not; all times are in seconds, on one clock.
+
+    Args:
+        name: what the engine is called, for people.
+        kind: the kind of its jobs, for the metrics.
 
     Attributes:
         count: how often it has failed in a row.
         reason: why it was given up; empty if it was not.
+        pause_until: when it may be tried again.
         last_error: what happened last; empty if nothing did since it was ready.
+        starts: how often it was ready.
         losses: how often it went away while it served.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, kind: str) -> None:
+        count_engines(kind)
+        self._name = name
+        self._kind = kind
         self.count = 0
         self.reason = ""
+        self.pause_until = 0.0
         self.last_error = ""
+        self.starts = 0
         self.losses = 0
-        self._retry_at = float("inf")
+        self._retry_at = inf
         self._fingerprint: object = None
 
-    @property
-    def near_the_end(self) -> bool:
-        """Whether one more failure is one too many."""
-        return self.count + 1 >= FAILURES
+    def started(self, *, with_default: bool) -> None:
+        """It is ready; if with its default model, that can be started after all."""
+        self.starts += 1
+        self.last_error = ""
+        if with_default:
+            self.reason = ""
 
     def forgive(self) -> None:
         """Begin anew: it may be tried again."""
         self.reason = ""
         self.count = 0
 
-    def add(self, reason: str, *, final: bool) -> str | None:
-        """Count a failure; returns None, or how often it failed, for people, if it is given up now."""
+    def compare(self, fingerprint: object, now: float) -> None:
+        """Begin anew if somebody mended it since it was given up, or enough time has gone by."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint
+        if now > self._retry_at or fingerprint != self._fingerprint:
+            self.forgive()
+
+    def conclude(self, ended: Ended, leases: Leases[E], now: float) -> None:
+        """Draw the conclusions from the end of an engine; those who wait for a model that it has not are refused."""
+        model = ended.spec.name
+        if ended.error is not None:
+            START_FAILURES.labels(self._kind).inc()
+            shown = self.last_error = str(ended.error)
+            if ended.spec == leases.default:
+                self._failed(shown, shown, now, final=ended.error.final)
+                return
+            log.error(shown, action="model_failed", model=model)
+            kind = OutOfMemoryError if ended.error.out_of_memory else ModelUnavailableError
+            leases.refuse(ended.spec, kind, f"The model {model} cannot be loaded: {shown}")
+            return
+        if ended.steady or not ended.lost:
+            self.count = 0
+        if not ended.lost:
+            log.info(f"{self._name} was stopped: {ended.reason}", action="engine_stopped", model=model)
+            return
+        RESTARTS.labels(self._kind).inc()
+        self.losses += 1
+        shown = f"{self._name} {ended.lost}"
+        brief = self.last_error = shown.partition(TAIL)[0].rstrip()  # an engine that has run jobs may quote them
+        if ended.spec == leases.default or self.count + 1 < FAILURES:
+            self._failed(brief, shown, now)
+        else:
+            self.count = 0
+            leases.refuse(ended.spec, ModelUnavailableError, f"With the model {model} {brief}")
+
+    def _failed(self, reason: str, shown: str, now: float, *, final: bool = False) -> None:
+        """Have it tried again after a pause, longer each time, or give it up; ``shown`` is the reason for the log."""
         self.count += 1
         if not final and self.count < FAILURES:
-            return None
+            delay = min(LONGEST_DELAY, 2.0 ** (self.count - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+            self.pause_until = now + delay
+            log.error(shown, action="engine_lost", failures=self.count, retry_seconds=round(delay, 1))
+            return
         often = "" if final else f"it failed {self.count} times in a row; the last time: "
         self.reason = often + reason
-        self._retry_at = anyio.current_time() + RETRY_SECONDS
-        return often
-
-    def remember(self, fingerprint: object) -> None:
-        """Keep what changes when somebody mends what the engine was given up for."""
-        self._fingerprint = fingerprint
-
-    def is_mended(self, fingerprint: object) -> bool:
-        """Whether it may be tried again: somebody mended it, or enough time has gone by."""
-        return anyio.current_time() > self._retry_at or fingerprint != self._fingerprint
-
-    def delay(self) -> float:
-        """How long to wait before the next try, in seconds: longer each time."""
-        return min(LONGEST_DELAY, 2.0 ** (self.count - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+        self._retry_at = now + RETRY_SECONDS
+        self._fingerprint = None
+        log.critical(f"{self._name} cannot be started: {often}{shown}", action="engine_failed")

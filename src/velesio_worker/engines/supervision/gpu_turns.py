@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
-
-import anyio
 
 TURN_SECONDS: Final = 30.0
 """How long an engine that has work keeps the GPU while another one waits for it."""
 
 
+class Turn(Enum):
+    """How an engine stands with the GPU."""
+
+    NONE = auto()
+    WAITED_FOR = auto()
+    HELD = auto()
+
+
 class GpuTurns:
-    """Lets one engine at a time hold the GPU, first come, first served."""
+    """Lets one engine at a time hold the GPU, first come, first served.
+
+    An engine stands in the line as the function that tells it that something has changed: it is the first now, or,
+    being the first, has somebody behind it.
+    """
 
     def __init__(self) -> None:
-        self._lock = anyio.Lock()
-        self._tell_holder: Callable[[], None] = lambda: None
+        self._line: list[Callable[[], None]] = []
 
     @property
     def wanted(self) -> bool:
         """Whether somebody waits for whoever has it now."""
-        return self._lock.statistics().tasks_waiting > 0
+        return len(self._line) > 1
 
-    @asynccontextmanager
-    async def turn(self, on_wanted: Callable[[], None]) -> AsyncGenerator[None, None]:
-        """Wait for one's turn, and have it until the context is left.
+    def turn_of(self, tell: Callable[[], None]) -> Turn:
+        """How an engine stands."""
+        if tell not in self._line:
+            return Turn.NONE
+        return Turn.HELD if self._line[0] == tell else Turn.WAITED_FOR
 
-        Args:
-            on_wanted: called when somebody else begins to wait.
-        """
-        self._tell_holder()
-        async with self._lock:
-            self._tell_holder = on_wanted
-            try:
-                yield
-            finally:
-                self._tell_holder = lambda: None
+    def join(self, tell: Callable[[], None]) -> None:
+        """Wait for one's turn, or have it at once if nobody else does."""
+        self._line.append(tell)
+        self._line[0]()
+
+    def leave(self, tell: Callable[[], None]) -> None:
+        """Give it back, or wait no longer; nothing happens if one does neither."""
+        if tell in self._line:
+            self._line.remove(tell)
+            if self._line:
+                self._line[0]()

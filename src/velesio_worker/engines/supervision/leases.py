@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic
 
 import anyio
 
 from velesio_worker.engines.base import E, Spec
-from velesio_worker.wire.errors import JobError
+from velesio_worker.engines.supervision.decisions import Quiet
+from velesio_worker.wire.errors import EngineCrashedError, EngineUnavailableError, JobError
+
+WAIT_SECONDS: Final = 5.0
+"""How often those who wait for an engine hear of it."""
 
 DISMISS_SECONDS: Final = 2.0
 """How long those who use an engine that is gone may take to notice."""
 
 
 @dataclass(slots=True, eq=False)
-class Lease(Generic[E]):
+class EngineLease(Generic[E]):
     """Somebody's use of an engine, or the wish for it.
 
     Attributes:
@@ -54,18 +59,18 @@ class Leases(Generic[E]):
     Attributes:
         default: as above; it may change.
         ended: how many leases have ended.
-        quiet_since: when the last of them ended.
+        quiet: the time without leases that goes on, or the last one.
         on_use: called whenever a lease is granted.
     """
 
     def __init__(self, default: Spec, on_change: Callable[[], None]) -> None:
         self.default = default
         self.ended = 0
-        self.quiet_since = 0.0
+        self.quiet = Quiet()
         self.on_use: Callable[[], None] = lambda: None
         self._on_change = on_change
-        self._waiting: deque[Lease[E]] = deque()
-        self._live: set[Lease[E]] = set()
+        self._waiting: deque[EngineLease[E]] = deque()
+        self._live: set[EngineLease[E]] = set()
         self._open: tuple[E, Spec, int] | None = None
         self._left = anyio.Event()
 
@@ -84,23 +89,56 @@ class Leases(Generic[E]):
         """What the first who waits wants."""
         return self._wish(self._waiting[0]) if self._waiting else None
 
-    def _wish(self, lease: Lease[E]) -> Spec:
+    @property
+    def default_waited_for(self) -> bool:
+        """Whether anybody waits for the default."""
+        return any(self._wish(lease) == self.default for lease in self._waiting)
+
+    def _wish(self, lease: EngineLease[E]) -> Spec:
         return lease.spec or self.default
 
-    def join(self, spec: Spec | None) -> Lease[E]:
+    @asynccontextmanager
+    async def lease(self, spec: Spec | None, on_wait: Callable[[], None]) -> AsyncGenerator[E, None]:
+        """Queue for the engine and use it; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
+        lease = self.join(spec)
+        try:
+            engine = await self._granted(lease, on_wait)
+            with lease.scope:
+                try:
+                    yield engine
+                except EngineCrashedError:
+                    if lease.dismissal is not None:
+                        raise lease.dismissal from None
+                    raise
+            if lease.scope.cancelled_caught:
+                raise lease.dismissal or EngineCrashedError()
+        finally:
+            self.leave(lease)
+
+    async def _granted(self, lease: EngineLease[E], on_wait: Callable[[], None]) -> E:
+        while not lease.answered:
+            on_wait()
+            lease.news = anyio.Event()
+            with anyio.move_on_after(WAIT_SECONDS):
+                await lease.news.wait()
+        if lease.engine is None:
+            raise lease.refusal or EngineUnavailableError()
+        return lease.engine
+
+    def join(self, spec: Spec | None) -> EngineLease[E]:
         """Queue for the engine."""
-        lease: Lease[E] = Lease(spec)
+        lease: EngineLease[E] = EngineLease(spec)
         self._waiting.append(lease)
         self._grant()
         self._on_change()
         return lease
 
-    def leave(self, lease: Lease[E]) -> None:
+    def leave(self, lease: EngineLease[E]) -> None:
         """Leave the engine, or the queue for it."""
         if lease in self._live:
             self._live.discard(lease)
             self.ended += 1
-            self.quiet_since = anyio.current_time()
+            self.quiet = Quiet(anyio.current_time())
             self._left.set()
         elif lease in self._waiting:
             self._waiting.remove(lease)
@@ -127,11 +165,11 @@ class Leases(Generic[E]):
             self._live.add(lease)
             self.on_use()
 
-    def refuse(self, spec: Spec, error: Callable[[], JobError]) -> None:
-        """Refuse everybody who waits for ``spec``."""
+    def refuse(self, spec: Spec, error: type[JobError], text: str) -> None:
+        """Refuse everybody who waits for ``spec``; each gets an error of their own."""
         for lease in [lease for lease in self._waiting if self._wish(lease) == spec]:
             self._waiting.remove(lease)
-            lease.refusal = error()
+            lease.refusal = error(text)
             lease.answer()
 
     def tell(self) -> None:
@@ -139,10 +177,10 @@ class Leases(Generic[E]):
         for lease in self._waiting:
             lease.news.set()
 
-    def dismiss(self, error: Callable[[], JobError]) -> None:
+    def dismiss(self, error: type[JobError], text: str) -> None:
         """Take the engine away from everybody who has it."""
         for lease in self._live:
-            lease.dismissal = lease.dismissal or error()
+            lease.dismissal = lease.dismissal or error(text)
             lease.scope.cancel()
 
     async def all_left(self) -> None:

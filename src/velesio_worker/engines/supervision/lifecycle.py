@@ -1,27 +1,34 @@
-"""The life of an engine: one task that owns it, starts it, watches it, exchanges its model and starts it again."""
+"""One engine from its start to its end: it is started, watched, given another model, and ended."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from math import inf
 from typing import Final, Generic
 
 import anyio
-import anyio.to_thread
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.metrics import LOAD, RESTARTS, START_FAILURES, STARTS, count_engines
-from velesio_worker.engines.base import TAIL, E, EngineState, Launcher, Serving, Spec
-from velesio_worker.engines.supervision.failures import Failures
-from velesio_worker.engines.supervision.gpu_turns import TURN_SECONDS, GpuTurns
+from velesio_worker.core.metrics import LOAD, STARTS
+from velesio_worker.engines.base import E, Launcher, Serving, Spec
+from velesio_worker.engines.supervision.decisions import (
+    AskToRest,
+    Change,
+    Condition,
+    Exchange,
+    Phase,
+    Quiet,
+    Rest,
+    Served,
+    Stop,
+)
+from velesio_worker.engines.supervision.inbox import Ended, Found, Inbox, Rested, Started
 from velesio_worker.engines.supervision.leases import Leases
 from velesio_worker.engines.supervision.watchdog import Patience, Watchdog
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineCrashedError,
-    EngineFailedError,
     EngineStalledError,
     EngineStartError,
     EngineUnavailableError,
@@ -31,416 +38,231 @@ from velesio_worker.wire.errors import (
 )
 
 STEADY_SECONDS: Final = 60.0
-MENDED_SECONDS: Final = 2.0
-"""How often an engine that failed is looked at: perhaps somebody put the missing file there."""
-
 UNKILLABLE_SECONDS: Final = 30.0
+ASK_SECONDS: Final = 1.0
+"""How often it is asked whether an engine without jobs may rest."""
 
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Why an engine serves no longer: ``lost`` says what happened to it, ``reason`` why it is stopped."""
-
-    lost: str = ""
-    reason: str = ""
-    steady: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What is to become of an engine once no job runs on it.
-
-    Attributes:
-        reason: why, for people.
-        model: what it is to serve instead, without an end, if it can do that.
-        rest: whether it is enough that it lets go of the GPU's memory, if it can do that.
-    """
-
-    reason: str
-    model: Spec | None = None
-    rest: bool = False
-
-
-async def _always() -> bool:
-    return True
-
-
-class Life(Generic[E]):
-    """Runs one engine, and is the only one that changes its state.
+class EngineRun(Generic[E]):
+    """One engine from its start to its end. A task of its own starts, watches and ends it (:meth:`live`).
 
     Args:
         launcher: starts the engine.
+        leases: who uses it.
         patience: how long it may show no sign of work, or have none.
-        on_state: called after each change of state.
-        may_rest: whether the engine may be stopped when it has had no job for long.
-        turns: whose turn it is on the GPU; None: engines share it.
-        eager: whether the engine is started before anybody asks for it.
+        inbox: is told when it serves, when something is wrong with it, and when it has ended.
+        may_rest: whether it may rest when it has had no job for long; None: always.
         kind: the kind of its jobs, for the metrics.
+        spec: what it is started with.
     """
 
     def __init__(
         self,
         launcher: Launcher[E],
+        leases: Leases[E],
         patience: Patience,
-        *,
-        on_state: Callable[[EngineState], None] = lambda _: None,
-        may_rest: Callable[[], Awaitable[bool]] = _always,
-        turns: GpuTurns | None = None,
-        eager: bool = True,
-        kind: str = "engine",
+        inbox: Inbox,
+        may_rest: Callable[[], Awaitable[bool]] | None,
+        kind: str,
+        spec: Spec,
     ) -> None:
-        self._kind = kind
-        count_engines(kind)
         self._launcher = launcher
+        self._leases = leases
         self._patience = patience
-        self._on_state = on_state
+        self._inbox = inbox
         self._may_rest = may_rest
-        self._turns = turns
-        self._warm = eager
-        self._state = EngineState.STOPPED
-        self._since = time.time()
-        self._changed = anyio.Event()
-        self._wake = anyio.Event()
-        self._hurry = anyio.Event()
-        self._leases: Leases[E] = Leases(launcher.default(), self._wake_up)
+        self._kind = kind
+        self._spec = spec
         self._serving: Serving[E] | None = None
-        self._spec: Spec | None = None
-        self._gone = ""
-        self._hang = ""
+        self._served = Served(spec)
         self._pardoned = False
-        self._unload = False
-        self._unloaded = anyio.Event()
-        self._unloading = 0
-        self._rested_at: float | None = None
-        self._unload_error = ""
-        self._renewal = ""
-        self._failures = Failures()
-        self._start_began = 0.0
-        self._starts = 0
+        self._gone = anyio.Event()
+        self._over = anyio.Event()
+        self._reason = ""
 
-    async def run(self) -> None:
-        """Look after the engine until cancelled."""
+    @property
+    def facts(self) -> Served | Phase:
+        """What decisions depend on."""
+        if self._over.is_set():
+            return Phase.ENDING
+        return Phase.STARTING if self._serving is None else self._served
+
+    @property
+    def loaded(self) -> Spec:
+        """What it has loaded, or is to."""
+        return self._served.spec
+
+    @property
+    def serving(self) -> Serving[E] | None:
+        """The engine, while it serves."""
+        return None if self._over.is_set() else self._serving
+
+    async def live(self) -> None:
+        """Start the engine and have it serve until it is stopped; the last that the inbox gets is its end."""
+        began = anyio.current_time()
         try:
-            while True:
-                await self._until_wanted()
-                async with self._turn():
-                    spec = self._wish()  # once more: whoever wanted it may have left while it waited for its turn
-                    after = await self._live(spec) if spec is not None else _done
-                await after()
-        finally:
-            self._become(EngineState.STOPPED)
-
-    def _wish(self) -> Spec | None:
-        """With which model the engine is to be started; None if nobody wants it."""
-        if self._unload:
-            return None
-        return self._leases.wanted or (self._leases.default if self._warm and not self._failures.reason else None)
-
-    async def _until_wanted(self) -> None:
-        """Wait until somebody wants the engine."""
-        while True:
-            if self._unload:
-                self._warm = self._unload = False
-                self._unloaded.set()
-            default = self._leases.default
-            if self._failures.reason:
-                self._leases.refuse(default, self._refusal)
-            if self._wish() is not None:
-                return
-            self._become(EngineState.FAILED if self._failures.reason else EngineState.STOPPED)
-            with anyio.move_on_after(MENDED_SECONDS if self._failures.reason else None):
-                await self._woken()
-            await self._look_again()
-
-    def _refusal(self) -> JobError:
-        return EngineFailedError(f"{self._launcher.name} cannot be started: {self._failures.reason}")
-
-    async def _look_again(self) -> None:
-        """See whether a default model that could not be started may be tried once more."""
-        if self._failures.reason and self._failures.is_mended(await self._fingerprint()):
-            self._failures.forgive()
-
-    async def _fingerprint(self) -> object:
-        return await anyio.to_thread.run_sync(self._launcher.fingerprint, self._leases.default)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[None, None]:
-        if self._turns is None:
-            yield
-            return
-        self._become(EngineState.STARTING)
-        async with self._turns.turn(self._wake_up):
-            yield
-
-    async def _live(self, spec: Spec) -> Callable[[], Awaitable[None]]:
-        """Start the engine and have it serve to its end; returns what is to be done then."""
-        if self._launcher.exchanges:
-            spec = self._leases.default
-        self._become(EngineState.STARTING)
-        self._hang = self._renewal = ""
-        self._pardoned = False
-        self._start_began = anyio.current_time()
-        try:
-            async with self._launcher.serve(spec) as serving:
+            async with self._launcher.serve(self._spec) as serving:
+                LOAD.labels(self._kind).observe(anyio.current_time() - began)
                 try:
-                    end = await self._serve(serving, spec)
-                    self._become(EngineState.STOPPING)
+                    ended = await self._serve(serving)
                 finally:
-                    self._serving = None
-                    await self._dismiss()
+                    self._over.set()
+                    self._dismiss()
+                    await self._leases.all_left()
         except EngineStartError as error:
-            failure = error
-            return lambda: self._did_not_start(spec, failure)
+            ended = Ended(self._spec, error)
         except Exception as error:
             log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
-            mistake = EngineStartError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
-            return lambda: self._did_not_start(spec, mistake)
-        if end.lost:
-            return lambda: self._was_lost(spec, end)
-        log.info(f"{self._launcher.name} was stopped: {end.reason}", action="engine_stopped", model=spec.name)
-        self._failures.count = 0
-        return _done
+            text = f"The worker made a mistake ({type(error).__name__}); its log has the details."
+            ended = Ended(self._spec, EngineStartError(text))
+        self._inbox.post(ended)
 
-    async def _serve(self, serving: Serving[E], spec: Spec) -> _End:
+    async def _serve(self, serving: Serving[E]) -> Ended:
         began = anyio.current_time()
-        self._starts += 1
+        can_rest = serving.rest is not None
+        self._serving = serving
+        self._served = Served(
+            self._spec,
+            began,
+            exchanges=serving.exchange is not None,
+            rests=can_rest,
+            idle=self._patience.idle if self._launcher.owned or can_rest else 0.0,
+        )
+        self._leases.quiet = Quiet(began)
         STARTS.labels(self._kind).inc()
-        LOAD.labels(self._kind).observe(began - self._start_began)
-        self._serving, self._spec, self._gone, self._warm, self._rested_at = serving, spec, "", True, None
-        self._failures.last_error = ""
+        self._inbox.post(Started(self._spec))
         watchdog = Watchdog(serving, self._leases, self._patience, self._hangs, name=self._launcher.name)
-        reason = ""
         async with anyio.create_task_group() as watching:
             watching.start_soon(self._note_end, serving)
             watching.start_soon(watchdog.run)
-            self._leases.quiet_since = began
-            reason = await self._until_over(serving, began)
+            await self._over.wait()
+            if self._served.condition is Condition.HANGS and serving.kill is not None:
+                await self._kill(serving.kill)
             watching.cancel_scope.cancel()
         steady = self._pardoned or serving.excused() or anyio.current_time() - began > STEADY_SECONDS
-        return _End(self._gone, reason, steady=steady)
+        return Ended(self._spec, lost=self._lost(), reason=self._reason, steady=steady)
 
     async def _note_end(self, serving: Serving[E]) -> None:
-        self._gone = await serving.gone()
-        self._wake_up()
+        how = await serving.gone()
+        self._gone.set()
+        self._inbox.post(Found(Condition.GONE, how))
 
-    async def _until_over(self, serving: Serving[E], began: float) -> str:
-        """Grant leases until the engine is gone, or is to be stopped; returns why that is."""
-        reason = ""
-        while not self._gone:
-            if self._hang and serving.kill is not None:
-                await self._replace(serving.kill)
-                break
-            self._hang = ""
-            change = await self._wanted_change(began)
-            if change is not None and not self._leases.live:
-                if await self._changed_in_place(serving, change):
-                    continue
-                reason = change.reason
-                break
-            if change is not None:
-                self._leases.close()
-                self._become(EngineState.DRAINING)
-            else:
-                self._open(serving)
-            with anyio.move_on_after(self._seconds_to_rest()):
-                await self._woken()
-            await self._look_again()
-        self._leases.close()
-        return reason
+    def _hangs(self, reason: str) -> None:
+        """The watchdog found that the engine does nothing for anybody."""
+        self._leases.dismiss(EngineStalledError, f"{self._launcher.name} {reason}.")
+        self._inbox.post(Found(Condition.HANGS, reason))
+        if self._serving is not None:
+            self._serving.report()
 
-    def _open(self, serving: Serving[E]) -> None:
-        self._leases.open(serving.engine, self._spec or self._leases.default, serving.slots + serving.spare)
-        self._become(EngineState.READY)
+    def find(self, found: Found) -> None:
+        """Take note of what is wrong with the engine; one that cannot be killed may hang."""
+        if self.serving is None or self._served.condition in {Condition.GONE, Condition.HANGS}:
+            return
+        if found.condition is not Condition.HANGS or self.serving.kill is not None:
+            self._served = replace(self._served, condition=found.condition, why=found.why)
 
-    async def _changed_in_place(self, serving: Serving[E], change: _Change) -> bool:
-        """Make a change without ending the engine; False if it has to end."""
-        if change.model is not None and serving.exchange is not None:
-            self._leases.close()  # whoever comes for the old model meanwhile would get the new one
-            self._become(EngineState.STARTING)
-            await self._exchange(serving, serving.exchange, change.model)
-            return True
-        if not change.rest or serving.rest is None:
-            return False
-        self._leases.close()
-        try:
-            await serving.rest()
-        except JobError as error:
-            log.warning(f"{self._launcher.name} does not let go of the GPU's memory: {error}", action="no_rest")
-            if self._launcher.owned:
-                return False
-            self._unload_error = str(error)
-        self._rested_at = self._leases.quiet_since
-        if self._unload:
-            self._unload = False
-            self._unloaded.set()
-        return True
+    def _lost(self) -> str:
+        match self._served.condition:
+            case Condition.HANGS:
+                return f"was replaced: it {self._served.why}"
+            case Condition.GONE:
+                return self._served.why
+            case _:
+                return ""
 
-    async def _exchange(self, serving: Serving[E], exchange: Callable[[Spec], Awaitable[None]], wanted: Spec) -> None:
-        began = anyio.current_time()
-        try:
-            await exchange(wanted)
-        except OutOfMemoryError as error:
-            text = str(error)
-            self._leases.refuse(wanted, lambda: OutOfMemoryError(text))
-            self._hang = f"ran out of memory when it was to load {wanted.name or 'its default model'}"
-            self._pardoned = True  # else jobs with a model that is too large would end everybody's engine
-        except EngineUnavailableError as error:
-            kind, text = type(error), str(error)
-            self._leases.refuse(wanted, lambda: kind(text))
-            serving.report()
-        except BadJobError as error:
-            text = str(error)
-            self._leases.refuse(wanted, lambda: BadJobError(text))
-        except JobError as error:
-            text = f"The model {wanted.name} cannot be loaded: {error}"
-            self._leases.refuse(wanted, lambda: ModelUnavailableError(text))
-        else:
-            self._spec = wanted
-            LOAD.labels(self._kind).observe(anyio.current_time() - began)
-
-    async def _replace(self, kill: Callable[[], None]) -> None:
+    async def _kill(self, kill: Callable[[], None]) -> None:
         """Kill an engine that hangs, and wait until it is gone."""
-        self._leases.close()
-        self._leases.dismiss(self._replaced)  # before their connections break, which would look like a crash
-        self._become(EngineState.STOPPING)
+        self._dismiss()  # before their connections break, which would look like a crash
         kill()
-        while not self._gone:
+        while not self._gone.is_set():
             with anyio.move_on_after(UNKILLABLE_SECONDS) as limit:
-                await self._woken()
-            if limit.cancelled_caught and not self._gone:
+                await self._gone.wait()
+            if limit.cancelled_caught:
                 log.error(
                     f"{self._launcher.name} does not end after SIGKILL: most likely the GPU's driver hangs. "
                     "Look at dmesg; it may take a reset of the GPU or a restart of the host",
                     action="engine_unkillable",
                 )
-        self._gone = f"was replaced: it {self._hang}"
 
-    async def _wanted_change(self, began: float) -> _Change | None:
-        if self._unload:
-            return _Change("it was asked to unload its model", rest=True)
-        if self._renewal:
-            return _Change(self._renewal)
-        if self._failures.reason:
-            self._leases.refuse(self._leases.default, self._refusal)
-        wanted = self._leases.wanted
-        if wanted is not None and wanted != self._spec:
-            return _Change(f"{wanted.name or 'another model'} is wanted", model=wanted)
-        idle = not self._leases.live and wanted is None
-        if self._turns is not None and self._turns.wanted and (idle or anyio.current_time() - began > TURN_SECONDS):
-            self._warm = False
-            return _Change("it is another engine's turn on the GPU")
-        if idle and self._rests_in() <= 0:
-            if await self._may_rest() and not self._leases.live and self._leases.wanted is None:
-                self._warm = False
-                return _Change(f"it had no job for {self._patience.idle:g} s (IDLE_UNLOAD_SECONDS)", rest=True)
-            self._leases.quiet_since = anyio.current_time() - self._patience.idle + 1
-        return None
-
-    def _rests_in(self) -> float:
-        """In how many seconds an engine that gets no job is to be stopped."""
-        rests = self._launcher.owned or (self._serving is not None and self._serving.rest is not None)
-        if not self._patience.idle or not rests or self._rested_at == self._leases.quiet_since:
-            return float("inf")
-        return self._leases.quiet_since + self._patience.idle - anyio.current_time()
-
-    def _seconds_to_rest(self) -> float | None:
-        """How long there is nothing to do unless something happens; None: for ever."""
-        seconds = min(
-            self._rests_in() if not self._leases.live else float("inf"),
-            1.0 if self._turns is not None and self._turns.wanted else float("inf"),
-            MENDED_SECONDS if self._failures.reason else float("inf"),
-        )
-        return None if seconds == float("inf") else max(seconds, 0.05)
-
-    def _hangs(self, reason: str) -> None:
-        """Have the engine replaced: the watchdog found that it does nothing for anybody."""
-        self._leases.dismiss(lambda: EngineStalledError(f"{self._launcher.name} {reason}."))
-        self._hang = reason
-        if self._serving is not None:
-            self._serving.report()
-        self._wake_up()
-
-    async def _dismiss(self) -> None:
+    def _dismiss(self) -> None:
         """End every use of the engine before its connections are closed: a reader would wait on those for ever."""
+        name = self._launcher.name
         self._leases.close()
-        self._leases.dismiss(self._replaced if self._hang else self._crashed)
-        await self._leases.all_left()
+        if self._served.condition is Condition.HANGS:
+            text = f"{name} was replaced while the job ran: it {self._served.why}."
+            self._leases.dismiss(EngineUnavailableError, text)
+        else:
+            self._leases.dismiss(EngineCrashedError, f"{name} went away while the job ran.")
 
-    def _replaced(self) -> JobError:
-        return EngineUnavailableError(f"{self._launcher.name} was replaced while the job ran: it {self._hang}.")
+    def open(self) -> None:
+        """Let jobs on the engine."""
+        if self._serving is not None:
+            self._leases.open(self._serving.engine, self._served.spec, self._serving.slots + self._serving.spare)
 
-    def _crashed(self) -> JobError:
-        return EngineCrashedError(f"{self._launcher.name} went away while the job ran.")
+    async def change(self, change: Change) -> None:
+        """Make something else of the engine, while no job runs on it; a mistake in that is its end."""
+        try:
+            match change:
+                case AskToRest():
+                    await self._ask_to_rest()
+                case Exchange(spec):
+                    self._leases.close()  # whoever comes for the old model meanwhile would get the new one
+                    await self._exchange(spec)
+                case Rest():
+                    self._leases.close()
+                    await self._rest()
+                case Stop(reason):
+                    self._leases.close()
+                    self._reason = reason
+                    self._over.set()
+        except Exception as error:
+            log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
+            self.find(Found(Condition.GONE, f"was given up: the worker made a mistake ({type(error).__name__})"))
 
-    async def _did_not_start(self, spec: Spec, error: EngineStartError) -> None:
-        self._failures.last_error = str(error)
-        START_FAILURES.labels(self._kind).inc()
-        if spec != self._leases.default:
-            log.error(str(error), action="model_failed", model=spec.name)
-            kind = OutOfMemoryError if error.out_of_memory else ModelUnavailableError
-            self._leases.refuse(spec, lambda: kind(f"The model {spec.name} cannot be loaded: {error}"))
+    async def _ask_to_rest(self) -> None:
+        quiet = self._leases.quiet
+        agreed = self._may_rest is None or await self._may_rest()
+        if self._leases.quiet is quiet:  # else a job has come and gone
+            not_before = 0.0 if agreed else anyio.current_time() + ASK_SECONDS
+            self._leases.quiet = replace(quiet, agreed=agreed, not_before=not_before)
+
+    async def _exchange(self, wanted: Spec) -> None:
+        """Load another model; whoever waits for it is told if that fails."""
+        serving = self._serving
+        if serving is None or serving.exchange is None:
             return
-        await self._failed_again(str(error), shown=str(error), final=error.final)
+        began = anyio.current_time()
+        try:
+            await serving.exchange(wanted)
+        except OutOfMemoryError as error:
+            self._leases.refuse(wanted, OutOfMemoryError, str(error))
+            self._pardoned = True  # else jobs with a model that is too large would end everybody's engine
+            name = wanted.name or "its default model"
+            self.find(Found(Condition.HANGS, f"ran out of memory when it was to load {name}"))
+        except EngineUnavailableError as error:
+            self._leases.refuse(wanted, type(error), str(error))
+            serving.report()
+        except BadJobError as error:
+            self._leases.refuse(wanted, BadJobError, str(error))
+        except JobError as error:
+            self._leases.refuse(wanted, ModelUnavailableError, f"The model {wanted.name} cannot be loaded: {error}")
+        else:
+            self._served = replace(self._served, spec=wanted)
+            LOAD.labels(self._kind).observe(anyio.current_time() - began)
 
-    async def _was_lost(self, spec: Spec, end: _End) -> None:
-        lost = _brief(f"{self._launcher.name} {end.lost}")
-        self._failures.last_error = lost
-        self._failures.losses += 1
-        RESTARTS.labels(self._kind).inc()
-        if end.steady:
-            self._failures.count = 0
-        if spec != self._leases.default and self._failures.near_the_end:
-            self._failures.count = 0
-            self._leases.refuse(spec, lambda: ModelUnavailableError(f"With the model {spec.name} {lost}"))
-            return
-        await self._failed_again(lost, shown=f"{self._launcher.name} {end.lost}")
-
-    async def _failed_again(self, reason: str, *, shown: str, final: bool = False) -> None:
-        """Wait for the next try, longer each time, or give up; ``shown`` is the reason for the log, with details."""
-        often = self._failures.add(reason, final=final)
-        if often is not None:
-            self._failures.remember(await self._fingerprint())
-            log.critical(f"{self._launcher.name} cannot be started: {often}{shown}", action="engine_failed")
-            self._become(EngineState.FAILED)
-            return
-        self._hurry = anyio.Event()
-        if self._unload:
-            self._hurry.set()  # it was asked for while the engine started
-        self._become(EngineState.BACKOFF)
-        delay = self._failures.delay()
-        log.error(
-            shown,
-            action="engine_lost",
-            failures=self._failures.count,
-            retry_seconds=round(delay, 1),
-        )
-        with anyio.move_on_after(delay):
-            await self._hurry.wait()
-
-    def _wake_up(self) -> None:
-        self._wake.set()
-
-    async def _woken(self) -> None:
-        """Wait until something has happened."""
-        await self._wake.wait()
-        self._wake = anyio.Event()
-
-    def _become(self, state: EngineState) -> None:
-        if state is not self._state:
-            self._state = state
-            self._since = time.time()
-            self._changed.set()
-            self._changed = anyio.Event()
-            self._leases.tell()
-            self._on_state(state)
-
-
-def _brief(reason: str) -> str:
-    """Return what happened without the engine's last lines: those of one that has run jobs may quote them."""
-    return reason.partition(TAIL)[0].rstrip()
-
-
-async def _done() -> None:
-    return None
+    async def _rest(self) -> None:
+        """Have the engine let go of the GPU's memory; the worker's own that does not is to be ended instead."""
+        refusal = ""
+        try:
+            if self._serving is not None and self._serving.rest is not None:
+                await self._serving.rest()
+        except JobError as error:
+            refusal = str(error)
+            log.warning(f"{self._launcher.name} does not let go of the GPU's memory: {refusal}", action="no_rest")
+            if self._launcher.owned:
+                self._served = replace(self._served, rests=False)
+                return
+        self._leases.quiet = replace(self._leases.quiet, not_before=inf)
+        self._inbox.post(Rested(refusal))

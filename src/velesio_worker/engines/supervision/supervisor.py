@@ -1,30 +1,81 @@
-"""The supervisor: what everybody else asks for an engine, and asks of it."""
+"""The supervisor: one task that owns an engine, and what everybody else asks it for."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, Generic
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 
-from velesio_worker.engines.base import E, EngineState, Serving, Spec
-from velesio_worker.engines.supervision.leases import Lease
-from velesio_worker.engines.supervision.lifecycle import Life
-from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, EngineUnavailableError, NoCapacityError
+from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec
+from velesio_worker.engines.supervision import decisions
+from velesio_worker.engines.supervision.decisions import Condition, Phase, Situation, Step
+from velesio_worker.engines.supervision.failures import Failures
+from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision.inbox import (
+    Ended,
+    Found,
+    Inbox,
+    Load,
+    Loaded,
+    Rested,
+    Started,
+    Unload,
+    Withdrawn,
+)
+from velesio_worker.engines.supervision.leases import Leases
+from velesio_worker.engines.supervision.lifecycle import EngineRun
+from velesio_worker.engines.supervision.watchdog import Patience
+from velesio_worker.wire.errors import EngineFailedError, EngineRefusedError, NoCapacityError
 
 NOTICE_SECONDS: Final = 2.0
-WAIT_SECONDS: Final = 5.0
-"""How often those who wait for an engine hear of it."""
 
 
-class Supervisor(Life[E]):
+class Supervisor(Generic[E]):
     """Keeps one engine serving; everybody asks it for a lease.
 
-    Its own task (:meth:`velesio_worker.engines.supervision.lifecycle.Life.run`) is the only one that changes the
-    engine's state; what is asked for here is noted, and that task is woken.
+    Its own task (:meth:`run`) is the only one that changes the engine's state: it takes requests, decides what is next
+    (:func:`velesio_worker.engines.supervision.decisions.decide`), and does it.
+
+    Args:
+        launcher: starts the engine.
+        patience: how long it may show no sign of work, or have none.
+        on_state: called after each change of state.
+        may_rest: whether the engine may be stopped when it has had no job for long; None: always.
+        turns: whose turn it is on the GPU; None: engines share it.
+        eager: whether the engine is started before anybody asks for it.
+        kind: the kind of its jobs, for the metrics.
     """
+
+    def __init__(
+        self,
+        launcher: Launcher[E],
+        patience: Patience,
+        *,
+        on_state: Callable[[EngineState], None] = lambda _: None,
+        may_rest: Callable[[], Awaitable[bool]] | None = None,
+        turns: GpuTurns | None = None,
+        eager: bool = True,
+        kind: str = "engine",
+    ) -> None:
+        self._launcher = launcher
+        self._on_state = on_state
+        self._turns = turns or GpuTurns()  # nobody else's
+        self._inbox = Inbox()
+        self._leases: Leases[E] = Leases(launcher.default(), self._inbox.wake)
+        self._make = partial(EngineRun[E], launcher, self._leases, patience, self._inbox, may_rest, kind)
+        self._engine: EngineRun[E] | None = None
+        self._failures = Failures(launcher.name, kind)
+        self._warm = eager
+        self._unloads: list[Unload] = []
+        self._state = EngineState.STOPPED
+        self._since = time.time()
+        self._changed = anyio.Event()
 
     @property
     def state(self) -> EngineState:
@@ -39,8 +90,8 @@ class Supervisor(Life[E]):
     @property
     def model(self) -> str | None:
         """The name of the default model; None where that is not known before the engine serves."""
-        loaded = self._serving.engine.model if self._serving is not None else None
-        return self._leases.default.name or loaded
+        serving = self.serving
+        return self._leases.default.name or (None if serving is None else serving.engine.model)
 
     @property
     def default(self) -> Spec:
@@ -50,16 +101,18 @@ class Supervisor(Life[E]):
     @property
     def serving(self) -> Serving[E] | None:
         """The engine, if it is ready."""
-        return self._serving
+        engine = self._engine
+        return None if engine is None else engine.serving
 
     @property
     def loaded(self) -> Spec | None:
         """What is loaded, if the engine is ready."""
-        return self._spec if self._serving is not None else None
+        engine = self._engine
+        return None if engine is None or engine.serving is None else engine.loaded
 
     def facts(self) -> dict[str, Any]:
         """What is known of the engine, for health checks; may be asked from any thread."""
-        serving, waited_for = self._serving, self._launcher.trouble if self._state is EngineState.STARTING else ""
+        serving, waited_for = self.serving, self._launcher.trouble if self._state is EngineState.STARTING else ""
         return {
             "state": self._state.value,
             "since": round(self._since, 3),
@@ -68,56 +121,22 @@ class Supervisor(Life[E]):
             "slots": serving.slots if serving else 0,
             "running": self._leases.live,
             "waiting": self._leases.waiting,
-            "starts": self._starts,
+            "starts": self._failures.starts,
             "restarts": self._failures.losses,
             "last_error": self._failures.last_error or self._failures.reason or waited_for or None,
         }
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def ensure(
         self, model: str | None = None, *, on_wait: Callable[[EngineState], None] = lambda _: None
     ) -> AsyncGenerator[E, None]:
         """Lease the engine with a model loaded; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
         spec = None if model is None else await self._launcher.resolve(model)
-        async with self._leased(spec, on_wait) as engine:
+        async with self._leases.lease(spec, lambda: on_wait(self._state)) as engine:
             yield engine
 
-    @contextlib.asynccontextmanager
-    async def _leased(self, spec: Spec | None, on_wait: Callable[[EngineState], None]) -> AsyncGenerator[E, None]:
-        lease = self._leases.join(spec)
-        try:
-            engine = await self._granted(lease, on_wait)
-            with lease.scope:
-                try:
-                    yield engine
-                except EngineCrashedError:
-                    if lease.dismissal is not None:
-                        raise lease.dismissal from None
-                    raise
-            if lease.scope.cancelled_caught:
-                raise lease.dismissal or EngineCrashedError()
-        finally:
-            self._leases.leave(lease)
-
-    async def _granted(self, lease: Lease[E], on_wait: Callable[[EngineState], None]) -> E:
-        while not lease.answered:
-            on_wait(self._state)
-            lease.news = anyio.Event()
-            with anyio.move_on_after(WAIT_SECONDS):
-                await lease.news.wait()
-        if lease.engine is None:
-            raise lease.refusal or EngineUnavailableError()
-        return lease.engine
-
     async def identity(self, model: str | None) -> str | None:
-        """Return what tells a job's model from others, however it is called; None where that is not known.
-
-        Args:
-            model: a job's ``model``; None for the default one.
-
-        Raises:
-            JobError: there is no such model.
-        """
+        """Return what tells a job's model from others; see :class:`velesio_worker.engines.base.EngineSource`."""
         spec = self._leases.default if model is None else await self._launcher.resolve(model)
         return await anyio.to_thread.run_sync(self._launcher.identity, spec)
 
@@ -128,12 +147,10 @@ class Supervisor(Life[E]):
             JobError: there is no such model, or it cannot be loaded; then the default stays as it was.
         """
         spec = await self._launcher.resolve(model)
-        if spec == self._leases.default:
-            self._failures.reason = ""
-        self._hurry.set()
-        async with self._leased(spec, on_wait) as engine:  # at once: else the default would be tried before it
+        self._inbox.post(Load(spec))
+        async with self._leases.lease(spec, lambda: on_wait(self._state)) as engine:  # at once, or the default is tried
             self._leases.default = spec
-            self._failures.forgive()
+            self._inbox.post(Loaded())
             return engine.model
 
     async def unload(self) -> None:
@@ -143,25 +160,17 @@ class Supervisor(Life[E]):
             NoCapacityError: it runs elsewhere, and cannot let go of its model.
             EngineRefusedError: it was asked to, and refused.
         """
-        rests = self._serving is not None and self._serving.rest is not None
-        if not self._launcher.owned and not rests:
+        serving = self.serving
+        if not self._launcher.owned and (serving is None or serving.rest is None):
             raise NoCapacityError(f"{self._launcher.name} is not this worker's own: unload its model there.")
-        if not self._unload:
-            self._unload = True
-            self._unload_error = ""
-            self._unloaded = anyio.Event()
-        self._hurry.set()
-        self._wake_up()
-        self._unloading += 1
+        unload = Unload()
+        self._inbox.post(unload)
         try:
-            await self._unloaded.wait()
+            await unload.done.wait()
         finally:
-            self._unloading -= 1
-            if not self._unloading and not self._unloaded.is_set():
-                self._unload = False  # nobody wants it any more
-                self._wake_up()
-        if self._unload_error:
-            raise EngineRefusedError(self._unload_error)
+            self._inbox.post(Withdrawn(unload))
+        if unload.error:
+            raise EngineRefusedError(unload.error)
 
     async def lost(self) -> None:
         """Take note that a request found the engine gone.
@@ -170,22 +179,129 @@ class Supervisor(Life[E]):
         """
         if self._state not in {EngineState.READY, EngineState.DRAINING}:
             return
-        if self._serving is not None:
-            self._serving.report()
+        if self.serving is not None:
+            self.serving.report()
         changed = self._changed
         with anyio.move_on_after(NOTICE_SECONDS):
             await changed.wait()
 
     def renew(self, reason: str) -> None:
         """Have the engine end once the jobs on it have ended, and another started; not if it runs elsewhere."""
-        if self._serving is not None and self._launcher.owned:
-            self._renewal = reason
+        if self.serving is not None and self._launcher.owned:
             self._leases.close()  # whoever comes now wants the next one
-            self._wake_up()
+            self._inbox.post(Found(Condition.WORN, reason))
 
     async def stalled(self, reason: str) -> None:
         """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
-        if self._serving is not None:  # else the one that hung is gone already
-            self._hang = self._hang or reason
-            self._wake_up()
+        if self.serving is not None:  # else the one that hung is gone already
+            self._inbox.post(Found(Condition.HANGS, reason))
         await self.lost()
+
+    async def run(self) -> None:
+        """Look after the engine until cancelled."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                while True:
+                    self._take_requests()
+                    if self._failures.reason:
+                        default = self._leases.default
+                        fingerprint = await anyio.to_thread.run_sync(self._launcher.fingerprint, default)
+                        self._failures.compare(fingerprint, anyio.current_time())
+                        self._take_requests()
+                    await self._do(decisions.decide(self._situation()), tasks)
+        finally:
+            self._turns.leave(self._inbox.wake)
+            self._show(EngineState.STOPPED)
+
+    def _take_requests(self) -> None:  # noqa: C901 (a list of cases)
+        for request in self._inbox.take():
+            match request:
+                case Load(spec):
+                    self._failures.pause_until = 0.0
+                    if spec == self._leases.default:
+                        self._failures.reason = ""
+                case Loaded():
+                    self._failures.forgive()
+                case Unload():
+                    self._unloads.append(request)
+                case Withdrawn(unload):
+                    self._unloads = [each for each in self._unloads if each is not unload]
+                case Started(spec):
+                    self._warm = True
+                    self._failures.started(with_default=spec == self._leases.default)
+                case Found():
+                    if self._engine is not None:
+                        self._engine.find(request)
+                case Rested(refusal):
+                    self._say_unloaded(refusal)
+                case Ended():
+                    self._engine = None
+                    self._turns.leave(self._inbox.wake)
+                    self._failures.conclude(request, self._leases, now := anyio.current_time())
+                    if self._failures.pause_until > now:
+                        self._show(EngineState.BACKOFF)  # however short the pause is
+
+    def _situation(self) -> Situation:
+        return Situation(
+            now=anyio.current_time(),
+            default=self._leases.default,
+            engine=Phase.ABSENT if self._engine is None else self._engine.facts,
+            live=self._leases.live,
+            quiet=self._leases.quiet,
+            wanted=self._leases.wanted,
+            default_waited_for=self._leases.default_waited_for,
+            warm=self._warm,
+            unload=bool(self._unloads),
+            failed=bool(self._failures.reason),
+            pause_until=self._failures.pause_until,
+            turn=self._turns.turn_of(self._inbox.wake),
+            turn_wanted=self._turns.wanted,
+        )
+
+    async def _do(self, action: decisions.Action, tasks: anyio.abc.TaskGroup) -> None:
+        match action:
+            case decisions.Stay(state, until):
+                self._show(state)
+                with anyio.move_on_after(until - anyio.current_time()):
+                    await self._inbox.news()
+            case decisions.Start(spec):
+                self._show(EngineState.STARTING)
+                self._engine = self._make(self._leases.default if self._launcher.exchanges else spec)
+                tasks.start_soon(self._engine.live)
+            case Step.TAKE_TURN:
+                self._turns.join(self._inbox.wake)
+            case Step.LEAVE_TURN:
+                self._turns.leave(self._inbox.wake)
+            case Step.SAY_UNLOADED:
+                self._warm, self._failures.pause_until = False, 0.0
+                self._say_unloaded()
+            case Step.REFUSE_DEFAULT:
+                text = f"{self._launcher.name} cannot be started: {self._failures.reason}"
+                self._leases.refuse(self._leases.default, EngineFailedError, text)
+            case change:
+                if isinstance(change, decisions.Exchange):
+                    self._show(EngineState.STARTING)
+                if isinstance(change, decisions.Rest | decisions.Stop) and change.cold:
+                    self._warm = False
+                if self._engine is not None:
+                    await self._engine.change(change)
+
+    def _say_unloaded(self, error: str = "") -> None:
+        for unload in self._unloads:
+            unload.error = error
+            unload.done.set()
+        self._unloads = []
+
+    def _show(self, state: EngineState) -> None:
+        """Be in a state; jobs are let on the engine in ``READY`` alone."""
+        if state is EngineState.READY and self._engine is not None:
+            self._engine.open()
+        else:
+            self._leases.close()
+        if state is not self._state:
+            self._state = state
+            self._since = time.time()
+            self._changed.set()
+            self._changed = anyio.Event()
+            self._leases.tell()
+            self._on_state(state)

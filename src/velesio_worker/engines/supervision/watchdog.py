@@ -99,7 +99,7 @@ class Watchdog:
             self._on_hang(f"made nothing for {self._patience.stall:g} s (STALL_SECONDS) while jobs ran on it")
 
     async def _watch_idle(self) -> None:
-        quiet = anyio.current_time() - max(self._sign_at, self._leases.quiet_since)
+        quiet = anyio.current_time() - max(self._sign_at, self._leases.quiet.since)
         if not self._patience.probe or quiet < self._patience.probe:
             return
         limit = min(PROBE_LIMIT, self._patience.stall)

@@ -20,9 +20,9 @@ from velesio_worker.core.settings import GpuSharing, Settings
 from velesio_worker.engines.base import Serving, Spec
 from velesio_worker.engines.gpu import Gpus, read_soon
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.supervision.liveness import Reported, until_gone
 from velesio_worker.engines.supervision.orphans import end_orphans
 from velesio_worker.engines.supervision.ports import check_port
-from velesio_worker.engines.supervision.presence import Reported, until_gone
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
@@ -31,7 +31,7 @@ from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.line_options import LineOptions, Merging
 from velesio_worker.engines.webui.redaction import WebUIRedaction
 from velesio_worker.engines.webui.request import limits_of
-from velesio_worker.engines.webui.start import StartPatience, answers, is_passing, last_words, listens, pass_on
+from velesio_worker.engines.webui.start import StartWatch, answers, is_passing, last_words, listens, pass_on
 from velesio_worker.wire.errors import EngineStartError, JobError
 
 SPARE_SLOTS: Final = 4
@@ -170,8 +170,8 @@ class WebUILauncher:
         user = credentials_of(command.argv)
         url = command.url.replace("://", f"://{_quoted(user)}@") if user else command.url
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
-        patience = StartPatience(process, command.url, settings.sd_start_seconds)
-        engine = await patience.through(partial(self._get_ready, api, process))
+        watch = StartWatch(process, command.url, settings.sd_start_seconds)
+        engine = await watch.through(partial(self._get_ready, api, process))
         log.info(
             f"the WebUI is ready: {engine.model or 'its model'}, {len(engine.catalogue.models)} models",
             action="engine_ready",

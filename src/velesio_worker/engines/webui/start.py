@@ -13,8 +13,8 @@ import anyio
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import TAIL
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.supervision import presence
-from velesio_worker.engines.supervision.presence import tail_of
+from velesio_worker.engines.supervision import liveness
+from velesio_worker.engines.supervision.liveness import tail_of
 from velesio_worker.engines.supervision.process import EngineProcess
 from velesio_worker.engines.webui.api import NAME, WebUIApi
 from velesio_worker.engines.webui.engine import WebUIEngine
@@ -55,7 +55,7 @@ def is_passing(error: JobError) -> bool:
     return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
 
 
-class StartPatience:
+class StartWatch:
     """Waits for a starting process for as long as it writes.
 
     Args:
@@ -143,7 +143,7 @@ _HINTS: Final = (
 def last_words(process: EngineProcess) -> str:
     """Say how a WebUI's process ended, what most likely went wrong, and what it wrote last."""
     said = tail_of(process).lower()
-    return presence.last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
+    return liveness.last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
 
 
 def pass_on(line: str) -> None:

@@ -17,6 +17,7 @@ from velesio_worker.wire.errors import (
     BadJobError,
     EngineCrashedError,
     EngineRefusedError,
+    EngineStartError,
     EngineUnavailableError,
     JobError,
     ModelUnavailableError,
@@ -213,6 +214,20 @@ async def test_an_engine_is_started_with_the_default_whatever_the_first_job_want
         await until(lambda: user.uses)
         assert supervised.launcher.starts == ["main"]
         assert supervised.launcher.life.loads == ["other"]
+
+
+async def test_an_engine_that_starts_for_another_model_after_it_was_given_up_serves_the_default_as_well() -> None:
+    supervised = exchanging()
+    supervised.launcher.troubles["main"] = [EngineStartError("it does not start", final=True)]
+    async with supervised.running():
+        await supervised.until(EngineState.FAILED)
+        other = await supervised.user("other")
+        await until(lambda: other.uses)
+        assert supervised.supervisor.reason == ""
+        await other.leave()
+        default = await supervised.user()
+        await until(lambda: default.done or default.uses)
+        assert default.error is None
 
 
 async def test_an_engine_without_jobs_rests_once_and_is_not_ended() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -11,9 +12,8 @@ import pytest
 from tests.doubles.launcher import PATIENT, LauncherDouble, Life, Supervised, User, settled
 from tests.support.waiting import until
 from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.supervision import failures
-from velesio_worker.engines.supervision import lifecycle as life_module
-from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision import decisions, failures
+from velesio_worker.engines.supervision.gpu_turns import GpuTurns, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ async def test_an_idle_engine_gives_way_at_once() -> None:
 
 
 async def test_an_engine_that_works_keeps_the_gpu_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life_module, "TURN_SECONDS", 1000.0)
+    monkeypatch.setattr(decisions, "TURN_SECONDS", 1000.0)
     text, image = pair()
     async with running(text, image):
         first, second = await text.user(), await text.user()
@@ -76,7 +76,7 @@ async def test_an_engine_that_works_keeps_the_gpu_for_its_time(monkeypatch: pyte
 
 
 async def test_an_engine_that_works_gives_way_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life_module, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(decisions, "TURN_SECONDS", 0.1)
     text, image = pair()
     async with running(text, image):
         first, second = await text.user(), await text.user()
@@ -93,7 +93,7 @@ async def test_an_engine_that_works_gives_way_after_its_time(monkeypatch: pytest
 
 
 async def test_steady_work_on_both_gets_both_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life_module, "TURN_SECONDS", 0.02)
+    monkeypatch.setattr(decisions, "TURN_SECONDS", 0.02)
     text, image = pair()
     served = {text: 0, image: 0}
 
@@ -197,27 +197,20 @@ async def test_cancelling_one_that_waits_for_its_turn_leaves_the_other_alone() -
         assert text.states == [STARTING, READY]
 
 
-async def test_turns_are_taken_in_the_order_of_asking_and_the_holder_is_told() -> None:
+def test_turns_are_taken_in_the_order_of_asking_and_the_holder_is_told() -> None:
     turns = GpuTurns()
-    order: list[str] = []
     told: list[str] = []
-    leave = {name: anyio.Event() for name in "abc"}
-
-    async def take(name: str) -> None:
-        async with turns.turn(lambda: told.append(name)):
-            order.append(name)
-            await leave[name].wait()
-
-    async with anyio.create_task_group() as group:
-        for name in "abc":
-            assert turns.wanted is (name == "c")
-            group.start_soon(take, name)
-            await settled()
-        assert (order, told, turns.wanted) == (["a"], ["a", "a"], True)
-        leave["a"].set()
-        await until(lambda: order == ["a", "b"])
-        assert turns.wanted
-        leave["b"].set()
-        await until(lambda: order == ["a", "b", "c"])
-        assert not turns.wanted
-        leave["c"].set()
+    a, b, c = (partial(told.append, name) for name in "abc")
+    turns.join(a)
+    assert (turns.turn_of(a), turns.wanted) == (Turn.HELD, False)
+    told.clear()
+    turns.join(b)
+    assert (turns.turn_of(b), turns.wanted, told) == (Turn.WAITED_FOR, True, ["a"])
+    turns.join(c)
+    assert (turns.turn_of(c), told) == (Turn.WAITED_FOR, ["a", "a"])
+    turns.leave(a)
+    assert [turns.turn_of(each) for each in (a, b, c)] == [Turn.NONE, Turn.HELD, Turn.WAITED_FOR]
+    assert (turns.wanted, told) == (True, ["a", "a", "b"])
+    turns.leave(c)
+    turns.leave(c)
+    assert (turns.turn_of(b), turns.wanted) == (Turn.HELD, False)

@@ -11,7 +11,7 @@ import pytest
 from tests.doubles.launcher import DEFAULT, LauncherDouble, Supervised, User, settled
 from tests.support.waiting import until
 from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.supervision import failures
+from velesio_worker.engines.supervision import failures, leases
 from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import (
@@ -233,7 +233,7 @@ async def test_a_lease_that_is_granted_and_cancelled_in_one_moment_is_free_again
 
 
 async def test_whoever_waits_for_a_start_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "WAIT_SECONDS", 0.02)
     launcher = LauncherDouble()
     launcher.may_start = anyio.Event()
     supervised = Supervised(launcher)
@@ -506,6 +506,20 @@ async def test_unloading_while_another_model_is_waited_for_goes_first() -> None:
         await until(unloaded.is_set)
         await until(lambda: other.uses)
         assert supervised.launcher.models == ["main", "other"]
+
+
+async def test_an_engine_that_nobody_wants_unloaded_any_more_serves_on() -> None:
+    supervised = Supervised()
+    async with supervised.ready():
+        running = await supervised.user()
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervised.supervisor.unload)
+            await supervised.until(DRAINING)
+            group.cancel_scope.cancel()
+        await supervised.until(READY)
+        await running.leave()
+        assert (await supervised.user()).uses
+        assert supervised.states == [STARTING, READY, DRAINING, READY]
 
 
 async def test_an_engine_that_dies_while_it_is_to_be_unloaded_is_not_started_again() -> None:

@@ -12,8 +12,7 @@ from tests.doubles.launcher import LauncherDouble, Supervised, User, settled
 from tests.support.figures import rise
 from tests.support.waiting import until
 from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.supervision import failures, watchdog
-from velesio_worker.engines.supervision import lifecycle as life_module
+from velesio_worker.engines.supervision import decisions, failures, lifecycle, watchdog
 from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import (
@@ -45,25 +44,29 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0.001
 
     monkeypatch.setattr(failures.random, "uniform", short)
-    monkeypatch.setattr(life_module, "MENDED_SECONDS", 0.02)
+    monkeypatch.setattr(decisions, "MENDED_SECONDS", 0.02)
 
 
 class Delays:
-    """Anyio, but for the pauses between two tries: they are noted instead of slept."""
+    """Anyio, but for the pauses between two tries: they are noted, and the clock put forward, instead of slept."""
 
     def __init__(self, supervised: Supervised) -> None:
         self.seconds: list[float] = []
         self._supervised = supervised
+        self._ahead = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(anyio, name)
 
-    def move_on_after(self, delay: float | None, *, shield: bool = False) -> AbstractContextManager[anyio.CancelScope]:
+    def current_time(self) -> float:
+        return anyio.current_time() + self._ahead
+
+    def move_on_after(self, delay: float) -> AbstractContextManager[anyio.CancelScope]:
         if self._supervised.supervisor.state is BACKOFF:
-            assert delay is not None
             self.seconds.append(delay)
+            self._ahead += delay
             delay = 0
-        return anyio.move_on_after(delay, shield=shield)
+        return anyio.move_on_after(delay)
 
 
 @pytest.fixture
@@ -87,24 +90,28 @@ async def test_the_pauses_between_two_tries_double_up_to_a_minute_with_jitter(
     delays = Delays(supervised)
     monkeypatch.setattr(failures.random, "uniform", jitter)
     monkeypatch.setattr(failures, "FAILURES", 9)
-    monkeypatch.setattr(life_module, "anyio", delays)
+    monkeypatch.setattr(module, "anyio", delays)
     async with supervised.running():
         await supervised.until(FAILED)
-    assert delays.seconds == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert delays.seconds == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60], abs=0.5)
     assert bounds == [(0.75, 1.25)] * 8
 
 
 async def test_the_pause_is_the_shortest_again_after_a_steady_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life_module, "STEADY_SECONDS", -1.0)
+    def jitter(_low: float, _high: float) -> float:
+        return 1.0
+
+    monkeypatch.setattr(failures.random, "uniform", jitter)
+    monkeypatch.setattr(lifecycle, "STEADY_SECONDS", -1.0)
     supervised = Supervised()
     delays = Delays(supervised)
-    monkeypatch.setattr(life_module, "anyio", delays)
+    monkeypatch.setattr(module, "anyio", delays)
     async with supervised.ready():
         for count in range(2 * failures.FAILURES):
             supervised.launcher.life.die()
             await until(lambda count=count: len(supervised.launcher.lives) == count + 2)
             await supervised.until(READY)
-    assert delays.seconds == pytest.approx([0.001] * 2 * failures.FAILURES)
+    assert delays.seconds == pytest.approx([1] * 2 * failures.FAILURES, abs=0.5)
     assert FAILED not in supervised.states
 
 
@@ -449,7 +456,7 @@ async def test_an_engine_that_hangs_again_and_again_is_given_up(monkeypatch: pyt
 async def test_an_engine_that_does_not_even_heed_sigkill_is_waited_for_and_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(life_module, "UNKILLABLE_SECONDS", 0.02)
+    monkeypatch.setattr(lifecycle, "UNKILLABLE_SECONDS", 0.02)
     supervised = Supervised()
     async with supervised.ready():
         life = supervised.launcher.life
@@ -540,3 +547,31 @@ async def test_a_job_ends_the_probe_of_an_idle_engine() -> None:
         await user.leave()
         await until(lambda: supervised.launcher.life.probes == 2)
         assert supervised.states == [STARTING, READY]
+
+
+async def test_a_mistake_while_it_is_asked_whether_an_engine_may_rest_costs_that_engine_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mistakes = [ZeroDivisionError()]
+
+    async def may_rest() -> bool:
+        if mistakes:
+            raise mistakes.pop()
+        return False
+
+    supervised = Supervised(patience=Patience(stall=600, idle=0.05), may_rest=may_rest)
+    async with supervised.ready():
+        await until(lambda: supervised.states[2:] == DIED)
+        assert supervised.launcher.lives[0].ended
+        assert "the worker made a mistake (ZeroDivisionError)" in caplog.text
+        assert (await supervised.user()).uses
+
+
+async def test_a_mistake_in_a_start_is_a_failure_of_that_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "FAILURES", 2)
+    launcher = LauncherDouble()
+    launcher.broken["main"] = ZeroDivisionError()  # pyright: ignore[reportArgumentType] (that is the mistake)
+    supervised = Supervised(launcher)
+    async with supervised.running():
+        await supervised.until(FAILED)
+        assert "The worker made a mistake (ZeroDivisionError)" in supervised.supervisor.reason

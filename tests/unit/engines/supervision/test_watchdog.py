@@ -15,7 +15,8 @@ from tests.support.waiting import until
 from velesio_worker.engines.base import Serving
 from velesio_worker.engines.supervision import leases as leases_module
 from velesio_worker.engines.supervision import watchdog as module
-from velesio_worker.engines.supervision.leases import Lease, Leases
+from velesio_worker.engines.supervision.decisions import Quiet
+from velesio_worker.engines.supervision.leases import EngineLease, Leases
 from velesio_worker.engines.supervision.watchdog import Patience, Watchdog
 from velesio_worker.wire.errors import EngineCrashedError, EngineUnavailableError, JobError
 
@@ -69,7 +70,7 @@ class Kennel:
 
     def __post_init__(self) -> None:
         self.leases: Leases[EngineStub] = Leases(DEFAULT, lambda: None)
-        self.leases.quiet_since = self.clock.now
+        self.leases.quiet = Quiet(self.clock.now)
         engine = EngineStub(DEFAULT.name)
         self.leases.open(engine, DEFAULT, SLOTS)
         self._serving = Serving(engine, SLOTS, self._gone, self._report, None, self._moved, self._probe)
@@ -83,7 +84,7 @@ class Kennel:
             yield
             group.cancel_scope.cancel()
 
-    def job(self) -> Lease[EngineStub]:
+    def job(self) -> EngineLease[EngineStub]:
         """Begin a job."""
         lease = self.leases.join(None)
         assert lease.answered
