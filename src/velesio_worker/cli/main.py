@@ -37,7 +37,7 @@ def parser(commands: Sequence[str] = tuple(_COMMANDS)) -> argparse.ArgumentParse
         description="A GPU inference worker: jobs from Redis, tokens to Redis Streams as they are made.",
         epilog="Settings are environment variables: see velesio-worker settings.",
     )
-    whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
     actions = whole.add_subparsers(dest="command", title="commands")
     for command in commands:
         _module(command).add_parser(actions)

@@ -24,10 +24,10 @@ def add_parser(commands: Commands) -> None:
     """Add the command to the command line."""
     submit = commands.add_parser("submit", help="submit a text job and print what it yields")
     submit.add_argument("prompt", nargs="?", help="the prompt; standard input if it is - or left out")
-    submit.add_argument("--type", default="chat_completion", choices=("completion", "chat_completion"))
+    submit.add_argument("--type", default="chat_completion", choices=("completion", "chat_completion"), help="its type")
     submit.add_argument("--stream", action="store_true", help="print tokens as they come")
     submit.add_argument("--system", help="a system message in front of the prompt (chat_completion)")
-    submit.add_argument("--max-tokens", type=int)
+    submit.add_argument("--max-tokens", type=int, help="the most tokens of the answer")
     submit.add_argument("--data", type=_json_object, default={}, help="more parameters as JSON: '{\"temperature\": 0}'")
     submit.add_argument("--id", help="the job's id; drawn at random if left out")
     submit.add_argument("--json", action="store_true", help="print the result as JSON")

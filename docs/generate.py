@@ -1,0 +1,192 @@
+"""Writes the pages of the reference that the code itself can tell: settings, command line and metrics.
+
+``make docs`` runs this. With ``--check`` nothing is written, and the exit code is 1 if a page is not what it would be.
+"""
+
+# argparse and prometheus_client tell nowhere else what they were given.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+from prometheus_client import ProcessCollector
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
+
+from velesio_worker.cli.main import parser as command_line
+from velesio_worker.core.metrics import REGISTRY
+from velesio_worker.core.settings import Settings, describe
+from velesio_worker.observability.gauges import Gauges
+from velesio_worker.observability.health import Health
+
+_REFERENCE: Final = Path(__file__).resolve().parent / "reference"
+_NOTICE: Final = "<!-- docs/generate.py writes this page from the code and from {intro}; `make docs` runs it. -->"
+
+_SETTINGS_FROM: Final[Mapping[str, str]] = {
+    "REDIS_URL": "Redis and the queue",
+    "MODEL_PATH": "Text jobs",
+    "SD_MODEL_PATH": "Image jobs",
+    "WORKER_TIMEOUT": "Times and limits",
+    "LOG_LEVEL": "Logs and health",
+}
+"""The first setting of each group; what stands behind it in the code belongs to the group as well."""
+
+_CODE: Final = re.compile(r"(?<![\w`])(--[a-z][a-z0-9-]*|[A-Z][A-Z0-9]*_[A-Z0-9_]+)(?![\w`])")
+
+
+def settings() -> Iterator[str]:
+    """Yield the groups of settings, each a table."""
+    schema = Settings.model_json_schema()
+    shapes: dict[str, dict[str, Any]] = {name.upper(): shape for name, shape in schema["properties"].items()}
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    group = ""
+    for row in describe(Settings.model_construct(), {}):
+        name = row["name"]
+        group = _SETTINGS_FROM.get(name, group)
+        default = "not set" if row["default"] is None else f"`{row['default']}`" if row["default"] else "empty"
+        cells = (f"`{name}`", default, _allowed(shapes[name], schema["$defs"]), _text(row["description"]))
+        groups.setdefault(group, []).append(cells)
+    for title, rows in groups.items():
+        yield f"## {title}"
+        yield _table(("setting", "default", "value", "meaning"), rows)
+
+
+def _allowed(shape: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Say in words what a JSON schema allows."""
+    for variant in shape.get("anyOf", ()):  # the other one is null: not set
+        if variant.get("type") != "null":
+            return _allowed(variant, definitions)
+    if "$ref" in shape:
+        return _allowed(definitions[shape["$ref"].rpartition("/")[2]], definitions)
+    if "enum" in shape or shape["type"] == "boolean":
+        return ", ".join(f"`{value}`" for value in shape.get("enum", ("true", "false")))
+    if shape["type"] == "string":
+        return "path" if "path" in shape.get("format", "") else "text"
+    number = "whole number" if shape["type"] == "integer" else "number"
+    highest = f"to {shape['maximum']}" if "maximum" in shape else "or more"
+    least = f" above {shape['exclusiveMinimum']:g}" if "exclusiveMinimum" in shape else None
+    return number + (least or f", {shape['minimum']:g} {highest}")
+
+
+def commands() -> Iterator[str]:
+    """Yield each command: what it does, how it is called and what it takes."""
+    parser = command_line()
+    yield "`velesio-worker --help` and `--help` behind any command say the same as this page."
+    yield from _command("velesio-worker", parser, parser.description or "")
+
+
+def _command(name: str, parser: argparse.ArgumentParser, what: str) -> Iterator[str]:
+    yield f"## {name}"
+    yield _text(what if what.endswith(".") else f"{what[:1].upper()}{what[1:]}.")
+    taken = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    yield f"```text\n{' '.join((name, *_usage(parser, taken)))}\n```"
+    own = [action for action in taken if not isinstance(action, argparse._SubParsersAction)]
+    if own:
+        yield _table(("argument", "meaning"), ((f"`{_called(action)}`", _meaning(action)) for action in own))
+    for action in taken:
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for command, below in cast("dict[str, argparse.ArgumentParser]", action.choices).items():
+                yield from _command(f"{name} {command}", below, helps[command])
+
+
+def _usage(parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]) -> Iterator[str]:
+    """Yield the words of a call; of what excludes each other one word, where the first of them stands."""
+    groups = {id(group._group_actions[0]): group for group in parser._mutually_exclusive_groups}
+    rest = {id(action) for group in parser._mutually_exclusive_groups for action in group._group_actions[1:]}
+    for action in actions:
+        if group := groups.get(id(action)):
+            words = " | ".join(_called(each) for each in group._group_actions)
+            yield f"({words})" if group.required else f"[{words}]"
+        elif isinstance(action, argparse._SubParsersAction):
+            yield "COMMAND" if action.required else "[COMMAND]"
+        elif id(action) not in rest:
+            needed = action.required and action.nargs != "?"
+            yield _called(action) if needed else f"[{_called(action)}]"
+
+
+def _called(action: argparse.Action) -> str:
+    value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    if not action.option_strings:
+        return value
+    names = ", ".join(action.option_strings)
+    return names if action.nargs == 0 else f"{names} {value}"
+
+
+def _meaning(action: argparse.Action) -> str:
+    parts = [_text((action.help or "") % vars(action))]
+    if action.choices:
+        parts.append("one of " + ", ".join(f"`{choice}`" for choice in action.choices))
+    if isinstance(action.default, str | int) and action.nargs != 0 and "%(default)" not in (action.help or ""):
+        parts.append(f"default: `{action.default}`")
+    return "; ".join(filter(None, parts))
+
+
+def metrics() -> Iterator[str]:
+    """Yield the table of what is counted as it happens, and that of what is looked up at a scrape."""
+    yield "A histogram has the names `…_bucket`, `…_sum` and `…_count`, and the label `le` besides."
+    columns = ("metric", "type", "labels", "what it is")
+    yield "## Counted as it happens"
+    yield _table(columns, _families(REGISTRY._collector_to_names))
+    yield "## Looked up at each scrape"
+    yield "A figure that is not known at that moment is left out."
+    monitor: Any = SimpleNamespace(stuck_for=0.0, redis_trouble=None, queue=None, gpus=())
+    yield _table(columns, _families([Gauges("", Health("", {}, monitor), monitor, {}, dict)]))
+    yield "## The worker's process"
+    yield "`process_…` is what prometheus_client tells of the process on Linux: CPU time, memory, open files, start."
+
+
+def _families(collectors: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+    for collector in collectors:
+        if isinstance(collector, ProcessCollector):  # has nothing to say outside Linux
+            continue
+        is_plain = isinstance(collector, MetricWrapperBase)
+        found: Iterable[Metric] = collector.describe() if is_plain else collector.collect()
+        for family in found:
+            labels: Sequence[str] = getattr(collector if is_plain else family, "_labelnames", ())
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            yield f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), _text(family.documentation)
+
+
+def _text(text: str) -> str:
+    """Return ``text`` as Markdown in a table's cell, with options and settings as code."""
+    return _CODE.sub(r"`\1`", text.replace("|", r"\|").replace("<", "&lt;"))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+_PAGES: Final[Mapping[str, tuple[str, Callable[[], Iterator[str]]]]] = {
+    "settings": ("Settings", settings),
+    "cli": ("Command line", commands),
+    "metrics": ("Metrics", metrics),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or compare them; returns the exit code."""
+    stale: list[str] = []
+    for name, (title, parts) in _PAGES.items():
+        intro = _REFERENCE / f"_{name}.intro.md"
+        page = _REFERENCE / f"{name}.md"
+        blocks = (f"# {title}", _NOTICE.format(intro=intro.name), intro.read_text("utf-8").strip(), *parts())
+        text = "\n\n".join(blocks) + "\n"
+        if "--check" not in arguments:
+            page.write_text(text, "utf-8")
+        elif not page.exists() or page.read_text("utf-8") != text:
+            stale.append(f"{page.relative_to(_REFERENCE.parent.parent)} is not what the code says: run `make docs`")
+    print(*stale, sep="\n", end="\n" if stale else "")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
