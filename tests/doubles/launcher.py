@@ -13,7 +13,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from tests.support.waiting import until
-from velesio_worker.engines.base import EngineState, Generation, Serving, Spec
+from velesio_worker.engines.base import PLAIN, EngineState, Generation, Serving, Spec
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
@@ -128,6 +128,7 @@ class LauncherDouble:
 
     name = "engine"
     trouble = ""
+    traits = PLAIN
 
     def __init__(
         self, slots: int = 2, *, owned: bool = True, exchanges: bool = False, gpu: list[Life] | None = None

@@ -17,7 +17,7 @@ from tests.support.redis_side import Side
 from tests.support.waiting import until
 from tests.support.webui_bench import FAST, GpusDouble, make_fast
 from velesio_worker.core.settings import CacheMode, Settings
-from velesio_worker.engines.base import Engine, EngineState, Generation
+from velesio_worker.engines.base import Engine, EngineState, Generation, Traits
 from velesio_worker.execution.batching import batch_of
 from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.capacity import ImageCapacity, make_engine_set
@@ -50,6 +50,7 @@ class Painter:
     """An engine that yields the same events to every job, and the source of it."""
 
     model = "tinyA"
+    traits = Traits(queues=True, leaks=True, previews=True)
 
     def __init__(self, *batches: Sequence[EngineEvent]) -> None:
         self.batches = batches

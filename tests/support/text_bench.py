@@ -14,7 +14,7 @@ from tests.doubles.engine import Answer, End, EngineDouble, document, sse
 from tests.support.llama_chunks import COMPLETION, last_piece, piece
 from tests.support.redis_side import Side
 from velesio_worker.core.settings import CacheMode
-from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.base import PLAIN, EngineState
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.execution.cache import PromptCache
@@ -61,6 +61,8 @@ async def write(side: Side, attempt: int, *entries: tuple[str, Any]) -> None:
 
 class Source:
     """A scripted llama-server in the supervisor's place, and what was complained of."""
+
+    traits = PLAIN
 
     def __init__(self, engine: LlamaEngine) -> None:
         self._engine = engine

@@ -61,6 +61,24 @@ class Generation(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the engines of a kind are like.
+
+    Attributes:
+        queues: whether jobs stand in a line of the engine's own, which says by :class:`Begun` when it begins with one.
+        leaks: whether it may hold on to memory once it ran out of it: it is replaced then, and the job tried once more.
+        previews: whether its progress comes with pictures.
+    """
+
+    queues: bool = False
+    leaks: bool = False
+    previews: bool = False
+
+
+PLAIN: Final = Traits()
+
+
 class Engine(Protocol):
     """Something that runs jobs of one kind."""
 
@@ -125,12 +143,14 @@ class Launcher(Protocol[E_co]):
         name: what the engine is called, for people.
         owned: whether its process is the worker's own, to stop and to start.
         exchanges: whether a model is exchanged in the engine that runs, which is always started with the default one.
+        traits: what the engine is like to those who run jobs on it.
         trouble: what keeps an engine that is waited for, and is not the worker's own; empty if nothing is known.
     """
 
     name: str
     owned: bool
     exchanges: bool
+    traits: Traits
     trouble: str
 
     def default(self) -> Spec:
@@ -164,6 +184,11 @@ class Launcher(Protocol[E_co]):
 
 class EngineSource(Protocol):
     """Whoever knows the engine of one kind of job."""
+
+    @property
+    def traits(self) -> Traits:
+        """What the engine is like."""
+        ...
 
     @property
     def model(self) -> str | None:

@@ -114,12 +114,12 @@ class Executor:
             within: as for :meth:`stop`.
         """
         for run in reversed([run for run in self._runs if not run.at_work]):
-            run.halt(Halt.HANDED_BACK)
-            run.ending.deadline = anyio.current_time() + within
+            run.stop.halt(Halt.HANDED_BACK)
+            run.stop.ending.deadline = anyio.current_time() + within
 
     def claims(self) -> list[Claim]:
         """The jobs that run now."""
-        return [run.claim for run in self._runs if run.halted is None]
+        return [run.claim for run in self._runs if run.stop.halted is None]
 
     def cancel(self, job_id: str) -> None:
         """Stop a job for good, if it runs here: its result is what it has so far."""
@@ -131,9 +131,9 @@ class Executor:
 
     def _halt(self, why: Halt, job_id: str, attempt: int | None = None) -> None:
         for run in self._runs:
-            ends = run.made_at is not None  # its outcome stands; whoever looked meanwhile looked at its end
+            ends = run.times.made_at is not None  # its outcome stands; whoever looked meanwhile looked at its end
             if not ends and run.job.id == job_id and attempt in {None, run.claim.held.attempt}:
-                run.halt(why)
+                run.stop.halt(why)
 
     async def watch(self) -> None:
         """Look for ever for engines that send nothing, and stop their runs."""
@@ -143,12 +143,12 @@ class Executor:
             held_up = {run.job.kind for run in self._runs if run.at_work}
             for run in self._runs:
                 waits = not run.at_work and run.job.kind in held_up  # behind another, whose engine it costs no attempt
-                if run.waiting_since < too_long and not waits:
-                    run.halt(Halt.STALLED)
+                if run.times.waiting_since < too_long and not waits:
+                    run.stop.halt(Halt.STALLED)
 
     def _stop(self, run: Run) -> None:
-        run.halt(Halt.HANDED_BACK)
-        run.ending.deadline = self._stop_by
+        run.stop.halt(Halt.HANDED_BACK)
+        run.stop.ending.deadline = self._stop_by
 
     async def run(self, claim: Claim, member: BatchMember | None = None) -> LastJob | None:
         """Run a job to its end, or hand it back if the run is stopped or cancelled; returns how it ended, if it did.
@@ -166,19 +166,19 @@ class Executor:
         self._runs[run] = None
         outcome: Outcome = None
         try:
-            with run.scope:
+            with run.stop.scope:
                 if self._stop_by < math.inf:
                     self._stop(run)
                 outcome = await self._outcome(run)
             if outcome is None:
                 outcome = self._halted(run)
         except anyio.get_cancelled_exc_class():
-            run.ending.deadline = min(run.ending.deadline, anyio.current_time() + LAST_SECONDS)
+            run.stop.ending.deadline = min(run.stop.ending.deadline, anyio.current_time() + LAST_SECONDS)
             raise
         finally:
             try:
-                run.made_at = time.monotonic()
-                with run.ending:
+                run.times.made_at = time.monotonic()
+                with run.stop.ending:
                     run.ended = await self._end(run, outcome)
                 self._report.ended(run, outcome)
                 await self._performer.keep(run, outcome)
@@ -187,13 +187,13 @@ class Executor:
                 self._changed.ring()
         if not run.ended:
             return None
-        return LastJob(run.job.type, time.monotonic() - run.began, isinstance(outcome, Done), time.time())
+        return LastJob(run.job.type, time.monotonic() - run.times.began, isinstance(outcome, Done), time.time())
 
     def _halted(self, run: Run) -> Outcome:
         """How a run ended that was stopped."""
-        match run.halted:
-            case Halt.CANCELLED if run.generation is not None:
-                return run.generation.cut_short()
+        match run.stop.halted:
+            case Halt.CANCELLED if run.answer.generation is not None:
+                return run.answer.generation.cut_short()
             case Halt.CANCELLED if run.claim.first:
                 return cancelled_while_waiting(run.job.type, "")  # else it goes back, and is ended at the next claim
             case Halt.FENCED:
@@ -207,7 +207,7 @@ class Executor:
         try:
             return await self._performer.perform(run)
         except AbandonedError:
-            return run.generation.cut_short() if run.generation else None
+            return run.answer.generation.cut_short() if run.answer.generation else None
         except StoppedError:
             return None
         except (JobError, FencedError, StreamLostError) as error:
@@ -248,8 +248,8 @@ class Executor:
 
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""
-        if run.tokens or run.claim.first or not run.job.streamed:
-            return run.job.streamed and run.tokens > 0
+        if run.answer.tokens or run.claim.first or not run.job.streamed:
+            return run.job.streamed and run.answer.tokens > 0
         return (await self._published(run.job.id)).has_output
 
 

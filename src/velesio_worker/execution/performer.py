@@ -95,6 +95,7 @@ class Performer:
         if job.kind not in self._engines:
             raise NoCapacityError(f"The worker {run.claim.held.slot.worker} runs no {job.kind} jobs.")
         source = self._engines[job.kind]
+        run.traits = source.traits
         kept = await self._from_cache(source, run)
         if kept is not None:
             return kept
@@ -103,7 +104,7 @@ class Performer:
         try:
             return await self._on_engine(source, run, mode)
         except OutOfMemoryError as error:
-            if job.kind is not Kind.IMAGE:
+            if not run.traits.leaks:
                 raise
             log.warning(f"once more on a new engine: {error.public}", action="job_tried_again", job_id=job.id)
             source.renew("it ran out of memory, which it may not have freed")
@@ -123,10 +124,10 @@ class Performer:
             async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
                 if run.member is not None:
                     await run.member.arrive()
-                run.at_work = job.kind is not Kind.IMAGE  # else it stands in the engine's line
+                run.at_work = not run.traits.queues
                 if run.clock.expires_at is not None and run.clock.expires_at < time.time():
                     return ExpiredError(_EXPIRED)
-                run.granted_at, run.model = time.monotonic(), engine.model
+                run.times.granted_at, run.model = time.monotonic(), engine.model
                 if engine.model != self._model(job):
                     self._announce(run, mode, engine.model)
                 await self._know(source, run)
@@ -140,7 +141,7 @@ class Performer:
         return outcome
 
     async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
-        with run.clock.watched(running=run.job.kind is not Kind.IMAGE):  # an image engine says when it begins
+        with run.clock.watched(running=not run.traits.queues):  # else the engine says when it begins
             return await work(run)
         if not run.clock.started:
             return ExpiredError(_EXPIRED)
@@ -153,7 +154,7 @@ class Performer:
     def _waits(self, run: Run, state: EngineState) -> None:
         """Tell the stream that the job waits for its engine; for a free slot is not worth an entry."""
         if state is not EngineState.READY:
-            waited = round(time.monotonic() - run.began, 1)
+            waited = round(time.monotonic() - run.times.began, 1)
             progress = {"stage": "loading", "processed": waited, "total": None, "state": state.value}
             run.stream.put(PROGRESS, orjson.dumps(progress))
 
@@ -164,21 +165,21 @@ class Performer:
         identity = await source.identity(run.job.model)
         if identity is None:
             return None
-        run.cache_key = cache_key(run.job, identity)
-        kept = await self._cache.find(run.cache_key)
+        run.answer.cache_key = cache_key(run.job, identity)
+        kept = await self._cache.find(run.answer.cache_key)
         CACHE.labels("miss" if kept is None else "hit").inc()
         if kept is None:
             return None
-        run.cached, run.cache_key, run.model, run.at_work = True, None, kept.model, True
+        run.answer.cached, run.answer.cache_key, run.model, run.at_work = True, None, kept.model, True
         self._announce(run, "fresh", kept.model)
-        run.generation = Replay(kept)
+        run.answer.generation = Replay(kept)
         return await self._in_time(run, self._follow)
 
     async def _know(self, source: EngineSource, run: Run) -> None:
         """Keep no answer under another model's name: the default one may have changed while the job waited."""
-        if run.cache_key is not None:
+        if run.answer.cache_key is not None:
             identity = await source.identity(run.job.model)
-            run.cache_key = None if identity is None else cache_key(run.job, identity)
+            run.answer.cache_key = None if identity is None else cache_key(run.job, identity)
 
     async def _with_previews(self, run: Run, batch: Sequence[EngineEvent]) -> Sequence[EngineEvent]:
         """Keep the pictures that come with progress; returns the events, which point to them.
@@ -222,55 +223,55 @@ class Performer:
         published = await self._published(run.job.id)
         if not published.plain:
             return None
-        run.before = published
+        run.answer.before = published
         try:
             return await self._generate_after(published, engine, run)
         except ContextExceededError:
-            if not run.before.text or run.tokens or run.generation is None:
+            if not run.answer.before.text or run.answer.tokens or run.answer.generation is None:
                 raise
-            return run.generation.cut_short("length")  # the text so far is all that the context holds
+            return run.answer.generation.cut_short("length")  # the text so far is all that the context holds
         except (BadJobError, EngineRefusedError) as error:
-            if not run.before.text or run.tokens:
+            if not run.answer.before.text or run.answer.tokens:
                 raise
             log.info(f"beginning anew: {error.public}", action="job_not_continued", job_id=run.job.id)
-            run.before = NOTHING
+            run.answer.before = NOTHING
             return None
 
     async def _generate_after(self, before: Published, engine: Engine, run: Run) -> Done:
-        run.generation = engine.generate(run.job.parameters, before.text, before.pieces)
+        run.answer.generation = engine.generate(run.job.parameters, before.text, before.pieces)
         return await self._follow(run)
 
     async def _follow(self, run: Run) -> Done:
         """Publish what a run's generation yields, to its end."""
-        generation = cast("Generation", run.generation)
+        generation = cast("Generation", run.answer.generation)
         patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
-            run.waiting_since = time.monotonic() + patient
+            run.times.waiting_since = time.monotonic() + patient
             async with aclosing(generation.events()) as batches:
                 async for batch in batches:
-                    run.waiting_since = math.inf
-                    SSE_EVENTS.count += 0 if run.cached else len(batch)
-                    events = await self._with_previews(run, batch) if run.job.kind is Kind.IMAGE else batch
+                    run.times.waiting_since = math.inf
+                    SSE_EVENTS.count += 0 if run.answer.cached else len(batch)
+                    events = await self._with_previews(run, batch) if run.traits.previews else batch
                     done = self._publish(run, events)
                     if done is not None:
                         return done
                     await run.stream.room()
-                    run.waiting_since = time.monotonic()
+                    run.times.waiting_since = time.monotonic()
         finally:
-            run.waiting_since = math.inf
+            run.times.waiting_since = math.inf
         raise EngineCrashedError
 
     def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
         """Queue what one read brought; no await in here, since it runs for every token."""
-        streamed = run.job.streamed
+        streamed, answer = run.job.streamed, run.answer
         done: Done | None = None
         for event in batch:
             match event:
                 case Token():
-                    run.tokens += event.has_output
-                    if run.cache_key is not None:
-                        self._collect(run, event)
-                    if streamed and (event.has_output or not run.before.begun):  # the role was said by whoever began
+                    answer.tokens += event.has_output
+                    if answer.cache_key is not None:
+                        answer.collect(event.data, MOST_PIECES)
+                    if streamed and (event.has_output or not answer.before.begun):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
                 case Begun():
                     run.at_work = True
@@ -280,19 +281,12 @@ class Performer:
                 case Done():
                     done = event
                     break
-        if run.first_token_at is None and run.tokens:
-            run.first_token_at = time.monotonic()
+        if run.times.first_token_at is None and run.answer.tokens:
+            run.times.first_token_at = time.monotonic()
         return done
-
-    def _collect(self, run: Run, token: Token) -> None:
-        """Collect what is to be kept; too much of it is not."""
-        run.pieces.append(token.data)
-        if len(run.pieces) > MOST_PIECES:
-            run.cache_key = None
-            run.pieces.clear()
 
     async def keep(self, run: Run, outcome: Outcome) -> None:
         """Keep an answer that is whole and was made in one go."""
-        whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.halted is None
-        if run.cache_key and whole and isinstance(outcome, Done):
-            await self._cache.keep(run.cache_key, Kept(run.model or "", run.pieces, outcome))
+        whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.stop.halted is None
+        if run.answer.cache_key and whole and isinstance(outcome, Done):
+            await self._cache.keep(run.answer.cache_key, Kept(run.model or "", run.answer.pieces, outcome))

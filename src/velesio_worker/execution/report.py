@@ -46,7 +46,7 @@ class Report:
         fields = _fields(run)
         if run.mode not in {"", "fresh"} and run.job.kind is run.job.kind.engine:
             metrics.RESUMED.labels(run.mode).inc()
-        if run.ending.cancelled_caught:
+        if run.stop.ending.cancelled_caught:
             log.error(
                 "Redis did not answer in time: the job stays in its slot",
                 action="job_left",
@@ -67,7 +67,7 @@ def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
         case Done() if not run.ended:
             log.info("the job was done, but is another attempt's", action="job_superseded", **fields)
         case Done():
-            cached = {"cached": True} if run.cached else {}
+            cached = {"cached": True} if run.answer.cached else {}
             log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
         case None:
             log.info("job handed back", action="job_handed_back", **fields)
@@ -106,13 +106,13 @@ def _fields(run: Run) -> dict[str, Any]:
         **_identity(run.job),
         "attempt": run.claim.held.attempt,
         "type": run.job.type.value,
-        "duration_ms": _ms(time.monotonic() - run.began),
-        "tokens": run.tokens,
+        "duration_ms": _ms(time.monotonic() - run.times.began),
+        "tokens": run.answer.tokens,
     }
     if run.model is not None:
         fields["model"] = run.model
-    if run.first_token_at is not None:
-        fields["first_token_ms"] = _ms(run.first_token_at - run.began)
+    if run.times.first_token_at is not None:
+        fields["first_token_ms"] = _ms(run.times.first_token_at - run.times.began)
     return fields
 
 
@@ -120,13 +120,13 @@ def _stages(run: Run) -> dict[str, int]:
     """How long each stage took, in milliseconds; those that a job did not get to are left out."""
     waited = {} if run.claim.waited is None else {"queued_ms": _ms(run.claim.waited)}
     moments = [
-        ("engine_wait_ms", run.granted_at),
-        ("prompt_ms", run.first_token_at),
-        ("generation_ms", run.made_at),
+        ("engine_wait_ms", run.times.granted_at),
+        ("prompt_ms", run.times.first_token_at),
+        ("generation_ms", run.times.made_at),
         ("closing_ms", time.monotonic()),
     ]
     stages: dict[str, int] = {}
-    last = run.began
+    last = run.times.began
     for name, moment in moments:
         if moment is not None:
             stages[name] = _ms(moment - last)
@@ -164,8 +164,8 @@ def _measure(run: Run, outcome: Done | JobError) -> None:
     operation, model = metrics.operation_label(run.job.type), metrics.model_label(run.model)
     now = time.monotonic()
     error = "" if isinstance(outcome, Done) else outcome.code
-    metrics.DURATION.labels(operation, model, error).observe(now - run.began)
-    if isinstance(outcome, Done) and not run.cached:
+    metrics.DURATION.labels(operation, model, error).observe(now - run.times.began)
+    if isinstance(outcome, Done) and not run.answer.cached:
         metrics.count_usage(run.job.type, run.model, outcome.result)
     if isinstance(outcome, Done) and outcome.finish_reason != "cancelled":
         _measure_pace(run, outcome, operation, model)
@@ -173,12 +173,12 @@ def _measure(run: Run, outcome: Done | JobError) -> None:
 
 def _measure_pace(run: Run, done: Done, operation: str, model: str) -> None:
     """Measure how soon tokens came: of answers that were made here, and are whole."""
-    first = run.first_token_at
-    if first is None or run.cached:
+    first = run.times.first_token_at
+    if first is None or run.answer.cached:
         return
     if run.claim.first:
-        metrics.FIRST_TOKEN.labels(operation, model).observe(first - run.began)
-    usage = None if run.before.begun else done.result.get("usage")
-    tokens = metrics.figure(usage, "completion_tokens") or run.tokens
-    if tokens > 1 and run.made_at is not None:
-        metrics.PER_TOKEN.labels(operation, model).observe((run.made_at - first) / (tokens - 1))
+        metrics.FIRST_TOKEN.labels(operation, model).observe(first - run.times.began)
+    usage = None if run.answer.before.begun else done.result.get("usage")
+    tokens = metrics.figure(usage, "completion_tokens") or run.answer.tokens
+    if tokens > 1 and run.times.made_at is not None:
+        metrics.PER_TOKEN.labels(operation, model).observe((run.times.made_at - first) / (tokens - 1))

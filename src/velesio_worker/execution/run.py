@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.engines.base import Generation
+from velesio_worker.engines.base import PLAIN, Generation, Traits
 from velesio_worker.execution.batching import BatchMember
 from velesio_worker.execution.published import NOTHING, Published
 from velesio_worker.queue.claims import Claim
@@ -133,6 +133,74 @@ class Clock:
             self._scope.deadline = self._since + self._left
 
 
+@dataclass(slots=True)
+class Stop:
+    """Whether and how a run is stopped.
+
+    Attributes:
+        scope: cancelled to stop it.
+        ending: the scope of what is still to be done then.
+        halted: why it was stopped, if it was.
+    """
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
+    halted: Halt | None = None
+
+    def halt(self, why: Halt) -> None:
+        """Stop the run; the first reason stands."""
+        if self.halted is None:
+            self.halted = why
+        self.scope.cancel()
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When what happened to a run, in monotonic seconds; None where it has not.
+
+    Attributes:
+        began: when it began.
+        granted_at: when it got its engine.
+        waiting_since: since when it has waited for the engine to send something; infinite while it does not.
+        first_token_at: when the first token came.
+        made_at: when its outcome was known.
+    """
+
+    began: float = field(default_factory=time.monotonic)
+    granted_at: float | None = None
+    waiting_since: float = math.inf
+    first_token_at: float | None = None
+    made_at: float | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a run has of its job's output.
+
+    Attributes:
+        generation: makes it, once that has begun.
+        before: what earlier attempts published that it goes on from.
+        tokens: how many tokens were sent.
+        cached: whether it comes from the cache.
+        cache_key: where it is to be kept; None if it is not.
+        pieces: the data of its ``token`` entries, if it is to be kept.
+    """
+
+    generation: Generation | None = None
+    before: Published = NOTHING
+    tokens: int = 0
+    cached: bool = False
+    cache_key: str | None = None
+    pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def collect(self, data: dict[str, Any], most: int) -> None:
+        """Collect a piece that is to be kept; more than ``most`` of them are not."""
+        self.pieces.append(data)
+        if len(self.pieces) > most:
+            self.cache_key = None
+            self.pieces.clear()
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """A job that runs.
@@ -140,61 +208,35 @@ class Run:
     Attributes:
         claim: the job.
         stream: where its entries go.
-        scope: cancelled to stop it.
-        ending: the scope of what is still to be done then.
-        halted: why it was stopped, if it was.
-        generation: its run on the engine, once that has begun.
-        before: what earlier attempts published that it goes on from.
-        began: when it began, in monotonic seconds.
-        waiting_since: since when it has waited for the engine, in monotonic seconds; infinite while it does not.
-        tokens: how many tokens the engine has sent.
-        first_token_at: when the first of them came, in monotonic seconds.
-        at_work: whether its engine works on it; else it waits for that.
-        cache_key: where its answer is kept; None if it is not.
-        cached: whether its answer came from there.
-        pieces: the data of its ``token`` entries, if it is to be kept.
         member: its place among the jobs that were taken together with it.
         clock: limits how long it runs.
+        traits: what its engine is like.
+        at_work: whether its engine works on it; else it waits for that.
         mode: how the attempt began, as its last ``start`` says; empty before that.
         model: the name of the model that it runs on, once that is known.
-        granted_at: when it got its engine, in monotonic seconds.
-        made_at: when its outcome was known, in monotonic seconds.
         ended: whether this attempt wrote the job's result.
+        stop: whether and how it is stopped.
+        times: when what happened.
+        answer: what it has of the output.
     """
 
     claim: Claim
     stream: JobStream
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    ending: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope(shield=True))
-    halted: Halt | None = None
-    generation: Generation | None = None
-    before: Published = NOTHING
-    began: float = field(default_factory=time.monotonic)
-    waiting_since: float = math.inf
-    tokens: int = 0
-    first_token_at: float | None = None
-    at_work: bool = False
-    cache_key: str | None = None
-    cached: bool = False
-    pieces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     member: BatchMember | None = None
     clock: Clock = field(default_factory=lambda: Clock(math.inf))
+    traits: Traits = PLAIN
+    at_work: bool = False
     mode: str = ""
     model: str | None = None
-    granted_at: float | None = None
-    made_at: float | None = None
     ended: bool = False
+    stop: Stop = field(default_factory=Stop)
+    times: Timeline = field(default_factory=Timeline)
+    answer: Answer = field(default_factory=Answer)
 
     @property
     def job(self) -> Job:
         """The job."""
         return self.claim.job
-
-    def halt(self, why: Halt) -> None:
-        """Stop the run; the first reason stands."""
-        if self.halted is None:
-            self.halted = why
-        self.scope.cancel()
 
     def goes_on(self, outcome: Outcome) -> bool:
         """Whether a run that was lost with its engine is followed by another attempt."""

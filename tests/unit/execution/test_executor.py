@@ -24,22 +24,22 @@ def executor_of(run: Run) -> Executor:
 async def test_a_run_is_stopped_by_whoever_owns_its_job_now() -> None:
     run = make_run()
     executor_of(run).fence("a", 1)
-    assert run.halted is Halt.FENCED
-    assert run.scope.cancel_called
+    assert run.stop.halted is Halt.FENCED
+    assert run.stop.scope.cancel_called
 
 
 @pytest.mark.parametrize(("job_id", "attempt"), [("b", 1), ("a", 2)])
 async def test_another_run_is_not(job_id: str, attempt: int) -> None:
     run = make_run()
     executor_of(run).fence(job_id, attempt)
-    assert run.halted is None
+    assert run.stop.halted is None
 
 
 async def test_a_run_whose_outcome_is_known_is_not_stopped_any_more() -> None:
     """Nobody owns its job then: whoever looks at that moment takes it for another's, and the cache would lose it."""
     run = make_run()
-    run.made_at = time.monotonic()
+    run.times.made_at = time.monotonic()
     executor = executor_of(run)
     executor.fence("a", 1)
     executor.cancel("a")
-    assert run.halted is None
+    assert run.stop.halted is None

@@ -43,8 +43,9 @@ Logged = Callable[..., list[dict[str, Any]]]
 
 def generated(run: Run, tokens: int = 4) -> Run:
     """Have a run made some tokens: the first after half a second, the last after one and a half."""
-    run.granted_at, run.first_token_at, run.made_at = run.began + 0.1, run.began + 0.5, run.began + 1.5
-    run.tokens = tokens
+    times = run.times
+    times.granted_at, times.first_token_at, times.made_at = times.began + 0.1, times.began + 0.5, times.began + 1.5
+    run.answer.tokens = tokens
     return run
 
 
@@ -84,7 +85,7 @@ async def test_a_job_that_is_done_leaves_one_line(logged: Logged) -> None:
 
 async def test_an_answer_from_the_cache_is_told_as_such(logged: Logged) -> None:
     run = make_run()
-    run.cached = True
+    run.answer.cached = True
     (line,) = logged(run, DONE)
     assert (line["action"], line["cached"]) == ("job_done", True)
 
@@ -134,7 +135,7 @@ async def test_with_debug_each_stage_is_timed(logged: Logged) -> None:
 
 async def test_stages_that_a_job_did_not_get_to_are_left_out(logged: Logged) -> None:
     run = make_run()
-    run.ended, run.made_at = False, run.began + 1
+    run.ended, run.times.made_at = False, run.times.began + 1
     _, line = logged(run, EngineUnavailableError(), level="DEBUG")
     assert {name for name in line if name.endswith("_ms")} == {"generation_ms", "closing_ms"}
 
@@ -278,7 +279,12 @@ async def test_an_error_is_measured_under_its_code_and_made_no_tokens(logged: Lo
 
 async def test_a_cached_answer_costs_no_tokens(logged: Logged) -> None:
     run = make_run()
-    run.cached, run.tokens, run.first_token_at, run.made_at = True, 4, run.began, run.began + 1
+    run.answer.cached, run.answer.tokens, run.times.first_token_at, run.times.made_at = (
+        True,
+        4,
+        run.times.began,
+        run.times.began + 1,
+    )
     with (
         rise(f"{DURATION}_count", **GEN_AI, error_type="") as ended,
         rise(f"{FIRST_TOKEN}_count", **GEN_AI) as first,

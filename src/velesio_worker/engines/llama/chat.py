@@ -66,5 +66,4 @@ class ChatGeneration(LlamaGeneration):
         return Token({"choices": [choice]}) if delta else None
 
     def _complete(self) -> bool:
-        # The usage follows in a chunk of its own, and [DONE] after it: the body is read to its end.
-        return False
+        return self._marked_done  # the usage follows upon the end in a chunk of its own, with the timings

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, cast
 
-import anyio
 import orjson
 
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
@@ -29,9 +28,6 @@ from velesio_worker.wire.events import Done, EngineEvent, Progress
 from velesio_worker.wire.fields import count_in, known_object
 from velesio_worker.wire.parameters import TextParameters
 from velesio_worker.wire.transcript import Transcript
-
-_END_SECONDS: Final = 1.0
-"""How long the end of a body may take after the last event; then the connection is closed instead of kept."""
 
 CANCELLED: Final = "cancelled"
 _TOKENIZE: Final = "/tokenize"
@@ -57,13 +53,13 @@ class LlamaGeneration(ABC):
         self._after = after
         self._tokens_before = pieces
         self._tokens_again = 0
-        self._whole = False  # whether the text is complete; the server makes one token more all the same
         self._prompt_told: int | None = None
         self._transcript = Transcript(after)
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
         self._timings: dict[str, Any] | None = None
         self._prompt_in_parts = False
+        self._marked_done = False
 
     @abstractmethod
     def request(self) -> dict[str, Any]:
@@ -79,8 +75,7 @@ class LlamaGeneration(ABC):
 
     def result(self, finish_reason: str) -> dict[str, Any]:
         """Return the job's result as it stands."""
-        transcript = Transcript(self._after) if self._whole else self._transcript
-        return transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
+        return self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
 
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
@@ -89,7 +84,9 @@ class LlamaGeneration(ABC):
                 counted = await self._count(self._after)
                 self._tokens_again = self._tokens_before if counted is None else counted
                 self._tokens_before = max(self._tokens_before, self._tokens_again)
-                self._whole = self._tokens_before >= self._parameters.max_tokens
+                if self._tokens_before >= self._parameters.max_tokens:  # the text is whole
+                    yield [self._done("length")]
+                    return
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
                     raise self._refused(response.status, decode_json(await response.body()))
@@ -98,9 +95,7 @@ class LlamaGeneration(ABC):
                     aclosing(self._read(chunks)) as batches,
                 ):
                     async for batch in batches:
-                        yield [] if self._whole else batch
-                    if self._whole:
-                        yield [self._done("length")]
+                        yield batch
 
     async def _count(self, text: str) -> int | None:
         """Return how many tokens a text has; None if llama-server does not say."""
@@ -131,9 +126,6 @@ class LlamaGeneration(ABC):
                 break
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
-        with anyio.move_on_after(_END_SECONDS):
-            async for _ in chunks:
-                pass
         yield [self._done(self._finish_reason)]
 
     async def _until_lost(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -150,8 +142,9 @@ class LlamaGeneration(ABC):
         """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
         try:
             for data in events:
-                event = None if data == _DONE_MARK else self._event(data)
-                if event is not None:
+                if data == _DONE_MARK:
+                    self._marked_done = True
+                elif (event := self._event(data)) is not None:
                     batch.append(event)
         except JobError as error:
             return error
@@ -159,7 +152,7 @@ class LlamaGeneration(ABC):
 
     def _complete(self) -> bool:
         """Whether nothing that matters follows."""
-        return self._finish_reason is not None and self._usage is not None
+        return self._marked_done or (self._finish_reason is not None and self._usage is not None)
 
     def _event(self, data: bytes) -> EngineEvent | None:
         chunk = decode_json(data)
@@ -197,8 +190,8 @@ class LlamaGeneration(ABC):
         return self._done(finish_reason)
 
     def _tokens_left(self) -> int:
-        """How many tokens the run may still make; the server makes one at least."""
-        return max(self._parameters.max_tokens - self._tokens_before, 1)
+        """How many tokens the run may still make."""
+        return self._parameters.max_tokens - self._tokens_before
 
     def _take_usage(self, prompt: int | None, completion: int | None) -> None:
         """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt.
@@ -206,7 +199,7 @@ class LlamaGeneration(ABC):
         Where the server does not count, the pieces that it sent are the count, and the prompt's is not known.
         """
         made = self._transcript.pieces if completion is None else completion
-        completion = self._tokens_before + (0 if self._whole else made)
+        completion = self._tokens_before + made
         prompt = None if prompt is None else max(prompt - self._tokens_again, 0)
         self._usage = {
             "prompt_tokens": prompt,

@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import GpuSizing, Settings
-from velesio_worker.engines.base import Serving, Spec
+from velesio_worker.engines.base import PLAIN, Serving, Spec
 from velesio_worker.engines.gpu import Gpu, Gpus, free_memory, read_soon, until_free
 from velesio_worker.engines.llama.command import LOCAL_BINARY, check_model, llama_command, model_of
 from velesio_worker.engines.llama.engine import LlamaEngine
@@ -46,6 +46,7 @@ class LlamaLauncher:
 
     name = "llama-server"
     exchanges = False
+    traits = PLAIN
 
     def __init__(self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] | None = None) -> None:
         self._settings = settings

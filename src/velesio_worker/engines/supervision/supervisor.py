@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec
+from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, Traits
 from velesio_worker.engines.supervision import decisions
 from velesio_worker.engines.supervision.decisions import Condition, Phase, Situation, Step
 from velesio_worker.engines.supervision.failures import Failures
@@ -81,6 +81,11 @@ class Supervisor(Generic[E]):
     def state(self) -> EngineState:
         """Where the engine is in its life."""
         return self._state
+
+    @property
+    def traits(self) -> Traits:
+        """What the engine is like."""
+        return self._launcher.traits
 
     @property
     def reason(self) -> str:

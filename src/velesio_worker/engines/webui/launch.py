@@ -17,7 +17,7 @@ import anyio.to_thread
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import GpuSharing, Settings
-from velesio_worker.engines.base import Serving, Spec
+from velesio_worker.engines.base import Serving, Spec, Traits
 from velesio_worker.engines.gpu import Gpus, read_soon
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.supervision.liveness import Reported, until_gone
@@ -56,6 +56,7 @@ class WebUILauncher:
 
     name = "Stable Diffusion WebUI"
     exchanges = True
+    traits = Traits(queues=True, leaks=True, previews=True)
 
     def __init__(self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] | None = None) -> None:
         self._settings = settings

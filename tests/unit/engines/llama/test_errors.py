@@ -24,7 +24,6 @@ from tests.support.llama_chunks import (
 from tests.support.waiting import until
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
-from velesio_worker.engines.llama import generation
 from velesio_worker.engines.llama import sse as sse_module
 from velesio_worker.engines.llama.refusals import decode_refusal
 from velesio_worker.wire.errors import (
@@ -220,13 +219,13 @@ async def test_many_jobs_run_at_a_time(double: EngineDouble, http: EngineHTTP) -
             group.cancel_scope.cancel()
 
 
+@BOTH
 async def test_a_job_ends_though_its_answer_does_not(
-    double: EngineDouble, http: EngineHTTP, monkeypatch: pytest.MonkeyPatch
+    double: EngineDouble, http: EngineHTTP, path: str, make: Make
 ) -> None:
-    monkeypatch.setattr(generation, "_END_SECONDS", 0.05)
-    double.answers[COMPLETION] = [Answer([WHOLE[COMPLETION]], End.OPEN)]
+    double.answers[path] = [Answer([WHOLE[path]], End.OPEN)]
     with anyio.fail_after(60):
-        _, _, done = await run(completion(http))
+        _, _, done = await run(make(http))
     assert done.result["text"] == "a"
     await until(double.left.is_set)
 
