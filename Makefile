@@ -1,15 +1,15 @@
 # make demo   see it work: own Redis, own llama.cpp server, own small model
-# make test   run the test suite
+# make test   run the test suite (make test-fast: what needs no engine)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-sd lint format bench chaos docs docs-serve lock clean
+.PHONY: help setup demo test test-fast test-sd lint format bench chaos docs docs-serve lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-sd lint format bench chaos docs docs-serve lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd lint format bench chaos docs docs-serve lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -39,8 +39,15 @@ demo: $(VENV)/.demo
 	@$(BIN)/velesio-worker demo $(if $(PROMPT),--prompt "$$PROMPT")
 demo: export PROMPT := $(PROMPT)
 
+# Most tests wait most of the time: so there are more processes than cores. Each gets a file at a time, the longest first.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not sd_server" $(ARGS)
+	@$(PYTEST) -m "not sd_server" $(ARGS)
+
+# In a minute: the unit tests, and what holds the files of monitoring and containers. No engine is started.
+test-fast: $(VENV)/.dev
+	@$(PYTEST) -m "not engine and not sd_server" tests/unit tests/monitoring $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +17,12 @@ from tests.support.topologies import NEVER, ClusterServers, SentinelServers
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.models.wheels import small_model
 from velesio_worker.queue.connection import connect
+
+LONGEST: Final = (
+    *("test_outages.py", "test_engines.py", "test_images.py", "test_health.py", "test_crashes.py", "test_life.py"),
+    *("test_main_job.py", "test_halted.py", "test_models.py", "test_demo.py", "test_one_by_one.py", "test_text_types.py"),
+)
+"""The files of ``e2e`` that take longest, in this order."""
 
 settings.register_profile(
     "patient",  # a machine that is slow, or held up, is no fault
@@ -68,6 +74,18 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 def topology(request: pytest.FixtureRequest) -> Topology:
     """The shared Redis; tests marked ``topologies`` run once on each kind, all others on a single server."""
     return request.getfixturevalue(getattr(request, "param", "shared_redis"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none of them is left for the end, where a core would idle."""
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.parent.name != "e2e":
+            return len(LONGEST) + 1
+        return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

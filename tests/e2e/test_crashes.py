@@ -13,7 +13,7 @@ from tests.support.crashes import MAX_TOKENS, Noise, Pair, assert_right, first_t
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(600)]
 
-STREAMS = 20
+STREAMS = 8
 LANES = 2
 AT_A_TIME = 3
 """Streams of a lane at a time: as many as one worker runs, so that none has to wait for a place."""

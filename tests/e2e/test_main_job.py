@@ -15,7 +15,7 @@ from tests.support.servers import RedisServer, Topology, wait_until
 
 Entry = tuple[str, str, dict[str, Any]]
 
-JOBS = 200
+JOBS = 80
 CONCURRENCY = 8
 
 WITHOUT_ID: list[str] = [
@@ -35,7 +35,7 @@ WITH_ID: list[tuple[dict[str, Any], str]] = [
 
 
 def good_job(number: int, dice: random.Random) -> dict[str, Any]:
-    data: dict[str, Any] = {"max_tokens": dice.randint(1, 10), "stream": dice.random() < 0.6, "seed": number}
+    data: dict[str, Any] = {"max_tokens": dice.randint(1, 6), "stream": dice.random() < 0.6, "seed": number}
     if dice.random() < 0.5:
         return {"id": f"job-{number}", "type": "completion", "data": {"prompt": f"One, {number},", **data}}
     data["messages"] = [{"role": "user", "content": f"{number}: naïve, 東京 🎈"}]
@@ -112,11 +112,11 @@ def assert_complete(redis: Any, job: dict[str, Any], entries: list[Entry], *, se
 @pytest.mark.engine
 @pytest.mark.topologies
 @pytest.mark.timeout(600)
-def test_two_hundred_mixed_jobs_are_each_answered_once_and_whole(
+def test_mixed_jobs_are_each_answered_once_and_whole(
     plain: Any, topology: Topology, make_worker: MakeWorker
 ) -> None:
     dice = random.Random(20)
-    count = JOBS if isinstance(topology, RedisServer) else JOBS // 8
+    count = JOBS if isinstance(topology, RedisServer) else JOBS // 3
     bad = [{"id": f"bad-{number}", **WITH_ID[number % len(WITH_ID)][0]} for number in range(max(5, count // 20))]
     good = [good_job(number, dice) for number in range(count - 2 * len(bad))]
     dead = [WITHOUT_ID[number % len(WITHOUT_ID)] for number in range(len(bad))]

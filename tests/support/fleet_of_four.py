@@ -331,7 +331,7 @@ def run_them_all(redis: Any) -> Producers:
     running, waiting = producers.endless(6), producers.endless(6)
     producers.cancel(*(json.loads(payload)["id"] for payload in waiting))
     payloads = [
-        *(*producers.again(3), *producers.twice(), *producers.texts(120), *producers.small(54)),
+        *(*producers.again(3), *producers.twice(), *producers.texts(60), *producers.small(30)),
         *(*producers.refused(), *producers.unanswerable(), *producers.endless(4, timeout=0.2), *running, *waiting),
     ]
     random.Random(11).shuffle(payloads)
