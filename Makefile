@@ -40,7 +40,8 @@ demo: $(VENV)/.demo
 demo: export PROMPT := $(PROMPT)
 
 # Most tests wait most of the time: so there are more processes than cores. Each gets a file at a time, the longest first.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept even where PYTHONDONTWRITEBYTECODE is set: else every process compiles every module.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev
 	@$(PYTEST) -m "not sd_server" $(ARGS)

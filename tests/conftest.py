@@ -20,7 +20,14 @@ from velesio_worker.queue.connection import connect
 
 LONGEST: Final = (
     *("test_outages.py", "test_engines.py", "test_images.py", "test_health.py", "test_crashes.py", "test_life.py"),
-    *("test_main_job.py", "test_halted.py", "test_models.py", "test_demo.py", "test_one_by_one.py", "test_text_types.py"),
+    *(
+        "test_main_job.py",
+        "test_halted.py",
+        "test_models.py",
+        "test_demo.py",
+        "test_one_by_one.py",
+        "test_text_types.py",
+    ),
 )
 """The files of ``e2e`` that take longest, in this order."""
 

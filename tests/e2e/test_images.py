@@ -301,9 +301,7 @@ def test_a_webui_that_already_runs_is_used_and_left_running(plain: Any, make_wor
         assert "s3cret" not in worker.log_text()
 
 
-def test_many_images_and_texts_at_once_cost_none_of_them(
-    plain: Any, make_worker: MakeWorker, notes: Path
-) -> None:
+def test_many_images_and_texts_at_once_cost_none_of_them(plain: Any, make_worker: MakeWorker, notes: Path) -> None:
     worker = make_worker(**webui(notes, step_seconds=0.02), LLM_CONCURRENCY="4", CONTEXT_SIZE="256")
     worker.wait_for("images_ready")
     worker.wait_for("worker_ready")

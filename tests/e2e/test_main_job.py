@@ -112,9 +112,7 @@ def assert_complete(redis: Any, job: dict[str, Any], entries: list[Entry], *, se
 @pytest.mark.engine
 @pytest.mark.topologies
 @pytest.mark.timeout(600)
-def test_mixed_jobs_are_each_answered_once_and_whole(
-    plain: Any, topology: Topology, make_worker: MakeWorker
-) -> None:
+def test_mixed_jobs_are_each_answered_once_and_whole(plain: Any, topology: Topology, make_worker: MakeWorker) -> None:
     dice = random.Random(20)
     count = JOBS if isinstance(topology, RedisServer) else JOBS // 3
     bad = [{"id": f"bad-{number}", **WITH_ID[number % len(WITH_ID)][0]} for number in range(max(5, count // 20))]

@@ -131,9 +131,7 @@ async def test_streams_go_on_after_a_node_of_a_cluster_was_started_again(
     assert all(set(modes(job)) <= {"fresh", "continue"} for job in jobs)
 
 
-@pytest.mark.parametrize(
-    ("fault", "extent"), [("drop_every", 50), ("swallow_every", 50), ("delay", 0.2)]
-)
+@pytest.mark.parametrize(("fault", "extent"), [("drop_every", 50), ("swallow_every", 50), ("delay", 0.2)])
 async def test_lost_and_late_replies_cost_no_token(
     own_redis: RedisServer, make_pair: Callable[..., Pair], fault: str, extent: float
 ) -> None:

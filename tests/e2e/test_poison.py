@@ -46,9 +46,7 @@ POISON: list[Callable[[int], str | bytes]] = [
 ]
 
 
-def test_poisonous_payloads_cost_none_of_as_many_good_jobs(
-    plain: Any, make_worker: MakeWorker
-) -> None:
+def test_poisonous_payloads_cost_none_of_as_many_good_jobs(plain: Any, make_worker: MakeWorker) -> None:
     worker = make_worker(LLM_CONCURRENCY="4", MAX_JOB_BYTES=str(MAX_BYTES))
     worker.wait_for("worker_ready")
     process = psutil.Process(worker.pid)
