@@ -282,13 +282,14 @@ async def read_soon(gpus: Gpus, *, seconds: float = ANSWER_SECONDS) -> Sequence[
     return []
 
 
-async def until_free(gpus: Gpus, at_least: int, *, seconds: float = 15.0) -> bool:
+async def until_free(gpus: Gpus, at_least: int, *, seconds: float = 15.0, still_seconds: float = STILL_SECONDS) -> bool:
     """Wait until memory that an ended process held is free: drivers give it back a while after its end.
 
     Args:
         gpus: those that count, taken together.
         at_least: how much has to be free, in bytes.
-        seconds: the longest to wait; it is given up before if memory does not grow for ``STILL_SECONDS``.
+        seconds: the longest to wait.
+        still_seconds: it is given up before if memory does not grow for so long.
 
     Returns:
         whether so much is free; True, at once, where that cannot be known.
@@ -301,7 +302,7 @@ async def until_free(gpus: Gpus, at_least: int, *, seconds: float = 15.0) -> boo
                 return True
             if free > most:
                 most, grown_at = free, anyio.current_time()
-            elif anyio.current_time() >= grown_at + STILL_SECONDS:
+            elif anyio.current_time() >= grown_at + still_seconds:
                 break
             await anyio.sleep(_POLL_SECONDS)
     return False

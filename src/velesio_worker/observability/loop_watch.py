@@ -21,24 +21,26 @@ log = get_logger(__name__)
 
 
 @contextmanager
-def loop_watched(stuck_for: Callable[[], float]) -> Generator[None, None, None]:
+def loop_watched(stuck_for: Callable[[], float], *, look_seconds: float = LOOK_SECONDS) -> Generator[None, None, None]:
     """Watch the event loop of this thread as long as the context lasts.
 
     Args:
         stuck_for: for how long the loop has not moved, in seconds; 0 while that is not worth a word.
+        look_seconds: how often that is looked at.
     """
     over = threading.Event()
     loop = threading.get_ident()
-    threading.Thread(target=_watch, args=(stuck_for, loop, over), name="loop-watch", daemon=True).start()
+    arguments = (stuck_for, loop, over, look_seconds)
+    threading.Thread(target=_watch, args=arguments, name="loop-watch", daemon=True).start()
     try:
         yield
     finally:
         over.set()
 
 
-def _watch(stuck_for: Callable[[], float], loop: int, over: threading.Event) -> None:
+def _watch(stuck_for: Callable[[], float], loop: int, over: threading.Event, look_seconds: float) -> None:
     looks = 0
-    while not over.wait(LOOK_SECONDS):
+    while not over.wait(look_seconds):
         silent = stuck_for()
         if silent:
             looks += 1

@@ -118,11 +118,20 @@ class HealthApp:
         health: says how the worker is.
         report: has the event loop say all that is known; raises TimeoutError if it does not come to that.
         registry: what is measured.
+        report_seconds: how long ``report`` waits, to be told.
     """
 
-    def __init__(self, health: Health, report: Callable[[], Mapping[str, Any]], registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        health: Health,
+        report: Callable[[], Mapping[str, Any]],
+        registry: CollectorRegistry,
+        *,
+        report_seconds: float = REPORT_SECONDS,
+    ) -> None:
         self._health = health
         self._report = report
+        self._report_seconds = report_seconds
         prometheus: Any = prometheus_client
         self._metrics = prometheus.make_wsgi_app(registry)
 
@@ -166,7 +175,7 @@ class HealthApp:
                     return 200, self._report()
                 except (TimeoutError, CancelledError, RuntimeError):  # the loop is stuck, or comes to its end
                     known = {"worker": self._health.worker, **self._health.readiness()}
-                    return 503, {**known, "error": f"no answer within {REPORT_SECONDS:g} s"}
+                    return 503, {**known, "error": f"no answer within {self._report_seconds:g} s"}
             case _:
                 return 404, {"error": f"there is {', '.join(_PATHS)}"}
 
@@ -176,7 +185,13 @@ _PHRASES: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: 
 
 @asynccontextmanager
 async def served(
-    health: Health, registry: CollectorRegistry, *, host: str, port: int, must: bool
+    health: Health,
+    registry: CollectorRegistry,
+    *,
+    host: str,
+    port: int,
+    must: bool,
+    report_seconds: float = REPORT_SECONDS,
 ) -> AsyncGenerator[int, None]:
     """Serve health and metrics as long as the context lasts; yields the port, 0 if nothing is served.
 
@@ -186,6 +201,7 @@ async def served(
         host: the address to listen on.
         port: the port to listen on; 0: nothing is served.
         must: whether an address that cannot be had is an error, since somebody asked for it.
+        report_seconds: how long the event loop may take to say all that is known.
 
     Raises:
         SettingsError: the address cannot be had.
@@ -212,7 +228,8 @@ async def served(
         return
     disable_created_metrics()  # they would double the number of series
     async with anyio.create_task_group() as reports:
-        server.set_app(HealthApp(health, _reporter(health, reports), registry))
+        report = _reporter(health, reports, report_seconds)
+        server.set_app(HealthApp(health, report, registry, report_seconds=report_seconds))
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="health", daemon=True)
         thread.start()
         log.info(f"health and metrics: http://{_shown(host)}:{port}", action="health_served", port=port)
@@ -225,7 +242,7 @@ async def served(
             reports.cancel_scope.cancel()
 
 
-def _reporter(health: Health, tasks: anyio.abc.TaskGroup) -> Callable[[], Mapping[str, Any]]:
+def _reporter(health: Health, tasks: anyio.abc.TaskGroup, seconds: float) -> Callable[[], Mapping[str, Any]]:
     """Return what has the event loop say all that is known, from another thread; it waits for a stuck loop so long.
 
     (anyio's portal would not do: a thread that starts a task there waits until the loop has taken it up.)
@@ -247,7 +264,7 @@ def _reporter(health: Health, tasks: anyio.abc.TaskGroup) -> Callable[[], Mappin
         asked: Future[Mapping[str, Any]] = Future()
         loop.call_soon_threadsafe(begin, asked)
         try:
-            return asked.result(REPORT_SECONDS)
+            return asked.result(seconds)
         except TimeoutError:
             asked.cancel()
             raise

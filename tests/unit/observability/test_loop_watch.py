@@ -35,16 +35,11 @@ class Loop:
         assert self.over.wait(LIMIT)
 
 
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_watch, "LOOK_SECONDS", 0.02)
-
-
 def told(caplog: pytest.LogCaptureFixture, *silences: float) -> list[tuple[str, str]]:
     """What the log says of a loop, level and message."""
     caplog.set_level("INFO")
     loop = Loop(list(silences))
-    with loop_watched(loop.stuck_for):
+    with loop_watched(loop.stuck_for, look_seconds=0.02):
         loop.a_call_that_takes_long()
     return [(record.levelname, record.getMessage()) for record in caplog.records if record.name == loop_watch.__name__]
 

@@ -53,12 +53,22 @@ class FolderStore:
     Args:
         folder: the folder.
         public_url: where a web server shows it; without one, URLs are ``file://`` ones.
+        put_seconds: how long the disk may take for a file.
+        most_writers: how many files may be under way at a time.
     """
 
-    def __init__(self, folder: Path, public_url: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        public_url: str | None = None,
+        *,
+        put_seconds: float = PUT_SECONDS,
+        most_writers: int = _MOST_WRITERS,
+    ) -> None:
+        self._put_seconds = put_seconds
         self._folder = folder.absolute()
         self._public_url = public_url
-        self._writers = threading.BoundedSemaphore(_MOST_WRITERS)
+        self._writers = threading.BoundedSemaphore(most_writers)
 
     async def put(self, name: str, content: bytes) -> str:
         """Store a file; see :meth:`ResultStore.put`. Whoever reads the folder sees it whole or not at all."""
@@ -66,11 +76,11 @@ class FolderStore:
         if not self._writers.acquire(blocking=False):
             raise StoreError(f"{self._folder} hangs with earlier files: check the disk that RESULT_STORE names")
         try:
-            with anyio.fail_after(PUT_SECONDS):
+            with anyio.fail_after(self._put_seconds):
                 await aside(lambda: self._write(path, content))
         except TimeoutError:
             raise StoreError(
-                f"{self._folder} took no file in {PUT_SECONDS:g} s: check the disk that RESULT_STORE names"
+                f"{self._folder} took no file in {self._put_seconds:g} s: check the disk that RESULT_STORE names"
             ) from None
         except OSError as error:
             raise StoreError(

@@ -12,8 +12,7 @@ from urllib.parse import quote, urlsplit
 import anyio
 
 from velesio_worker.core.secrets import hide_password
-from velesio_worker.execution.results import folder_store as stores
-from velesio_worker.execution.results.folder_store import StoreError, no_store, plain_name
+from velesio_worker.execution.results.folder_store import PUT_SECONDS, StoreError, no_store, plain_name
 from velesio_worker.wire.errors import SettingsError
 
 LONGEST_SIGNED: Final = 7 * 24 * 3600
@@ -37,12 +36,21 @@ class S3Store:
         public_url: where the bucket can be read; without it, URLs are signed ones.
         signed_seconds: how long signed URLs are valid, seven days at most; with temporary credentials no longer than
             those.
+        put_seconds: how long the server may take for a file, with all the tries.
 
     Raises:
         SettingsError: the URL is none, obstore is missing, or an AWS variable has a wrong value.
     """
 
-    def __init__(self, url: str, public_url: str | None = None, *, signed_seconds: int = 3600) -> None:
+    def __init__(
+        self,
+        url: str,
+        public_url: str | None = None,
+        *,
+        signed_seconds: int = 3600,
+        put_seconds: float = PUT_SECONDS,
+    ) -> None:
+        self._put_seconds = put_seconds
         self._bucket, self._prefix = _bucket_and_prefix(url)
         self._public_url = public_url
         self._valid = timedelta(seconds=min(signed_seconds, LONGEST_SIGNED))
@@ -59,7 +67,7 @@ class S3Store:
         try:
             self._objects = Bucket(
                 self._bucket,
-                retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=stores.PUT_SECONDS)},
+                retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=put_seconds)},
             )
         except BaseError as error:
             raise SettingsError(f"S3 cannot be used ({_brief(error)}): check the AWS_* variables") from None
@@ -68,7 +76,7 @@ class S3Store:
         """Store a file; see :meth:`ResultStore.put`."""
         key = "/".join([*filter(None, [self._prefix]), plain_name(name)])
         try:
-            with anyio.fail_after(stores.PUT_SECONDS):
+            with anyio.fail_after(self._put_seconds):
                 await self._obstore.put_async(
                     self._objects,
                     key,
@@ -91,7 +99,7 @@ class S3Store:
             case FileNotFoundError():
                 reason, remedy = "there is no such bucket", "make it, or name another one in RESULT_STORE"
             case TimeoutError():
-                reason = f"no answer in {stores.PUT_SECONDS:g} s"
+                reason = f"no answer in {self._put_seconds:g} s"
                 remedy = "check AWS_ENDPOINT_URL, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set"
             case _ if isinstance(error, (*refused, PermissionError)):
                 reason = _brief(error)

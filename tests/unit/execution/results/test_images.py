@@ -18,7 +18,6 @@ import pytest
 from tests.doubles.s3 import S3Double, Stored
 from tests.support.waiting import until
 from velesio_worker.core.settings import Settings
-from velesio_worker.execution.results import folder_store as stores
 from velesio_worker.execution.results.folder_store import FolderStore, ResultStore, StoreError
 from velesio_worker.execution.results.images import AT_ONCE, CHECK_NAME, STAYED, check, open_store, place
 from velesio_worker.execution.results.s3_store import S3Store
@@ -135,9 +134,7 @@ class TestFolder:
             assert go_on.wait(60)
 
         monkeypatch.setattr(os, "fsync", hang)
-        monkeypatch.setattr(stores, "PUT_SECONDS", 0.05)
-        monkeypatch.setattr(stores, "_MOST_WRITERS", 1)
-        store = FolderStore(tmp_path)
+        store = FolderStore(tmp_path, put_seconds=0.05, most_writers=1)
         try:
             with pytest.raises(StoreError, match=r"took no file in 0\.05 s: check the disk"):
                 await store.put("a.png", PNG)
@@ -201,13 +198,10 @@ class TestS3:
         ):
             await S3Store("s3://paintings").put("a.png", PNG)
 
-    async def test_a_server_that_does_not_answer_is_given_up(
-        self, s3: S3Double, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_server_that_does_not_answer_is_given_up(self, s3: S3Double) -> None:
         s3.stalls = True
-        monkeypatch.setattr(stores, "PUT_SECONDS", 0.2)
         with pytest.raises(StoreError, match=r"no answer in 0\.2 s\): check AWS_ENDPOINT_URL"):
-            await S3Store(URL).put("a.png", PNG)
+            await S3Store(URL, put_seconds=0.2).put("a.png", PNG)
 
     async def test_without_any_credentials_the_error_names_the_variables(
         self, s3: S3Double, monkeypatch: pytest.MonkeyPatch
