@@ -31,7 +31,6 @@ from velesio_worker.execution.published import Published, read_published
 from velesio_worker.execution.redis_side import Clients, RedisSide
 from velesio_worker.execution.report import Report
 from velesio_worker.execution.results.images import ImageOutput, open_store
-from velesio_worker.execution.run import RunLimits
 from velesio_worker.observability.gauges import Gauges, shown
 from velesio_worker.observability.health import Health, Stage
 from velesio_worker.observability.loop_watch import loop_watched
@@ -233,10 +232,9 @@ class Worker:
             performer,
             self._redis.publisher,
             self._redis.closer,
-            self._published,
             self._redis.fleet.serves,
-            RunLimits(job=settings.worker_timeout, stall=settings.stall_seconds),
             Report(log_prompts=settings.log_prompts),
+            stall=settings.stall_seconds,
         )
 
     async def _published(self, job_id: str) -> Published:

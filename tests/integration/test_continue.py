@@ -36,7 +36,6 @@ from velesio_worker import stream as stream_module
 from velesio_worker.client import Client, JobRestartedError, subscriber
 from velesio_worker.execution.executor import Executor
 from velesio_worker.execution.published import Published, read_published
-from velesio_worker.execution.run import RunLimits
 from velesio_worker.wire.errors import EngineUnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -492,7 +491,7 @@ SILENT: Final = Answer((), End.SILENT)
 @asynccontextmanager
 async def watched(bench: Bench, stall: float) -> AsyncGenerator[Executor, None]:
     """An executor that gives an engine so many seconds to say something."""
-    bench.limits = RunLimits(job=PATIENCE, stall=stall)
+    bench.stall = stall
     executor = bench.executor()
     async with anyio.create_task_group() as group:
         group.start_soon(executor.watch)

@@ -12,7 +12,7 @@ from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat
 from tests.support.redis_side import Side
 from tests.support.running import Running, run_here
 from tests.support.servers import Topology
-from tests.support.text_bench import FRESH, ONCE, QUIET, ROLE, Bench, cut, delta
+from tests.support.text_bench import FRESH, ONCE, ROLE, Bench, cut, delta
 from tests.support.waiting import until
 from velesio_worker.client import Client, subscriber
 from velesio_worker.execution.published import Published
@@ -60,17 +60,13 @@ async def test_a_finished_stream_is_read_while_redis_takes_no_writes(
             assert [event.event async for event in client.events("a")] == ["start", "done"]
 
 
-async def test_a_whole_text_that_is_cut_short(bench: Bench) -> None:
+async def test_a_whole_text_is_counted_and_nothing_more_is_asked_for(bench: Bench) -> None:
     await bench.submit(data={"max_tokens": 2})
     await bench.lose(*ONCE)
-    bench.double.answers[COMPLETION] = [QUIET]
-    executor = bench.executor()
-    async with anyio.create_task_group() as group:
-        group.start_soon(bench.run, executor)
-        await until(lambda: bench.asked() == [TOKENIZE, COMPLETION])
-        await anyio.sleep(0.3)
-        executor.cancel("a")
-    assert (await bench.result())["text"] == await bench.text()
+    await bench.run()
+    assert bench.asked() == [TOKENIZE]
+    result = await bench.result()
+    assert (result["text"], result["finish_reason"]) == (await bench.text(), "length")
 
 
 async def test_a_whole_text_has_no_thoughts(bench: Bench) -> None:

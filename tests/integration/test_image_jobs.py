@@ -26,7 +26,6 @@ from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import NOTHING, Published
 from velesio_worker.execution.report import Report
 from velesio_worker.execution.results.images import ImageOutput
-from velesio_worker.execution.run import RunLimits
 from velesio_worker.queue.choice import Affinity
 from velesio_worker.queue.claims import Claim
 from velesio_worker.wire.errors import EngineCrashedError, OutOfMemoryError
@@ -127,8 +126,7 @@ def executor(
     output = Forgetful(commands, loses)
     cache = PromptCache(commands, CacheMode.ALL)
     performer = Performer(engines, Nobody(), cache, output, nothing, longest=longest)
-    limits = RunLimits(job=longest, stall=stall)
-    return Executor(engines, performer, side.publisher, side.closer, nothing, nowhere, limits, Report())
+    return Executor(engines, performer, side.publisher, side.closer, nowhere, Report(), stall=stall)
 
 
 async def claimed(side: Side, commands: Any, job_id: str, place: int, **fields: Any) -> Claim:

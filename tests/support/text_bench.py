@@ -23,7 +23,6 @@ from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import Published, read_published
 from velesio_worker.execution.report import Report
 from velesio_worker.execution.results.images import ImageOutput
-from velesio_worker.execution.run import RunLimits
 from velesio_worker.queue.claims import Claim
 from velesio_worker.wire.errors import JobError
 from velesio_worker.wire.jobs import Job, Kind
@@ -123,7 +122,7 @@ class Bench:
         self.http = http
         self.source = Source(LlamaEngine(http, LlamaProperties("tiny", 2048, 2)))
         self.manager = Manager()
-        self.limits = RunLimits(job=PATIENCE, stall=math.inf)
+        self.stall = math.inf
         self.cache_mode = CacheMode.OFF
         self.served_elsewhere = False
         self._commands = commands
@@ -136,16 +135,15 @@ class Bench:
         engines = {Kind.TEXT: self.source}
         cache = PromptCache(self._commands, self.cache_mode)
         output = ImageOutput(self._commands, None, inline_bytes=0)
-        performer = Performer(engines, self.manager, cache, output, self.published, longest=self.limits.job)
+        performer = Performer(engines, self.manager, cache, output, self.published, longest=PATIENCE)
         return Executor(
             engines,
             performer,
             self.side.publisher,
             self.side.closer,
-            self.published,
             elsewhere,
-            self.limits,
             Report(),
+            stall=self.stall,
         )
 
     async def published(self, job_id: str) -> Published:

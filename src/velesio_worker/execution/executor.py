@@ -15,9 +15,9 @@ from velesio_worker.core.metrics import FENCED
 from velesio_worker.engines.base import EngineSource
 from velesio_worker.execution.batching import BatchMember
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
-from velesio_worker.execution.performer import Performer, ReadPublished
+from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.report import Report
-from velesio_worker.execution.run import Halt, LastJob, Outcome, Run, RunLimits
+from velesio_worker.execution.run import Halt, LastJob, Outcome, Run
 from velesio_worker.queue.claims import Claim
 from velesio_worker.stream import Publisher
 from velesio_worker.wire.errors import (
@@ -53,10 +53,9 @@ class Executor:
         performer: has jobs do their work.
         publisher: writes the streams.
         closer: ends jobs, or hands them back.
-        published: reads what a job's stream holds, by the job's id.
         elsewhere: whether another worker may run jobs of a kind.
-        limits: how long what may take.
         report: says what became of runs.
+        stall: how long an engine may send nothing for a job, in seconds (``STALL_SECONDS``).
     """
 
     def __init__(
@@ -65,18 +64,17 @@ class Executor:
         performer: Performer,
         publisher: Publisher,
         closer: Closer,
-        published: ReadPublished,
         elsewhere: Callable[[Kind], Awaitable[bool]],
-        limits: RunLimits,
         report: Report,
+        *,
+        stall: float,
     ) -> None:
         self._engines = engines
         self._performer = performer
         self._elsewhere = elsewhere
         self._publisher = publisher
         self._closer = closer
-        self._published = published
-        self._limits = limits
+        self._stall = stall
         self._report = report
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
@@ -138,8 +136,8 @@ class Executor:
     async def watch(self) -> None:
         """Look for ever for engines that send nothing, and stop their runs."""
         while True:
-            await anyio.sleep(min(WATCH_SECONDS, self._limits.stall / 2))
-            too_long = time.monotonic() - self._limits.stall
+            await anyio.sleep(min(WATCH_SECONDS, self._stall / 2))
+            too_long = time.monotonic() - self._stall
             held_up = {run.job.kind for run in self._runs if run.at_work}
             for run in self._runs:
                 waits = not run.at_work and run.job.kind in held_up  # behind another, whose engine it costs no attempt
@@ -199,7 +197,7 @@ class Executor:
             case Halt.FENCED:
                 return FencedError()
             case Halt.STALLED:
-                return EngineStalledError(f"The engine sent nothing for {self._limits.stall:g} s (STALL_SECONDS).")
+                return EngineStalledError(f"The engine sent nothing for {self._stall:g} s (STALL_SECONDS).")
             case _:
                 return None
 
@@ -224,7 +222,7 @@ class Executor:
         if source is not None and isinstance(outcome, EngineCrashedError | EngineUnavailableError) and not final:
             await source.lost()
         if source is not None and isinstance(outcome, EngineStalledError):
-            await source.stalled(f"sent nothing for {self._limits.stall:g} s")
+            await source.stalled(f"sent nothing for {self._stall:g} s")
         if isinstance(outcome, EngineFailedError) and job.worker is None and await self._elsewhere(job.kind):
             await self._closer.hand_back(held, in_good_order=True)
             return False
@@ -250,7 +248,7 @@ class Executor:
         """Whether the job's stream holds some of its output."""
         if run.answer.tokens or run.claim.first or not run.job.streamed:
             return run.job.streamed and run.answer.tokens > 0
-        return (await self._published(run.job.id)).has_output
+        return (await self._performer.published(run.job.id)).has_output
 
 
 def _reason_to_bury(run: Run, error: JobError) -> str:

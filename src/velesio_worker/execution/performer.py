@@ -61,6 +61,9 @@ class Performer:
         output: keeps what image jobs make beside their results.
         published: reads what a job's stream holds, by the job's id.
         longest: how long a job may run, in seconds.
+
+    Attributes:
+        published: as above.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Performer:
         self._management = management
         self._cache = cache
         self._output = output
-        self._published = published
+        self.published = published
         self._longest = longest
 
     async def perform(self, run: Run) -> Done | JobError:
@@ -220,7 +223,7 @@ class Performer:
 
     async def _continue(self, engine: Engine, run: Run) -> Done | None:
         """Go on from the text that is published; None if there is no going on from it."""
-        published = await self._published(run.job.id)
+        published = await self.published(run.job.id)
         if not published.plain:
             return None
         run.answer.before = published

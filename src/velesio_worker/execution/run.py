@@ -25,19 +25,6 @@ from velesio_worker.wire.jobs import Job
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """How long what may take.
-
-    Attributes:
-        job: the longest that a job may run, in seconds (``WORKER_TIMEOUT``).
-        stall: how long an engine may send nothing for a job, in seconds (``STALL_SECONDS``).
-    """
-
-    job: float
-    stall: float
-
-
 class Halt(StrEnum):
     """Why a run is stopped before its end."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -184,10 +185,12 @@ class WebUILauncher:
         return self._serving(engine, gone, reported.set, process.kill)
 
     async def _get_ready(self, api: WebUIApi, process: EngineProcess) -> WebUIEngine:
-        without_api, enough = 0.0, self._settings.sd_start_seconds / 2  # before its silence is taken for the trouble
-        while not await answers(api) and without_api < enough:
+        patience = self._settings.sd_start_seconds / 2  # so that this is told before its silence is
+        listens_since = math.inf
+        while not await answers(api) and anyio.current_time() - listens_since < patience:
             await anyio.sleep(_POLL_SECONDS)
-            without_api += _POLL_SECONDS if await listens(api) else 0
+            if listens_since == math.inf and await listens(api):
+                listens_since = anyio.current_time()
         engine = await self._make_engine(api, process)
         await engine.warm_up()
         return engine
