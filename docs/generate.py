@@ -22,7 +22,8 @@ from prometheus_client.metrics_core import Metric
 
 from velesio_worker.cli.main import parser as command_line
 from velesio_worker.core.metrics import REGISTRY
-from velesio_worker.core.settings import Settings, describe
+from velesio_worker.core.settings import Settings
+from velesio_worker.core.settings_list import describe
 from velesio_worker.observability.gauges import Gauges
 from velesio_worker.observability.health import Health
 

@@ -7,7 +7,8 @@ import os
 
 from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
 from velesio_worker.core.logs import configure_logging, get_logger
-from velesio_worker.core.settings import load_settings, misspelt
+from velesio_worker.core.settings import load_settings
+from velesio_worker.core.settings_list import misspelt
 from velesio_worker.wire.errors import SettingsError, VelesioError
 from velesio_worker.worker import Worker
 

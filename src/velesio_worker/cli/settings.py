@@ -9,7 +9,8 @@ import sys
 import orjson
 
 from velesio_worker.cli.base import Commands
-from velesio_worker.core.settings import describe, load_settings, misspelt
+from velesio_worker.core.settings import load_settings
+from velesio_worker.core.settings_list import describe, misspelt
 
 
 def add_parser(commands: Commands) -> None:

@@ -27,10 +27,19 @@ OnWait = Callable[[EngineState], None]
 
 
 class Models(Protocol):
-    """Runs management jobs on one engine."""
+    """Knows the models of one engine."""
 
-    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
-        """Run a job; see :meth:`Management.run`."""
+    @property
+    def supervisor(self) -> Supervisor[Any]:
+        """Who owns the engine."""
+        ...
+
+    async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:
+        """Return what ``list_models`` tells; see :meth:`Management.run`."""
+        ...
+
+    async def info(self, on_wait: OnWait) -> dict[str, Any]:
+        """Return what ``model_info`` tells; see :meth:`Management.run`."""
         ...
 
 
@@ -61,11 +70,23 @@ class Management:
         models = self._models.get(job.kind)
         if models is None:
             raise NoCapacityError(f"This worker runs no {'image' if job.kind is Kind.MANAGE_IMAGE else 'text'} jobs.")
-        return await models.run(job, on_wait)
+        match job.type:
+            case JobType.LIST_MODELS:
+                return {"models": await models.listing(on_wait)}
+            case JobType.MODEL_INFO:
+                return await models.info(on_wait)
+            case JobType.UNLOAD_MODELS:
+                await models.supervisor.unload()
+                return {"success": True}
+            case _ if isinstance(job.parameters, LoadModelParameters):
+                model = await models.supervisor.load(job.parameters.model, on_wait=on_wait)
+                return {"success": True, "model": model}
+            case _:
+                raise NoCapacityError(f"This worker runs no {job.type} jobs.")
 
 
 class TextModels:
-    """Runs management jobs on the text engine.
+    """Knows the text engine's models.
 
     Args:
         supervisor: the text engine's.
@@ -73,42 +94,27 @@ class TextModels:
     """
 
     def __init__(self, supervisor: Supervisor[LlamaEngine], launcher: LlamaLauncher) -> None:
-        self._supervisor = supervisor
+        self.supervisor = supervisor
         self._launcher = launcher
 
-    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
-        """Run a job; see :meth:`Management.run`."""
-        match job.type:
-            case JobType.LIST_MODELS:
-                return {"models": await self._list()}
-            case JobType.MODEL_INFO:
-                return await self._info()
-            case JobType.UNLOAD_MODELS:
-                await self._supervisor.unload()
-                return {"success": True}
-            case _ if isinstance(job.parameters, LoadModelParameters):
-                model = await self._supervisor.load(job.parameters.model, on_wait=on_wait)
-                return {"success": True, "model": model}
-            case _:
-                raise NoCapacityError(f"This worker runs no {job.type} jobs.")
-
-    async def _list(self) -> list[dict[str, Any]]:
-        loaded = self._supervisor.loaded
+    async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:  # noqa: ARG002 (they are files)
+        """Return what lies in the folder; of a server that runs elsewhere, what it has loaded."""
+        loaded = self.supervisor.loaded
         if self._launcher.owned:
             path = loaded.model if loaded else None
             return await anyio.to_thread.run_sync(self._launcher.folder.listing, path)
-        name = self._supervisor.model
+        name = self.supervisor.model
         return [] if name is None else [{"name": name, "filename": None, "hash": None, "loaded": loaded is not None}]
 
-    async def _info(self) -> dict[str, Any]:
+    async def info(self, on_wait: OnWait) -> dict[str, Any]:  # noqa: ARG002 (as above)
         """Describe the loaded model; if there is none, that which the next job gets, as far as its file tells."""
-        serving = self._supervisor.serving
+        serving = self.supervisor.serving
         if serving is not None:
             try:
                 return await serving.engine.describe() | {"loaded": True}
             except (EngineUnavailableError, EngineCrashedError):
-                await self._supervisor.lost()
-        model = self._supervisor.default.model
+                await self.supervisor.lost()
+        model = self.supervisor.default.model
         if model is None:
             raise NoCapacityError("No model is loaded, and the worker does not know which would be.")
         try:
@@ -128,7 +134,7 @@ class TextModels:
 
 
 class ImageModels:
-    """Runs management jobs on the image engine.
+    """Knows the image engine's models.
 
     Args:
         supervisor: the image engine's.
@@ -136,41 +142,31 @@ class ImageModels:
     """
 
     def __init__(self, supervisor: Supervisor[WebUIEngine], launcher: WebUILauncher) -> None:
-        self._supervisor = supervisor
+        self.supervisor = supervisor
         self._launcher = launcher
 
-    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
-        """Run a job; see :meth:`velesio_worker.execution.management.Management.run`."""
-        match job.type:
-            case JobType.LIST_MODELS:
-                engine = await self._engine(on_wait)
-                return {"models": [_listed(model, engine) for model in engine.catalogue.models]}
-            case JobType.MODEL_INFO:
-                return self._info(await self._engine(on_wait))
-            case JobType.UNLOAD_MODELS:
-                await self._supervisor.unload()
-                return {"success": True}
-            case _ if isinstance(job.parameters, LoadModelParameters):
-                model = await self._supervisor.load(job.parameters.model, on_wait=on_wait)
-                return {"success": True, "model": model}
-            case _:
-                raise NoCapacityError(f"This worker runs no {job.type} jobs for image models.")
+    async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:
+        """Return what the WebUI has; it is waited for if nobody has asked it yet."""
+        engine = await self._engine(on_wait)
+        return [_listed(model, engine) for model in engine.catalogue.models]
 
     async def _engine(self, on_wait: OnWait) -> WebUIEngine:
         """Return the engine with what it has now; with what it had, if it does not run."""
-        serving = self._supervisor.serving
+        serving = self.supervisor.serving
         if serving is not None:
             try:
                 await serving.engine.refresh()
             except EngineUnavailableError:
-                await self._supervisor.lost()
+                await self.supervisor.lost()
             return serving.engine
-        if self._launcher.engine is None or self._supervisor.state is EngineState.STARTING:
-            async with self._supervisor.ensure(on_wait=on_wait) as engine:
+        if self._launcher.engine is None or self.supervisor.state is EngineState.STARTING:
+            async with self.supervisor.ensure(on_wait=on_wait) as engine:
                 return engine
         return self._launcher.engine
 
-    def _info(self, engine: WebUIEngine) -> dict[str, Any]:
+    async def info(self, on_wait: OnWait) -> dict[str, Any]:
+        """Describe the loaded model, and what the WebUI has beside models."""
+        engine = await self._engine(on_wait)
         catalogue, model = engine.catalogue, engine.loaded
         return {
             "name": engine.model or None,
@@ -180,7 +176,7 @@ class ImageModels:
             "samplers": sorted(set(catalogue.samplers.values())),
             "schedulers": sorted(set(catalogue.schedulers.values())),
             "loras": sorted(catalogue.loras) if catalogue.loras is not None else None,
-            "loaded": self._supervisor.serving is not None,
+            "loaded": self.supervisor.serving is not None,
         }
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from velesio_worker.core.secrets import hide_password
-from velesio_worker.core.settings import LogFormat, Settings, describe, load_settings, misspelt
+from velesio_worker.core.settings import LogFormat, Settings, load_settings
+from velesio_worker.core.settings_list import describe, misspelt
 from velesio_worker.wire.errors import SettingsError
 
 SECRET = "hunter2"

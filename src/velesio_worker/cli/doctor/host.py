@@ -17,7 +17,8 @@ from velesio_worker import __version__
 from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, Subject, mebibytes, parted
 from velesio_worker.cli.doctor.model import nearest_folder
 from velesio_worker.core.model_source import hub_token
-from velesio_worker.core.settings import Settings, describe, misspelt
+from velesio_worker.core.settings import Settings
+from velesio_worker.core.settings_list import describe, misspelt
 from velesio_worker.core.threads import aside
 from velesio_worker.engines.llama.command import llama_command
 from velesio_worker.engines.supervision.orphans import notes_folder

@@ -1,0 +1,55 @@
+"""The settings, listed for people and programs; and names in the environment that look like a setting's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from velesio_worker.core.secrets import masked
+from velesio_worker.core.settings import Settings
+
+
+def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
+    """Find variables that look like a setting's name with a slip, as pairs (found, meant)."""
+    known = [name.upper() for name in Settings.model_fields]
+    pairs: list[tuple[str, str]] = []
+    for name in sorted(set(environ) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+        if close:
+            pairs.append((name, close[0]))
+    return pairs
+
+
+def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """List every setting with its value, where that comes from, its default and its meaning; secrets are hidden.
+
+    Args:
+        settings: what to list.
+        environ: the environment that they were read from.
+
+    Returns:
+        one ``{"name", "value", "source", "default", "description"}`` per setting, ``source`` being ``environment``
+        or ``default``; values are strings, or None where there is none.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        rows.append(
+            {
+                "name": name.upper(),
+                "value": None if value is None else masked(name, _shown(value)),
+                "source": "environment" if environ.get(name.upper()) else "default",
+                "default": None if field.default is None else _shown(field.default),
+                "description": field.description,
+            }
+        )
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value)
