@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import RedisError
 
+from tests.support.topologies import ClusterServers
 from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import connect
 
@@ -61,3 +64,26 @@ async def test_a_connection_that_is_reset_at_once_is_an_error_of_redis(resetting
                 await execute(client.pipeline(transaction=False).ping())  # pyright: ignore[reportUnknownMemberType]
         group.cancel_scope.cancel()
     await client.aclose()
+
+
+async def test_a_client_of_a_cluster_that_was_cancelled_while_it_began_leaves_no_connection_open(
+    shared_cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client: Any = connect(shared_cluster.url, name="test")
+    nodes = list(client.nodes_manager.startup_nodes.values())
+    asked = ClusterNode.execute_command
+    with anyio.CancelScope() as scope:
+
+        async def ask_and_be_cancelled(node: ClusterNode, *arguments: Any, **options: Any) -> Any:
+            await asked(node, *arguments, **options)
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(ClusterNode, "execute_command", ask_and_be_cancelled)
+        await client.execute_command("GET", "a")
+    monkeypatch.undo()
+    assert scope.cancelled_caught
+    connections: list[Any] = [connection for node in nodes for connection in node._connections]
+    assert connections
+    await client.aclose()
+    assert [connection for connection in connections if connection.is_connected] == []

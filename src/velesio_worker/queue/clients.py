@@ -51,6 +51,10 @@ class _Cluster(RedisCluster):
         except _ODD as error:
             raise RedisConnectionError(str(error)) from error
 
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.nodes_manager.aclose("startup_nodes")  # left open by an initialisation that was cancelled halfway
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().execute_command(*args, **kwargs)
