@@ -10,6 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -167,7 +168,7 @@ async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str, cw
             env=dict(env),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent if _LIBC is not None else None,
+            preexec_fn=partial(die_with, os.getpid()) if _LIBC is not None else None,
         )
     except OSError as error:
         transport.close()
@@ -232,6 +233,9 @@ def _load_libc() -> ctypes.CDLL | None:
 _LIBC: Final = _load_libc()
 
 
-def _die_with_parent() -> None:
+def die_with(parent: int) -> None:
+    """Have this process killed once its parent, of that process id, is gone; at once, if it is gone already."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

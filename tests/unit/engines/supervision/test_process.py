@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import anyio
 import psutil
@@ -307,3 +309,37 @@ def test_the_process_ends_with_a_parent_that_is_killed() -> None:
         assert not is_gone(child)
         worker.kill()
         wait_until_gone(child)
+
+
+ORPHAN: Final = """
+import os, time
+from velesio_worker.engines.supervision.process import die_with
+parent = os.getpid()
+if not os.fork():
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    die_with(parent)
+    time.sleep(300)
+"""
+"""A process whose parent is gone before it could ask to be told of that."""
+
+
+def test_a_process_whose_parent_was_killed_as_it_was_started_ends_at_once() -> None:
+    started = subprocess.Popen([sys.executable, "-c", ORPHAN], start_new_session=True)
+    started.wait(60)
+    deadline = time.monotonic() + 60
+    try:
+        while group_lives(started.pid):
+            assert time.monotonic() < deadline, "the child lives on"
+            time.sleep(0.02)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
