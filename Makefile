@@ -46,9 +46,9 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loa
 test: $(VENV)/.dev
 	@$(PYTEST) -m "not sd_server" $(ARGS)
 
-# In a minute: the unit tests, and what holds the files of monitoring and containers. No engine is started.
+# In a minute: all that needs no engine, against a single Redis.
 test-fast: $(VENV)/.dev
-	@$(PYTEST) -m "not engine and not sd_server" tests/unit tests/monitoring $(ARGS)
+	@$(PYTEST) -m "not engine and not sd_server and not several_redis" --ignore tests/e2e $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev

@@ -100,8 +100,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("topologies"):
         metafunc.parametrize(
             "topology",
-            ["shared_redis", "shared_sentinel", "shared_cluster"],
-            ids=["standalone", "sentinel", "cluster"],
+            [
+                pytest.param("shared_redis", id="standalone"),
+                pytest.param("shared_sentinel", id="sentinel", marks=pytest.mark.several_redis),
+                pytest.param("shared_cluster", id="cluster", marks=pytest.mark.several_redis),
+            ],
             indirect=True,
         )
 

@@ -66,6 +66,7 @@ async def test_a_connection_that_is_reset_at_once_is_an_error_of_redis(resetting
     await client.aclose()
 
 
+@pytest.mark.several_redis
 async def test_a_client_of_a_cluster_that_was_cancelled_while_it_began_leaves_no_connection_open(
     shared_cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Any]:
         await client.aclose()
 
 
+@pytest.mark.several_redis
 async def test_in_a_cluster_each_step_stays_within_one_slot(cluster: Any) -> None:
     letters = DeadLetters(cluster, Keys(QUEUE))
     for number in range(10):

@@ -176,6 +176,7 @@ async def test_a_slow_way_to_redis_is_warned_of(proxy: FaultyProxy, monkeypatch:
     assert "answers in " in found[1].message
 
 
+@pytest.mark.several_redis
 async def test_a_replica_is_an_error(tmp_path: Path) -> None:
     with SentinelServers(tmp_path) as servers:
         replica = next(node for node in servers.nodes if node.port != servers.primary_port())

@@ -13,6 +13,8 @@ from redis.exceptions import ClusterDownError
 from tests.support.servers import wait_until
 from tests.support.topologies import ClusterServers, SentinelServers
 
+pytestmark = pytest.mark.several_redis
+
 
 @pytest.fixture(scope="module")
 def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelServers]:

@@ -151,6 +151,7 @@ async def test_a_service_that_has_no_such_commands_is_no_error(told: pytest.LogC
     assert actions(told) == [("INFO", "redis_settings_unknown")]
 
 
+@pytest.mark.several_redis
 async def test_every_primary_of_a_cluster_is_asked_and_named(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
     with ClusterServers(tmp_path) as servers:
         first, second, _ = servers.nodes

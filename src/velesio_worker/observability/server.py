@@ -255,9 +255,14 @@ def _reporter(health: Health, tasks: anyio.abc.TaskGroup, seconds: float) -> Cal
                 asked.set_result(await health.check())
             except Exception as error:  # noqa: BLE001 (whoever asked gets it)
                 asked.set_exception(error)
+            except anyio.get_cancelled_exc_class():
+                asked.set_exception(CancelledError())  # the worker ends: nobody waits for it
+                raise
 
     def begin(asked: Future[Mapping[str, Any]]) -> None:
-        if not tasks.cancel_scope.cancel_called:
+        if tasks.cancel_scope.cancel_called:
+            asked.cancel()
+        else:
             tasks.start_soon(answer, asked)
 
     def report() -> Mapping[str, Any]:
