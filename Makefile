@@ -48,7 +48,7 @@ test: $(VENV)/.dev
 
 # In a minute: all that needs no engine, against a single Redis.
 test-fast: $(VENV)/.dev
-	@$(PYTEST) -m "not engine and not sd_server and not several_redis" --ignore tests/e2e $(ARGS)
+	@$(PYTEST) -m "not engine and not sd_server and not several_redis" --ignore tests/e2e --hypothesis-profile quick $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev
