@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from tests.doubles.webui import WebUIDouble
 from tests.support.redis_side import Side
 from tests.support.waiting import until
-from tests.support.webui_bench import FAST, GpusDouble, make_fast
+from tests.support.webui_bench import FAST, GpusDouble
 from velesio_worker.core.settings import CacheMode, Settings
 from velesio_worker.engines.base import Engine, EngineState, Generation, Traits
 from velesio_worker.execution.batching import batch_of
@@ -38,11 +38,6 @@ pytestmark = pytest.mark.anyio
 
 READY: Final = "{llama_queue}:image"
 PATIENCE: Final = 60.0
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_fast(monkeypatch)
 
 
 class Painter:

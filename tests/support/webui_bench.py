@@ -11,31 +11,36 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import anyio
-import pytest
 from anyio.abc import TaskGroup
 from PIL import Image
 
 from tests.doubles.webui import Setup, WebUIDouble, sample_image
 from tests.support.waiting import until
+from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Engine
 from velesio_worker.engines.gpu import Gpu, Gpus
 from velesio_worker.engines.http import EngineHTTP
-from velesio_worker.engines.webui import launch as launch_module
-from velesio_worker.engines.webui import line as line_module
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.engines.webui.line_options import LineOptions, Merging
-from velesio_worker.engines.webui.request import ImageLimits
+from velesio_worker.engines.webui.line_options import LineOptions, Pace
 from velesio_worker.wire.errors import JobError
 from velesio_worker.wire.events import Done, EngineEvent, Progress
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 
 FAST = Setup(step_seconds=0.002)
 SLOW = Setup(step_seconds=0.01)
+OFTEN = Pace(poll=0.005, interrupt=0.1, listen=0.02)
 MEMORY = "a GPU has 1,200 of 8,000 MiB free"
 ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
+LIMITS = Settings(
+    sd_max_pixels=512 * 512,
+    sd_max_batch=4,
+    sd_max_images=16,
+    sd_override_settings="CLIP_stop_at_last_layers",
+    sd_scripts="x/y/z plot",
+)
 
 
 def cat(**values: Any) -> Txt2ImgParameters:
@@ -120,7 +125,6 @@ class Bench:
 
     double: WebUIDouble
     engine: WebUIEngine
-    merging: Merging
     _tasks: TaskGroup
     stop_line: Callable[[], None]
 
@@ -163,6 +167,7 @@ class Options(TypedDict, total=False):
     previews: bool
     work: Callable[[], float] | None
     kill: Callable[[], None] | None
+    pace: Pace
 
 
 async def _memory() -> str:
@@ -172,19 +177,18 @@ async def _memory() -> str:
 @asynccontextmanager
 async def bench(setup: Setup = FAST, **options: Unpack[Options]) -> AsyncGenerator[Bench, None]:
     """A double in this process with an engine whose line is served."""
-    merging = Merging(options.get("most", 4))
     with WebUIDouble(setup) as double:
         async with EngineHTTP(double.url) as http, anyio.create_task_group() as tasks:
             api = WebUIApi(http)
             line_options = LineOptions(
-                merging,
+                options.get("most", 4),
                 shared=options.get("shared", False),
                 previews=options.get("previews", True),
                 work=options.get("work"),
                 kill=options.get("kill"),
+                pace=options.get("pace", OFTEN),
             )
-            limits = ImageLimits(512 * 512, 4, 16, frozenset({"CLIP_stop_at_last_layers"}), frozenset({"x/y/z plot"}))
-            engine = WebUIEngine(api, await api.abilities(), await read_catalogue(api), limits, _memory, line_options)
+            engine = WebUIEngine(api, await api.abilities(), await read_catalogue(api), LIMITS, _memory, line_options)
             double.requests.clear()
             double.polls = 0
             scope = anyio.CancelScope()
@@ -194,17 +198,9 @@ async def bench(setup: Setup = FAST, **options: Unpack[Options]) -> AsyncGenerat
                     await engine.line.run()
 
             tasks.start_soon(serve)
-            yield Bench(double, engine, merging, tasks, scope.cancel)
+            yield Bench(double, engine, tasks, scope.cancel)
             double.go_on()
             tasks.cancel_scope.cancel()
-
-
-def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the line look more often."""
-    monkeypatch.setattr(line_module, "POLL_SECONDS", 0.005)
-    monkeypatch.setattr(line_module, "INTERRUPT_SECONDS", 0.1)
-    monkeypatch.setattr(line_module, "LISTEN_SECONDS", 0.02)
-    monkeypatch.setattr(launch_module, "_POLL_SECONDS", 0.02)
 
 
 class GpusDouble(Gpus):

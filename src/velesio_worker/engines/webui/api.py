@@ -6,15 +6,15 @@ Source of the routes: AUTOMATIC1111 1.10, ``modules/api/api.py``.
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, cast
 
 import anyio
 import orjson
 
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError
-from velesio_worker.engines.webui.answer import decode_answer
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
 from velesio_worker.wire.errors import (
     EngineCrashedError,
     EngineRefusedError,
@@ -27,12 +27,16 @@ NAME: Final = "the WebUI"
 ANSWER_SECONDS: Final = 10.0
 """How long the answer to a question that takes no work may take."""
 
-OK: Final = 200
+_OK: Final = 200
 _ABSENT: Final = frozenset({404, 501})
 _UNAUTHORISED: Final = frozenset({401, 403})
 _SHOWN: Final = 300
 _PREFIX: Final = "/sdapi/v1"
 _TASKS: Final = "/internal/progress"
+_SMALL: Final = 256 * 1024
+_IMAGES: Final = re.compile(rb'\s*\{\s*"images"\s*:\s*\[')
+"""How the answers with images of every known server begin."""
+
 _NO_MEMORY: Final = re.compile(
     r"([\w.]+\.)?OutOfMemoryError\b"
     r"|((CUDA|HIP|XPU|MPS) (backend |error: )?)?out of memory\b"  # torch, of each kind of GPU
@@ -67,16 +71,10 @@ class Abilities:
     tasks: bool = False
 
 
-class TaskState(StrEnum):
-    """What a WebUI says of a request that is known by an id: inactive is what waits, or is over."""
-
-    ACTIVE = "active"
-    INACTIVE = "inactive"
-    UNKNOWN = "unknown"
-
-
 class WebUIApi:
     """Asks a WebUI, and turns what it answers into Python or into an error.
+
+    What asks raises :class:`ConnectionLostError` if there was no answer, and :class:`JobError` if it was an error.
 
     Args:
         http: the client.
@@ -86,16 +84,9 @@ class WebUIApi:
         self._http = http
 
     async def get(self, route: str) -> Any:  # noqa: ANN401 (JSON)
-        """GET ``/sdapi/v1/<route>``; None if there is no such route.
-
-        Raises:
-            ConnectionLostError: there was no answer.
-            JobError: the answer was an error.
-        """
+        """GET ``/sdapi/v1/<route>``; None if there is no such route."""
         status, answer = await self._http.get(f"{_PREFIX}/{route}", timeout=ANSWER_SECONDS)
-        if status in _ABSENT:
-            return None
-        return _checked(status, answer)
+        return None if status in _ABSENT else _checked(status, answer)
 
     async def post(
         self,
@@ -108,8 +99,6 @@ class WebUIApi:
 
         Raises:
             NotReachedError: nothing listens there.
-            ConnectionLostError: there was no answer, or none in time.
-            JobError: the answer was an error.
         """
         return _checked(*await self._post(f"{_PREFIX}/{route}", body, timeout))
 
@@ -121,29 +110,25 @@ class WebUIApi:
         except TimeoutError:
             raise ConnectionLostError(f"no answer to {path} within {limit:g} s") from None
 
-    async def task_state(self, task: str) -> TaskState:
-        """How far the request with this task's id is.
+    async def state(self) -> dict[str, Any]:
+        """Return the ``state`` of what is made now; empty if the server does not tell."""
+        with suppress(ConnectionLostError, JobError):
+            return state_of(await self.get("progress?skip_current_image=true"))
+        return {}
 
-        Raises:
-            ConnectionLostError: there was no answer.
-            JobError: the answer was an error.
-        """
+    async def works_on(self, task: str) -> bool | None:
+        """Whether the request of this id is at work, not waiting nor over; None: the server knows no such request."""
         question = {"id_task": task, "id_live_preview": -1, "live_preview": False}
         match _checked(*await self._post(_TASKS, question, ANSWER_SECONDS)):
             case {"active": True}:
-                return TaskState.ACTIVE
+                return True
             case {"queued": True} | {"completed": True}:
-                return TaskState.INACTIVE
+                return False
             case _:
-                return TaskState.UNKNOWN
+                return None
 
     async def abilities(self) -> Abilities:
-        """Find out what the server can do; asking changes nothing.
-
-        Raises:
-            ConnectionLostError: there was no answer.
-            JobError: the answer was an error.
-        """
+        """Find out what the server can do; asking changes nothing."""
         progress: Any = await self.get("progress")
         changes, _ = await self._post(f"{_PREFIX}/options", [], None)  # no object: refused before anything is set
         return Abilities(
@@ -160,8 +145,32 @@ class WebUIApi:
         return status not in _ABSENT
 
 
+def decode_answer(body: bytes, *, small: int = _SMALL) -> Any:  # noqa: ANN401 (JSON)
+    """Decode an answer; None if it is no JSON.
+
+    Images are most of one that is not small, in bytes, and base64 needs no decoding: text jobs wait while JSON is
+    decoded.
+    """
+    begin = _IMAGES.match(body) if len(body) > small else None
+    if begin is None:
+        return decode_json(body)
+    listed, bracket, rest = body[begin.end() :].partition(b"]")
+    parts = listed.split(b'"')
+    only_texts = len(parts) % 2 == 1 and not b"".join(parts[::2]).strip(b", \t\r\n")
+    if not only_texts or b"\\" in listed or not listed.isascii():
+        return decode_json(body)
+    others = decode_json(body[: begin.end()] + bracket + rest)
+    return None if others is None else others | {"images": [image.decode() for image in parts[1::2]]}
+
+
+def state_of(answer: object) -> dict[str, Any]:
+    """Return the ``state`` of an answer to ``GET /progress``; empty if there is none."""
+    state: Any = cast("dict[str, Any]", answer).get("state") if isinstance(answer, dict) else None
+    return cast("dict[str, Any]", state) if isinstance(state, dict) else {}
+
+
 def _checked(status: int, answer: Any) -> Any:  # noqa: ANN401 (JSON)
-    if status == OK:
+    if status == _OK:
         return answer
     raise refusal(status, answer)
 
@@ -200,6 +209,19 @@ def _lacks_memory(fields: dict[str, Any]) -> bool:
     elif not isinstance(kind, str) or kind not in _OF_MEMORY:
         said = kind
     return isinstance(said, str) and _NO_MEMORY.match(said) is not None
+
+
+@contextmanager
+def reached() -> Generator[None]:
+    """Take a connection that is lost for the engine's end, and not for the worker's mistake.
+
+    Raises:
+        EngineUnavailableError: it was lost.
+    """
+    try:
+        yield
+    except ConnectionLostError as error:
+        raise EngineUnavailableError(f"{NAME} does not answer: {error}") from error
 
 
 def lost(error: ConnectionLostError) -> JobError:

@@ -70,7 +70,8 @@ class Catalogue:
 
         Files of different folders may have the same name: whose own name it is goes first.
         """
-        return _find(self.models, name)
+        meant = [model for model in self.models if model.answers_to(name)]
+        return next((model for model in meant if model.is_called(name)), meant[0] if meant else None)
 
     def sampler(self, name: str) -> tuple[str, str | None] | None:
         """Return the sampler that ``name`` means, and the scheduler if it names one, too; None if there is none.
@@ -95,11 +96,6 @@ def _untagged(title: str) -> str:
     return title.rpartition(" [")[0] or title
 
 
-def _find(models: Sequence[ImageModel], name: str) -> ImageModel | None:
-    meant = [model for model in models if model.answers_to(name)]
-    return next((model for model in meant if model.is_called(name)), meant[0] if meant else None)
-
-
 def plain(name: str) -> str:
     """Return a name without what servers write differently: ``Euler a`` and ``euler_a`` are the same sampler."""
     return _NO_LETTER.sub("", name.lower())
@@ -119,45 +115,33 @@ async def read_catalogue(api: WebUIApi) -> Catalogue:
         ConnectionLostError: there was no answer.
         JobError: the answer was an error, or what answers is no WebUI.
     """
-    entries = await api.get("sd-models")
-    if not isinstance(entries, list):
+    entries = _fields(await api.get("sd-models"))
+    if entries is None:
         raise EngineRefusedError("what answers /sdapi/v1/sd-models is no Stable Diffusion WebUI (start it with --api)")
-    models = [model for entry in cast("list[object]", entries) if (model := _model(entry)) is not None]
+    models = [model for entry in entries if (model := _model(entry)) is not None]
     read: Any = await api.get("options")
     options = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
+    said: object = options.get("sd_model_checkpoint")
+    loaded = Catalogue(models).model(said) if isinstance(said, str) else None
     loras = _fields(await api.get("loras"))
     vaes = _fields(await api.get("sd-vae"))
     return Catalogue(
         models,
-        _loaded(models, options),
+        loaded or (models[0] if len(models) == 1 else None),
         _named(await api.get("samplers"), "aliases"),
         _named(await api.get("schedulers"), "aliases", "label"),
         None if loras is None else _words(loras, "name"),
-        frozenset() if loras is None else _words(loras, "alias"),
+        _words(loras or [], "alias"),
         options,
         None if vaes is None else _words(vaes, "model_name"),
     )
 
 
-def _model(entry: object) -> ImageModel | None:
-    match entry:
-        case {"title": str(title), "model_name": str(name)}:
-            fields = cast("dict[str, Any]", entry)
-            filename, found = fields.get("filename"), fields.get("hash")
-            return ImageModel(
-                name,
-                title,
-                filename if isinstance(filename, str) else "",
-                found if isinstance(found, str) and found else None,
-            )
-        case _:
-            return None
-
-
-def _loaded(models: Sequence[ImageModel], options: Mapping[str, Any]) -> ImageModel | None:
-    said = options.get("sd_model_checkpoint")
-    found = _find(models, said) if isinstance(said, str) else None
-    return found or (models[0] if len(models) == 1 else None)
+def _model(fields: Mapping[str, Any]) -> ImageModel | None:
+    words = {name: value for name, value in fields.items() if isinstance(value, str)}
+    if "model_name" not in words or "title" not in words:
+        return None
+    return ImageModel(words["model_name"], words["title"], words.get("filename", ""), words.get("hash") or None)
 
 
 def _fields(entries: object) -> list[dict[str, Any]] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,19 +85,23 @@ def webui_command(settings: Settings) -> WebUICommand:
 
 def _folder_for(program: str, home: Path | None) -> Path | None:
     """The WebUI's folder, unless the program is found from the worker's own only."""
-    if home is None or (shutil.which(program) is not None and not (home / program).exists()):
-        return None if home is None or "/" in program else home
+    if home is not None and "/" in program and shutil.which(program) is not None and not (home / program).exists():
+        return None
     return home
+
+
+def _values_of(argv: Sequence[str], *flags: str) -> Iterator[str]:
+    """Yield what a command gives these flags, as ``--flag value`` or ``--flag=value``."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            yield value if equals else following
 
 
 def _port_of(argv: Sequence[str]) -> int | None:
     """The port that a command names; None if it names none."""
-    port = _API_PORT if "--nowebui" in argv else None
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        for flag in ("--port", "--listen-port"):
-            value = following if word == flag else word.removeprefix(f"{flag}=") if word.startswith(f"{flag}=") else ""
-            port = int(value) if value.isdecimal() else port
-    return port
+    ports = [int(value) for value in _values_of(argv, "--port", "--listen-port") if value.isdecimal()]
+    return ports[-1] if ports else _API_PORT if "--nowebui" in argv else None
 
 
 def webui_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
@@ -112,8 +116,4 @@ def webui_environment(settings: Settings, environ: Mapping[str, str]) -> dict[st
 
 def credentials_of(argv: Sequence[str]) -> str | None:
     """Return the user and password that a command asks callers for (``--api-auth``); the first pair of several."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        value = following if word == "--api-auth" else word.removeprefix("--api-auth=")
-        if word.startswith("--api-auth") and ":" in value:
-            return value.partition(",")[0]
-    return None
+    return next((pairs.partition(",")[0] for pairs in _values_of(argv, "--api-auth") if ":" in pairs), None)

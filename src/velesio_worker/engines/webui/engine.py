@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 import anyio
 
 from velesio_worker.core.logs import get_logger
+from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, reached
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed, read_catalogue
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
-from velesio_worker.engines.webui.request import ImageLimits, ImageRequest, prepare, with_numbers
-from velesio_worker.engines.webui.rounds import is_done
-from velesio_worker.wire.errors import (
-    BadJobError,
-    EngineRefusedError,
-    EngineUnavailableError,
-    JobError,
-    ModelUnavailableError,
-    OutOfMemoryError,
-)
+from velesio_worker.engines.webui.request import UNKEPT, prepare, with_numbers
+from velesio_worker.wire.errors import BadJobError, EngineRefusedError, ModelUnavailableError, OutOfMemoryError
 from velesio_worker.wire.events import Done, EngineEvent
 from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
 from velesio_worker.wire.parameters import Parameters
 
-SWITCH_SECONDS: Final = 600.0
+_SWITCH_SECONDS: Final = 600.0
 """How long a WebUI may take to load another model."""
 
-_WARM_UP: Final[dict[str, Any]] = {
-    "prompt": "a",
-    "steps": 1,
-    "width": 64,
-    "height": 64,
-    "seed": 1,
-    "batch_size": 1,
-    "n_iter": 1,
-    "cfg_scale": 1.0,
-    "send_images": True,
-    "save_images": False,
-    "do_not_save_samples": True,
-    "do_not_save_grid": True,
-}
+_WARM_UP: Final = UNKEPT | {"prompt": "a", "steps": 1, "width": 64, "height": 64, "seed": 1, "cfg_scale": 1.0}
 
 log = get_logger(__name__)
-
-MemoryNumbers = Callable[[], Awaitable[str]]
 
 
 class WebUIEngine:
@@ -58,12 +38,14 @@ class WebUIEngine:
         api: the WebUI.
         abilities: what it can do beside making images.
         catalogue: what it has.
-        limits: what jobs may ask for.
+        settings: what jobs may ask for.
         memory: says for people how much memory the GPU has.
         options: how the line before it is kept.
 
     Attributes:
         catalogue: as above, as it was last asked.
+        loaded: the model that is loaded; None if the WebUI does not tell.
+        default: the model of jobs that ask for none.
         line: the requests that wait.
     """
 
@@ -72,32 +54,26 @@ class WebUIEngine:
         api: WebUIApi,
         abilities: Abilities,
         catalogue: Catalogue,
-        limits: ImageLimits,
-        memory: MemoryNumbers,
+        settings: Settings,
+        memory: Callable[[], Awaitable[str]],
         options: LineOptions,
     ) -> None:
         self._api = api
         self._abilities = abilities
-        self._limits = limits
+        self._settings = settings
         self._memory = memory
-        self._loaded = catalogue.loaded
         self._resting = None if options.shared else False
         self._shared = options.shared and abilities.options
         self._refreshing = anyio.Lock()
         self._refreshed_at = float("-inf")
         self.catalogue = catalogue
-        self.default = catalogue.loaded
-        self.line = Line(api, abilities, options, model=lambda: self.model, before=lambda: _reached(self._get_ready()))
+        self.loaded = self.default = catalogue.loaded
+        self.line = Line(api, abilities, options, model=lambda: self.model, before=self._get_ready)
 
     @property
     def model(self) -> str:
         """The name of the model that is loaded; empty if the WebUI does not tell."""
-        return self._loaded.name if self._loaded is not None else ""
-
-    @property
-    def loaded(self) -> ImageModel | None:
-        """The model that is loaded, as far as that is known."""
-        return self._loaded
+        return self.loaded.name if self.loaded is not None else ""
 
     @property
     def can_rest(self) -> bool:
@@ -108,11 +84,19 @@ class WebUIEngine:
         """Return the run of an image job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
         if not isinstance(parameters, ImageParameters):
             raise BadJobError("An image engine runs no text jobs.")
-        return ImageGeneration(self, parameters)
+        return ImageGeneration(parameters, partial(self._run, parameters))
 
-    async def prepared(self, parameters: ImageParameters) -> ImageRequest:
-        """Check a job against what the WebUI has; see :func:`velesio_worker.engines.webui.request.prepare`."""
-        return await prepare(parameters, self.catalogue, self._limits, self.refresh, settable=self._abilities.options)
+    async def _run(self, parameters: ImageParameters) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        settable = self._abilities.options
+        request = await prepare(parameters, self.catalogue, self._settings, self.refresh, settable=settable)
+        async with self.line.place(request) as ticket:
+            events: Sequence[EngineEvent] = ()
+            while not events or not isinstance(events[-1], Done):
+                try:
+                    events = await ticket.next()
+                except OutOfMemoryError as error:
+                    raise with_numbers(error, request, await self._memory()) from None
+                yield events
 
     async def refresh(self) -> Catalogue:
         """Ask the WebUI again what it has; somebody may have put a file there.
@@ -122,17 +106,14 @@ class WebUIEngine:
         """
         asked_at = anyio.current_time()
         async with self._refreshing:
-            if self._refreshed_at >= asked_at:
-                return self.catalogue  # somebody else, who waited as well, has done it since
-            began = anyio.current_time()
-            try:
+            if self._refreshed_at < asked_at:  # else somebody who waited as well has done it since
+                began = anyio.current_time()
                 async with anyio.create_task_group() as group:
                     for route in ("refresh-checkpoints", "refresh-loras", "refresh-vae"):
                         group.start_soon(self._try_post, route)
-                self.catalogue = await read_catalogue(self._api)
-            except ConnectionLostError as error:
-                raise EngineUnavailableError(f"{NAME} does not answer: {error}") from error
-            self._refreshed_at = began
+                with reached():
+                    self.catalogue = await read_catalogue(self._api)
+                self._refreshed_at = began
         return self.catalogue
 
     async def _try_post(self, route: str) -> None:
@@ -159,25 +140,6 @@ class WebUIEngine:
             )
         return model
 
-    async def load(self, model: ImageModel | None) -> None:
-        """Load a model, while no job runs; None: the default one.
-
-        Raises:
-            JobError: it cannot be loaded.
-            ConnectionLostError: the WebUI went away.
-        """
-        model = model or self.default
-        if model is None or model.name == self.model:
-            return
-        await self.wake()
-        await self._api.post("options", {"sd_model_checkpoint": model.title}, timeout=SWITCH_SECONDS)
-        self.catalogue = await read_catalogue(self._api)
-        loaded = self.catalogue.loaded
-        if loaded is None or loaded.name != model.name:
-            has = "nothing" if loaded is None else repr(loaded.name)
-            raise ModelUnavailableError(f"{NAME} was to load {model.name!r} and has {has} loaded.")
-        self._loaded = loaded
-
     async def exchange(self, spec: Spec) -> None:
         """Load the model that a spec names, once nothing is under way any more: what nobody wants may still be.
 
@@ -186,7 +148,8 @@ class WebUIEngine:
         """
         await self.line.idle()
         try:
-            await _reached(self.load(await self.find(spec.name) if spec.name else None))
+            with reached():
+                await self._load(await self.find(spec.name) if spec.name else self.default)
         except OutOfMemoryError as error:
             said = str(error).rstrip(" .")
             raise OutOfMemoryError(
@@ -194,32 +157,40 @@ class WebUIEngine:
                 "Choose a smaller model, or start the WebUI with --medvram (SD_ARGS)."
             ) from None
 
-    async def rest_when_idle(self) -> None:
-        """Rest once nothing is under way any more: what nobody wants may still be. Raises JobError."""
-        await self.line.idle()
-        await _reached(self.rest())
+    async def _load(self, model: ImageModel | None) -> None:
+        if model is None or model.name == self.model:
+            return
+        await self._wake()
+        await self._set_model(model)
+        self.catalogue = await read_catalogue(self._api)
+        loaded = self.catalogue.loaded
+        if loaded is None or loaded.name != model.name:
+            has = "nothing" if loaded is None else repr(loaded.name)
+            raise ModelUnavailableError(f"{NAME} was to load {model.name!r} and has {has} loaded.")
+        self.loaded = loaded
+
+    async def _set_model(self, model: ImageModel) -> None:
+        await self._api.post("options", {"sd_model_checkpoint": model.title}, timeout=_SWITCH_SECONDS)
 
     async def rest(self) -> None:
-        """Take the model out of the GPU's memory; the next job loads it again.
+        """Take the model out of the GPU's memory once nothing is under way; the next job loads it again.
 
         Raises:
-            JobError: the WebUI refuses.
-            ConnectionLostError: it went away.
+            JobError: the WebUI refuses, or went away.
         """
+        await self.line.idle()
         if self._resting is not True:
-            await self._api.post("unload-checkpoint", {}, timeout=SWITCH_SECONDS)
+            with reached():
+                await self._api.post("unload-checkpoint", {}, timeout=_SWITCH_SECONDS)
             self._resting = True
             log.info(f"{NAME}'s model is out of the GPU's memory until it is wanted", action="engine_rests")
 
-    async def wake(self) -> None:
-        """Load the model again if it rests, or if nobody knows: an earlier worker may have left it so.
-
-        Raises as :meth:`rest` does.
-        """
+    async def _wake(self) -> None:
+        """Load the model again if it rests, or if nobody knows: an earlier worker may have left it so."""
         if self._resting is False or not self._abilities.unload:
             return
         try:
-            await self._api.post("reload-checkpoint", {}, timeout=SWITCH_SECONDS)
+            await self._api.post("reload-checkpoint", {}, timeout=_SWITCH_SECONDS)
         except EngineRefusedError:
             if self._resting:
                 raise
@@ -227,17 +198,18 @@ class WebUIEngine:
 
     async def _get_ready(self) -> None:
         """Have the model in place for the next request; where others use the WebUI they may have chosen another."""
-        await self.wake()
-        match await self._api.get("options") if self._shared else None:
-            case {"sd_model_checkpoint": str(said)}:
-                found = self.catalogue.model(said)
-            case _:
-                return
-        if self._loaded is not None and found is not None and found.name != self.model:
-            log.warning(
-                f"somebody else had {NAME} load {found.name}: {self.model} is loaded again", action="model_back"
-            )
-            await self._api.post("options", {"sd_model_checkpoint": self._loaded.title}, timeout=SWITCH_SECONDS)
+        with reached():
+            await self._wake()
+            match await self._api.get("options") if self._shared else None:
+                case {"sd_model_checkpoint": str(said)}:
+                    found = self.catalogue.model(said)
+                case _:
+                    return
+            if self.loaded is not None and found is not None and found.name != self.model:
+                log.warning(
+                    f"somebody else had {NAME} load {found.name}: {self.model} is loaded again", action="model_back"
+                )
+                await self._set_model(self.loaded)
 
     async def warm_up(self) -> None:
         """Make a small image: whoever can, is ready.
@@ -254,52 +226,25 @@ class WebUIEngine:
         Raises:
             JobError: it does not.
         """
-        try:
+        with reached():
             await self._api.get("sd-models")
-        except ConnectionLostError as error:
-            raise EngineUnavailableError(f"{NAME} does not answer: {error}") from error
-
-    async def told_with_numbers(self, error: OutOfMemoryError, request: ImageRequest) -> JobError:
-        """Return the error with how much was asked for and how much there is."""
-        return with_numbers(error, request, await self._memory())
 
 
+@dataclass(frozen=True, slots=True)
 class ImageGeneration:
     """One job, from its check to its result.
 
-    Args:
-        engine: the WebUI.
+    Attributes:
         parameters: the job's.
+        events: see :meth:`velesio_worker.engines.base.Generation.events`.
     """
 
-    def __init__(self, engine: WebUIEngine, parameters: ImageParameters) -> None:
-        self._engine = engine
-        self._parameters = parameters
-
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        """Run the job; see :meth:`velesio_worker.engines.base.Generation.events`."""
-        request = await self._engine.prepared(self._parameters)
-        async with self._engine.line.place(request) as ticket:
-            while True:
-                try:
-                    events = await ticket.next()
-                except OutOfMemoryError as error:
-                    raise await self._engine.told_with_numbers(error, request) from None
-                yield events
-                if is_done(events):
-                    return
+    parameters: ImageParameters
+    events: Callable[[], AsyncGenerator[Sequence[EngineEvent], None]]
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is: a half-done image is no result."""
-        asked = self._parameters
+        asked = self.parameters
         names = {"prompt", "negative_prompt", "steps", "width", "height"}
         parameters = asked.model_dump(include=names) | {"seed": None if asked.seed == RANDOM else asked.seed}
         return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)
-
-
-async def _reached(work: Coroutine[Any, Any, None]) -> None:
-    """Do something; a connection that is lost is the engine's end, not the worker's mistake."""
-    try:
-        await work
-    except ConnectionLostError as error:
-        raise EngineUnavailableError(f"{NAME} went away: {error}") from error

@@ -29,16 +29,14 @@ from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.engines.webui.line_options import LineOptions, Merging
-from velesio_worker.engines.webui.redaction import WebUIRedaction
-from velesio_worker.engines.webui.request import limits_of
-from velesio_worker.engines.webui.start import StartWatch, answers, is_passing, last_words, listens, pass_on
+from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
+from velesio_worker.engines.webui.request import names_in
+from velesio_worker.engines.webui.start import answers, clean, is_passing, last_words, listens, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
 
 SPARE_SLOTS: Final = 4
 """Jobs that name this worker come beside those from the list, and beside those that are run with one of them."""
 
-_POLL_SECONDS: Final = 0.5
 _UNLOAD_SECONDS: Final = 10.0
 _MEBIBYTE: Final = 1024 * 1024
 _SAMPLES_FORMAT: Final = "samples_format"
@@ -53,31 +51,32 @@ class WebUILauncher:
         settings: which, and how.
         gpus: the GPUs that it may use.
         environ: the environment to start it in; this process's by default.
+        pace: how often it is looked at.
+
+    Attributes:
+        engine: the engine that serves, or served last.
     """
 
     name = "Stable Diffusion WebUI"
     exchanges = True
     traits = Traits(queues=True, leaks=True, previews=True)
 
-    def __init__(self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] = os.environ, *, pace: Pace = USUAL
+    ) -> None:
         self._settings = settings
         self._gpus = gpus
-        self._environ = os.environ if environ is None else environ
-        self._merging = Merging(settings.sd_max_batch)
-        self._engine: WebUIEngine | None = None
-        self._reachable: WebUIEngine | None = None
+        self._environ = environ
+        self._pace = pace
+        self._serves = False
+        self.engine: WebUIEngine | None = None
         self.owned = settings.sd_server_url is None
         self.trouble = ""
 
     @property
-    def engine(self) -> WebUIEngine | None:
-        """The engine that serves, or served last."""
-        return self._engine
-
-    @property
     def merging(self) -> int:
-        """How many images may be made at once for several jobs."""
-        return self._merging.most
+        """How many images may be made at once for several jobs; what a WebUI ran out of memory for outlives it."""
+        return self._settings.sd_max_batch if self.engine is None else self.engine.line.most
 
     def default(self) -> Spec:
         """What is served unless somebody asks for something else: whatever the WebUI has loaded when it starts."""
@@ -85,20 +84,17 @@ class WebUILauncher:
 
     async def resolve(self, model: str) -> Spec:
         """Return what a job's ``model`` stands for; see :class:`velesio_worker.engines.base.Launcher`."""
-        engine = self._reachable
-        if engine is None:
+        engine = self.engine
+        if engine is None or not self._serves:
             return self.known_as(model)  # whether there is such a model is found out once it serves
-        found = await engine.find(model)
-        default = engine.default
-        return Spec() if default is not None and found.name == default.name else Spec(name=found.name)
+        return _spec(engine, (await engine.find(model)).name)
 
     def known_as(self, model: str | None) -> Spec:
         """Return what a job's ``model`` stands for, as far as that is known without asking."""
-        found = self._engine.catalogue.model(model) if self._engine is not None and model is not None else None
-        default = self._engine.default if self._engine is not None else None
-        if model is None or (found is not None and default is not None and found.name == default.name):
-            return Spec()
-        return Spec(name=found.name if found is not None else model)
+        if self.engine is None or model is None:
+            return Spec(name=model or "")
+        found = self.engine.catalogue.model(model)
+        return _spec(self.engine, model if found is None else found.name)
 
     def identity(self, spec: Spec) -> str | None:  # noqa: ARG002 (a Launcher's)
         """Images are not kept in the prompt cache."""
@@ -130,19 +126,19 @@ class WebUILauncher:
             else:
                 serving = await self._own(stack)
             await self._restore(serving.engine, spec)
-            self._engine = self._reachable = serving.engine
+            self.engine, self._serves = serving.engine, True
             lines = await stack.enter_async_context(anyio.create_task_group())
             lines.start_soon(serving.engine.line.run)
             try:
                 yield serving
             finally:
-                self._reachable = None
+                self._serves = False
                 lines.cancel_scope.cancel()
 
     async def _restore(self, engine: WebUIEngine, spec: Spec) -> None:
         """Have the same model loaded as before: a WebUI that starts again has its own, or the one it had last."""
-        if self._engine is not None and self._engine.default is not None:
-            engine.default = engine.catalogue.model(self._engine.default.name) or engine.default
+        if self.engine is not None and self.engine.default is not None:
+            engine.default = engine.catalogue.model(self.engine.default.name) or engine.default
         wanted = spec.name or (engine.default.name if engine.default is not None else "")
         if not wanted or wanted == engine.model:
             return
@@ -163,17 +159,16 @@ class WebUILauncher:
                 command.argv,
                 env=webui_environment(settings, self._environ),
                 on_line=pass_on,
-                clean=WebUIRedaction(),
+                clean=clean,
                 remedy="check SD_STARTUP_COMMAND" if settings.sd_startup_command else "make its venv anew",
                 name="webui",
                 cwd=command.folder,
             )
         )
         user = credentials_of(command.argv)
-        url = command.url.replace("://", f"://{_quoted(user)}@") if user else command.url
+        url = command.url.replace("://", f"://{quote(user, safe=':')}@") if user else command.url
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
-        watch = StartWatch(process, command.url, settings.sd_start_seconds)
-        engine = await watch.through(partial(self._get_ready, api, process))
+        engine = await until_ready(process, command, settings.sd_start_seconds, partial(self._get_ready, api, process))
         log.info(
             f"the WebUI is ready: {engine.model or 'its model'}, {len(engine.catalogue.models)} models",
             action="engine_ready",
@@ -188,7 +183,7 @@ class WebUILauncher:
         patience = self._settings.sd_start_seconds / 2  # so that this is told before its silence is
         listens_since = math.inf
         while not await answers(api) and anyio.current_time() - listens_since < patience:
-            await anyio.sleep(_POLL_SECONDS)
+            await anyio.sleep(self._pace.poll)
             if listens_since == math.inf and await listens(api):
                 listens_since = anyio.current_time()
         engine = await self._make_engine(api, process)
@@ -200,20 +195,21 @@ class WebUILauncher:
         settings = self._settings
         abilities = await api.abilities()
         catalogue = await read_catalogue(api)
-        limits = limits_of(settings)
         if abilities.options:
-            await self._settle(api, catalogue.options, limits.options)
+            await self._settle(api, catalogue.options)
         options = LineOptions(
-            self._merging,
+            self.merging,
             shared=not self.owned,
             previews=settings.previews,
             work=None if process is None else process.work,
             kill=None if process is None else process.kill,
+            pace=self._pace,
         )
-        return WebUIEngine(api, abilities, catalogue, limits, self._memory, options)
+        return WebUIEngine(api, abilities, catalogue, settings, self._memory, options)
 
-    async def _settle(self, api: WebUIApi, options: Mapping[str, Any], allowed: frozenset[str]) -> None:
+    async def _settle(self, api: WebUIApi, options: Mapping[str, Any]) -> None:
         """Set once what jobs may override, to what it is: the WebUI restores only what is in its file."""
+        allowed = names_in(self._settings.sd_override_settings)
         wanted: dict[str, Any] = {name: options[name] for name in allowed if name in options}
         if self.owned and options.get(_SAMPLES_FORMAT, "png") != "png":
             wanted[_SAMPLES_FORMAT] = "png"
@@ -257,7 +253,7 @@ class WebUILauncher:
     async def _let_go(self, engine: WebUIEngine) -> None:
         """Free the GPU for another engine where they take turns: a WebUI that runs elsewhere does not end."""
         if self._settings.gpu_sharing is GpuSharing.EXCLUSIVE and engine.can_rest:
-            with anyio.move_on_after(_UNLOAD_SECONDS, shield=True), suppress(ConnectionLostError, JobError):
+            with anyio.move_on_after(_UNLOAD_SECONDS, shield=True), suppress(JobError):
                 await engine.rest()
 
     def _serving(
@@ -269,7 +265,7 @@ class WebUILauncher:
     ) -> Serving[WebUIEngine]:
         slots = self._settings.sd_concurrency
         spare = slots * (self._settings.sd_max_batch - 1) + SPARE_SLOTS
-        rest = engine.rest_when_idle if engine.can_rest else None
+        rest = engine.rest if engine.can_rest else None
         excused = partial(getattr, engine.line, "ended")
         return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest, excused, spare)
 
@@ -287,6 +283,6 @@ async def _untold() -> float | None:
     return None
 
 
-def _quoted(user: str) -> str:
-    name, _, password = user.partition(":")
-    return f"{quote(name, safe='')}:{quote(password, safe='')}"
+def _spec(engine: WebUIEngine, name: str) -> Spec:
+    """Return what a model's name stands for; the default model has none."""
+    return Spec() if engine.default is not None and name == engine.default.name else Spec(name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
@@ -13,30 +14,19 @@ import anyio.to_thread
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, lost
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, lost, state_of
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.ownership import Ownership
 from velesio_worker.engines.webui.pictures import preview
-from velesio_worker.engines.webui.progress import state_of
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.engines.webui.result import images_of, results
 from velesio_worker.engines.webui.rounds import Round, Ticket
 from velesio_worker.wire.errors import EngineRefusedError, EngineUnavailableError, JobError, OutOfMemoryError
-from velesio_worker.wire.events import Begun, Done, Progress
+from velesio_worker.wire.events import Begun, Progress
 from velesio_worker.wire.image_parameters import Txt2ImgParameters
 
-POLL_SECONDS: Final = 0.5
-PREVIEW_POLLS: Final = 4
-"""Every which poll asks for a picture, which costs the WebUI some work."""
-
-INTERRUPT_SECONDS: Final = 0.5
-"""How often a request that nobody wants any more is interrupted: one that comes too early is lost."""
-
-REPLACE_SECONDS: Final = 20.0
-"""How long a request that nobody wants may go on before a WebUI of the worker's own is replaced."""
-
-LISTEN_SECONDS: Final = 5.0
-LAST_SECONDS: Final = 2.0
+_LAST_SECONDS: Final = 2.0
+"""How long an interrupt may take, for which something else waits."""
 
 E = TypeVar("E", bound=BaseException)
 
@@ -54,6 +44,7 @@ class Line:
         before: what is done before each request.
 
     Attributes:
+        most: how many images may be made at once for several jobs; one, once there was too little memory for more.
         ended: whether it has ended its WebUI.
     """
 
@@ -71,11 +62,12 @@ class Line:
         self._options = options
         self._model = model
         self._before = before
-        self._whose = Ownership(api, abilities, shared=options.shared)
+        self._whose = Ownership(api, abilities, options)
         self._waiting: deque[Ticket] = deque()
         self._round: Round | None = None
         self._round_over = Bell()
         self._arrived = Bell()
+        self.most = options.most
         self.ended = False
 
     @property
@@ -110,17 +102,13 @@ class Line:
             self._round = Round(self._next())
             try:
                 await self._perform(self._round)
-            except anyio.get_cancelled_exc_class():
-                await self._interrupt_at_the_end(self._round)
+            except anyio.get_cancelled_exc_class():  # a WebUI elsewhere does not care who still listens, and goes on
+                with anyio.move_on_after(_LAST_SECONDS, shield=True):
+                    await self._interrupt(self._round)
                 raise
             finally:
                 self._round = None
                 self._round_over.ring()
-
-    async def _interrupt_at_the_end(self, round_: Round) -> None:
-        """Stop what a WebUI that is not the worker's own would go on with: it does not care who still listens."""
-        with anyio.move_on_after(LAST_SECONDS, shield=True):
-            await self._interrupt(round_)
 
     def _next(self) -> list[Ticket]:
         """Take the first in line, and those behind it that ask for the same."""
@@ -129,7 +117,7 @@ class Line:
         asked = first.request.parameters
         if not isinstance(asked, Txt2ImgParameters):
             return tickets
-        room = self._options.merging.most - asked.batch_size
+        room = self.most - asked.batch_size
         for ticket in list(self._waiting):
             other = ticket.request.parameters
             same = isinstance(other, Txt2ImgParameters) and asked.same_but_for_seed(other)
@@ -141,17 +129,19 @@ class Line:
 
     async def _perform(self, round_: Round) -> None:
         answers: list[Any] = []
-        done: list[Done] = []
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._show_signs)
+                group.start_soon(self._listen, None)  # it has a limit of its own: a model may be loaded
                 await self._before()
                 group.cancel_scope.cancel()
             if not round_.wanted:
                 return
             round_.tell(Begun())
             async with anyio.create_task_group() as group:
-                group.start_soon(self._follow if self._abilities.progress else self._listen, round_)
+                if self._abilities.progress:
+                    group.start_soon(self._follow, round_)
+                else:
+                    group.start_soon(self._listen, self._options.work)
                 group.start_soon(self._stop_unwanted, round_)
                 answers = await self._send(round_)
                 group.cancel_scope.cancel()
@@ -160,17 +150,17 @@ class Line:
             await self._check_whole(round_)
             requests = [ticket.request for ticket in round_.tickets]
             done = await anyio.to_thread.run_sync(results, requests, answers, round_.seed, self._model())
+            for ticket, end in zip(round_.tickets, done, strict=True):
+                if ticket in round_.wanted:
+                    ticket.tell(Progress(round_.course.end()), end)
         except* JobError as errors:
             error = _first(errors)
             if isinstance(error, OutOfMemoryError) and len(round_.tickets) > 1:
-                self._options.merging.most = 1
+                self.most = 1
                 log.warning(f"{NAME} ran out of memory: jobs are not run together any more", action="merging_off")
             round_.fail(error)
         except* ConnectionLostError as errors:
             round_.fail(lost(_first(errors)))
-        for ticket, end in zip(round_.tickets, done, strict=bool(done)):
-            if ticket in round_.wanted:
-                ticket.tell(Progress(round_.course.end().entry()), end)
 
     async def _send(self, round_: Round) -> list[Any]:
         """Send the request; to a server that does not know ``n_iter``, once for each batch."""
@@ -194,12 +184,7 @@ class Line:
 
     async def _check_whole(self, round_: Round) -> None:
         """Find out whether somebody else interrupted the request: its image would be half done, and does not say so."""
-        if not self._abilities.progress:
-            return
-        state: dict[str, Any] = {}
-        with contextlib.suppress(ConnectionLostError, JobError):
-            state = state_of(await self._api.get("progress?skip_current_image=true"))
-        if round_.spoiled or _is_interrupted(state):
+        if self._abilities.progress and (_is_interrupted(await self._api.state()) or round_.spoiled):
             raise EngineRefusedError("Somebody interrupted the image at the WebUI itself; what it has is half done.")
 
     def _show_sign(self) -> None:
@@ -207,30 +192,22 @@ class Line:
         for ticket in (*self._waiting, *(self._round.wanted if self._round else ())):
             ticket.tell()
 
-    async def _show_signs(self) -> None:
-        """Show that something is done before the request, which has a limit of its own: a model may be loaded."""
-        while True:
-            await anyio.sleep(LISTEN_SECONDS)
-            self._show_sign()
-
-    async def _listen(self, _: Round) -> None:
+    async def _listen(self, work: Callable[[], float] | None) -> None:
         """Show signs of a WebUI that does not tell how far it is: that it writes or computes; else trust it."""
-        work = self._options.work
         seen = None
         while True:
-            await anyio.sleep(LISTEN_SECONDS)
-            now = work() if work is not None else None
+            await anyio.sleep(self._options.pace.listen)
+            now = None if work is None else work()
             if now is None or now != seen:
                 self._show_sign()
             seen = now
 
     async def _follow(self, round_: Round) -> None:
         """Tell the jobs how far the WebUI is; trouble with that is no matter."""
-        polls, seen = 0, object()
-        while True:
-            await anyio.sleep(POLL_SECONDS)
-            polls += 1
-            looks = self._options.previews and polls % PREVIEW_POLLS == 0
+        seen, pace = None, self._options.pace
+        for polls in itertools.count(1):
+            await anyio.sleep(pace.poll)
+            looks = self._options.previews and polls % pace.preview_polls == 0
             try:
                 ours = await self._whose.is_ours(round_)
                 answer: Any = await self._api.get(f"progress?skip_current_image={'false' if looks else 'true'}")
@@ -246,7 +223,7 @@ class Line:
             position = round_.course.moved(answer) if ours else None
             if position is not None:
                 picture = await self._preview(answer) if looks else None
-                round_.tell(Progress(position.entry(), picture))
+                round_.tell(Progress(position, picture))
 
     async def _preview(self, answer: dict[str, Any]) -> bytes | None:
         image = answer.get("current_image")
@@ -261,11 +238,11 @@ class Line:
     async def _stop_unwanted(self, round_: Round) -> None:
         """Once nobody wants a request any more, interrupt it until it ends; a server of our own that goes on, goes."""
         await round_.unwanted.wait()
-        deadline = anyio.current_time() + REPLACE_SECONDS
-        kill = self._options.kill
+        pace, kill = self._options.pace, self._options.kill
+        deadline = anyio.current_time() + pace.replace
         while kill is None or anyio.current_time() < deadline:
             await self._interrupt(round_)
-            await anyio.sleep(INTERRUPT_SECONDS)
+            await anyio.sleep(pace.interrupt)
         log.warning(f"{NAME} goes on with an image that nobody wants; it is started again", action="engine_replaced")
         for ticket in self._waiting:  # it costs them no attempt
             ticket.fail(EngineUnavailableError(f"{NAME} was replaced: it went on with an image that nobody wanted."))
@@ -276,7 +253,7 @@ class Line:
         if self._abilities.interrupt:
             with contextlib.suppress(ConnectionLostError, JobError):
                 if await self._whose.is_ours(round_):
-                    with anyio.move_on_after(LAST_SECONDS, shield=True):  # else it might arrive after the next request
+                    with anyio.move_on_after(_LAST_SECONDS, shield=True):  # else it might arrive after the next request
                         await self._api.post("interrupt", {})
 
 

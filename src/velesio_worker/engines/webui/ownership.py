@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from enum import StrEnum
-from typing import Any, Final
-
 import anyio
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, TaskState, WebUIApi
-from velesio_worker.engines.webui.progress import state_of
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi
+from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.rounds import Round
-from velesio_worker.wire.errors import JobError
-
-UNKNOWN_SECONDS: Final = 10.0
-"""How long a request that was sent may be unknown by its id before the WebUI is taken to keep none."""
 
 log = get_logger(__name__)
-
-
-class TaskIds(StrEnum):
-    """What is known of a WebUI's ids for requests."""
-
-    NONE = "none"
-    MAYBE = "maybe"
-    KEPT = "kept"
 
 
 class Ownership:
@@ -38,50 +21,43 @@ class Ownership:
     Args:
         api: the WebUI.
         abilities: what it can do.
-        shared: whether others may use it.
+        options: how it is treated.
     """
 
-    def __init__(self, api: WebUIApi, abilities: Abilities, *, shared: bool) -> None:
+    def __init__(self, api: WebUIApi, abilities: Abilities, options: LineOptions) -> None:
         self._api = api
-        self._shared = shared
+        self._options = options
         self._progress = abilities.progress
-        self._ids = TaskIds.MAYBE if abilities.tasks else TaskIds.NONE
+        self._keeps_ids: bool | None = None if abilities.tasks else False  # None: not known yet
 
     async def look(self, round_: Round) -> None:
         """Take note of what the WebUI does just before a request is sent."""
-        if self._shared and self._progress and self._ids is not TaskIds.KEPT:
+        if self._options.shared and self._progress and not self._keeps_ids:
             round_.behind = await self._image()
         round_.sent_at = anyio.current_time()
 
     async def is_ours(self, round_: Round) -> bool:
-        """Whether the WebUI works on this request, which was sent.
-
-        Raises:
-            ConnectionLostError: there was no answer.
-            JobError: the answer was an error.
-        """
-        if not self._shared:
+        """Whether the WebUI works on this request, which was sent. Raises as a :class:`WebUIApi` does."""
+        if not self._options.shared:
             return True
-        if self._ids is not TaskIds.NONE:
-            state = await self._api.task_state(round_.task)
-            if state is not TaskState.UNKNOWN:
-                self._ids = TaskIds.KEPT
-            if self._ids is TaskIds.KEPT or anyio.current_time() < round_.sent_at + UNKNOWN_SECONDS:
-                return state is TaskState.ACTIVE
+        if self._keeps_ids is not False:
+            at_work = await self._api.works_on(round_.task)
+            if at_work is not None:
+                self._keeps_ids = True
+            if self._keeps_ids or anyio.current_time() < round_.sent_at + self._options.pace.unknown:
+                return at_work is True
             log.warning(
                 f"{NAME} does not know requests by their ids: whose image it makes can only be guessed at, "
                 "so an interrupt may meet somebody else's where several others use it",
                 action="tasks_unknown",
             )
-            self._ids = TaskIds.NONE
+            self._keeps_ids = False
         if round_.behind is not None and round_.behind != await self._image():
             round_.behind = None
         return round_.behind is None
 
     async def _image(self) -> str | None:
         """When the image that is made now was begun, in the WebUI's own words; None if none is, or it does not say."""
-        state: dict[str, Any] = {}
-        with contextlib.suppress(ConnectionLostError, JobError):
-            state = state_of(await self._api.get("progress?skip_current_image=true"))
+        state = await self._api.state()
         begun = state.get("job_timestamp")
         return begun if state.get("job_count") and isinstance(begun, str) else None

@@ -8,6 +8,8 @@ import io
 import re
 import struct
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from PIL import Image, UnidentifiedImageError
@@ -20,7 +22,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # SD
 PREVIEW_SIDE: Final = 256
 """The longer side of a preview, in pixels."""
 
-PREVIEW_QUALITY: Final = 70
+_PREVIEW_QUALITY: Final = 70
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _READ_BY_ALL: Final = frozenset({"PNG", "JPEG"})
 """sd-server may be built without WebP, and makes its image from nothing where it cannot read what it was sent."""
@@ -93,28 +95,29 @@ def png_size(picture: str) -> tuple[int, int] | None:
     return struct.unpack(">II", head[16:24])
 
 
+@contextmanager
+def _opened(picture: str) -> Generator[Image.Image]:
+    """Decode an image in base64. Raises ValueError if it is none."""
+    try:
+        with Image.open(io.BytesIO(decode_base64(bare(picture)))) as image:
+            yield image
+    except _UNREADABLE as error:
+        raise ValueError(f"no image: {error}") from None
+
+
 def png_seed(picture: str) -> int | None:
     """Return the seed that stands in a PNG's text, where WebUIs write what they made it with; None if none does."""
-    try:
-        with Image.open(io.BytesIO(decode_base64(picture)), formats=("PNG",)) as image:
-            text = image.info.get("parameters")
-    except _UNREADABLE:
-        return None
+    text = None
+    with suppress(ValueError), _opened(picture) as image:
+        text = image.info.get("parameters")
     seeds = _SEED.findall(text) if isinstance(text, str) else []
     return int(seeds[-1]) if seeds else None
 
 
 def as_png(picture: str) -> str:
-    """Return an image of another format as a PNG, both in base64.
-
-    Raises:
-        ValueError: it is no image.
-    """
-    try:
-        with Image.open(io.BytesIO(decode_base64(bare(picture)))) as image:
-            return _png(image)
-    except _UNREADABLE as error:
-        raise ValueError(f"no image: {error}") from None
+    """Return an image of another format as a PNG, both in base64. Raises ValueError if it is no image."""
+    with _opened(picture) as image:
+        return _png(image)
 
 
 def _png(image: Image.Image) -> str:
@@ -124,17 +127,10 @@ def _png(image: Image.Image) -> str:
 
 
 def preview(picture: str) -> bytes:
-    """Make a small JPEG of an image in base64.
-
-    Raises:
-        ValueError: it is no image.
-    """
-    try:
-        with Image.open(io.BytesIO(decode_base64(bare(picture)))) as image:
-            small = image.convert("RGB")
-            small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-            out = io.BytesIO()
-            small.save(out, "JPEG", quality=PREVIEW_QUALITY)
-    except _UNREADABLE as error:
-        raise ValueError(f"no image: {error}") from None
+    """Make a small JPEG of an image in base64. Raises ValueError if it is no image."""
+    with _opened(picture) as image:
+        small = image.convert("RGB")
+        small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        out = io.BytesIO()
+        small.save(out, "JPEG", quality=_PREVIEW_QUALITY)
     return out.getvalue()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 import anyio.to_thread
 
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
-from velesio_worker.engines.webui.extras import check_overrides, check_scripts, without_effect
 from velesio_worker.engines.webui.pictures import check_picture
-from velesio_worker.wire.errors import BadJobError, JobError
+from velesio_worker.wire.errors import BadJobError, OutOfMemoryError
 from velesio_worker.wire.image_parameters import RANDOM, ImageParameters, Img2ImgParameters
+from velesio_worker.wire.parameters import FETCHED
 
 _LORA: Final = re.compile(r"<lora:([^:>]+)")
 _SMUGGLED: Final = re.compile(r"<\s*+/?+\s*+sd_cpp_extra_args", re.IGNORECASE)
@@ -26,49 +27,35 @@ _LARGEST_DRAWN: Final = 2**31 - 1
 """sd-server takes a larger seed for any seed."""
 
 _MODEL_OPTIONS: Final = frozenset({"sd_model_checkpoint", "sd_checkpoint_hash"})
-_KNOWN: Final = frozenset(
-    {"prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "batch_size", "n_iter"}
+_VAE: Final = "sd_vae"
+_NO_VAE_FILES: Final = frozenset({"Automatic", "None"})
+_WHOLE: Final = "a whole number"
+_NUMBER: Final = "a number"
+_KINDS: Final[tuple[tuple[type, str], ...]] = (
+    (bool, "true or false"),
+    (int, _WHOLE),
+    (float, _NUMBER),
+    (str, "a text"),
+    (list, "a list"),
+    (dict, "an object"),
 )
-_MORE: Final = frozenset(
-    {
-        *("subseed", "subseed_strength", "denoising_strength", "mask_blur", "inpainting_fill", "inpaint_full_res"),
-        *("inpainting_mask_invert", "inpaint_full_res_padding", "resize_mode"),
-        *("script_name", "script_args", "alwayson_scripts"),
-    }
+_UNUSUAL: Final = (
+    *("override_settings", "subseed_strength", "script_name", "alwayson_scripts"),
+    *("mask_blur", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "resize_mode"),
 )
+"""What a server knows that knows the WebUI's settings, too."""
+
+UNKEPT: Final[dict[str, Any]] = {
+    "send_images": True,
+    "save_images": False,
+    "do_not_save_samples": True,
+    "do_not_save_grid": True,
+}
+"""With these a WebUI sends its images and keeps none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What image jobs may ask for; see the settings of the same names.
-
-    Attributes:
-        pixels: of an image, made or sent.
-        batch: images made at once.
-        images: of one job.
-        options: keys of ``override_settings``.
-        scripts: names of scripts.
-    """
-
-    pixels: int
-    batch: int
-    images: int
-    options: frozenset[str]
-    scripts: frozenset[str]
-
-
-def limits_of(settings: Settings) -> ImageLimits:
-    """Return the limits that the settings set."""
-    return ImageLimits(
-        settings.sd_max_pixels,
-        settings.sd_max_batch,
-        settings.sd_max_images,
-        _names(settings.sd_override_settings),
-        _names(settings.sd_scripts),
-    )
-
-
-def _names(text: str) -> frozenset[str]:
+def names_in(text: str) -> frozenset[str]:
+    """Return the names in a setting that lists some, such as ``SD_SCRIPTS``."""
     return frozenset(name for part in text.split(",") if (name := part.strip()))
 
 
@@ -88,7 +75,7 @@ class ImageRequest:
     route: str
     body: dict[str, Any]
     seed: int | None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def body_with(self, seed: int, batch_size: int) -> dict[str, Any]:
         """Return the body of a request that begins with ``seed`` and makes ``batch_size`` images at once."""
@@ -103,119 +90,111 @@ def draw_seed(images: int) -> int:
 async def prepare(
     parameters: ImageParameters,
     catalogue: Catalogue,
-    limits: ImageLimits,
+    settings: Settings,
     refresh: Callable[[], Awaitable[Catalogue]],
     *,
-    settable: bool = True,
+    settable: bool,
 ) -> ImageRequest:
     """Check a job against what the WebUI has and what is allowed; returns what is to be sent.
 
     Args:
         parameters: the job's.
         catalogue: what the WebUI had when it was last asked.
-        limits: what is allowed.
+        settings: what is allowed.
         refresh: asks it again; called where something is not found, which somebody may have added.
         settable: whether its settings can be changed; a server where they cannot knows the plain parameters alone.
 
     Raises:
         BadJobError: the job asks for what there is not, or too much, and what to change.
     """
-    _check_limits(parameters, limits)
-    try:
-        sampler, scheduler = _checked(parameters, catalogue)
-        missing = _missing_loras(parameters.prompt, catalogue)
-    except BadJobError:
+    _check_limits(parameters, settings)
+    _check_allowed(parameters, settings)
+    found = None
+    with suppress(BadJobError):
+        found = _looked_up(parameters, catalogue)
+    if found is None or (found[-1] and settable):
         catalogue = await refresh()
-        sampler, scheduler = _checked(parameters, catalogue)
-        missing = _missing_loras(parameters.prompt, catalogue)
-    else:
-        if missing and settable:
-            missing = _missing_loras(parameters.prompt, await refresh())
-    body = parameters.model_dump(include={*_KNOWN, *_MORE}, exclude_none=True)
-    body |= {name: value for name, value in (("sampler_name", sampler), ("scheduler", scheduler)) if value is not None}
-    body |= {"send_images": True, "save_images": False, "do_not_save_samples": True, "do_not_save_grid": True}
+        found = _looked_up(parameters, catalogue)
+    sampler, scheduler, missing = found
+    body = parameters.model_dump(exclude={"model", "seed"}) | UNKEPT | {"sampler_name": sampler, "scheduler": scheduler}
     if parameters.override_settings:
-        body |= {"override_settings": parameters.override_settings, "override_settings_restore_afterwards": True}
+        body["override_settings_restore_afterwards"] = True
     route = "txt2img"
     if isinstance(parameters, Img2ImgParameters):
         route = "img2img"
-        body |= await anyio.to_thread.run_sync(_pictures, parameters, limits.pixels)
+        body |= await anyio.to_thread.run_sync(_pictures, parameters, settings.sd_max_pixels)
     warnings = [f"The LoRA {name!r} is not known to the WebUI and has no effect." for name in missing if settable]
-    if not settable and (names := without_effect(parameters)):
+    if not settable and (names := _without_effect(parameters)):
         warnings.append(f"This image engine does not know {', '.join(names)}: of no effect.")
     if parameters.scheduler is not None and not catalogue.schedulers:
         warnings.append(f"This image engine lists no schedulers: {parameters.scheduler!r} may have had no effect.")
-    return ImageRequest(
-        parameters, route, body, None if parameters.seed == RANDOM else parameters.seed, tuple(warnings)
-    )
+    body = {name: value for name, value in body.items() if value is not None}
+    seed = None if parameters.seed == RANDOM else parameters.seed
+    return ImageRequest(parameters, route, body, seed, tuple(warnings))
 
 
-def _checked(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:
+def _looked_up(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None, list[str]]:
+    """Return the sampler and the scheduler as the WebUI calls them, None: it chooses; and LoRAs that it has not."""
     check_overrides(parameters.override_settings or {}, catalogue)
-    return _sampling(parameters, catalogue)
+    return *_sampling(parameters, catalogue), _missing_loras(parameters.prompt, catalogue)
 
 
-def _check_limits(parameters: ImageParameters, limits: ImageLimits) -> None:
+def _check_limits(parameters: ImageParameters, settings: Settings) -> None:
     if _SMUGGLED.search(parameters.prompt):
         raise BadJobError("data.prompt: <sd_cpp_extra_args> is not allowed: give parameters by their names.")
-    pixels = parameters.width * parameters.height
-    if pixels > limits.pixels:
-        raise BadJobError(
-            f"data.width x data.height is {pixels} pixels; SD_MAX_PIXELS allows {limits.pixels}. Ask for fewer."
-        )
-    if parameters.batch_size > limits.batch:
-        raise BadJobError(
-            f"data.batch_size is {parameters.batch_size}; SD_MAX_BATCH allows {limits.batch}. Use n_iter for more."
-        )
-    if parameters.images > limits.images:
-        raise BadJobError(
-            f"data.batch_size x data.n_iter is {parameters.images} images; SD_MAX_IMAGES allows {limits.images}."
-        )
-    _check_allowed(parameters, limits)
+    pixels, batch, images = parameters.width * parameters.height, parameters.batch_size, parameters.images
+    for asked, most, said, remedy in (
+        (pixels, settings.sd_max_pixels, f"width x data.height is {pixels} pixels; SD_MAX_PIXELS", " Ask for fewer."),
+        (batch, settings.sd_max_batch, f"batch_size is {batch}; SD_MAX_BATCH", " Use n_iter for more."),
+        (images, settings.sd_max_images, f"batch_size x data.n_iter is {images} images; SD_MAX_IMAGES", ""),
+    ):
+        if asked > most:
+            raise BadJobError(f"data.{said} allows {most}.{remedy}")
     if isinstance(parameters, Img2ImgParameters) and len(parameters.init_images) > parameters.batch_size:
         raise BadJobError(
-            f"data.init_images has {len(parameters.init_images)} images, and batch_size is {parameters.batch_size}: "
-            "send as many as batch_size at most."
+            f"data.init_images has {len(parameters.init_images)} images, and batch_size is {batch}: send as many as "
+            "batch_size at most."
         )
 
 
-def _check_allowed(parameters: ImageParameters, limits: ImageLimits) -> None:
+def _check_allowed(parameters: ImageParameters, settings: Settings) -> None:
     options = parameters.override_settings or {}
     if named := _MODEL_OPTIONS.intersection(options):
         raise BadJobError(f"data.override_settings.{min(named)}: name the model with data.model instead.")
+    names = names_in(settings.sd_override_settings)
+    allowed = f"allowed are {listed(names)}" if names else "none is"
     for key in options:
-        if key not in limits.options:
-            allowed = f"allowed are {listed(limits.options)}" if limits.options else "none is"
+        if key not in names:
             raise BadJobError(f"data.override_settings.{key[:80]} is not allowed: {allowed} (SD_OVERRIDE_SETTINGS).")
+    names = names_in(settings.sd_scripts)
+    allowed = f"allowed are {listed(names)}" if names else "none is"
     scripts = [("script_name", parameters.script_name)] if parameters.script_name else []
     for place, name in (*scripts, *(("alwayson_scripts", name) for name in parameters.alwayson_scripts or {})):
-        if name not in limits.scripts:
-            allowed = f"allowed are {listed(limits.scripts)}" if limits.scripts else "none is"
+        if name not in names:
             raise BadJobError(f"data.{place}: the script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
-    check_scripts(parameters)
+    for place in ("script_args", "alwayson_scripts"):
+        if any(FETCHED.match(text) for text in _texts(getattr(parameters, place))):  # as ControlNet's images are
+            raise BadJobError(f"data.{place}: images are taken as base64, never fetched; send no URL.")
 
 
 def _sampling(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:
-    """Return the sampler and the scheduler as the WebUI calls them; None: it chooses."""
-    name, wanted = parameters.sampler_name, parameters.scheduler
-    sampler: str | None = name
-    scheduler: str | None = None
+    wanted, scheduler = parameters.scheduler, None
+    sampler: str | None = parameters.sampler_name
     if catalogue.samplers:
-        found = catalogue.sampler(name)
-        if found is not None:
-            sampler, scheduler = found
-        elif "sampler_name" in parameters.model_fields_set:
-            raise BadJobError(
-                f"data.sampler_name: no sampler {name!r}; there are {listed(catalogue.samplers.values())}."
-            )
-        else:
-            sampler = None
-    if wanted is not None and catalogue.schedulers:
-        scheduler = catalogue.scheduler(wanted)
-        if scheduler is None:
-            known = listed(set(catalogue.schedulers.values()))
-            raise BadJobError(f"data.scheduler: no scheduler {wanted!r}; there are {known}.")
-    return sampler, scheduler if wanted is None or catalogue.schedulers else wanted
+        found = catalogue.sampler(parameters.sampler_name)
+        if found is None and "sampler_name" in parameters.model_fields_set:
+            known = listed(catalogue.samplers.values())
+            raise BadJobError(f"data.sampler_name: no sampler {sampler!r}; there are {known}.")
+        sampler, scheduler = found or (None, None)
+    if wanted is None:
+        return sampler, scheduler
+    if not catalogue.schedulers:
+        return sampler, wanted
+    scheduler = catalogue.scheduler(wanted)
+    if scheduler is None:
+        known = listed(set(catalogue.schedulers.values()))
+        raise BadJobError(f"data.scheduler: no scheduler {wanted!r}; there are {known}.")
+    return sampler, scheduler
 
 
 def _missing_loras(prompt: str, catalogue: Catalogue) -> list[str]:
@@ -225,22 +204,69 @@ def _missing_loras(prompt: str, catalogue: Catalogue) -> list[str]:
     return [name for name in named if name not in catalogue.loras and name not in catalogue.lora_aliases]
 
 
+def check_overrides(settings: Mapping[str, Any], catalogue: Catalogue) -> None:
+    """Check the values of ``override_settings`` against the WebUI's own settings, where it tells them.
+
+    Raises:
+        BadJobError: there is no such setting, its value is of another kind, or it names a VAE that there is not.
+    """
+    for key, value in settings.items():
+        if catalogue.options and key not in catalogue.options:
+            raise BadJobError(f"data.override_settings.{key[:80]}: the WebUI has no such setting; leave it out.")
+        kind, given = _kind(catalogue.options.get(key)), _kind(value)
+        if kind not in {None, given} and (kind, given) != (_NUMBER, _WHOLE):
+            raise BadJobError(f"data.override_settings.{key[:80]}: give {kind}, as the WebUI has it.")
+    vae: object = settings.get(_VAE)
+    known_vaes = None if catalogue.vaes is None else catalogue.vaes | _NO_VAE_FILES
+    if _VAE in settings and known_vaes is not None and not (isinstance(vae, str) and vae in known_vaes):
+        known = listed(known_vaes)
+        raise BadJobError(f"data.override_settings.{_VAE}: there is no VAE {str(vae)[:80]!r}; there are {known}.")
+
+
+def _kind(value: object) -> str | None:
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), None)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Walk through all texts in a JSON value; a loop, since it may be deep."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, list):
+            waiting += cast("list[object]", one)
+        elif isinstance(one, dict):
+            waiting += cast("dict[str, object]", one).values()
+
+
+def _without_effect(parameters: ImageParameters) -> list[str]:
+    """Name what a job asks for that a server without the WebUI's settings, as sd-server is one, leaves out."""
+    names = [name for name in _UNUSUAL if getattr(parameters, name, None)]
+    if isinstance(parameters, Img2ImgParameters) and len(parameters.init_images) > 1:
+        names.append("init_images after the first")
+    if "<lora:" in parameters.prompt:
+        names.append("<lora:…> in the prompt")
+    return names
+
+
 def _pictures(parameters: Img2ImgParameters, max_pixels: int) -> dict[str, Any]:
     """Decode the images that came with a job; slow."""
-    names = [f"init_images.{number}" for number in range(len(parameters.init_images))]
-    pictures = zip(parameters.init_images, names, strict=True)
     sent: dict[str, Any] = {
-        "init_images": [check_picture(picture, name=name, max_pixels=max_pixels) for picture, name in pictures]
+        "init_images": [
+            check_picture(picture, name=f"init_images.{number}", max_pixels=max_pixels)
+            for number, picture in enumerate(parameters.init_images)
+        ]
     }
     if parameters.mask is not None:
         sent["mask"] = check_picture(parameters.mask, name="mask", max_pixels=max_pixels)
     return sent
 
 
-def with_numbers(error: JobError, request: ImageRequest, memory: str) -> JobError:
+def with_numbers(error: OutOfMemoryError, request: ImageRequest, memory: str) -> OutOfMemoryError:
     """Return an error for too little memory that says how much was asked for and how much there is."""
     asked, said = request.parameters, str(error).rstrip(" .")
-    return type(error)(
+    return OutOfMemoryError(
         f"{said}. {asked.width}x{asked.height} pixels, {asked.batch_size} at once, were asked for; {memory}. "
         "Ask for smaller images or a smaller batch_size, or start the WebUI with --medvram (SD_ARGS)."
     )

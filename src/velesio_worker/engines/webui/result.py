@@ -31,22 +31,20 @@ def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: i
     Raises:
         EngineRefusedError: the answer is not what was asked for.
     """
-    images: list[str] = []
-    for answer in answers:
-        images += images_of(answer)
+    images = [image for answer in answers for image in images_of(answer)]
     info = _info(answers[0])
-    wanted = sum(request.parameters.images for request in requests)
+    counts = [request.parameters.images for request in requests]
     if len(requests) == 1 and requests[0].parameters.script_name and images:
-        wanted = len(images)  # a script makes as many as it likes
+        counts = [len(images)]  # a script makes as many as it likes
+    wanted = sum(counts)
     if len(images) < wanted:
         raise EngineRefusedError(f"The WebUI made {len(images)} of {wanted} images: somebody else interrupted it.")
     seeds = _seeds(info, images, seed, wanted)
     done: list[Done] = []
     first = 0
-    for request in requests:
-        last = first + request.parameters.images if len(requests) > 1 else wanted
-        own = _share(info, first, last)
-        done.append(_done(request, images[first:last], own, seeds[first:last], model))
+    for request, count in zip(requests, counts, strict=True):
+        last = first + count
+        done.append(_done(request, images[first:last], _share(info, first, last), seeds[first:last], model))
         first = last
     return done
 
@@ -125,17 +123,14 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
     width, height = min(sizes)
     if sizes != {(parameters.width, parameters.height)}:
         warnings.append(f"The images have {width}x{height} pixels, not {parameters.width}x{parameters.height}.")
-    used: dict[str, Any] = {
-        "prompt": parameters.prompt,
-        "negative_prompt": parameters.negative_prompt,
-        "steps": parameters.steps,
+    asked = parameters.model_dump(
+        include={"prompt", "negative_prompt", "steps", "cfg_scale", "batch_size", "n_iter"},
+    )
+    used = asked | {
         "seed": seeds[0],
         "width": width,
         "height": height,
-        "cfg_scale": parameters.cfg_scale,
         "sampler_name": info.get("sampler_name") or request.body.get("sampler_name"),
-        "batch_size": parameters.batch_size,
-        "n_iter": parameters.n_iter,
         "model": _other_model(info, model) or model,
     }
     result: dict[str, Any] = {"images": images, "parameters": used, "seeds": seeds, "info": info}
@@ -147,13 +142,12 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
 def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[str]:
     """What the WebUI says that it did otherwise than it was asked."""
     said: list[str] = []
-    sampler, used = request.body.get("sampler_name"), info.get("sampler_name")
-    if isinstance(used, str) and isinstance(sampler, str) and plain(used) != plain(sampler):
-        said.append(f"The WebUI used the sampler {used!r} instead of {sampler!r}.")
-    scheduler, extra = request.body.get("scheduler"), info.get("extra_generation_params")
-    used = cast("dict[str, Any]", extra).get("Schedule type") if isinstance(extra, dict) else None
-    if isinstance(used, str) and isinstance(scheduler, str) and plain(scheduler) not in {plain(used), _ANY}:
-        said.append(f"The WebUI used the scheduler {used!r} instead of {scheduler!r}.")
+    extra: Any = info.get("extra_generation_params")
+    schedule = cast("dict[str, Any]", extra).get("Schedule type") if isinstance(extra, dict) else None
+    for what, used in (("sampler", info.get("sampler_name")), ("scheduler", schedule)):
+        asked = request.body.get("sampler_name" if what == "sampler" else what)
+        if isinstance(used, str) and isinstance(asked, str) and plain(asked) not in {plain(used), _ANY}:
+            said.append(f"The WebUI used the {what} {used!r} instead of {asked!r}.")
     loaded = _other_model(info, model)
     if loaded and model:
         said.append(f"The WebUI used the model {loaded!r} instead of {model!r}.")

@@ -13,7 +13,7 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.engines.webui.progress import Course
 from velesio_worker.engines.webui.request import ImageRequest, draw_seed
 from velesio_worker.wire.errors import JobError
-from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.events import EngineEvent
 
 
 class Ticket:
@@ -105,8 +105,3 @@ class Round:
         """End the jobs with an error."""
         for ticket in self.wanted:
             ticket.fail(error)
-
-
-def is_done(events: Sequence[EngineEvent]) -> bool:
-    """Whether the last of the events is a job's end."""
-    return bool(events) and isinstance(events[-1], Done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,7 +17,9 @@ from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.supervision import liveness
 from velesio_worker.engines.supervision.liveness import tail_of
 from velesio_worker.engines.supervision.process import EngineProcess
+from velesio_worker.engines.supervision.redaction import redact
 from velesio_worker.engines.webui.api import NAME, WebUIApi
+from velesio_worker.engines.webui.command import WebUICommand
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.wire.errors import EngineRefusedError, EngineStartError, JobError, OutOfMemoryError
 
@@ -24,11 +27,18 @@ _LOOK_SECONDS: Final = 0.5
 _END_SECONDS: Final = 2.0
 """How long a process may take to end after its port was closed."""
 
+_CHECK: Final = "Check SD_STARTUP_COMMAND"
 _TROUBLE: Final = re.compile(r"\b(error|traceback|exception)\b", re.IGNORECASE)
 
 _LEVEL: Final = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 _LEVEL_WITHIN: Final = 60
 """Where in a line its level stands, in characters from its beginning."""
+
+_REPEATED: Final = re.compile(r"(API error:[^{]*|Arguments:)(?= *\S).*", re.DOTALL)
+"""What a WebUI repeats of a job: AUTOMATIC1111 1.10, ``modules/api/api.py`` and ``modules/call_queue.py``."""
+
+_LOCALS: Final = re.compile(r"\s*[│|] ?[│|╭╰]|\s*[╭╰].*\blocals\b")
+"""The variables of a function in a traceback by ``rich``: the request is among them."""
 
 webui_log = get_logger("webui")
 
@@ -55,80 +65,60 @@ def is_passing(error: JobError) -> bool:
     return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
 
 
-class StartWatch:
-    """Waits for a starting process for as long as it writes.
+async def until_ready(
+    process: EngineProcess, command: WebUICommand, patience: float, work: Callable[[], Awaitable[WebUIEngine]]
+) -> WebUIEngine:
+    """Do some work that ends once a starting process is ready, for as long as that writes.
 
     Args:
         process: the process.
-        url: where it is to answer.
-        seconds: how long it may write nothing.
+        command: what was started.
+        patience: how long it may write nothing, in seconds.
+        work: returns the engine.
+
+    Raises:
+        EngineStartError: the process ended, wrote nothing for too long, or is not what it was taken for.
     """
+    engine: WebUIEngine | None = None
+    trouble: EngineStartError | None = None
 
-    def __init__(self, process: EngineProcess, url: str, seconds: float) -> None:
-        self._process = process
-        self._url = url
-        self._seconds = seconds
+    async def watch() -> None:
+        nonlocal trouble
+        trouble = await _trouble(process, command, patience)
+        group.cancel_scope.cancel()
 
-    async def through(self, work: Callable[[], Awaitable[WebUIEngine]]) -> WebUIEngine:
-        """Do some work that ends once the process is ready.
-
-        Raises:
-            EngineStartError: the process ended, wrote nothing for too long, or is not what it was taken for.
-        """
-        engine: WebUIEngine | None = None
-        trouble: EngineStartError | None = None
-
-        async def watch() -> None:
-            nonlocal trouble
-            trouble = await self._trouble()
-            group.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch)
-            try:
-                engine = await work()
-            except ConnectionLostError as error:
-                trouble = await self._went_away(error)
-            except JobError as error:
-                trouble = _start_error(error)
-            group.cancel_scope.cancel()
-        if engine is None or trouble is not None:
-            raise trouble or EngineStartError
-        return engine
-
-    async def _went_away(self, error: ConnectionLostError) -> EngineStartError:
-        with anyio.move_on_after(_END_SECONDS):
-            await self._process.wait()
-            return await self._ended()
-        text = (
-            f"The WebUI went away while it started ({error}), but its process lives. {TAIL}\n{tail_of(self._process)}"
-        )
-        return EngineStartError(text)
-
-    async def _ended(self) -> EngineStartError:
-        await self._process.drained()
-        return EngineStartError(f"The WebUI {last_words(self._process)}")
-
-    async def _trouble(self) -> EngineStartError:
-        process, seen = self._process, -1
-        deadline = anyio.current_time() + self._seconds
-        while process.returncode is None:
-            if process.bytes != seen:
-                seen, deadline = process.bytes, anyio.current_time() + self._seconds
-            elif anyio.current_time() > deadline:
-                return EngineStartError(
-                    f"The WebUI showed no progress for {self._seconds:g} s (SD_START_SECONDS); it was looked for at "
-                    f"{self._url}: if it listens elsewhere, set SD_PORT. {TAIL}\n"
-                    f"{tail_of(process)}"
-                )
-            await anyio.sleep(_LOOK_SECONDS)
-        return await self._ended()
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            engine = await work()
+        except ConnectionLostError as error:
+            await anyio.sleep(_END_SECONDS)  # if it ended, that is told instead
+            text = f"The WebUI went away while it started ({error}), but its process lives."
+            trouble = EngineStartError(f"{text} {TAIL}\n{tail_of(process)}")
+        except JobError as error:
+            memory = isinstance(error, OutOfMemoryError)
+            remedy = "Give it less to hold (SD_ARGS=--medvram, a smaller model)" if memory else _CHECK
+            text = f"What was started does not serve as a WebUI: {error}. {remedy}."
+            trouble = EngineStartError(text, out_of_memory=memory)
+        group.cancel_scope.cancel()
+    if engine is None or trouble is not None:
+        raise trouble or EngineStartError
+    return engine
 
 
-def _start_error(error: JobError) -> EngineStartError:
-    memory = isinstance(error, OutOfMemoryError)
-    remedy = "Give it less to hold (SD_ARGS=--medvram, a smaller model)" if memory else "Check SD_STARTUP_COMMAND"
-    return EngineStartError(f"What was started does not serve as a WebUI: {error}. {remedy}.", out_of_memory=memory)
+async def _trouble(process: EngineProcess, command: WebUICommand, patience: float) -> EngineStartError:
+    seen, deadline = -1, math.inf
+    while process.returncode is None:
+        if process.bytes != seen:
+            seen, deadline = process.bytes, anyio.current_time() + patience
+        elif anyio.current_time() > deadline:
+            return EngineStartError(
+                f"The WebUI showed no progress for {patience:g} s (SD_START_SECONDS); it was looked for at "
+                f"{command.url}: if it listens elsewhere, set SD_PORT. {TAIL}\n{tail_of(process)}"
+            )
+        await anyio.sleep(_LOOK_SECONDS)
+    await process.drained()
+    return EngineStartError(f"The WebUI {last_words(process)}")
 
 
 _HINTS: Final = (
@@ -153,3 +143,8 @@ def pass_on(line: str) -> None:
     if named is None and _TROUBLE.search(line):
         level = logging.WARNING
     webui_log.log(level, line, action="engine_log")
+
+
+def clean(line: str) -> str | None:
+    """Return what may be shown of a line of the WebUI's log, which repeats the jobs that it runs; None: nothing."""
+    return None if _LOCALS.match(line) else redact(_REPEATED, line)[0]

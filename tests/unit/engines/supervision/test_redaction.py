@@ -9,7 +9,7 @@ import pytest
 
 from velesio_worker.engines.llama.redaction import LlamaRedaction
 from velesio_worker.engines.supervision.redaction import LEFT_OUT, Clean
-from velesio_worker.engines.webui.redaction import WebUIRedaction
+from velesio_worker.engines.webui.start import clean
 
 QUIET = [
     '0.00.123.456 W srv    operator(): got exception: {"error":{"code":400,"message":"role MARK","type":"x"}}',
@@ -63,7 +63,7 @@ def cleaned(clean: Clean, lines: Iterable[str]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("clean", "lines"),
-    [(LlamaRedaction(), QUIET), (LlamaRedaction(), VERBOSE), (WebUIRedaction(), WEBUI)],
+    [(LlamaRedaction(), QUIET), (LlamaRedaction(), VERBOSE), (clean, WEBUI)],
     ids=["llama-server", "llama-server --verbose", "webui"],
 )
 def test_nothing_of_a_job_is_left(clean: Clean, lines: list[str]) -> None:
@@ -80,7 +80,7 @@ def test_what_says_what_went_wrong_stays() -> None:
         f"0.01.668.703 E llg error: {LEFT_OUT}",
         QUIET[-1],
     ]
-    assert cleaned(WebUIRedaction(), WEBUI) == [
+    assert cleaned(clean, WEBUI) == [
         f"API error: POST: http://127.0.0.1:7860/sdapi/v1/txt2img {LEFT_OUT}",
         WEBUI[1],
         f"*** Arguments: {LEFT_OUT}",

@@ -16,11 +16,10 @@ from tests.unit.engines.llama.test_any_input import ODD, dumped
 from tests.unit.engines.webui.test_result import picture, request
 from tests.unit.wire.test_jobs_any_input import VALUES
 from velesio_worker.engines.http import EngineHTTP, decode_json
-from velesio_worker.engines.webui.answer import decode_answer
-from velesio_worker.engines.webui.api import WebUIApi
+from velesio_worker.engines.webui.api import WebUIApi, decode_answer, state_of
 from velesio_worker.engines.webui.catalogue import read_catalogue
-from velesio_worker.engines.webui.extras import check_overrides
-from velesio_worker.engines.webui.progress import Course, state_of
+from velesio_worker.engines.webui.progress import Course
+from velesio_worker.engines.webui.request import check_overrides
 from velesio_worker.engines.webui.result import results
 from velesio_worker.wire.errors import BadJobError, JobError
 
@@ -92,7 +91,7 @@ async def look(answers: Mapping[str, Any]) -> None:
     """Ask a WebUI all that is asked of it, and do with the answers what is done with them."""
     api = WebUIApi(cast("EngineHTTP", WebUI(answers)))
     await api.abilities()
-    await api.task_state("1")
+    await api.works_on("1")
     with suppress(JobError):
         catalogue = await read_catalogue(api)
         for name in ("tiny", "a", "", "Euler a"):
@@ -104,7 +103,7 @@ async def look(answers: Mapping[str, Any]) -> None:
             check_overrides({"CLIP_stop_at_last_layers": 2, "sd_vae": "v"}, catalogue)
     position = Course(4, 1).moved(decode_json(dumped(answers.get("progress"))))
     if position is not None:
-        orjson.dumps(position.entry())
+        orjson.dumps(position)
     state_of(answers.get("progress"))
 
 

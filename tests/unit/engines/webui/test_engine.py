@@ -14,7 +14,7 @@ from tests.doubles.launcher import PATIENT
 from tests.doubles.webui import Setup, WebUIDouble
 from tests.doubles.webui.client import ask
 from tests.support.waiting import until
-from tests.support.webui_bench import FAST, MEMORY, SLOW, GpusDouble, Job, bench, cat, make_fast
+from tests.support.webui_bench import FAST, MEMORY, OFTEN, SLOW, GpusDouble, Job, bench, cat
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineState, Spec
 from velesio_worker.engines.http import ConnectionLostError
@@ -38,17 +38,13 @@ pytestmark = pytest.mark.anyio
 OTHER = Spec(name="tinyB")
 
 
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_fast(monkeypatch)
-
-
 @asynccontextmanager
 async def supervised(
     double: WebUIDouble, patience: Patience = PATIENT
 ) -> AsyncGenerator[Supervisor[WebUIEngine], None]:
     """A supervisor of a WebUI that runs elsewhere, ready."""
-    launcher = WebUILauncher(Settings.model_validate({"sd_server_url": double.url}), GpusDouble())
+    settings = Settings.model_validate({"sd_server_url": double.url})
+    launcher = WebUILauncher(settings, GpusDouble(), pace=OFTEN)
     supervisor = Supervisor(launcher, patience)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(supervisor.run)
@@ -201,8 +197,8 @@ async def test_a_server_with_one_model_refuses_others_by_name() -> None:
 
 async def test_a_rest_lets_go_of_the_model_until_the_next_job() -> None:
     async with bench() as bed:
-        await bed.engine.rest_when_idle()
-        await bed.engine.rest_when_idle()
+        await bed.engine.rest()
+        await bed.engine.rest()
         assert bed.double.studio.shelf.unloaded
         await bed.start(cat()).ended()
         assert not bed.double.studio.shelf.unloaded
@@ -213,7 +209,7 @@ async def test_a_job_that_leaves_while_the_model_is_loaded_again_is_never_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with bench() as bed:
-        await bed.engine.rest_when_idle()
+        await bed.engine.rest()
         may_load = anyio.Event()
         post = bed.engine.line._api.post  # pyright: ignore[reportPrivateUsage]
 
@@ -262,7 +258,7 @@ async def test_a_webui_that_goes_away_while_it_gets_the_model_back_costs_the_job
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with bench() as bed:
-        await bed.engine.rest_when_idle()
+        await bed.engine.rest()
 
         async def cut(route: str, _body: dict[str, object], **_values: float | None) -> object:
             raise ConnectionLostError(f"{route} was cut off")
@@ -275,7 +271,7 @@ async def test_a_webui_that_went_away_is_no_mistake_of_the_workers() -> None:
     async with bench() as bed:
         bed.double.__exit__(None, None, None)
         try:
-            for work in (bed.engine.rest_when_idle(), bed.engine.exchange(OTHER), bed.engine.probe()):
+            for work in (bed.engine.rest(), bed.engine.exchange(OTHER), bed.engine.probe()):
                 with pytest.raises(EngineUnavailableError):
                     await work
         finally:

@@ -26,14 +26,14 @@ from tests.doubles.webui.routes import Routes
 from tests.doubles.webui.setup import RefusedError
 from tests.support.servers import free_port
 from tests.support.waiting import until
-from tests.support.webui_bench import FAST, ROOT, SLOW, GpusDouble, Job, cat, make_fast
+from tests.support.webui_bench import FAST, OFTEN, ROOT, SLOW, GpusDouble, Job, cat
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineState, Serving, Spec
 from velesio_worker.engines.supervision import failures
 from velesio_worker.engines.supervision.supervisor import Supervisor
-from velesio_worker.engines.webui import line as line_module
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.launch import SPARE_SLOTS, WebUILauncher
+from velesio_worker.engines.webui.line_options import Pace
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineCrashedError,
@@ -60,10 +60,10 @@ class Bench:
         words += [*(["--api"] if api else []), "--step-seconds", "0.005", "--journal", str(self._journal), *flags]
         return shlex.join(words)
 
-    def launcher(self, command: str | None = None, **values: Any) -> WebUILauncher:
+    def launcher(self, command: str | None = None, *, pace: Pace = OFTEN, **values: Any) -> WebUILauncher:
         whole = {"sd_startup_command": command or self.command(), "sd_start_seconds": 20, **values}
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return WebUILauncher(Settings.model_validate(whole), GpusDouble(), environ)
+        return WebUILauncher(Settings.model_validate(whole), GpusDouble(), environ, pace=pace)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         text = self._journal.read_text() if self._journal.exists() else ""
@@ -73,14 +73,13 @@ class Bench:
 @pytest.fixture(autouse=True)
 def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.chdir(tmp_path)
-    make_fast(monkeypatch)
     before = set(psutil.Process().children(recursive=True))
     yield Bench(tmp_path)
     assert set(psutil.Process().children(recursive=True)) <= before, "no test leaves a process"
 
 
 def elsewhere(url: str, **values: Any) -> WebUILauncher:
-    return WebUILauncher(Settings.model_validate({"sd_server_url": url, **values}), GpusDouble())
+    return WebUILauncher(Settings.model_validate({"sd_server_url": url, **values}), GpusDouble(), pace=OFTEN)
 
 
 @asynccontextmanager
@@ -210,9 +209,9 @@ def short(_low: float, _high: float) -> float:
 async def test_a_program_that_goes_on_with_what_nobody_wants_is_replaced(
     bed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line_module, "REPLACE_SECONDS", 0.1)
     monkeypatch.setattr(failures.random, "uniform", short)
-    supervisor = Supervisor(bed.launcher(bed.command("--missing", "interrupt")), PATIENT)
+    launcher = bed.launcher(bed.command("--missing", "interrupt"), pace=replace(OFTEN, replace=0.1))
+    supervisor = Supervisor(launcher, PATIENT)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(supervisor.run)
         async with supervisor.ensure() as engine:

@@ -12,9 +12,7 @@ import pytest
 
 from tests.doubles.webui.client import Asking, ask
 from tests.support.waiting import until
-from tests.support.webui_bench import SLOW, Bench, Job, bench, cat, cat_from_image, make_fast, size
-from velesio_worker.engines.webui import line as line_module
-from velesio_worker.engines.webui import ownership as whose_module
+from tests.support.webui_bench import OFTEN, SLOW, Bench, Job, bench, cat, cat_from_image, size
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, EngineUnavailableError
 from velesio_worker.wire.events import Done
 
@@ -23,12 +21,9 @@ pytestmark = pytest.mark.anyio
 LONG = cat(steps=150, n_iter=16)
 """An image that nobody waits for the end of."""
 
+PICTURES: Final = replace(OFTEN, preview_polls=1)
+IMPATIENT: Final = replace(OFTEN, unknown=0.1)
 SCRIPT: dict[str, object] = {"script_name": "x/y/z plot", "script_args": []}
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_fast(monkeypatch)
 
 
 async def test_one_request_is_in_flight_whatever_comes_and_whoever_leaves() -> None:
@@ -123,14 +118,14 @@ async def test_after_out_of_memory_in_a_merged_request_nothing_is_merged_any_mor
         for job in jobs[2:]:
             await job.ended()
         assert [body["batch_size"] for body in bed.sent] == [1, 2, 1, 1]
-        assert bed.merging.most == 1
+        assert bed.engine.line.most == 1
 
 
 async def test_out_of_memory_of_one_job_alone_does_not_end_the_merging() -> None:
     async with bench() as bed:
         bed.double.fail_next("oom")
         await bed.start(cat()).failed()
-        assert bed.merging.most == 4
+        assert bed.engine.line.most == 4
 
 
 async def test_progress_never_goes_back_and_is_whole_only_at_the_end() -> None:
@@ -145,9 +140,8 @@ async def test_progress_never_goes_back_and_is_whole_only_at_the_end() -> None:
             assert [type(event) for event in job.events].count(Done) == 1
 
 
-async def test_previews_are_small_pictures_and_come_after_ten_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "PREVIEW_POLLS", 1)
-    async with bench(SLOW) as bed:
+async def test_previews_are_small_pictures_and_come_after_ten_steps() -> None:
+    async with bench(SLOW, pace=PICTURES) as bed:
         job = bed.start(cat(steps=30, width=512, height=256))
         await job.ended()
         previews = [event for event in job.progress if event.preview is not None]
@@ -159,9 +153,8 @@ async def test_previews_are_small_pictures_and_come_after_ten_steps(monkeypatch:
             assert size(event.preview) == (256, 128)
 
 
-async def test_without_previews_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "PREVIEW_POLLS", 1)
-    async with bench(SLOW, previews=False) as bed:
+async def test_without_previews_there_are_none() -> None:
+    async with bench(SLOW, previews=False, pace=PICTURES) as bed:
         job = bed.start(cat(steps=30))
         await job.ended()
         assert len(job.progress) > 2
@@ -317,10 +310,9 @@ THEIRS: Final[dict[str, object]] = {"prompt": "theirs", "steps": 60, "width": 64
 
 @pytest.mark.parametrize("pages", [True, False], ids=["ids without effect", "no ids"])
 async def test_where_requests_have_no_ids_ours_is_taken_to_be_at_work_once_what_was_in_front_has_ended(
-    monkeypatch: pytest.MonkeyPatch, *, pages: bool
+    *, pages: bool
 ) -> None:
-    monkeypatch.setattr(whose_module, "UNKNOWN_SECONDS", 0.1)
-    async with bench(replace(SLOW, task_ids=False, nowebui=not pages), shared=True) as bed:
+    async with bench(replace(SLOW, task_ids=False, nowebui=not pages), shared=True, pace=IMPATIENT) as bed:
         theirs = Asking(bed.double, "POST", "txt2img", THEIRS)
         await until(lambda: bed.double.running)
         ours = bed.start(cat(steps=120, n_iter=4))
@@ -334,9 +326,8 @@ async def test_where_requests_have_no_ids_ours_is_taken_to_be_at_work_once_what_
         assert bed.double.interrupts[0]
 
 
-async def test_where_requests_have_no_ids_what_is_in_front_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whose_module, "UNKNOWN_SECONDS", 0.1)
-    async with bench(replace(SLOW, task_ids=False), shared=True) as bed:
+async def test_where_requests_have_no_ids_what_is_in_front_is_not_interrupted() -> None:
+    async with bench(replace(SLOW, task_ids=False), shared=True, pace=IMPATIENT) as bed:
         theirs = Asking(bed.double, "POST", "txt2img", THEIRS)
         await until(lambda: bed.double.running)
         ours = bed.start(LONG)
@@ -348,11 +339,8 @@ async def test_where_requests_have_no_ids_what_is_in_front_is_not_interrupted(mo
         assert bed.double.interrupts
 
 
-async def test_where_requests_have_no_ids_and_none_is_in_front_ours_is_followed_and_interrupted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(whose_module, "UNKNOWN_SECONDS", 0.1)
-    async with bench(replace(SLOW, task_ids=False), shared=True) as bed:
+async def test_where_requests_have_no_ids_and_none_is_in_front_ours_is_followed_and_interrupted() -> None:
+    async with bench(replace(SLOW, task_ids=False), shared=True, pace=IMPATIENT) as bed:
         ours = bed.start(LONG)
         await until(lambda: len(ours.fractions) > 1)
         await ours.close()
@@ -464,12 +452,10 @@ async def test_a_server_without_interrupts_gets_no_more_of_a_job_that_left(monke
         assert bed.prompts == ["a cat", "next"]
 
 
-async def test_a_process_of_ones_own_that_goes_on_with_what_nobody_wants_is_killed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(line_module, "REPLACE_SECONDS", 0.2)
+async def test_a_process_of_ones_own_that_goes_on_with_what_nobody_wants_is_killed() -> None:
     killed: list[Bench] = []
-    async with bench(replace(SLOW, missing=frozenset({"interrupt"})), kill=lambda: killed.append(bed)) as bed:
+    setup, pace = replace(SLOW, missing=frozenset({"interrupt"})), replace(OFTEN, replace=0.2)
+    async with bench(setup, kill=lambda: killed.append(bed), pace=pace) as bed:
         job = await bed.held(cat(steps=50), at=2)
         (waiting,) = await bed.start_in_line(cat(prompt="next"))
         began = anyio.current_time()
@@ -480,9 +466,9 @@ async def test_a_process_of_ones_own_that_goes_on_with_what_nobody_wants_is_kill
         assert len(killed) == 1
 
 
-async def test_a_server_elsewhere_that_goes_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_module, "REPLACE_SECONDS", 0.05)
-    async with bench(replace(SLOW, missing=frozenset({"interrupt"})), shared=True) as bed:
+async def test_a_server_elsewhere_that_goes_on_is_waited_for() -> None:
+    setup, pace = replace(SLOW, missing=frozenset({"interrupt"})), replace(OFTEN, replace=0.05)
+    async with bench(setup, shared=True, pace=pace) as bed:
         job = await bed.held(cat(steps=50), at=2)
         await job.close()
         polls = bed.double.polls

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velesio_worker.engines.webui.progress import Course, Position, state_of
+from velesio_worker.engines.webui.api import state_of
+from velesio_worker.engines.webui.progress import Course
 
 TRANSCRIPTS: Final = Path(__file__).parents[5] / "shared" / "sdapi-transcripts"
 
@@ -30,19 +31,19 @@ def poll(step: Any, steps: Any, number: Any = 0, count: Any = 1, progress: float
 
 
 def steps_of(course: Course, *polls: dict[str, Any]) -> list[int]:
-    return [position.step for one in polls if (position := course.moved(one)) is not None]
+    return [position["step"] for one in polls if (position := course.moved(one)) is not None]
 
 
-def check(positions: list[Position], steps: int) -> None:
+def check(positions: list[dict[str, Any]], steps: int) -> None:
     """Progress goes forward, and not to its end."""
     for one in positions:
-        assert 0 < one.step <= one.steps == steps
-        assert 0 < one.fraction < 1
-        assert one.eta is None or one.eta >= 0
-        assert json.dumps(one.entry(), allow_nan=False)
+        assert 0 < one["step"] <= one["steps"] == steps
+        assert 0 < one["fraction"] < 1
+        assert one["eta"] is None or one["eta"] >= 0
+        assert json.dumps(one, allow_nan=False)
     for before, after in pairwise(positions):
-        assert before.step < after.step
-        assert before.fraction <= after.fraction
+        assert before["step"] < after["step"]
+        assert before["fraction"] <= after["fraction"]
 
 
 def test_steps_are_told_once_each() -> None:
@@ -102,8 +103,7 @@ def test_what_cannot_be_understood_is_no_progress(answer: Any) -> None:
 
 
 def test_the_end_is_all_the_steps_and_nothing_left() -> None:
-    assert Course(20, 2).end() == Position(40, 40, 1.0, 0.0)
-    assert Course(20, 2).end().entry() == {"stage": "sampling", "step": 40, "steps": 40, "fraction": 1.0, "eta": 0.0}
+    assert Course(20, 2).end() == {"stage": "sampling", "step": 40, "steps": 40, "fraction": 1.0, "eta": 0.0}
 
 
 def test_what_is_left_is_estimated_from_the_steps_so_far() -> None:
@@ -111,15 +111,15 @@ def test_what_is_left_is_estimated_from_the_steps_so_far() -> None:
     course = Course(10, 1, clock=clock)
     first = course.moved(poll(1, 10))
     assert first is not None
-    assert first.eta is None, "one step tells nothing"
+    assert first["eta"] is None, "one step tells nothing"
     clock.now += 2
     second = course.moved(poll(2, 10))
     assert second is not None
-    assert second.eta == pytest.approx(16)
+    assert second["eta"] == pytest.approx(16)
     clock.now += 2
     third = course.moved(poll(3, 10))
     assert third is not None
-    assert third.entry()["eta"] == pytest.approx(15.4), "smoothed: 16 and a third of the way to 14"
+    assert third["eta"] == pytest.approx(15.4), "smoothed: 16 and a third of the way to 14"
 
 
 def test_getting_ready_is_not_taken_for_slow_steps() -> None:
@@ -130,7 +130,7 @@ def test_getting_ready_is_not_taken_for_slow_steps() -> None:
     clock.now += 1
     second = course.moved(poll(2, 10))
     assert second is not None
-    assert second.eta == pytest.approx(8)
+    assert second["eta"] == pytest.approx(8)
 
 
 NUMBERS: Final = st.integers(-2, 40) | st.none() | st.booleans() | st.floats(allow_nan=False)
@@ -143,14 +143,14 @@ def test_progress_never_goes_back_whatever_the_polls_say(
 ) -> None:
     clock = Clock()
     course = Course(steps, rounds, clock=clock)
-    positions: list[Position] = []
+    positions: list[dict[str, Any]] = []
     for one, seconds in polls:
         clock.now += seconds
         position = course.moved(one)
         if position is not None:
             positions.append(position)
     check(positions, steps * rounds)
-    assert course.end().fraction == 1
+    assert course.end()["fraction"] == 1
 
 
 @pytest.mark.skipif(not TRANSCRIPTS.is_dir(), reason="the transcripts are not there")
@@ -159,7 +159,7 @@ def test_a_real_webuis_progress_is_told_step_by_step(name: str, steps: int, roun
     polls = json.loads((TRANSCRIPTS / f"progress_seq_{name}.json").read_text())
     clock = Clock()
     course = Course(steps, rounds, clock=clock)
-    positions: list[Position] = []
+    positions: list[dict[str, Any]] = []
     for seconds, progress, _, number, count, step, of, *_ in polls:
         clock.now = 100 + seconds
         position = course.moved(poll(step, of, number, count, progress))
@@ -167,9 +167,9 @@ def test_a_real_webuis_progress_is_told_step_by_step(name: str, steps: int, roun
             positions.append(position)
     check(positions, steps * rounds)
     assert len(positions) >= steps * rounds * 0.8
-    assert positions[-1].fraction >= 0.9
+    assert positions[-1]["fraction"] >= 0.9
     took = polls[-1][0] - polls[0][0]
-    assert all(one.eta is None or one.eta < 2 * took for one in positions), "no wild estimates"
+    assert all(one["eta"] is None or one["eta"] < 2 * took for one in positions), "no wild estimates"
 
 
 def test_a_state_is_read_where_there_is_one() -> None:

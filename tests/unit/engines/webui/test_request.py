@@ -14,17 +14,27 @@ from hypothesis import strategies as st
 from tests.doubles.webui import sample_image
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, plain
-from velesio_worker.engines.webui.request import ImageLimits, ImageRequest, draw_seed, limits_of, prepare, with_numbers
+from velesio_worker.engines.webui.request import ImageRequest, draw_seed, names_in, prepare, with_numbers
 from velesio_worker.wire.errors import BadJobError, EngineUnavailableError, OutOfMemoryError
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 
 pytestmark = pytest.mark.anyio
 
 SECRET = "a very private prompt"
-LIMITS = ImageLimits(2048 * 2048, 4, 16, frozenset({"CLIP_stop_at_last_layers", "sd_vae"}), frozenset())
+LIMITS = Settings(
+    sd_max_pixels=2048 * 2048,
+    sd_max_batch=4,
+    sd_max_images=16,
+    sd_override_settings="CLIP_stop_at_last_layers, sd_vae",
+    sd_scripts="",
+)
 IMAGE = sample_image()
 TORN = base64.b64encode(base64.b64decode(IMAGE)[:150]).decode()
 NO_IMAGE = base64.b64encode(b"SECRET, and no image at all").decode()
+
+
+def limits(**other: Any) -> Settings:
+    return LIMITS.model_copy(update=other)
 
 
 def named(*names: str) -> dict[str, str]:
@@ -61,7 +71,7 @@ def img(**more: Any) -> Img2ImgParameters:
 async def prepared(
     parameters: ImageParameters,
     catalogue: Catalogue = FULL,
-    limits: ImageLimits = LIMITS,
+    limits: Settings = LIMITS,
     later: Catalogue | None = None,
     *,
     settable: bool = True,
@@ -72,7 +82,7 @@ async def prepared(
 async def refused(
     parameters: ImageParameters,
     catalogue: Catalogue = FULL,
-    limits: ImageLimits = LIMITS,
+    limits: Settings = LIMITS,
     later: Catalogue | None = None,
 ) -> str:
     with pytest.raises(BadJobError) as caught:
@@ -141,7 +151,7 @@ async def test_no_field_of_a_job_is_left_out() -> None:
         "inpaint_full_res_padding": 32,
         "resize_mode": 1,
     }
-    allowing = replace(LIMITS, scripts=frozenset({"loopback", "refiner"}))
+    allowing = limits(sd_scripts="loopback,refiner")
     request = await prepared(img(**everything, model="tinyA"), limits=allowing)
     body = request.body_with(3, 2)
     assert {name: body.get(name) for name in everything} == everything
@@ -248,7 +258,7 @@ async def test_parameters_cannot_be_smuggled_into_a_prompt(tag: str) -> None:
     ],
 )
 async def test_wrong_images_are_refused_with_their_place(more: dict[str, Any], field: str, hint: str) -> None:
-    small = replace(LIMITS, pixels=64 * 64)
+    small = limits(sd_max_pixels=64 * 64)
     said = await refused(img(**{"width": 64, "height": 64} | more), limits=small)
     assert said.startswith(field)
     assert hint in said
@@ -264,7 +274,7 @@ async def test_images_are_sent_as_bare_base64() -> None:
 
 
 async def test_scripts_run_only_where_their_names_are_allowed() -> None:
-    allowing = replace(LIMITS, scripts=frozenset({"loopback"}))
+    allowing = limits(sd_scripts="loopback")
     assert (await prepared(txt(script_name="loopback", script_args=[1]), limits=allowing)).body["script_args"] == [1]
     said = await refused(txt(script_name="x/y/z plot"), limits=allowing)
     assert "allowed are loopback (SD_SCRIPTS)" in said
@@ -272,7 +282,7 @@ async def test_scripts_run_only_where_their_names_are_allowed() -> None:
 
 
 async def test_addresses_in_what_scripts_are_given_are_refused() -> None:
-    allowing = replace(LIMITS, scripts=frozenset({"loopback", "controlnet"}))
+    allowing = limits(sd_scripts="loopback,controlnet")
     url = "http://169.254.169.254/" + SECRET
     for more in (
         {"script_name": "loopback", "script_args": [1, [url]]},
@@ -289,7 +299,7 @@ async def test_arguments_of_scripts_may_be_deep() -> None:
     deep: list[Any] = ["ftp://host/file"]
     for _ in range(5000):
         deep = [deep]
-    allowing = replace(LIMITS, scripts=frozenset({"loopback"}))
+    allowing = limits(sd_scripts="loopback")
     parameters = txt(script_name="loopback").model_copy(update={"script_args": deep})
     assert "send no URL" in await refused(parameters, limits=allowing)
 
@@ -299,7 +309,7 @@ TELLING = replace(
     options={"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic", "emphasis": 0.5, "tiling": False, "unset": None},
     vaes=frozenset({"fine.safetensors"}),
 )
-ANY_OVERRIDE = replace(LIMITS, options=frozenset({*TELLING.options, "forge_only"}))
+ANY_OVERRIDE = limits(sd_override_settings=",".join([*TELLING.options, "forge_only"]))
 
 
 @pytest.mark.parametrize(
@@ -379,16 +389,16 @@ async def test_a_megabyte_of_spaces_in_a_prompt_is_looked_through_once() -> None
 
 async def test_what_somebody_added_meanwhile_is_found() -> None:
     new = Shelf(replace(FULL, samplers=named("Euler a", "New")))
-    request = await prepare(txt(sampler_name="new"), FULL, LIMITS, new.refresh)
+    request = await prepare(txt(sampler_name="new"), FULL, LIMITS, new.refresh, settable=True)
     assert request.body["sampler_name"] == "New"
     assert new.asked == 1
 
 
 async def test_a_webui_is_not_asked_again_for_what_it_has_or_what_is_never_allowed() -> None:
     shelf = Shelf(FULL)
-    await prepare(txt(prompt="<lora:details:1>"), FULL, LIMITS, shelf.refresh)
+    await prepare(txt(prompt="<lora:details:1>"), FULL, LIMITS, shelf.refresh, settable=True)
     with pytest.raises(BadJobError):
-        await prepare(txt(batch_size=5), FULL, LIMITS, shelf.refresh)
+        await prepare(txt(batch_size=5), FULL, LIMITS, shelf.refresh, settable=True)
     assert shelf.asked == 0
 
 
@@ -397,13 +407,13 @@ async def test_a_webui_that_is_gone_when_asked_again_is_no_mistake_of_the_job() 
         raise EngineUnavailableError
 
     with pytest.raises(EngineUnavailableError):
-        await prepare(txt(sampler_name="NoSuch"), FULL, LIMITS, gone)
+        await prepare(txt(sampler_name="NoSuch"), FULL, LIMITS, gone, settable=True)
 
 
 async def test_a_lora_that_is_not_known_is_told_once_each_and_fails_no_job() -> None:
     shelf = Shelf(FULL)
     prompt = "<lora:gone:1> <lora:gone:0.5> <lora:details:1> <lora:other>"
-    request = await prepare(txt(prompt=prompt), FULL, LIMITS, shelf.refresh)
+    request = await prepare(txt(prompt=prompt), FULL, LIMITS, shelf.refresh, settable=True)
     assert request.warnings == (
         "The LoRA 'gone' is not known to the WebUI and has no effect.",
         "The LoRA 'other' is not known to the WebUI and has no effect.",
@@ -445,13 +455,10 @@ def test_drawn_seeds_differ() -> None:
     assert len({draw_seed(1) for _ in range(50)}) > 45
 
 
-def test_the_limits_are_the_settings() -> None:
-    settings = Settings.model_validate({"sd_override_settings": " sd_vae, ,x ", "sd_scripts": "x/y/z plot,loopback,"})
-    limits = limits_of(settings)
-    assert limits.options == {"sd_vae", "x"}
-    assert limits.scripts == {"x/y/z plot", "loopback"}
-    assert limits.pixels == settings.sd_max_pixels
-    assert limits_of(Settings.model_validate({"sd_override_settings": ""})).options == frozenset()
+def test_settings_list_names_between_commas() -> None:
+    assert names_in(" sd_vae, ,x ") == {"sd_vae", "x"}
+    assert names_in("x/y/z plot,loopback,") == {"x/y/z plot", "loopback"}
+    assert names_in("") == frozenset()
 
 
 async def test_too_little_memory_is_told_with_numbers_and_what_to_change() -> None:

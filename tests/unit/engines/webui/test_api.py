@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velesio_worker.engines.webui import answer as module
-from velesio_worker.engines.webui.answer import decode_answer
+from velesio_worker.engines.webui.api import decode_answer
 
 PICTURE = base64.b64encode(bytes(range(256)) * 2000).decode()
 
@@ -30,6 +29,8 @@ def test_large_answers_are_read_as_they_are(count: int, separators: tuple[str, s
         {"images": [PICTURE, None]},
         {"images": [PICTURE, 'with \\ and "']},
         {"images": [["a"], PICTURE]},
+        {"images": [PICTURE, "a ] in it", "another"]},
+        {"images": [PICTURE, "über"]},
         {"images": {"a": PICTURE}},
         {"nested": {"images": [PICTURE]}, "images": []},
         {"info": '"images": ["a"]' + "x" * 300_000, "images": ["b"]},
@@ -54,10 +55,6 @@ def test_what_is_no_json_is_nothing(body: bytes) -> None:
 )
 def test_any_answer_is_what_json_says(images: list[Any], info: str, *, first: bool) -> None:
     answer = {"images": images, "info": info} if first else {"info": info, "images": images}
-    small, module._SMALL = module._SMALL, 0  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
-    try:
-        for ascii_only in (True, False):
-            body = json.dumps(answer, ensure_ascii=ascii_only).encode(errors="replace")
-            assert decode_answer(body) == json.loads(body)
-    finally:
-        module._SMALL = small  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
+    for ascii_only in (True, False):
+        body = json.dumps(answer, ensure_ascii=ascii_only).encode(errors="replace")
+        assert decode_answer(body, small=0) == json.loads(body)
