@@ -81,10 +81,9 @@ class Catalogue:
         known = self.samplers.get(plain(name))
         if known is not None:
             return known, None
-        words = name.split()
-        both = len(words) > 1 and self.samplers.get(plain(" ".join(words[:-1])))
-        scheduler = self.schedulers.get(plain(words[-1])) if both else None
-        return (both, scheduler) if both and scheduler is not None else None
+        first, _, last = name.strip().rpartition(" ")
+        both, scheduler = self.samplers.get(plain(first)), self.schedulers.get(plain(last))
+        return (both, scheduler) if first and both is not None and scheduler is not None else None
 
     def scheduler(self, name: str) -> str | None:
         """Return the scheduler that ``name`` means; None if there is none."""

@@ -18,7 +18,13 @@ from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.request import UNKEPT, prepare, with_numbers
-from velesio_worker.wire.errors import BadJobError, EngineRefusedError, ModelUnavailableError, OutOfMemoryError
+from velesio_worker.wire.errors import (
+    BadJobError,
+    EngineRefusedError,
+    JobError,
+    ModelUnavailableError,
+    OutOfMemoryError,
+)
 from velesio_worker.wire.events import Done, EngineEvent
 from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
 from velesio_worker.wire.parameters import Parameters
@@ -46,6 +52,7 @@ class WebUIEngine:
         catalogue: as above, as it was last asked.
         loaded: the model that is loaded; None if the WebUI does not tell.
         default: the model of jobs that ask for none.
+        can_rest: whether it can take its model out of the GPU's memory.
         line: the requests that wait.
     """
 
@@ -68,17 +75,13 @@ class WebUIEngine:
         self._refreshed_at = float("-inf")
         self.catalogue = catalogue
         self.loaded = self.default = catalogue.loaded
-        self.line = Line(api, abilities, options, model=lambda: self.model, before=self._get_ready)
+        self.can_rest = abilities.unload
+        self.line = Line(api, abilities, options, self._get_ready)
 
     @property
     def model(self) -> str:
         """The name of the model that is loaded; empty if the WebUI does not tell."""
         return self.loaded.name if self.loaded is not None else ""
-
-    @property
-    def can_rest(self) -> bool:
-        """Whether it can take its model out of the GPU's memory."""
-        return self._abilities.unload
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:  # noqa: ARG002 (no text)
         """Return the run of an image job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
@@ -120,7 +123,7 @@ class WebUIEngine:
         """Have something looked up again; while an image is made that may take longer than anybody wants to wait."""
         try:
             await self._api.post(route, {})
-        except (ConnectionLostError, EngineRefusedError) as error:
+        except (ConnectionLostError, JobError) as error:
             log.debug(f"{route}: {error}", action="route_refused")
 
     async def find(self, name: str) -> ImageModel:
@@ -187,7 +190,7 @@ class WebUIEngine:
 
     async def _wake(self) -> None:
         """Load the model again if it rests, or if nobody knows: an earlier worker may have left it so."""
-        if self._resting is False or not self._abilities.unload:
+        if self._resting is False or not self.can_rest:
             return
         try:
             await self._api.post("reload-checkpoint", {}, timeout=_SWITCH_SECONDS)
@@ -196,7 +199,7 @@ class WebUIEngine:
                 raise
         self._resting = False
 
-    async def _get_ready(self) -> None:
+    async def _get_ready(self) -> str:
         """Have the model in place for the next request; where others use the WebUI they may have chosen another."""
         with reached():
             await self._wake()
@@ -204,28 +207,20 @@ class WebUIEngine:
                 case {"sd_model_checkpoint": str(said)}:
                     found = self.catalogue.model(said)
                 case _:
-                    return
+                    found = None
             if self.loaded is not None and found is not None and found.name != self.model:
                 log.warning(
                     f"somebody else had {NAME} load {found.name}: {self.model} is loaded again", action="model_back"
                 )
                 await self._set_model(self.loaded)
+        return self.model
 
     async def warm_up(self) -> None:
-        """Make a small image: whoever can, is ready.
-
-        Raises:
-            JobError: it cannot.
-            ConnectionLostError: it went away.
-        """
+        """Make a small image: whoever can, is ready. Raises as a :class:`WebUIApi` does."""
         await self._api.post("txt2img", _WARM_UP, timeout=None)
 
     async def probe(self) -> None:
-        """Ask for the models, which shows that the server answers.
-
-        Raises:
-            JobError: it does not.
-        """
+        """Ask for the models, which shows that the server answers. Raises JobError if it does not."""
         with reached():
             await self._api.get("sd-models")
 

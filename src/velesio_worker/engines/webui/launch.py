@@ -31,7 +31,7 @@ from velesio_worker.engines.webui.command import credentials_of, webui_command, 
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
 from velesio_worker.engines.webui.request import names_in
-from velesio_worker.engines.webui.start import answers, clean, is_passing, last_words, listens, pass_on, until_ready
+from velesio_worker.engines.webui.start import answers, clean, is_passing, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
 
 SPARE_SLOTS: Final = 4
@@ -175,17 +175,17 @@ class WebUILauncher:
             duration_ms=round((anyio.current_time() - began) * 1000),
             pid=process.pid,
         )
-        reported = Reported()
-        gone = partial(until_gone, process, reported, partial(answers, api), last_words)
-        return self._serving(engine, gone, reported.set, process.kill)
+        gone = partial(until_gone, process, answers=partial(answers, api), last_words=last_words)
+        return self._serving(engine, gone, process.kill)
 
     async def _get_ready(self, api: WebUIApi, process: EngineProcess) -> WebUIEngine:
         patience = self._settings.sd_start_seconds / 2  # so that this is told before its silence is
         listens_since = math.inf
         while not await answers(api) and anyio.current_time() - listens_since < patience:
             await anyio.sleep(self._pace.poll)
-            if listens_since == math.inf and await listens(api):
-                listens_since = anyio.current_time()
+            with suppress(ConnectionLostError, JobError):
+                if listens_since == math.inf and await api.get("sd-models") is None:  # for a moment, or without --api
+                    listens_since = anyio.current_time()
         engine = await self._make_engine(api, process)
         await engine.warm_up()
         return engine
@@ -221,16 +221,15 @@ class WebUILauncher:
         api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
         engine = await self._until_it_answers(api, shown)
         log.info(f"the WebUI at {shown} is ready: {engine.model or 'its model'}", action="engine_ready")
-        reported = Reported()
         stack.push_async_callback(self._let_go, engine)
 
-        async def gone() -> str:
+        async def gone(reported: Reported) -> str:
             while True:
                 await reported.wait()
                 if not await answers(api):
                     return "does not answer any more"
 
-        return self._serving(engine, gone, reported.set, None)
+        return self._serving(engine, gone, None)
 
     async def _until_it_answers(self, api: WebUIApi, shown: str) -> WebUIEngine:
         said = ""
@@ -257,17 +256,22 @@ class WebUILauncher:
                 await engine.rest()
 
     def _serving(
-        self,
-        engine: WebUIEngine,
-        gone: Callable[[], Awaitable[str]],
-        report: Callable[[], None],
-        kill: Callable[[], None] | None,
+        self, engine: WebUIEngine, gone: Callable[[Reported], Awaitable[str]], kill: Callable[[], None] | None
     ) -> Serving[WebUIEngine]:
-        slots = self._settings.sd_concurrency
-        spare = slots * (self._settings.sd_max_batch - 1) + SPARE_SLOTS
-        rest = engine.rest if engine.can_rest else None
-        excused = partial(getattr, engine.line, "ended")
-        return Serving(engine, slots, gone, report, kill, _untold, engine.probe, engine.exchange, rest, excused, spare)
+        slots, reported = self._settings.sd_concurrency, Reported()
+        return Serving(
+            engine,
+            slots,
+            partial(gone, reported),
+            reported.set,
+            kill,
+            _untold,
+            engine.probe,
+            exchange=engine.exchange,
+            rest=engine.rest if engine.can_rest else None,
+            excused=lambda: engine.line.ended,
+            spare=slots * (self._settings.sd_max_batch - 1) + SPARE_SLOTS,
+        )
 
     async def _memory(self) -> str:
         """Say how much memory the GPUs have."""

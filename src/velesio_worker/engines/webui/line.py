@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -28,7 +28,7 @@ from velesio_worker.wire.image_parameters import Txt2ImgParameters
 _LAST_SECONDS: Final = 2.0
 """How long an interrupt may take, for which something else waits."""
 
-E = TypeVar("E", bound=BaseException)
+_Trouble = JobError | ConnectionLostError
 
 log = get_logger(__name__)
 
@@ -40,8 +40,7 @@ class Line:
         api: the WebUI.
         abilities: what it can do.
         options: how it is treated.
-        model: returns the name of the model that is loaded.
-        before: what is done before each request.
+        before: what is done before each request; returns the name of the model that is loaded.
 
     Attributes:
         most: how many images may be made at once for several jobs; one, once there was too little memory for more.
@@ -53,14 +52,11 @@ class Line:
         api: WebUIApi,
         abilities: Abilities,
         options: LineOptions,
-        *,
-        model: Callable[[], str],
-        before: Callable[[], Awaitable[None]],
+        before: Callable[[], Awaitable[str]],
     ) -> None:
         self._api = api
         self._abilities = abilities
         self._options = options
-        self._model = model
         self._before = before
         self._whose = Ownership(api, abilities, options)
         self._waiting: deque[Ticket] = deque()
@@ -128,11 +124,11 @@ class Line:
         return tickets
 
     async def _perform(self, round_: Round) -> None:
-        answers: list[Any] = []
+        model, answers = "", list[Any]()
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._listen, None)  # it has a limit of its own: a model may be loaded
-                await self._before()
+                model = await self._before()
                 group.cancel_scope.cancel()
             if not round_.wanted:
                 return
@@ -149,38 +145,33 @@ class Line:
                 return
             await self._check_whole(round_)
             requests = [ticket.request for ticket in round_.tickets]
-            done = await anyio.to_thread.run_sync(results, requests, answers, round_.seed, self._model())
+            done = await anyio.to_thread.run_sync(results, requests, answers, round_.seed, model)
             for ticket, end in zip(round_.tickets, done, strict=True):
                 if ticket in round_.wanted:
                     ticket.tell(Progress(round_.course.end()), end)
-        except* JobError as errors:
+        except* (JobError, ConnectionLostError) as errors:
             error = _first(errors)
             if isinstance(error, OutOfMemoryError) and len(round_.tickets) > 1:
                 self.most = 1
                 log.warning(f"{NAME} ran out of memory: jobs are not run together any more", action="merging_off")
-            round_.fail(error)
-        except* ConnectionLostError as errors:
-            round_.fail(lost(_first(errors)))
+            round_.fail(lost(error) if isinstance(error, ConnectionLostError) else error)
 
     async def _send(self, round_: Round) -> list[Any]:
         """Send the request; to a server that does not know ``n_iter``, once for each batch."""
-        answers = [await self._send_once(round_, 0)]
-        wanted = round_.batch_size * round_.tickets[0].request.parameters.n_iter
-        made = len(images_of(answers[0]))
-        while not self._abilities.interrupt and 0 < made < wanted and round_.wanted:  # else, it was interrupted
-            answers.append(await self._send_once(round_, made))
-            made += len(images_of(answers[-1])) or wanted
-        return answers
-
-    async def _send_once(self, round_: Round, made: int) -> Any:  # noqa: ANN401 (JSON)
-        request = round_.tickets[0].request
-        body = request.body_with(round_.seed + made, round_.batch_size)
-        if self._abilities.tasks:
-            body["force_task_id"] = round_.task
+        request, answers, made = round_.tickets[0].request, list[Any](), 0
+        wanted = round_.batch_size * request.parameters.n_iter
         if len(round_.tickets) > 1:
             log.info(f"{len(round_.tickets)} jobs that ask for the same are run at once", action="jobs_merged")
-        await self._whose.look(round_)
-        return await self._api.post(request.route, body, timeout=None)
+        while True:
+            body = request.body_with(round_.seed + made, round_.batch_size)
+            if self._abilities.tasks:
+                body["force_task_id"] = round_.task
+            await self._whose.look(round_)
+            answers.append(await self._api.post(request.route, body, timeout=None))
+            more = len(images_of(answers[-1]))
+            made += more
+            if self._abilities.interrupt or not (more and made < wanted and round_.wanted):  # or it was interrupted
+                return answers
 
     async def _check_whole(self, round_: Round) -> None:
         """Find out whether somebody else interrupted the request: its image would be half done, and does not say so."""
@@ -261,8 +252,6 @@ def _is_interrupted(state: dict[str, Any]) -> bool:
     return bool(state.get("interrupted") or state.get("skipped") or state.get("stopping_generation"))
 
 
-def _first(errors: BaseExceptionGroup[E]) -> E:
-    error: E | BaseExceptionGroup[E] = errors.exceptions[0]
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[E]", error).exceptions[0]
-    return error
+def _first(errors: BaseExceptionGroup[_Trouble]) -> _Trouble:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -123,9 +123,7 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
     width, height = min(sizes)
     if sizes != {(parameters.width, parameters.height)}:
         warnings.append(f"The images have {width}x{height} pixels, not {parameters.width}x{parameters.height}.")
-    asked = parameters.model_dump(
-        include={"prompt", "negative_prompt", "steps", "cfg_scale", "batch_size", "n_iter"},
-    )
+    asked = parameters.model_dump(include={"prompt", "negative_prompt", "steps", "cfg_scale", "batch_size", "n_iter"})
     used = asked | {
         "seed": seeds[0],
         "width": width,

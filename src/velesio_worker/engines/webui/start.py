@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -51,13 +50,6 @@ async def answers(api: WebUIApi) -> bool:
         return False
     except JobError as error:
         return not is_passing(error)
-
-
-async def listens(api: WebUIApi) -> bool:
-    """Whether something answers without the API, as a WebUI does for a moment, or for good without --api."""
-    with suppress(ConnectionLostError, JobError):
-        return await api.get("sd-models") is None
-    return False
 
 
 def is_passing(error: JobError) -> bool:

@@ -18,9 +18,9 @@ from tests.unit.wire.test_jobs_any_input import VALUES
 from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.engines.webui.api import WebUIApi, decode_answer, state_of
 from velesio_worker.engines.webui.catalogue import read_catalogue
-from velesio_worker.engines.webui.progress import Course
 from velesio_worker.engines.webui.request import check_overrides
 from velesio_worker.engines.webui.result import results
+from velesio_worker.engines.webui.rounds import Course
 from velesio_worker.wire.errors import BadJobError, JobError
 
 IMAGE: Final = picture(1)

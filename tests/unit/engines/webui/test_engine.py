@@ -13,6 +13,7 @@ import pytest
 from tests.doubles.launcher import PATIENT
 from tests.doubles.webui import Setup, WebUIDouble
 from tests.doubles.webui.client import ask
+from tests.doubles.webui.setup import crash
 from tests.support.waiting import until
 from tests.support.webui_bench import FAST, MEMORY, OFTEN, SLOW, GpusDouble, Job, bench, cat
 from velesio_worker.core.settings import Settings
@@ -169,6 +170,17 @@ async def test_a_model_that_is_not_known_is_said_also_while_an_image_is_made(mon
         bed.double.go_on()
         await running.ended()
         assert "'none'" in (await waiting.ended())["warnings"][0]
+
+
+async def test_a_webui_without_memory_to_look_again_has_what_it_had() -> None:
+    async with bench() as bed:
+
+        def fail() -> None:
+            raise crash("OutOfMemoryError", "CUDA out of memory.")
+
+        bed.double.studio.shelf.refresh = fail
+        with pytest.raises(BadJobError, match="there are tinyA, tinyB"):
+            await bed.engine.find("nonsense")
 
 
 async def test_many_who_miss_something_have_it_looked_up_together() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velesio_worker.engines.webui.api import state_of
-from velesio_worker.engines.webui.progress import Course
+from velesio_worker.engines.webui.rounds import Course
 
 TRANSCRIPTS: Final = Path(__file__).parents[5] / "shared" / "sdapi-transcripts"
 
