@@ -37,6 +37,8 @@ _SMALL: Final = 256 * 1024
 _IMAGES: Final = re.compile(rb'\s*\{\s*"images"\s*:\s*\[')
 """How the answers with images of every known server begin."""
 
+_NEXT: Final = re.compile(rb'\s*(?:,\s*)?("|\])')
+
 _NO_MEMORY: Final = re.compile(
     r"([\w.]+\.)?OutOfMemoryError\b"
     r"|((CUDA|HIP|XPU|MPS) (backend |error: )?)?out of memory\b"  # torch, of each kind of GPU
@@ -152,15 +154,27 @@ def decode_answer(body: bytes, *, small: int = _SMALL) -> Any:  # noqa: ANN401 (
     decoded.
     """
     begin = _IMAGES.match(body) if len(body) > small else None
-    if begin is None:
+    cut = None if begin is None else _cut_images(body, begin.end())
+    if begin is None or cut is None:
         return decode_json(body)
-    listed, bracket, rest = body[begin.end() :].partition(b"]")
-    parts = listed.split(b'"')
-    only_texts = len(parts) % 2 == 1 and not b"".join(parts[::2]).strip(b", \t\r\n")
-    if not only_texts or b"\\" in listed or not listed.isascii():
-        return decode_json(body)
-    others = decode_json(body[: begin.end()] + bracket + rest)
-    return None if others is None else others | {"images": [image.decode() for image in parts[1::2]]}
+    images, end = cut
+    others = decode_json(b"".join((body[: begin.end()], body[end:])))
+    return None if others is None else others | {"images": images}
+
+
+def _cut_images(body: bytes, at: int) -> tuple[list[str], int] | None:
+    """Return the strings of an array, and where it ends; None if it holds anything else. Base64 needs no escapes."""
+    images: list[str] = []
+    while (found := _NEXT.match(body, at)) is not None:
+        if found[1] == b"]":
+            return images, found.end() - 1
+        end = body.find(b'"', found.end())
+        image = body[found.end() : max(end, 0)]
+        if end < 0 or b"\\" in image or not image.isascii():
+            return None
+        images.append(image.decode())
+        at = end + 1
+    return None
 
 
 def state_of(answer: object) -> dict[str, Any]:
@@ -213,11 +227,7 @@ def _lacks_memory(fields: dict[str, Any]) -> bool:
 
 @contextmanager
 def reached() -> Generator[None]:
-    """Take a connection that is lost for the engine's end, and not for the worker's mistake.
-
-    Raises:
-        EngineUnavailableError: it was lost.
-    """
+    """Raise EngineUnavailableError for a connection that is lost: it is the engine's end, no mistake of the worker."""
     try:
         yield
     except ConnectionLostError as error:

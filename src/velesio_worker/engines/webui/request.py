@@ -136,7 +136,23 @@ async def prepare(
 def _looked_up(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None, list[str]]:
     """Return the sampler and the scheduler as the WebUI calls them, None: it chooses; and LoRAs that it has not."""
     check_overrides(parameters.override_settings or {}, catalogue)
-    return *_sampling(parameters, catalogue), _missing_loras(parameters.prompt, catalogue)
+    wanted, scheduler = parameters.scheduler, None
+    sampler: str | None = parameters.sampler_name
+    if catalogue.samplers:
+        found = catalogue.sampler(parameters.sampler_name)
+        if found is None and "sampler_name" in parameters.model_fields_set:
+            known = listed(catalogue.samplers.values())
+            raise BadJobError(f"data.sampler_name: no sampler {sampler!r}; there are {known}.")
+        sampler, scheduler = found or (None, None)
+    if wanted is not None:
+        scheduler = catalogue.scheduler(wanted) if catalogue.schedulers else wanted
+        if scheduler is None:
+            known = listed(set(catalogue.schedulers.values()))
+            raise BadJobError(f"data.scheduler: no scheduler {wanted!r}; there are {known}.")
+    if catalogue.loras is None:
+        return sampler, scheduler, []
+    loras = catalogue.loras | catalogue.lora_aliases
+    return sampler, scheduler, [name for name in dict.fromkeys(_LORA.findall(parameters.prompt)) if name not in loras]
 
 
 def _check_limits(parameters: ImageParameters, settings: Settings) -> None:
@@ -175,33 +191,6 @@ def _check_allowed(parameters: ImageParameters, settings: Settings) -> None:
     for place in ("script_args", "alwayson_scripts"):
         if any(FETCHED.match(text) for text in _texts(getattr(parameters, place))):  # as ControlNet's images are
             raise BadJobError(f"data.{place}: images are taken as base64, never fetched; send no URL.")
-
-
-def _sampling(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:
-    wanted, scheduler = parameters.scheduler, None
-    sampler: str | None = parameters.sampler_name
-    if catalogue.samplers:
-        found = catalogue.sampler(parameters.sampler_name)
-        if found is None and "sampler_name" in parameters.model_fields_set:
-            known = listed(catalogue.samplers.values())
-            raise BadJobError(f"data.sampler_name: no sampler {sampler!r}; there are {known}.")
-        sampler, scheduler = found or (None, None)
-    if wanted is None:
-        return sampler, scheduler
-    if not catalogue.schedulers:
-        return sampler, wanted
-    scheduler = catalogue.scheduler(wanted)
-    if scheduler is None:
-        known = listed(set(catalogue.schedulers.values()))
-        raise BadJobError(f"data.scheduler: no scheduler {wanted!r}; there are {known}.")
-    return sampler, scheduler
-
-
-def _missing_loras(prompt: str, catalogue: Catalogue) -> list[str]:
-    if catalogue.loras is None:
-        return []
-    named = dict.fromkeys(_LORA.findall(prompt))
-    return [name for name in named if name not in catalogue.loras and name not in catalogue.lora_aliases]
 
 
 def check_overrides(settings: Mapping[str, Any], catalogue: Catalogue) -> None:
