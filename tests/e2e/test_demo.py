@@ -56,6 +56,20 @@ def test_a_conversation_ends_with_the_input() -> None:
     assert output.count("you> ") == 4
 
 
+def test_a_conversation_whose_worker_dies_ends_with_its_last_words() -> None:
+    with start("--chat") as demo:
+        assert demo.stdout is not None
+        shown = ""
+        while "you> " not in shown:
+            shown += demo.stdout.read(1)
+        (worker,) = (child for child in psutil.Process(demo.pid).children() if child.cmdline()[-1] == "run")
+        worker.kill()
+        assert demo.wait(timeout=100) == 1  # its input stays open: it must not wait for a line
+        said = demo.stdout.read()
+    assert "error: The worker has ended. Its last lines:" in said
+    assert "Fatal Python error" not in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_interrupted_leaves_no_process(number: signal.Signals) -> None:
     with start("--chat") as demo:

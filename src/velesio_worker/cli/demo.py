@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import os
 import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import anyio
-from redis.exceptions import RedisError
 
-from velesio_worker.cli.base import Commands, run_async
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, Commands, run_async
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
+from velesio_worker.core.threads import aside
 from velesio_worker.engines.models.wheels import redis_server, small_model
 from velesio_worker.engines.supervision.process import EngineProcess, running
-from velesio_worker.queue.connection import connect
-from velesio_worker.queue.keys import Keys
 from velesio_worker.wire.errors import JobError, VelesioError
 from velesio_worker.wire.events import StreamEvent
 
@@ -41,15 +36,6 @@ class DemoError(VelesioError):
     """The demo cannot run here."""
 
 
-@dataclass(slots=True)
-class Figures:
-    """What was measured while an answer came, in seconds."""
-
-    tokens: int
-    first_token: float
-    total: float
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -58,6 +44,53 @@ def _free_port() -> int:
 
 def _step(text: str) -> None:
     print(f"==> {text}", flush=True)
+
+
+async def _unless(comes: Callable[[], Awaitable[object]], function: Callable[[], Awaitable[object]]) -> bool:
+    """Await a function; False if something else came first, which cancels it."""
+    done = False
+    failure: VelesioError | None = None
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            await comes()
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        try:
+            await function()
+            done = True
+        except VelesioError as error:  # a task group would hand it on in an exception group
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return done
+
+
+@asynccontextmanager
+async def _started(
+    name: str, command: Sequence[str], env: Mapping[str, str], says: str
+) -> AsyncGenerator[EngineProcess, None]:
+    """Run a program, from the moment on that it says that it is ready."""
+    ready = anyio.Event()
+
+    def look(line: str) -> None:
+        if says in line:
+            ready.set()
+
+    async with running(command, env=env, on_line=look, remedy=f"install {name} anew") as process:
+        with anyio.move_on_after(READY_SECONDS):
+            await _unless(process.wait, ready.wait)
+        if not ready.is_set():
+            raise await _failure(process, f"{name} did not get ready")
+        yield process
+
+
+async def _failure(process: EngineProcess, trouble: str) -> DemoError:
+    if process.returncode is not None:
+        await process.drained()
+    return DemoError(f"{trouble}. Its last lines:\n" + "\n".join(process.tail))
 
 
 @asynccontextmanager
@@ -70,25 +103,8 @@ async def _redis() -> AsyncGenerator[str, None]:
     arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with tempfile.TemporaryDirectory(prefix="velesio-demo-") as folder:
         command = [str(program), *arguments, "--dir", folder]
-        async with running(command, env=os.environ, on_line=lambda _: None, remedy="install Redis") as process:
-            url = f"redis://127.0.0.1:{port}"
-            await _until_redis_answers(url, process)
-            yield url
-
-
-async def _until_redis_answers(url: str, process: EngineProcess) -> None:
-    redis: Any = connect(url, name="velesio-demo")
-    try:
-        with anyio.fail_after(10):
-            while True:
-                with contextlib.suppress(RedisError):
-                    await redis.execute_command("PING")
-                    return
-                if process.returncode is not None:
-                    raise DemoError("Redis did not start:\n" + "\n".join(process.tail))
-                await anyio.sleep(0.02)
-    finally:
-        await redis.aclose()
+        async with _started("Redis", command, os.environ, "Ready to accept connections"):
+            yield f"redis://127.0.0.1:{port}"
 
 
 @asynccontextmanager
@@ -111,31 +127,18 @@ async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
         "LOG_FORMAT": "console",
     }
     command = [sys.executable, "-m", "velesio_worker", "run"]
-    async with running(command, env=env, on_line=lambda _: None, remedy="reinstall velesio-worker") as process:
-        began = time.monotonic()
-        await _until_ready(redis_url, process)
+    began = time.monotonic()
+    async with _started("velesio-worker", command, env, "taking text jobs") as process:
         _step(f"ready after {time.monotonic() - began:.1f} s")
         yield process
 
 
-async def _until_ready(redis_url: str, process: EngineProcess) -> None:
-    redis: Any = connect(redis_url, name="velesio-demo")
-    keys = Keys(_QUEUE)
-    try:
-        with anyio.move_on_after(READY_SECONDS):
-            while process.returncode is None:
-                for worker in await redis.zrange(keys.workers, 0, -1):
-                    if int(await redis.hget(keys.worker(worker.decode()), "text_slots") or 0):
-                        return
-                await anyio.sleep(0.05)
-        await process.drained()
-        raise DemoError("The worker did not get ready. Its last lines:\n" + "\n".join(process.tail))
-    finally:
-        await redis.aclose()
+async def _answer(client: Client, messages: list[dict[str, str]]) -> tuple[str, str]:
+    """Send a chat job and print its tokens as they come; returns the text, and what was measured, for people.
 
-
-async def _answer(client: Client, messages: list[dict[str, str]]) -> tuple[str, Figures, str]:
-    """Send a chat job and print its tokens as they come; returns the text, figures and the job's id."""
+    Raises:
+        JobError: the job failed.
+    """
     data = {"messages": messages, "max_tokens": MAX_TOKENS, "stream": True}
     began = time.monotonic()
     job_id = await client.submit("chat_completion", data)
@@ -151,45 +154,25 @@ async def _answer(client: Client, messages: list[dict[str, str]]) -> tuple[str, 
     ended = time.monotonic()
     if last is not None and last.event == "error":
         raise JobError(last.data["error"])
-    return "".join(pieces), Figures(len(pieces), (first or ended) - began, ended - began), job_id
+    first = first or ended
+    rate = (len(pieces) - 1) / (ended - first) if len(pieces) > 1 and ended > first else 0.0
+    figures = (
+        f"{len(pieces)} tokens, the first after {(first - began) * 1000:.0f} ms, "
+        f"then {rate:.0f} tokens/s; {ended - began:.1f} s in all.\n\n"
+        f"Each token was an entry of the Redis Stream stream:{job_id}, the whole lay in result:{job_id}."
+    )
+    return "".join(pieces), figures
 
 
-def _summary(figures: Figures, job_id: str) -> None:
-    generating = figures.total - figures.first_token
-    rate = (figures.tokens - 1) / generating if figures.tokens > 1 and generating > 0 else 0.0
+async def _ask(client: Client, question: str) -> None:
+    print(f"\nyou> {question}\n", flush=True)
+    _, figures = await _answer(client, [{"role": "user", "content": question}])
     print(
-        f"\n{figures.tokens} tokens, the first after {figures.first_token * 1000:.0f} ms, "
-        f"then {rate:.0f} tokens/s; {figures.total:.1f} s in all.\n\n"
-        f"Each token was an entry of the Redis Stream stream:{job_id}, the whole lay in result:{job_id}.\n"
+        f"\n{figures}\n"
         'Next: make demo PROMPT="Name three colours."   another question\n'
         "      .venv/bin/velesio-worker demo --chat       a conversation\n"
-        '      README.md, "Use your own model"            your model, your Redis, your GPU'
+        "      docs/start/your-model.md                   your model, your Redis, your GPU"
     )
-
-
-async def _read_line(prompt: str) -> str:
-    """Read a line from standard input; the thread that waits for it does not hold up the end of the program.
-
-    Raises:
-        EOFError: there is no more input.
-    """
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[str] = loop.create_future()
-
-    def deliver(text: str | None) -> None:
-        if not line.done():
-            line.set_exception(EOFError()) if text is None else line.set_result(text)
-
-    def read() -> None:
-        try:
-            text = input(prompt)
-        except EOFError:
-            text = None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(deliver, text)
-
-    threading.Thread(target=read, daemon=True).start()
-    return await line
 
 
 async def _converse(client: Client) -> None:
@@ -197,7 +180,7 @@ async def _converse(client: Client) -> None:
     messages: list[dict[str, str]] = []
     while True:
         try:
-            line = await _read_line("\nyou> ")
+            line = await aside(lambda: input("\nyou> "))
         except EOFError:
             print()
             return
@@ -205,61 +188,25 @@ async def _converse(client: Client) -> None:
             continue
         messages.append({"role": "user", "content": line})
         try:
-            text, _, _ = await _answer(client, messages)
+            text, _ = await _answer(client, messages)
             messages.append({"role": "assistant", "content": text})
         except JobError as error:
             print(f"error: {error}", file=sys.stderr)
             messages.clear()
 
 
-async def run_demo(*, prompt: str | None, chat: bool) -> int:
-    """Run the demo; returns the exit code.
+async def _demo(arguments: argparse.Namespace) -> None:
+    async with _redis() as url, _worker(url) as worker, Client(url, queue_name=_QUEUE) as client:
+        talk = partial(_converse, client) if arguments.chat else partial(_ask, client, arguments.prompt or PROMPT)
+        if not await _unless(worker.wait, talk):
+            raise await _failure(worker, "The worker has ended")
+        _step("stopping Redis, the worker and the llama.cpp server")
 
-    Raises:
-        VelesioError: it cannot run here, and what to change.
-    """
-    stopped = False
-    failure: VelesioError | None = None
-    async with anyio.create_task_group() as group:
 
-        async def stop_on_signals() -> None:
-            nonlocal stopped
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async for _ in signals:
-                    stopped = True
-                    group.cancel_scope.cancel()
-
-        async def watch(worker: EngineProcess) -> None:
-            nonlocal failure
-            await worker.wait()
-            await worker.drained()
-            failure = DemoError("The worker has ended. Its last lines:\n" + "\n".join(worker.tail))
-            group.cancel_scope.cancel()
-
-        group.start_soon(stop_on_signals)
-        try:
-            async with (
-                _redis() as url,
-                _worker(url) as worker,
-                Client(url, queue_name=_QUEUE) as client,
-                anyio.create_task_group() as watching,
-            ):
-                watching.start_soon(watch, worker)
-                if chat:
-                    await _converse(client)
-                else:
-                    question = prompt or PROMPT
-                    print(f"\nyou> {question}\n", flush=True)
-                    _, figures, job_id = await _answer(client, [{"role": "user", "content": question}])
-                    _summary(figures, job_id)
-                watching.cancel_scope.cancel()
-                _step("stopping Redis, the worker and the llama.cpp server")
-        except VelesioError as error:
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return 128 + signal.SIGINT if stopped else 0
+async def _signal() -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            return
 
 
 def add_parser(commands: Commands) -> None:
@@ -274,8 +221,12 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging("ERROR", LogFormat.CONSOLE)
 
     async def main() -> int:
-        return await run_demo(prompt=arguments.prompt, chat=arguments.chat)
+        return 0 if await _unless(_signal, partial(_demo, arguments)) else EXIT_INTERRUPTED
 
-    code = run_async(main)
+    try:
+        code = run_async(main)
+    except VelesioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_FAILED
     sys.stdout.flush()
     os._exit(code)  # a thread may still wait for a line of input
