@@ -16,10 +16,8 @@ import pytest
 from tests.support.proxies import FaultyProxy
 from tests.support.servers import RedisServer
 from tests.support.topologies import SentinelServers
-from velesio_worker.cli.doctor import examination
-from velesio_worker.cli.doctor import redis as redis_module
-from velesio_worker.cli.doctor.examination import examine
-from velesio_worker.cli.doctor.findings import CheckReport, Finding, Subject
+from velesio_worker.cli.doctor.command import LIMIT_SECONDS, examine
+from velesio_worker.cli.doctor.findings import CheckReport, Finding
 from velesio_worker.cli.doctor.redis import check_redis
 from velesio_worker.core.settings import Settings
 from velesio_worker.queue import risks as health
@@ -31,14 +29,10 @@ pytestmark = pytest.mark.anyio
 RIGHTS = "~* &* +@all -@admin -@dangerous"
 
 
-@pytest.fixture(autouse=True)
-def a_slow_machine_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_module, "SLOW_SECONDS", 5.0)
-
-
-async def look(url: str) -> list[Finding]:
-    report = CheckReport("Redis")
-    await check_redis(Subject(Settings(redis_url=url), {}), report)
+async def look(url: str, slow: float = 5.0) -> list[Finding]:
+    """Look at a Redis; that this machine is slow is no finding."""
+    report = CheckReport("Redis", Settings(redis_url=url), {})
+    await check_redis(report, slow)
     return report.findings
 
 
@@ -167,10 +161,9 @@ def proxy(redis_url: str) -> Iterator[FaultyProxy]:
         yield proxy
 
 
-async def test_a_slow_way_to_redis_is_warned_of(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_module, "SLOW_SECONDS", 0.02)
+async def test_a_slow_way_to_redis_is_warned_of(proxy: FaultyProxy) -> None:
     proxy.delay(0.03)
-    found = await look(proxy.url)
+    found = await look(proxy.url, slow=0.02)
     assert told(found) == ["ok", "warning", "ok"]
     assert found[0].facts["round_trip_ms"] >= 30
     assert "answers in " in found[1].message
@@ -199,19 +192,16 @@ async def test_a_wrong_scheme_is_told_the_right_one(redis_url: str, scheme: str,
 async def test_a_redis_that_takes_connections_and_never_replies_is_given_up_in_time(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host, port = silent.getsockname()
-        with anyio.fail_after(examination.LIMIT_SECONDS):
+        with anyio.fail_after(LIMIT_SECONDS):
             message, remedy = only(await look(url.format(f"{host}:{port}")), "error")
     assert "does not answer" in message or "no Sentinel answers" in message
     assert "redis-cli" in remedy
 
 
-async def test_a_redis_that_falls_silent_midway_is_given_up_in_time(
-    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(examination, "CHECKS", {"Redis": check_redis})
+async def test_a_redis_that_falls_silent_midway_is_given_up_in_time(proxy: FaultyProxy) -> None:
     proxy.swallow_every(8)
     shown: list[Finding] = []
     began = anyio.current_time()
-    await examine(Settings(redis_url=proxy.url), {}, shown.append)
-    assert anyio.current_time() < began + examination.LIMIT_SECONDS + 5
+    await examine(Settings(redis_url=proxy.url), {}, shown.append, {"Redis": check_redis})
+    assert anyio.current_time() < began + LIMIT_SECONDS + 5
     assert told(shown)[-1] == "error"

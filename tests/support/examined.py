@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from velesio_worker.cli.doctor.examination import Check
-from velesio_worker.cli.doctor.findings import CheckReport, Finding, Subject
+from velesio_worker.cli.doctor.command import Check, run_check
+from velesio_worker.cli.doctor.findings import CheckReport, Finding
 from velesio_worker.core.settings import Settings
 
 GIB = 1024**3
@@ -41,9 +41,9 @@ def program(path: Path, script: str, mode: int = 0o755) -> Path:
 
 async def look(check: Check, environ: Mapping[str, str] | None = None, **settings: object) -> list[Finding]:
     """Run one check on a worker with these settings."""
-    report = CheckReport("it")
     values = {"model_path": "m.gguf", "context_size": 512, "run_sd": False, "health_port": 0, **settings}
-    await check(Subject(Settings.model_validate(values), os.environ if environ is None else environ), report)
+    report = CheckReport("it", Settings.model_validate(values), os.environ if environ is None else environ)
+    await run_check(check, report)
     return report.findings
 
 

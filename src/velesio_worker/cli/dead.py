@@ -6,13 +6,14 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
 import orjson
 
-from velesio_worker.cli.base import Commands
+from velesio_worker.cli.base import EXIT_FAILED, Commands, harmless, print_json, print_table
 from velesio_worker.cli.redis_trouble import with_redis
 from velesio_worker.core.settings import load_settings
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, connect
@@ -21,15 +22,12 @@ from velesio_worker.queue.keys import Keys
 from velesio_worker.wire.errors import VelesioError
 from velesio_worker.wire.jobs import is_job_id
 
-EXIT_REFUSED: Final = 1
 _LIMIT: Final = 50
 _LINE: Final = 80
 """How much of a reason the list shows, in characters."""
 
 _TYPE: Final = 20
 _KIBI: Final = 1024
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What a producer could have the operator's terminal do; line feed and tab are harmless."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -76,12 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
 
     async def main() -> int:
-        redis = connect(settings.redis_url, name="velesio-dead", socket_timeout=PAYLOAD_SECONDS)
-        try:
-            letters = DeadLetters(redis, Keys(settings.queue_name))
-            return await _ACTIONS[arguments.action](letters, arguments)
-        finally:
-            await redis.aclose()
+        async with aclosing(connect(settings.redis_url, name="velesio-dead", socket_timeout=PAYLOAD_SECONDS)) as redis:
+            return await _ACTIONS[arguments.action](DeadLetters(redis, Keys(settings.queue_name)), arguments)
 
     return anyio.run(main)
 
@@ -90,9 +84,11 @@ async def _list(letters: DeadLetters, arguments: argparse.Namespace) -> int:
     form: Callable[[Letter], Any] = _row if arguments.json else _columns  # which keep no job in memory
     rows: list[Any] = [form(letter) async for letter in letters.newest(arguments.limit)]
     if arguments.json:
-        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        print_json(rows)
+    elif rows:
+        print_table(rows)
     else:
-        print("\n".join(_table(rows)) or "no dead letters")
+        print("no dead letters")
     older = await letters.count() - len(rows) if len(rows) == arguments.limit else 0
     if older > 0:
         print(f"and {older} older: --limit {len(rows) + older} shows them, too", file=sys.stderr)
@@ -100,54 +96,38 @@ async def _list(letters: DeadLetters, arguments: argparse.Namespace) -> int:
 
 
 def _row(letter: Letter) -> dict[str, Any]:
-    """What a program may know of a letter: all but the job itself."""
-    job_id, job_type = _job(letter)
+    """What a program may know of a letter: all but the job itself, and neither id nor type can hold what is in it."""
+    job = letter.job()
+    job_id, job_type = job.get("id"), job.get("type")
     return {
         "reference": letter.reference,
         "at": letter.at,
         "worker": letter.worker,
-        "id": job_id,
-        "type": job_type,
+        "id": job_id if is_job_id(job_id) else None,
+        "type": _line(job_type, _TYPE) if isinstance(job_type, str) else None,
         "bytes": letter.size,
         "cut": letter.cut,
         "reason": letter.reason,
     }
 
 
-def _job(letter: Letter) -> tuple[str | None, str | None]:
-    """Return the job's id and type, if it has them; neither can hold what else is in the job."""
-    job = letter.job()
-    job_id, job_type = job.get("id"), job.get("type")
-    return job_id if is_job_id(job_id) else None, _line(job_type, _TYPE) if isinstance(job_type, str) else None
-
-
 def _columns(letter: Letter) -> list[str]:
-    job_id, job_type = _job(letter)
+    row = _row(letter)
     return [
         letter.shown,
         utc(letter.at),
         _line(letter.worker, _LINE) or "-",
-        job_id or "-",
-        job_type or "-",
+        row["id"] or "-",
+        row["type"] or "-",
         _size(letter.size),
         _line(letter.reason, _LINE),
     ]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return [line.rstrip() for line in lines]
-
-
 def _line(text: str, limit: int) -> str:
     """Make one line of a text, of so many characters at most."""
-    line = _harmless(" ".join(text[: 2 * limit].split()))
+    line = harmless(" ".join(text[: 2 * limit].split()))
     return line if len(line) <= limit and len(text) <= 2 * limit else f"{line[: limit - 1]}…"
-
-
-def _harmless(text: str) -> str:
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _size(size: float) -> str:
@@ -160,9 +140,13 @@ def _size(size: float) -> str:
 async def _show(letters: DeadLetters, arguments: argparse.Namespace) -> int:
     letter = await letters.find(arguments.reference)
     if arguments.json:
-        print(_letter_json(letter))
+        try:
+            print_json({"reference": letter.reference, **orjson.loads(letter.raw)})
+        except (TypeError, orjson.JSONDecodeError):  # no JSON object, or one that is nested too deeply
+            text = letter.raw.decode(errors="backslashreplace")
+            print_json({"reference": letter.reference, "letter": text})
     elif not arguments.payload:
-        print("\n".join(_description(letter)))
+        _describe(letter)
     elif letter.payload is None:
         raise VelesioError(f"the dead letter {letter.shown} holds no job: {letter.reason}")
     else:
@@ -173,66 +157,46 @@ async def _show(letters: DeadLetters, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _letter_json(letter: Letter) -> str:
-    try:
-        whole = orjson.dumps({"reference": letter.reference, **orjson.loads(letter.raw)}, option=orjson.OPT_INDENT_2)
-    except (TypeError, orjson.JSONDecodeError):  # no JSON object, or one that is nested too deeply
-        text = letter.raw.decode(errors="backslashreplace")
-        whole = orjson.dumps({"reference": letter.reference, "letter": text}, option=orjson.OPT_INDENT_2)
-    return whole.decode()
-
-
-def _description(letter: Letter) -> list[str]:
-    job_id, job_type = _job(letter)
+def _describe(letter: Letter) -> None:
+    row = _row(letter)
     payload = letter.raw if letter.payload is None else letter.payload
     kept = f", of which the first {len(payload)} were kept" if letter.cut else ""
-    return [
-        f"reference  {letter.reference}",
-        f"reason     {_harmless(letter.reason)}",
-        f"time       {utc(letter.at)}",
-        f"worker     {_harmless(letter.worker) or '-'}",
-        f"job        {job_id or '-'}",
-        f"type       {job_type or '-'}",
-        f"size       {letter.size} bytes{kept}",
-        "",
-        _pretty(payload),
-    ]
-
-
-def _pretty(payload: bytes) -> str:
+    print(f"reference  {letter.reference}")
+    print(f"reason     {harmless(letter.reason)}")
+    print(f"time       {utc(letter.at)}")
+    print(f"worker     {harmless(letter.worker) or '-'}")
+    print(f"job        {row['id'] or '-'}")
+    print(f"type       {row['type'] or '-'}")
+    print(f"size       {letter.size} bytes{kept}\n")
     try:
         text = orjson.dumps(orjson.loads(payload), option=orjson.OPT_INDENT_2).decode()
     except (TypeError, orjson.JSONDecodeError):
         text = payload.decode(errors="backslashreplace")
-    return _harmless(text)
+    print(harmless(text))
 
 
 async def _retry(letters: DeadLetters, arguments: argparse.Namespace) -> int:
-    if arguments.all:
-        return await _retry_all(letters)
-    letter = await letters.find(arguments.reference)
-    await letters.retry(letter)
-    print(f"{letter.shown}  job {letter.job()['id']} is back in the queue")
-    return 0
-
-
-async def _retry_all(letters: DeadLetters) -> int:
+    if not arguments.all:
+        letter = await letters.find(arguments.reference)
+        await letters.retry(letter)
+        print(f"{letter.shown}  job {letter.job()['id']} is back in the queue")
+        return 0
     outcomes: Counter[bool] = Counter()
     async for letter, error in letters.retry_all():
         outcomes[error is None] += 1
         if error is not None:
-            print(f"{letter.shown}  refused: {_harmless(str(error))}", file=sys.stderr)
+            print(f"{letter.shown}  refused: {harmless(str(error))}", file=sys.stderr)
     print(f"{outcomes[True]} put back, {outcomes[False]} refused")
-    return EXIT_REFUSED if outcomes[False] else 0
+    return EXIT_FAILED if outcomes[False] else 0
 
 
 async def _drop(letters: DeadLetters, arguments: argparse.Namespace) -> int:
     if arguments.all:
         print(f"{await letters.drop_all()} dropped")
-        return 0
-    letter = await letters.find(arguments.reference)
-    await letters.drop(letter)
-    print(f"{letter.shown}  dropped")
+    else:
+        letter = await letters.find(arguments.reference)
+        await letters.drop(letter)
+        print(f"{letter.shown}  dropped")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, cast
 
 import orjson
 
-from velesio_worker.cli.base import Commands
+from velesio_worker.cli.base import Commands, print_json
 from velesio_worker.core.settings import load_settings
 from velesio_worker.wire.errors import SettingsError
 
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         status, answer = _ask(host, settings.health_port, path, "alive" if arguments.live else "ready")
         if arguments.json:
             _, report = _ask(host, settings.health_port, "/health", "worker")
-            print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+            print_json(report)
             return int(status != _OK)
     except (orjson.JSONDecodeError, TypeError):
         print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")

@@ -6,31 +6,22 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from velesio_worker import __version__
 from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
-_COMMANDS: Final[Mapping[str, str]] = {
-    "run": "run",
-    "doctor": "doctor.command",
-    "health": "health",
-    "settings": "settings",
-    "submit": "submit",
-    "dead": "dead",
-    "models": "models",
-    "demo": "demo",
-}
-"""Each command and its module, which is imported for that command alone, and for help."""
+_COMMANDS: Final = ("run", "doctor", "health", "settings", "submit", "dead", "models", "demo")
+"""Each has a module, which is imported for that command alone, and for help."""
 
 
 def _module(command: str) -> Any:  # noqa: ANN401 (a module with add_parser and run)
-    return importlib.import_module(f"velesio_worker.cli.{_COMMANDS[command]}")
+    return importlib.import_module(f"velesio_worker.cli.{command}")
 
 
-def parser(commands: Sequence[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+def parser(commands: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line, or of some of its commands."""
     whole = argparse.ArgumentParser(
         prog="velesio-worker",
@@ -48,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 a setting or an argument is wrong."""
     words = sys.argv[1:] if argv is None else argv
     named = (words or ["run"])[0]
-    arguments = parser([named] if named in _COMMANDS else list(_COMMANDS)).parse_args(words)
+    arguments = parser([named] if named in _COMMANDS else _COMMANDS).parse_args(words)
     try:
         code: int = _module(arguments.command or "run").run(arguments)
         sys.stdout.flush()

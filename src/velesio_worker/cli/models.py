@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import orjson
 
-from velesio_worker.cli.base import Commands
+from velesio_worker.cli.base import Commands, print_json, print_table
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.model_source import ModelSource, hub_token, parse_model_source
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
@@ -119,9 +118,9 @@ def _list(settings: Settings, arguments: argparse.Namespace) -> int:
     folder = settings.model_path.parent
     rows = ModelFolder(folder).listing(settings.model_path)
     if arguments.json:
-        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        print_json(rows)
     elif rows:
-        _print_table([_HEADINGS, *map(_cells, rows)])
+        print_table([_HEADINGS, *map(_cells, rows)])
     else:
         print(f"no models in {folder}", file=sys.stderr)
     return 0
@@ -133,12 +132,6 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     size = "-" if row["size"] is None else f"{row['size'] / MEBIBYTE:.0f} MiB"
     architecture, context = row.get("architecture") or "-", str(row.get("context_length") or "-")
     return name, architecture, parameters, context, size, row["hash"] or "-", row.get("error", "")
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 _ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], int]]] = {"pull": _pull, "list": _list}

@@ -6,9 +6,7 @@ import argparse
 import os
 import sys
 
-import orjson
-
-from velesio_worker.cli.base import Commands
+from velesio_worker.cli.base import Commands, print_json
 from velesio_worker.core.settings import load_settings
 from velesio_worker.core.settings_list import describe, misspelt
 
@@ -23,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``velesio-worker settings``; returns the exit code. Raises SettingsError."""
     rows = describe(load_settings(), os.environ)
     if arguments.json:
-        print(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        print_json(rows)
         return 0
     for row in rows:
         value = "(not set)" if row["value"] is None else row["value"]

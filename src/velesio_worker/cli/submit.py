@@ -9,7 +9,7 @@ from typing import Any, Final
 import anyio
 import orjson
 
-from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
+from velesio_worker.cli.base import EXIT_FAILED, Commands, print_json, run_async
 from velesio_worker.cli.redis_trouble import with_redis
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
@@ -76,7 +76,7 @@ async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespa
         await _print_stream(client, job_id)
     result = await client.result(job_id)
     if arguments.json:
-        print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+        print_json(result)
     elif not arguments.stream:
         print(result.get("text", ""))
 

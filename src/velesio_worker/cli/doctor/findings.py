@@ -7,10 +7,12 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import anyio
 
+from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings
 from velesio_worker.core.threads import aside
 
@@ -19,8 +21,6 @@ RESOLVE_SECONDS: Final = 4.0
 TEXT_ELSEWHERE: Final = "RUN_LLM=false: text jobs are left to other workers"
 
 _BRACKETS: Final = re.compile(r"\([^()]*\)")
-
-T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -60,19 +60,21 @@ class Finding:
         }
 
 
+@dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Collects what one check finds.
-
-    Args:
-        check: the check's name.
+    """What one check is given, and collects.
 
     Attributes:
+        check: the check's name.
+        settings: those of the worker that is looked at, which does not run yet.
+        environ: the environment that it would be started in.
         findings: what was found so far.
     """
 
-    def __init__(self, check: str) -> None:
-        self.check = check
-        self.findings: list[Finding] = []
+    check: str
+    settings: Settings
+    environ: Mapping[str, str]
+    findings: list[Finding] = field(default_factory=list[Finding])
 
     def ok(self, message: str, **facts: Any) -> None:  # noqa: ANN401 (JSON)
         """Note that something is as it should be."""
@@ -85,19 +87,6 @@ class CheckReport:
     def error(self, message: str, remedy: str, **facts: Any) -> None:  # noqa: ANN401 (JSON)
         """Note what the worker cannot work with."""
         self.findings.append(Finding(self.check, Status.ERROR, message, remedy, facts))
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The worker that is looked at, which does not run yet.
-
-    Attributes:
-        settings: its settings.
-        environ: the environment that it would be started in.
-    """
-
-    settings: Settings
-    environ: Mapping[str, str]
 
 
 def parted(text: str, otherwise: str) -> tuple[str, str]:
@@ -133,6 +122,14 @@ async def unknown_hosts(hosts: Iterable[str]) -> dict[str, str]:
         for host in set(hosts):
             group.start_soon(look_up, host)
     return unknown
+
+
+async def has_address(url: str, setting: str, report: CheckReport) -> bool:
+    """Whether the host of a setting's URL has an address; it is an error if not."""
+    unknown = await unknown_hosts([urlsplit(url).hostname or ""])
+    for host, reason in unknown.items():
+        report.error(f"{setting}={hide_password(url)}: the host {host!r} is not known ({reason})", f"correct {setting}")
+    return not unknown
 
 
 def mebibytes(size: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Final
@@ -31,11 +30,6 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:
             plain = index == 0 or PurePath(argv[0]).name in _TRANSPARENT
             return (list(argv[: index + 1]), list(argv[index + 1 :])) if plain else None
     return None
-
-
-def is_reachable(startup_command: str) -> bool:
-    """Whether a command runs llama-server in sight: on this machine, with its files."""
-    return split_command(shlex.split(startup_command)) is not None
 
 
 def known_flags(help_lines: Sequence[str]) -> frozenset[str]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, Subject, mebibytes, parted
-from velesio_worker.core.settings import Settings
-from velesio_worker.core.threads import aside
-from velesio_worker.engines.gpu import Gpu, Gpus, free_memory
-from velesio_worker.engines.llama.command import model_of
+from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, mebibytes, parted
+from velesio_worker.engines.gpu import Gpus, free_memory
 from velesio_worker.engines.llama.sizing import Sizing, sized
 from velesio_worker.engines.models.gguf import GgufError, GgufInfo, read_gguf
 from velesio_worker.engines.webui.command import has_webui
@@ -19,27 +14,33 @@ from velesio_worker.engines.webui.command import has_webui
 _NO_GPU: Final = "-1"
 """How one says in CUDA_VISIBLE_DEVICES that no GPU is to be used."""
 
+_FACTS: Final = ("index", "uuid", "name", "total", "free")
 
-async def check_gpu(subject: Subject, report: CheckReport) -> None:
+
+def check_gpu(report: CheckReport) -> None:
     """Look at the GPUs' memory, and at what GPU_SIZING makes of it."""
-    settings = subject.settings
+    settings = report.settings
     gpus = Gpus(settings.cuda_visible_devices)
-    read = await aside(gpus.read)
+    read = gpus.read()
     if not read:
-        images = settings.run_sd and settings.sd_server_url is None and await aside(lambda: has_webui(settings))
-        _tell_none(settings, gpus.trouble or "NVML tells of no GPU", report, images=images)
+        _tell_none(gpus.trouble or "NVML tells of no GPU", report)
         return
     shown = ", ".join(f"{gpu.index} {gpu.name}: {mebibytes(gpu.free)} of {mebibytes(gpu.total)} free" for gpu in read)
-    report.ok(f"{shown}; driver {gpus.driver}", driver=gpus.driver, gpus=[_facts(gpu) for gpu in read])
+    facts = [{name: getattr(gpu, name) for name in _FACTS} for gpu in read]
+    report.ok(f"{shown}; driver {gpus.driver}", driver=gpus.driver, gpus=facts)
     if settings.run_llm and settings.llama_server_url is None and settings.startup_command is None:
-        await _tell_sizing(settings, read, report)
+        _tell_sizing(free_memory(read) or 0, report)
 
 
-def _tell_none(settings: Settings, trouble: str, report: CheckReport, *, images: bool) -> None:
+def _tell_none(trouble: str, report: CheckReport) -> None:
+    settings = report.settings
     text = settings.run_llm and settings.llama_server_url is None
+    images = settings.run_sd and settings.sd_server_url is None and has_webui(settings)
     on_cpu = " and ".join(["text runs on the CPU"] * text + ["images are made on the CPU"] * images)
     if not on_cpu:
-        report.ok(f"none is needed here: {_elsewhere(settings)}", gpus=[])
+        server = "the llama-server at LLAMA_SERVER_URL has its own"
+        why = server if settings.run_llm else "RUN_LLM=false, and no WebUI is started"
+        report.ok(f"none is needed here: {why}", gpus=[])
     elif settings.cuda_visible_devices.strip() == _NO_GPU:
         report.ok(f"CUDA_VISIBLE_DEVICES={_NO_GPU}: no GPU is used, {on_cpu}", gpus=[])
     elif trouble.startswith("CUDA_VISIBLE_DEVICES="):
@@ -58,26 +59,15 @@ def _tell_none(settings: Settings, trouble: str, report: CheckReport, *, images:
         )
 
 
-def _elsewhere(settings: Settings) -> str:
-    if not settings.run_llm:
-        return "RUN_LLM=false, and no WebUI is started"
-    return "the llama-server at LLAMA_SERVER_URL has its own"
-
-
-def _facts(gpu: Gpu) -> dict[str, Any]:
-    return {"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name, "total": gpu.total, "free": gpu.free}
-
-
-async def _tell_sizing(settings: Settings, read: Sequence[Gpu], report: CheckReport) -> None:
-    free = free_memory(read) or 0
-    configured = Sizing(settings.gpu_layers, settings.context_size)
-    sizing = sized(settings.gpu_sizing, free / MEBIBYTE, *(configured.layers or 0, configured.context))
+def _tell_sizing(free: int, report: CheckReport) -> None:
+    settings = report.settings
+    sizing = sized(settings.gpu_sizing, free / MEBIBYTE, settings.gpu_layers, settings.context_size)
     facts = {"gpu_sizing": settings.gpu_sizing.value, "layers": sizing.layers, "context": sizing.context}
     if sizing.layers is None:
         report.ok("GPU_SIZING=fit: llama-server puts as many layers on the GPU as fit", **facts)
         return
     gets = f"{sizing.layers} layers on the GPU and {sizing.context} tokens of context a job"
-    if sizing == configured:
+    if sizing == Sizing(settings.gpu_layers, settings.context_size):
         report.ok(f"llama-server gets {gets}", **facts)
     else:
         report.warning(
@@ -86,18 +76,17 @@ async def _tell_sizing(settings: Settings, read: Sequence[Gpu], report: CheckRep
             "free memory (nvidia-smi shows who holds it), or GPU_SIZING=fit or off",
             **facts,
         )
-    await _compare(settings, sizing.layers, free, report)
+    with suppress(GgufError, OSError):  # the model's own check tells
+        _compare(read_gguf(settings.model_path), sizing.layers, free, report)
 
 
-async def _compare(settings: Settings, layers: int, free: int, report: CheckReport) -> None:
-    """Compare what of the model's file would lie on the GPU with the memory that is free, which has to hold more."""
-    path, info = model_of(settings), None
-    if path is not None:
-        with suppress(GgufError, OSError):  # the model's own check tells
-            info = await aside(partial(read_gguf, path))
-    if info is None:
-        return
-    needed = _needed(info, layers)
+def _compare(info: GgufInfo, layers: int, free: int, report: CheckReport) -> None:
+    """Compare what of the model would lie on the GPU with the memory that is free, which has to hold more.
+
+    Layers, and the output behind them, are taken to be of one size.
+    """
+    share = min(1.0, layers / (info.layers + 1)) if info.layers else float(layers > 0)
+    needed = round(info.size * share)
     if needed > free:
         report.warning(
             f"of the model's {mebibytes(info.size)} about {mebibytes(needed)} would lie on the GPU, which has "
@@ -106,10 +95,3 @@ async def _compare(settings: Settings, layers: int, free: int, report: CheckRepo
             needed=needed,
             free=free,
         )
-
-
-def _needed(info: GgufInfo, layers: int) -> int:
-    """How many bytes of a model lie on the GPU: layers, and the output behind them, are taken to be of one size."""
-    if not info.layers:
-        return info.size if layers else 0
-    return round(info.size * min(1.0, layers / (info.layers + 1)))

@@ -1,4 +1,4 @@
-"""The settings, and this machine: ports, folders, limits, and what is installed."""
+"""The settings, this machine (ports, folders, limits, and what is installed), and where large results go."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from velesio_worker import __version__
-from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, Subject, mebibytes, parted
+from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, mebibytes, parted
 from velesio_worker.cli.doctor.model import nearest_folder
 from velesio_worker.core.model_source import hub_token
+from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings
 from velesio_worker.core.settings_list import describe, misspelt
-from velesio_worker.core.threads import aside
 from velesio_worker.engines.llama.command import llama_command
 from velesio_worker.engines.supervision.orphans import notes_folder
 from velesio_worker.engines.supervision.ports import HOST, check_port
 from velesio_worker.engines.webui.command import has_webui, webui_command
+from velesio_worker.execution.results.images import CHECK_NAME, check, open_store
 from velesio_worker.observability.server import HealthListener
 from velesio_worker.wire.errors import EngineStartError, SettingsError
 
@@ -33,16 +34,17 @@ LEAST_ROOM: Final = 100 * MEBIBYTE
 
 _WRITABLE: Final = os.W_OK | os.X_OK
 _EXTRAS: Final = ("uvloop", "httpx-aiohttp")
+_S3: Final = "s3://"
 
 
-async def check_settings(subject: Subject, report: CheckReport) -> None:
+def check_settings(report: CheckReport) -> None:
     """Look at what the environment sets, and at what nobody reads because its name has a slip."""
-    settings = subject.settings
-    rows = describe(settings, subject.environ)
+    settings = report.settings
+    rows = describe(settings, report.environ)
     given = {row["name"]: row["value"] for row in rows if row["source"] == "environment"}
     shown = f"from the environment: {', '.join(given)}" if given else "none is set: all have their defaults"
     report.ok(shown, environment=given)
-    for found, meant in misspelt(subject.environ):
+    for found, meant in misspelt(report.environ):
         report.warning(f"{found} is no setting, and has no effect", f"did you mean {meant}?", found=found, meant=meant)
     if not settings.run_llm and not settings.run_sd:
         report.error("RUN_LLM=false and RUN_SD=false leave the worker nothing to run", "set one of them to true")
@@ -53,12 +55,12 @@ async def check_settings(subject: Subject, report: CheckReport) -> None:
             report.error(*parted(str(error), "unset HF_TOKEN"))
 
 
-async def check_ports(subject: Subject, report: CheckReport) -> None:
+def check_ports(report: CheckReport) -> None:
     """Look whether the ports of engines that the worker starts are free, and not the same."""
-    settings = subject.settings
+    settings = report.settings
     if settings.health_port:
-        await aside(lambda: _look_at_health_port(settings, report))
-    text, image = _text_port(settings), await aside(lambda: _image_port(settings))
+        _look_at_health_port(report)
+    text, image = _text_port(settings), _image_port(settings)
     if text is not None:
         _look_at_port(text, "llama-server", "LLAMA_PORT", "LLAMA_SERVER_URL", report)
     elif settings.run_llm:
@@ -77,18 +79,18 @@ async def check_ports(subject: Subject, report: CheckReport) -> None:
         _look_at_port(image, "the WebUI", "SD_PORT", "SD_SERVER_URL", report)
 
 
-def _look_at_health_port(settings: Settings, report: CheckReport) -> None:
-    where = f"HEALTH_HOST={settings.health_host} HEALTH_PORT={settings.health_port}"
+def _look_at_health_port(report: CheckReport) -> None:
+    host, port = report.settings.health_host, report.settings.health_port
+    where = f"HEALTH_HOST={host} HEALTH_PORT={port}"
     try:
-        HealthListener(settings.health_host, settings.health_port).server_close()
+        HealthListener(host, port).server_close()
     except OSError as error:
-        asked = {"health_host", "health_port"} & settings.model_fields_set
+        asked = {"health_host", "health_port"} & report.settings.model_fields_set
         tell = report.error if asked else report.warning
-        remedy = "HEALTH_PORT=another one, or 0 for none"
         message = f"{where}: nothing can listen there ({error.strerror or error})"
-        tell(message, f"{remedy}. Who listens: {_who(settings.health_port)}", port=settings.health_port)
+        tell(message, f"HEALTH_PORT=another one, or 0 for none. {_who(port)}", port=port)
     else:
-        report.ok(f"{where} is free for health and metrics", port=settings.health_port)
+        report.ok(f"{where} is free for health and metrics", port=port)
 
 
 def _text_port(settings: Settings) -> int | None:
@@ -112,24 +114,21 @@ def _look_at_port(port: int, whose: str, setting: str, url: str, report: CheckRe
         check_port(port, setting=setting, url=url)
     except EngineStartError as error:
         message, remedy = parted(str(error), f"{setting}=another one")
-        report.error(message, f"{remedy}. Who listens: {_who(port)}", port=port)
+        report.error(message, f"{remedy}. {_who(port)}", port=port)
     else:
         report.ok(f"{port} on {HOST} is free for {whose}", port=port)
 
 
 def _who(port: int) -> str:
-    return f"ss -ltnp 'sport = :{port}'"
+    return f"Who listens: ss -ltnp 'sport = :{port}'"
 
 
-async def check_folders(subject: Subject, report: CheckReport) -> None:
+def check_folders(report: CheckReport) -> None:
     """Look at the folders that the worker writes to."""
-    await aside(lambda: _look_at_folders(subject.settings, report))
-
-
-def _look_at_folders(settings: Settings, report: CheckReport) -> None:
+    settings = report.settings
     own = settings.run_llm and settings.llama_server_url is None and settings.startup_command is None
-    models = settings.model_path.parent
     if own and settings.model_url is not None and not settings.model_path.exists():
+        models = settings.model_path.parent
         above = nearest_folder(models)
         if not (above.is_dir() and os.access(above, _WRITABLE)):
             report.error(
@@ -166,15 +165,46 @@ def _trouble_with_notes(folder: Path) -> str | None:
     return None if os.access(folder, _WRITABLE) else "is not writable"
 
 
-async def check_system(_subject: Subject, report: CheckReport) -> None:
+async def check_results(report: CheckReport) -> None:
+    """Look whether RESULT_STORE can be written: a small file is put there."""
+    settings = report.settings
+    where = settings.result_store
+    if where is None:
+        images = settings.run_sd
+        report.ok("RESULT_STORE is not set: images stay in their results" if images else "no images are made here")
+        return
+    try:
+        store = open_store(settings)
+        if store is None or not settings.run_sd:
+            report.ok("RUN_SD=false: nothing is put into RESULT_STORE")
+            return
+        await check(store)
+    except SettingsError as error:
+        text = str(error)
+        name = text.partition("=")[0]
+        whole = ": must be " in text
+        report.error(*((text, f"correct {name}, or unset it") if whole else parted(text, "correct RESULT_STORE")))
+        return
+    shown = hide_password(where)
+    report.ok(f"RESULT_STORE={shown} can be written ({CHECK_NAME} lies there now)", store=shown)
+    if settings.result_store_url is None and not where.startswith(_S3):
+        report.warning(
+            f"RESULT_STORE={shown} is a folder and RESULT_STORE_URL is not set: the results' file:// URLs are of use "
+            "on this host only",
+            "have a web server show that folder, and set RESULT_STORE_URL to where it does",
+        )
+
+
+def check_system(report: CheckReport) -> None:
     """Look at what Python there is, with what, and at the limit of open files."""
     versions = {name: _version(name) for name in _EXTRAS}
     there = [f"{name} {version}" for name, version in versions.items() if version]
     missing = [name for name, version in versions.items() if not version]
     hint = f"; without {' and '.join(missing)} (pip install 'velesio-worker[fast]' makes it faster)" if missing else ""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    facts: dict[str, Any] = {"python": platform.python_version(), "velesio_worker": __version__, **versions}
-    report.ok(", ".join([f"Python {platform.python_version()}", *there]) + hint, open_files=files, **facts)
+    python = platform.python_version()
+    facts = {"python": python, "velesio_worker": __version__, "open_files": files, **versions}
+    report.ok(", ".join([f"Python {python}", *there]) + hint, **facts)
     if 0 <= files < LEAST_FILES:
         report.warning(
             f"this process may have {files} open files: connections of many jobs may be refused",

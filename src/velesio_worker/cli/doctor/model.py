@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from velesio_worker.cli.doctor.findings import MEBIBYTE, TEXT_ELSEWHERE, CheckReport, Subject, mebibytes, parted
-from velesio_worker.cli.doctor.flags import is_reachable
+from velesio_worker.cli.doctor.findings import MEBIBYTE, TEXT_ELSEWHERE, CheckReport, mebibytes, parted
+from velesio_worker.cli.doctor.flags import split_command
 from velesio_worker.core.model_source import parse_model_source
-from velesio_worker.core.settings import Settings
-from velesio_worker.core.threads import aside
 from velesio_worker.engines.llama import command
-from velesio_worker.engines.llama.command import model_of
 from velesio_worker.engines.models.gguf import GgufInfo, part_paths
 from velesio_worker.engines.models.part_file import PartFile
 from velesio_worker.wire.errors import EngineStartError
@@ -27,40 +24,38 @@ _TEMPLATE: Final = re.compile(r"--(?:chat-template|chat-template-file)\b")
 _FILE: Final = "hf:OWNER/REPO/FILE.gguf"
 
 
-async def check_model(subject: Subject, report: CheckReport) -> None:
+def check_model(report: CheckReport) -> None:
     """Look at the model that is served by default."""
-    settings = subject.settings
+    settings = report.settings
+    path = command.model_of(settings)
+    own = settings.startup_command is None
     if not settings.run_llm:
         report.ok(TEXT_ELSEWHERE)
-        return
-    if settings.llama_server_url is not None:
+    elif settings.llama_server_url is not None:
         report.ok("none is needed here: the llama-server at LLAMA_SERVER_URL has its own")
-        return
-    path = model_of(settings)
-    if path is None:
+    elif path is None:
         report.ok("STARTUP_COMMAND names none (--model): it is not looked at")
-        return
-    own = settings.startup_command is None
-    if own and settings.model_url is not None and not await aside(path.exists):
-        await _look_at_download(settings, path, report)
-        return
-    try:
-        info = await aside(partial(command.check_model, path, asked=not own))
-    except EngineStartError as error:
-        _tell_trouble(settings, path, str(error), report)
-        return
-    _describe(path, info, report)
-    _judge(settings, info, report)
+    elif own and settings.model_url is not None and not path.exists():
+        _look_at_download(settings.model_url, path, report)
+    else:
+        try:
+            info = command.check_model(path, asked=not own)
+        except EngineStartError as error:
+            _tell_trouble(path, str(error), report)
+        else:
+            _describe(path, info, report)
+            _judge(info, report)
 
 
-def _tell_trouble(settings: Settings, path: Path, text: str, report: CheckReport) -> None:
+def _tell_trouble(path: Path, text: str, report: CheckReport) -> None:
+    startup = report.settings.startup_command
     if " does not exist" in text:
-        setting = "MODEL_PATH" if settings.startup_command is None else "STARTUP_COMMAND"
+        setting = "MODEL_PATH" if startup is None else "STARTUP_COMMAND"
         message = f"{text.partition(' does not exist')[0]} does not exist"
         remedy = f"get one (velesio-worker models pull {_FILE}), point {setting} at one, or MODEL_URL={_FILE}"
     else:
         message, remedy = parted(text, "point MODEL_PATH at the file of a GGUF model")
-    if settings.startup_command is not None and not is_reachable(settings.startup_command):
+    if startup is not None and split_command(shlex.split(startup)) is None:
         remedy = "see to it that it is there where STARTUP_COMMAND runs, as in its container"
         report.warning(f"the model of STARTUP_COMMAND cannot be seen from here: {message}", remedy, path=str(path))
     else:
@@ -83,7 +78,8 @@ def _describe(path: Path, info: GgufInfo, report: CheckReport) -> None:
     )
 
 
-def _judge(settings: Settings, info: GgufInfo, report: CheckReport) -> None:
+def _judge(info: GgufInfo, report: CheckReport) -> None:
+    settings = report.settings
     own = settings.startup_command is None
     if own and info.context_length and settings.context_size > info.context_length:
         report.warning(
@@ -100,21 +96,22 @@ def _judge(settings: Settings, info: GgufInfo, report: CheckReport) -> None:
         )
 
 
-async def _look_at_download(settings: Settings, path: Path, report: CheckReport) -> None:
-    source = parse_model_source(settings.model_url or "")
-    free = await aside(lambda: shutil.disk_usage(nearest_folder(path.parent)).free)
-    missing = await aside(lambda: _missing(path))
-    message = f"{path} is not there: it will be downloaded at the start from MODEL_URL ({source.filename})"
+def _look_at_download(url: str, path: Path, report: CheckReport) -> None:
+    free = shutil.disk_usage(nearest_folder(path.parent)).free
+    missing = _missing(path)
+    name = parse_model_source(url).filename
+    message = f"{path} is not there: it will be downloaded at the start from MODEL_URL ({name})"
+    room = f"make room: df -h {path.parent}"
     facts = {"path": str(path), "free": free, "missing": missing}
     if missing is not None and missing > free:
-        message = (
-            f"{path} is not there, and there is too little room for the {mebibytes(missing)} that are still missing"
-        )
         report.error(
-            f"{message}: {mebibytes(free)}", f"make room: df -h {path.parent}; or name another MODEL_PATH", **facts
+            f"{path} is not there, and there is too little room for the {mebibytes(missing)} that are still missing: "
+            f"{mebibytes(free)}",
+            f"{room}; or name another MODEL_PATH",
+            **facts,
         )
     elif free < LEAST_ROOM:
-        report.warning(f"{message}; only {mebibytes(free)} are free", f"make room: df -h {path.parent}", **facts)
+        report.warning(f"{message}; only {mebibytes(free)} are free", room, **facts)
     else:
         report.ok(f"{message}; {mebibytes(free)} are free", **facts)
 

@@ -9,13 +9,13 @@ import anyio
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, Subject, mebibytes, parted, unknown_hosts
+from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, mebibytes, parted, unknown_hosts
 from velesio_worker.core.redis_url import Topology, parse_redis_url
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.queue.connection import check_redis as check_server
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.outage import passes, remedy
+from velesio_worker.queue.outage import remedy
 from velesio_worker.queue.risks import Reading, readings, risks
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import RedisUnusableError
@@ -35,14 +35,14 @@ _RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
 _ALLOW: Final = f"let the user do what the worker needs: redis-cli ACL SETUSER NAME {_RIGHTS}"
 
 
-async def check_redis(subject: Subject, report: CheckReport) -> None:
+async def check_redis(report: CheckReport, slow: float = SLOW_SECONDS) -> None:
     """Look at Redis as the worker's own client finds it: a single server, a Sentinel's primary or a Cluster."""
-    url = subject.settings.redis_url
+    url = report.settings.redis_url
     if not await _found(url, report):
         return
     redis = connect(url, name="velesio-doctor", socket_timeout=ANSWER_SECONDS)
     try:
-        await _look(redis, subject, report)
+        await _look(redis, url, report, slow)
     except RedisUnusableError as error:
         _refused(error, url, report)
     except RedisError as error:
@@ -56,17 +56,17 @@ async def _found(url: str, report: CheckReport) -> bool:
     """Whether at least one of the URL's hosts has an address."""
     where = parse_redis_url(url)
     single = urlsplit(url).hostname if where.topology is Topology.STANDALONE else None
-    hosts = [single] if single else [host for host, _ in where.hosts]
+    hosts = {single} if single else {host for host, _ in where.hosts}
     unknown = await unknown_hosts(hosts)
+    add = report.error if len(unknown) == len(hosts) else report.warning
     for host, reason in unknown.items():
-        add = report.error if len(unknown) == len(set(hosts)) else report.warning
         hint = " ('redis' is the name of a service in Docker Compose)" if host == "redis" else ""
         add(
             f"the host {host!r} of REDIS_URL={hide_password(url)} is not known ({reason})",
             f"name one that is: REDIS_URL=redis://127.0.0.1:6379 for a Redis on this machine{hint}",
             url=hide_password(url),
         )
-    return not hosts or len(unknown) < len(set(hosts))
+    return not hosts or len(unknown) < len(hosts)
 
 
 def _look_yourself(url: str) -> str:
@@ -85,18 +85,17 @@ def _look_yourself(url: str) -> str:
 
 
 def _refused(error: RedisUnusableError, url: str, report: CheckReport) -> None:
-    message, _, trouble = str(error).partition("': ")
-    if "user or password" in str(error):
+    message = str(error)
+    if "user or password" in message:
         advice = "put the right ones into REDIS_URL: redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
-    elif "too old" in str(error):
+    elif "too old" in message:
         advice = "update Redis, or point REDIS_URL at a newer one"
-    elif ": write " in trouble:
-        what, advice = parted(trouble, "")
-        report.error(f"{message}': {what}", f"in REDIS_URL, {advice}", url=hide_password(url))
-        return
+    elif ": write " in message:
+        message, _, right = message.rpartition(": write ")
+        advice = f"in REDIS_URL, write {right}"
     else:
         advice = _look_yourself(url)
-    report.error(str(error), advice, url=hide_password(url))
+    report.error(message, advice, url=hide_password(url))
 
 
 def _lost(error: RedisError, url: str, report: CheckReport) -> None:
@@ -108,48 +107,46 @@ def _lost(error: RedisError, url: str, report: CheckReport) -> None:
     report.error(message, f"{advice}; {look}" if advice else look, url=hide_password(url))
 
 
-async def _look(redis: Redis, subject: Subject, report: CheckReport) -> None:
-    url = subject.settings.redis_url
+async def _look(redis: Redis, url: str, report: CheckReport, slow: float) -> None:
     await check_server(redis, url)
     read = await readings(redis, url)
     _show(read, url, report)
     for reading in read:
-        _judge(reading, report)
+        _judge(reading, report, slow)
     for risk in await risks(redis, url):
         report.warning(risk.what, risk.remedy, risk=risk.action, **risk.facts)
-    await _write(redis, subject, report)
-    await _look_at_queue(redis, subject, report)
+    await _look_at_queue(redis, report)
+    # Whether Redis takes writes: by one that changes nothing, for a key that is not there is not set anew.
+    await redis.set(f"{{{report.settings.queue_name}}}:doctor", "", xx=True, px=1)
 
 
 def _show(read: list[Reading], url: str, report: CheckReport) -> None:
-    first, trip = read[0], max(reading.round_trip for reading in read)
+    trip, version = max(reading.round_trip for reading in read), read[0].version
     topology = parse_redis_url(url).topology
     many = f", {len(read)} primaries" if topology is Topology.CLUSTER else ""
-    version = f", version {first.version}" if first.version else ""
     report.ok(
-        f"{hide_password(url)} answers in {trip * 1000:.1f} ms{version}{many}",
+        f"{hide_password(url)} answers in {trip * 1000:.1f} ms{f', version {version}' if version else ''}{many}",
         url=hide_password(url),
         topology=topology.value,
-        version=first.version,
+        version=version,
         round_trip_ms=round(trip * 1000, 3),
-        servers=[_facts(reading) for reading in read],
+        servers=[
+            {
+                "name": reading.name,
+                "version": reading.version,
+                "round_trip_ms": round(reading.round_trip * 1000, 3),
+                "clock_ahead_seconds": None if reading.ahead is None else round(reading.ahead, 3),
+                "used_memory": reading.used,
+                "maxmemory": reading.limit,
+            }
+            for reading in read
+        ],
     )
 
 
-def _facts(reading: Reading) -> dict[str, Any]:
-    return {
-        "name": reading.name,
-        "version": reading.version,
-        "round_trip_ms": round(reading.round_trip * 1000, 3),
-        "clock_ahead_seconds": None if reading.ahead is None else round(reading.ahead, 3),
-        "used_memory": reading.used,
-        "maxmemory": reading.limit,
-    }
-
-
-def _judge(reading: Reading, report: CheckReport) -> None:
+def _judge(reading: Reading, report: CheckReport, slow: float) -> None:
     name = reading.name
-    if reading.round_trip > SLOW_SECONDS:
+    if reading.round_trip > slow:
         report.warning(
             f"{name} answers in {reading.round_trip * 1000:.0f} ms: each job waits for it several times",
             "run the worker nearer to Redis, or see what slows Redis down: redis-cli SLOWLOG GET 10",
@@ -169,21 +166,9 @@ def _judge(reading: Reading, report: CheckReport) -> None:
         )
 
 
-async def _write(redis: Redis, subject: Subject, report: CheckReport) -> None:
-    """Find out whether Redis takes writes, by one that changes nothing: a key that is not there is not set anew."""
-    url = subject.settings.redis_url
-    try:
-        await redis.set(f"{{{subject.settings.queue_name}}}:doctor", "", xx=True, px=1)
-    except RedisError as error:
-        if isinstance(error, NoPermissionError) or not passes(error):
-            report.error(f"Redis at {hide_password(url)} refuses to be written to ({error})", _ALLOW)
-        else:
-            _lost(error, url, report)
-
-
-async def _look_at_queue(redis: Redis, subject: Subject, report: CheckReport) -> None:
+async def _look_at_queue(redis: Redis, report: CheckReport) -> None:
     commands: Any = redis
-    keys = Keys(subject.settings.queue_name)
+    keys = Keys(report.settings.queue_name)
     leases = await Scripts(redis).leases(keys, _ALL_LEASES)
     workers = [lease.worker for lease in leases if lease.left > 0]
     lists = {"incoming": keys.incoming, **{kind.value: keys.ready(kind) for kind in Kind}}

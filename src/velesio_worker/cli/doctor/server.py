@@ -6,14 +6,11 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
 import anyio
 
-from velesio_worker.cli.doctor.findings import TEXT_ELSEWHERE, CheckReport, Subject, parted, unknown_hosts
+from velesio_worker.cli.doctor.findings import TEXT_ELSEWHERE, CheckReport, has_address, parted
 from velesio_worker.cli.doctor.flags import known_flags, split_command, unknown_flags
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings
@@ -31,123 +28,74 @@ _UPDATE: Final = "take a newer llama-server (https://github.com/ggml-org/llama.c
 _BUILT: Final = "check that it is built for this machine and finds its libraries: ldd"
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """How a program ended, and what it wrote."""
-
-    code: int
-    how: str
-    lines: Sequence[str]
-
-
-async def check_server(subject: Subject, report: CheckReport) -> None:
-    """Look at the llama-server that the worker would use."""
-    settings = subject.settings
+async def check_server(report: CheckReport, limit: float = RUN_SECONDS) -> None:
+    """Look at the llama-server that the worker would use; a program may run for so many seconds."""
+    settings = report.settings
     if not settings.run_llm:
         report.ok(TEXT_ELSEWHERE)
     elif settings.llama_server_url is not None:
-        await _look_at_url(settings, settings.llama_server_url, report)
-    elif settings.startup_command is not None:
-        await _look_at_command(subject, shlex.split(settings.startup_command), report)
-    else:
-        try:
-            program, source = await aside(find_program)
-        except EngineStartError as error:
-            what, _, rest = str(error).partition(". ")  # the one with several remedies; others have a colon
-            report.error(*(parted(str(error), "") if not rest else (what, rest)))
-            return
-        await _ask(subject, program, await _own_arguments(settings), source, report)
+        await _look_at_url(settings.llama_server_url, report)
+    elif (command := await aside(lambda: _command(report))) is not None:
+        await _ask(*command, report, limit)
 
 
-async def _own_arguments(settings: Settings) -> Sequence[str]:
+def _command(report: CheckReport) -> tuple[list[str], list[str], str] | None:
+    """Return what starts llama-server, its arguments, and where it is from; None if that was told of."""
+    settings = report.settings
+    if settings.startup_command is not None:
+        return _startup_command(shlex.split(settings.startup_command), report)
+    try:
+        program, source = find_program()
+    except EngineStartError as error:
+        what, _, rest = str(error).partition(". ")  # the one with several remedies; others have a colon
+        report.error(*((what, rest) if rest else parted(str(error), "")))
+        return None
     info: GgufInfo | None = None
     with suppress(GgufError, OSError):  # the model's own check tells
-        info = await aside(partial(read_gguf, settings.model_path))
+        info = read_gguf(settings.model_path)
     sizing = sized(settings.gpu_sizing, None, settings.gpu_layers, settings.context_size)
-    return own_arguments(settings, settings.model_path, info, sizing)
+    return program, own_arguments(settings, settings.model_path, info, sizing), source
 
 
-async def _look_at_command(subject: Subject, argv: Sequence[str], report: CheckReport) -> None:
-    path = await aside(lambda: shutil.which(argv[0], path=subject.environ.get("PATH")))
+def _startup_command(argv: Sequence[str], report: CheckReport) -> tuple[list[str], list[str], str] | None:
+    path = shutil.which(argv[0], path=report.environ.get("PATH"))
+    split = split_command(argv)
     if path is None:
         report.error(
             f"STARTUP_COMMAND: {argv[0]!r} is no program that can be run here",
             f"name one, with its path: command -v {shlex.quote(argv[0])}; chmod +x makes a file one",
         )
-        return
-    split = split_command(argv)
-    if split is None:
+    elif split is None:
         report.ok(
             f"STARTUP_COMMAND starts {argv[0]}, and whatever that starts: its flags cannot be checked",
             program=path,
             source="STARTUP_COMMAND",
         )
-        return
-    program, arguments = split
-    await _ask(subject, program, arguments, "STARTUP_COMMAND", report)
+    else:
+        return *split, "STARTUP_COMMAND"
+    return None
 
 
 async def _ask(
-    subject: Subject, program: Sequence[str], arguments: Sequence[str], source: str, report: CheckReport
+    program: Sequence[str], arguments: Sequence[str], source: str, report: CheckReport, limit: float
 ) -> None:
     """Have a program tell its version and its flags."""
-    answers: dict[str, _Said | str] = {}
+    answers: dict[str, tuple[Sequence[str], tuple[str, str] | None]] = {}
 
     async def ask(flag: str) -> None:
-        try:
-            answers[flag] = await _say(subject, [*program, flag])
-        except EngineStartError as error:
-            answers[flag] = str(error)
-        except TimeoutError:
-            answers[flag] = f"{shlex.join([*program, flag])} did not end within {RUN_SECONDS:g} s: run it by hand"
+        answers[flag] = await _say([*program, flag], report, limit)
 
     async with anyio.create_task_group() as group:
         group.start_soon(ask, "--version")
         group.start_soon(ask, "--help")
-    version = answers["--version"]
-    if isinstance(version, str):
-        report.error(*parted(version, _BUILT), source=source)
+    lines, trouble = answers["--version"]
+    if trouble is not None:
+        report.error(*trouble, source=source)
         return
-    if version.code:
-        last = version.lines[-1] if version.lines else "(nothing)"
-        how = f"{shlex.join(program)} --version {version.how}. It said: {last}"
-        report.error(how, f"{_BUILT} {program[0]}", source=source)
-        return
-    told = next((line.partition("version: ")[2] for line in version.lines if "version: " in line), "")
-    report.ok(
-        f"{program[0] if source == 'STARTUP_COMMAND' else source}, version {told or 'unknown'}",
-        program=program[0],
-        source=source,
-        version=told or None,
-    )
-    _compare(subject.settings, program, arguments, answers["--help"], report)
-
-
-async def _say(subject: Subject, command: Sequence[str]) -> _Said:
-    """Run a program to its end.
-
-    Raises:
-        EngineStartError: it cannot be run.
-        TimeoutError: it does not end.
-    """
-    settings, lines = subject.settings, list[str]()
-    remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
-    environment = engine_environment(settings, subject.environ, settings.llama_port)
-    async with running(command, env=environment, on_line=lines.append, remedy=remedy) as process:
-        try:
-            with anyio.fail_after(RUN_SECONDS):
-                code = await process.wait()
-                await process.drained()
-        finally:
-            process.kill()  # the gentle way takes longer than a check may
-    return _Said(code, process.how_it_ended(), lines)
-
-
-def _compare(
-    settings: Settings, program: Sequence[str], arguments: Sequence[str], told: _Said | str, report: CheckReport
-) -> None:
-    """Compare the flags that a program gets with those that it knows."""
-    known = frozenset[str]() if isinstance(told, str) else known_flags(told.lines)
+    told = next((line.partition("version: ")[2] for line in lines if "version: " in line), "")
+    shown = program[0] if source == "STARTUP_COMMAND" else source
+    report.ok(f"{shown}, version {told or 'unknown'}", program=program[0], source=source, version=told or None)
+    known = known_flags(answers["--help"][0])
     if not {"--model", "--port"} <= known:
         report.warning(
             f"{shlex.join(program)} --help does not tell its flags: whether it knows those it gets is not known",
@@ -155,36 +103,57 @@ def _compare(
         )
         return
     for flag in unknown_flags(arguments, known):
-        report.error(
-            f"llama-server does not know the flag {flag}, and would not start", _advice(settings, flag), flag=flag
-        )
+        advice = _advice(report.settings, flag)
+        report.error(f"llama-server does not know the flag {flag}, and would not start", advice, flag=flag)
+
+
+async def _say(
+    command: Sequence[str], report: CheckReport, limit: float
+) -> tuple[Sequence[str], tuple[str, str] | None]:
+    """Run a program to its end; returns what it wrote, and what is the matter and what to do if it failed."""
+    settings, lines = report.settings, list[str]()
+    remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
+    environment = engine_environment(settings, report.environ, settings.llama_port)
+    try:
+        async with running(command, env=environment, on_line=lines.append, remedy=remedy) as process:
+            try:
+                with anyio.fail_after(limit):
+                    code = await process.wait()
+                    await process.drained()
+            finally:
+                process.kill()  # the gentle way takes longer than a check may
+    except EngineStartError as error:
+        return lines, parted(str(error), _BUILT)
+    except TimeoutError:
+        return lines, (f"{shlex.join(command)} did not end within {limit:g} s", "run it by hand")
+    if not code:
+        return lines, None
+    last = lines[-1] if lines else "(nothing)"
+    return lines, (f"{shlex.join(command)} {process.how_it_ended()}. It said: {last}", f"{_BUILT} {command[0]}")
 
 
 def _advice(settings: Settings, flag: str) -> str:
     """Say how to get rid of a flag that a llama-server does not know."""
     if settings.startup_command is not None:
         return f"take {flag} out of STARTUP_COMMAND, or {_UPDATE}"
-    if unknown_flags(shlex.split(settings.llama_args or ""), frozenset()).count(flag):
+    if flag in unknown_flags(shlex.split(settings.llama_args or ""), frozenset()):
         return f"take {flag} out of LLAMA_ARGS, or {_UPDATE}"
     if flag == "--fit":
         return f"GPU_SIZING=caps, or {_UPDATE}"
     return f"{_UPDATE}, or name a command without it: STARTUP_COMMAND"
 
 
-async def _look_at_url(settings: Settings, url: str, report: CheckReport) -> None:
+async def _look_at_url(url: str, report: CheckReport) -> None:
+    if not await has_address(url, "LLAMA_SERVER_URL", report):
+        return
     shown = f"LLAMA_SERVER_URL={hide_password(url)}"
     curl = f"see what answers there: curl {hide_password(url)}"
-    if unknown := await unknown_hosts([urlsplit(url).hostname or ""]):
-        (host, reason), *_ = unknown.items()
-        report.error(f"{shown}: the host {host!r} is not known ({reason})", "correct LLAMA_SERVER_URL")
-        return
     try:
-        async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
+        async with EngineHTTP(url, api_key=report.settings.llama_api_key) as http:
             properties = await read_properties(http)
     except ConnectionLostError as error:
-        report.error(
-            f"{shown} does not answer ({error})", f"start that server, or correct LLAMA_SERVER_URL; {curl}/health"
-        )
+        remedy = f"start that server, or correct LLAMA_SERVER_URL; {curl}/health"
+        report.error(f"{shown} does not answer ({error})", remedy)
         return
     except EngineRefusedError as error:
         message, advice = parted(str(error), f"point LLAMA_SERVER_URL at a llama-server; {curl}/props")
@@ -200,8 +169,9 @@ async def _look_at_url(settings: Settings, url: str, report: CheckReport) -> Non
         slots=properties.slots,
         context_length=properties.context_length,
     )
-    if (settings.llm_concurrency or 0) > properties.slots:
+    wanted = report.settings.llm_concurrency
+    if (wanted or 0) > properties.slots:
         report.warning(
-            f"LLM_CONCURRENCY={settings.llm_concurrency}, and that server has {properties.slots} slots",
-            f"start it with --parallel {settings.llm_concurrency}, or LLM_CONCURRENCY={properties.slots}",
+            f"LLM_CONCURRENCY={wanted}, and that server has {properties.slots} slots",
+            f"start it with --parallel {wanted}, or LLM_CONCURRENCY={properties.slots}",
         )

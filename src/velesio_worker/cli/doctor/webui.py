@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from velesio_worker.cli.doctor.findings import CheckReport, Subject, parted, unknown_hosts
+from velesio_worker.cli.doctor.findings import CheckReport, has_address, parted
 from velesio_worker.cli.doctor.webui_command import look_at_command
 from velesio_worker.core.secrets import hide_password
-from velesio_worker.core.settings import Settings
 from velesio_worker.core.threads import aside
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.webui.api import WebUIApi
@@ -40,20 +39,24 @@ _LOSSES: Final = {
 """What it means that a WebUI lacks a route."""
 
 
-async def check_webui(subject: Subject, report: CheckReport) -> None:
-    """Look at the WebUI that the worker would use; in one that runs nothing is changed, and nothing interrupted."""
-    settings = subject.settings
+async def check_webui(report: CheckReport, limit: float = ANSWER_SECONDS) -> None:
+    """Look at the WebUI that the worker would use; in one that runs nothing is changed, and nothing interrupted.
+
+    One that runs may take so many seconds for its answers.
+    """
+    settings = report.settings
     if not settings.run_sd:
         report.ok("RUN_SD=false: image jobs are left to other workers")
-    elif not await aside(lambda: has_webui(settings)):
-        _tell_none(settings, report)
     elif settings.sd_server_url is not None:
-        await _look_at_url(settings.sd_server_url, report)
+        await _look_at_url(settings.sd_server_url, report, limit)
+    elif await aside(lambda: has_webui(settings)):
+        await aside(lambda: look_at_command(report))
     else:
-        await look_at_command(subject, report)
+        _tell_none(report)
 
 
-def _tell_none(settings: Settings, report: CheckReport) -> None:
+def _tell_none(report: CheckReport) -> None:
+    settings = report.settings
     missing = (
         f"there is no Stable Diffusion WebUI: {FOLDER / LAUNCH} is missing, and neither SD_STARTUP_COMMAND nor "
         "SD_SERVER_URL is set"
@@ -66,29 +69,25 @@ def _tell_none(settings: Settings, report: CheckReport) -> None:
         report.error(f"RUN_LLM=false, and {missing}: the worker has nothing to run", f"{put}; or RUN_LLM=true")
 
 
-async def _look_at_url(url: str, report: CheckReport) -> None:
+async def _look_at_url(url: str, report: CheckReport, limit: float) -> None:
+    if not await has_address(url, "SD_SERVER_URL", report):
+        return
     shown = f"SD_SERVER_URL={hide_password(url)}"
     curl = f"see what answers there: curl {hide_password(url)}{_PREFIX}/sd-models"
-    if unknown := await unknown_hosts([urlsplit(url).hostname or ""]):
-        (host, reason), *_ = unknown.items()
-        report.error(f"{shown}: the host {host!r} is not known ({reason})", "correct SD_SERVER_URL")
-        return
-    trouble = f"no answer in {ANSWER_SECONDS:g} s"
     try:
-        with anyio.fail_after(ANSWER_SECONDS):
+        with anyio.fail_after(limit):
             async with EngineHTTP(url) as http:
                 catalogue = await read_catalogue(WebUIApi(http))
                 lacks = await _lacks(http)
     except JobError as error:
         _tell_refusal(error, url, curl, report)
-        return
     except (ConnectionLostError, TimeoutError) as error:
         report.error(
-            f"{shown} does not answer ({str(error) or trouble})",
+            f"{shown} does not answer ({str(error) or f'no answer in {limit:g} s'})",
             f"start the WebUI there with --api, or correct SD_SERVER_URL; {curl}",
         )
-        return
-    _describe(shown, catalogue, lacks, report)
+    else:
+        _describe(shown, catalogue, lacks, report)
 
 
 async def _lacks(http: EngineHTTP) -> Sequence[str]:

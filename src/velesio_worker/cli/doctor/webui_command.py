@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
-from velesio_worker.cli.doctor.findings import CheckReport, Subject, parted
+from velesio_worker.cli.doctor.findings import CheckReport, parted
 from velesio_worker.core.settings import Settings
-from velesio_worker.core.threads import aside
 from velesio_worker.engines.webui.command import FOLDER, WebUICommand, credentials_of, webui_command
 from velesio_worker.wire.errors import EngineStartError
 
@@ -33,38 +31,34 @@ _SD_SERVER_HOSTS: Final = ("--listen-ip", "-l")
 _LOCAL: Final = frozenset({"localhost", "::1"})
 
 
-async def look_at_command(subject: Subject, report: CheckReport) -> None:
+def look_at_command(report: CheckReport) -> None:
     """Look at what ``SD_STARTUP_COMMAND`` or ``data/sd`` would start."""
-    settings = subject.settings
+    settings = report.settings
     try:
-        command = await aside(partial(webui_command, settings))
+        command = webui_command(settings)
     except EngineStartError as error:
         report.error(*parted(str(error), "name the program with SD_STARTUP_COMMAND"))
         return
-    program = await aside(partial(_program, command, subject.environ.get("PATH")))
+    name = command.argv[0]  # only a name without a slash is looked up
+    place = str((command.folder or Path.cwd()) / name) if "/" in name else name
+    program = shutil.which(place, path=report.environ.get("PATH"))
     if program is None:
         _tell_no_program(command, report)
         return
-    words = _words(command)
+    words = [part for word in command.argv for part in word.split()]  # those within a shell's script as well
+    where = f" in {command.folder}" if command.folder else ""
     report.ok(
-        f"{command.source} starts {program}{f' in {command.folder}' if command.folder else ''}; the worker takes it to "
-        f"listen on {_port(settings, command, words)}",
+        f"{command.source} starts {program}{where}; the worker takes it to listen on {_port(settings, command, words)}",
         program=program,
         source=command.source,
         folder=None if command.folder is None else str(command.folder),
         port=command.port,
     )
-    _judge_words(settings, command, words, report)
+    if settings.sd_startup_command is not None:
+        _judge_words(command, words, report)
     _judge_openness(command, words, report)
     if settings.sd_startup_command is None and "--ckpt" not in (settings.sd_args or ""):
-        await _look_at_models(settings, report)
-
-
-def _program(command: WebUICommand, path: str | None) -> str | None:
-    """Return the program that a command runs; None if there is none. Only a name without a slash is looked up."""
-    program = command.argv[0]
-    place = str((command.folder or Path.cwd()) / program) if "/" in program else program
-    return shutil.which(place, path=path)
+        _look_at_models(settings.sd_model_path, report)
 
 
 def _tell_no_program(command: WebUICommand, report: CheckReport) -> None:
@@ -74,20 +68,14 @@ def _tell_no_program(command: WebUICommand, report: CheckReport) -> None:
         return
     where = command.folder or Path.cwd()
     file = where / program
-    said = (
-        f"SD_STARTUP_COMMAND: {program!r} is no program that can be run {f'in {where}' if '/' in program else 'here'}"
-    )
     if not file.is_file():
-        report.error(said, f"name one, with its path: command -v {shlex.quote(PurePath(program).name)}")
+        remedy = f"name one, with its path: command -v {shlex.quote(PurePath(program).name)}"
     elif not os.access(file, os.X_OK):
-        report.error(said, f"chmod +x {shlex.quote(str(file))}")
+        remedy = f"chmod +x {shlex.quote(str(file))}"
     else:
-        report.error(said, f"SD_STARTUP_COMMAND='./{program} …': without a slash it is looked for in PATH only")
-
-
-def _words(command: WebUICommand) -> list[str]:
-    """Return a command's words, those within a shell's script as well."""
-    return [part for word in command.argv for part in word.split()]
+        remedy = f"SD_STARTUP_COMMAND='./{program} …': without a slash it is looked for in PATH only"
+    shown = f"in {where}" if "/" in program else "here"
+    report.error(f"SD_STARTUP_COMMAND: {program!r} is no program that can be run {shown}", remedy)
 
 
 def _given(words: Sequence[str], flags: Sequence[str]) -> str | None:
@@ -109,15 +97,13 @@ def _port(settings: Settings, command: WebUICommand, words: Sequence[str]) -> st
     return f"port {command.port} (SD_PORT)"
 
 
-def _judge_words(settings: Settings, command: WebUICommand, words: Sequence[str], report: CheckReport) -> None:
-    """Look for what a WebUI has to be told, and a command does not tell it."""
-    if settings.sd_startup_command is None:
-        return
+def _judge_words(command: WebUICommand, words: Sequence[str], report: CheckReport) -> None:
+    """Look for what a WebUI has to be told, and SD_STARTUP_COMMAND does not tell it."""
     names = {PurePath(word).name for word in words}
     sd_server = _SD_SERVER in names
-    flag = "--listen-port" if sd_server else "--port"
     unsaid = _given(command.argv, _PORTS) is None and "--nowebui" not in command.argv
     if unsaid and (sd_server or command.port != _USUAL_PORT):
+        flag = "--listen-port" if sd_server else "--port"
         report.warning(
             f"SD_STARTUP_COMMAND names no port: whether the WebUI listens on {command.port} (SD_PORT) is not known",
             f"add {flag} {command.port} to SD_STARTUP_COMMAND, unless what it starts says so",
@@ -153,15 +139,14 @@ def _judge_openness(command: WebUICommand, words: Sequence[str], report: CheckRe
         )
 
 
-async def _look_at_models(settings: Settings, report: CheckReport) -> None:
+def _look_at_models(folder: Path, report: CheckReport) -> None:
     """Look for a model where the worker tells the WebUI to look, and where that looks by itself."""
-    folder = settings.sd_model_path
-    if await aside(lambda: next(_models(folder), None)) is not None:
+    if _has_model(folder):
         report.ok(f"there are image models in SD_MODEL_PATH={folder}", folder=str(folder))
         return
-    is_folder = await aside(folder.is_dir)
+    is_folder = folder.is_dir()
     what = f"SD_MODEL_PATH={folder} {'holds no model' if is_folder else 'is no folder'}"
-    if await aside(lambda: next(_models(_OWN_MODELS), None)) is not None:
+    if _has_model(_OWN_MODELS):
         report.ok(f"{what}, and {_OWN_MODELS} has one", folder=str(_OWN_MODELS))
         return
     report.warning(
@@ -172,9 +157,7 @@ async def _look_at_models(settings: Settings, report: CheckReport) -> None:
     )
 
 
-def _models(folder: Path) -> Iterator[Path]:
-    """Yield the models in a folder and below, links followed as WebUIs do."""
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.lower().endswith(_NO_MODELS):
-                yield Path(place, name)
+def _has_model(folder: Path) -> bool:
+    """Whether a model lies in a folder or below, links followed as WebUIs do."""
+    names = (name.lower() for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return any(name.endswith(SUFFIXES) and not name.endswith(_NO_MODELS) for name in names)

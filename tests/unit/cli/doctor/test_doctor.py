@@ -10,7 +10,8 @@ import resource
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +24,9 @@ from tests.doubles.nvml import ONE, Device, Nvml, error
 from tests.support.examined import GIB, HELP, look, only, program, remedy, told
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.servers import free_port
-from velesio_worker.cli.doctor import examination, findings, host, server
-from velesio_worker.cli.doctor.examination import Check, examine
-from velesio_worker.cli.doctor.findings import CheckReport, Finding, Subject, parted
+from velesio_worker.cli.doctor import findings, host
+from velesio_worker.cli.doctor.command import CHECKS, Check, examine
+from velesio_worker.cli.doctor.findings import CheckReport, Finding, parted
 from velesio_worker.cli.doctor.flags import known_flags, split_command, unknown_flags
 from velesio_worker.cli.doctor.gpu import check_gpu
 from velesio_worker.cli.doctor.host import check_folders, check_ports, check_settings, check_system
@@ -281,11 +282,10 @@ async def test_a_server_that_does_not_run_is_an_error(folder: Path, script: str,
     assert f"ldd {path}" in remedy(finding)
 
 
-async def test_a_server_that_hangs_is_given_up_and_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "RUN_SECONDS", 0.5)
+async def test_a_server_that_hangs_is_given_up_and_killed(folder: Path) -> None:
     program(folder / "bin/llama-server", "trap '' TERM; while :; do :; done")
     began = anyio.current_time()
-    (finding,) = await look(check_server)
+    (finding,) = await look(partial(check_server, limit=0.5))
     assert anyio.current_time() < began + 5
     assert (finding.status, "did not end within 0.5 s" in finding.message) == ("error", True)
 
@@ -452,9 +452,9 @@ async def test_a_taken_health_port_matters_where_it_was_asked_for(
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
     monkeypatch.setattr("velesio_worker.cli.doctor.host.HealthListener", listen)
-    report = CheckReport("port")
     elsewhere = {"llama_server_url": "http://127.0.0.1:1", "run_sd": False}
-    await check_ports(Subject(Settings.model_validate(elsewhere | asked), {}), report)
+    report = CheckReport("port", Settings.model_validate(elsewhere | asked), {})
+    check_ports(report)
     finding = report.findings[0]
     assert finding.status == status
     assert "HEALTH_PORT=9090" in finding.message
@@ -530,17 +530,6 @@ async def test_what_is_installed_is_a_fact_and_few_files_a_warning(monkeypatch: 
 
 
 @pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Exchanges the checks, and has them end within half a second."""
-
-    def exchange(**checks: Check) -> None:
-        monkeypatch.setattr(examination, "CHECKS", checks)
-
-    monkeypatch.setattr(examination, "LIMIT_SECONDS", 0.5)
-    return exchange
-
-
-@pytest.fixture
 def blocked() -> Iterator[threading.Event]:
     """What blocks until the test is over."""
     event = threading.Event()
@@ -548,47 +537,50 @@ def blocked() -> Iterator[threading.Event]:
     event.set()
 
 
-async def test_a_check_that_blocks_or_fails_is_a_finding_among_the_others(
-    checks: Callable[..., None], blocked: threading.Event
-) -> None:
-    async def blocks(_: Subject, report: CheckReport) -> None:
+async def test_a_check_that_blocks_or_fails_is_a_finding_among_the_others(blocked: threading.Event) -> None:
+    def blocks(report: CheckReport) -> None:
         report.ok("begun")
-        await findings.aside(blocked.wait)
+        blocked.wait()
 
-    async def fails(_: Subject, _report: CheckReport) -> None:
+    async def hangs(report: CheckReport) -> None:
+        report.ok("begun")
+        await anyio.sleep_forever()
+
+    async def fails(_: CheckReport) -> None:
         raise ValueError("a slip")
 
-    async def works(_: Subject, report: CheckReport) -> None:
+    def works(report: CheckReport) -> None:
         report.ok("fine")
 
-    checks(blocks=blocks, fails=fails, works=works)
+    checks: dict[str, Check] = {"blocks": blocks, "hangs": hangs, "fails": fails, "works": works}
     shown: list[Finding] = []
     with anyio.fail_after(60):
-        await examine(Settings(), {}, shown.append)
+        await examine(Settings(), {}, shown.append, checks, limit=0.5)
     assert [(finding.check, finding.status) for finding in shown] == [
         ("blocks", "ok"),
         ("blocks", "error"),
+        ("hangs", "ok"),
+        ("hangs", "error"),
         ("fails", "error"),
         ("works", "ok"),
     ]
-    assert shown[1].message == "no answer within 0.5 s"
-    assert "ValueError: a slip" in shown[2].message
+    assert shown[1].message == shown[3].message == "no answer within 0.5 s"
+    assert "ValueError: a slip" in shown[4].message
 
 
-async def test_checks_run_side_by_side_and_are_shown_in_order(checks: Callable[..., None]) -> None:
+async def test_checks_run_side_by_side_and_are_shown_in_order() -> None:
     last_ran = anyio.Event()
 
-    async def waits(_: Subject, report: CheckReport) -> None:
+    async def waits(report: CheckReport) -> None:
         await last_ran.wait()
         report.ok("first")
 
-    async def comes(_: Subject, report: CheckReport) -> None:
+    async def comes(report: CheckReport) -> None:
         report.ok("last")
         last_ran.set()
 
-    checks(one=waits, two=comes)
     shown: list[Finding] = []
-    await examine(Settings(), {}, shown.append)
+    await examine(Settings(), {}, shown.append, {"one": waits, "two": comes})
     assert [finding.message for finding in shown] == ["first", "last"]
 
 
@@ -648,7 +640,7 @@ def test_there_is_a_line_for_each_finding_with_its_remedy_below(capsys: pytest.C
 def test_a_program_reads_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert list(dict.fromkeys(row["check"] for row in rows)) == list(examination.CHECKS)
+    assert list(dict.fromkeys(row["check"] for row in rows)) == list(CHECKS)
     for row in rows:
         assert row["status"] in {"ok", "warning", "error"}
         assert row["message"]

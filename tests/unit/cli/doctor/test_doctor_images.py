@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,11 @@ from tests.doubles.webui import Setup, WebUIDouble
 from tests.support.examined import GIB, look, only, program, remedy, told
 from tests.support.gguf_files import gguf
 from tests.support.servers import free_port
-from velesio_worker.cli.doctor import webui
-from velesio_worker.cli.doctor.examination import CHECKS
+from velesio_worker.cli.doctor.command import CHECKS
 from velesio_worker.cli.doctor.findings import Finding
 from velesio_worker.cli.doctor.gpu import check_gpu
-from velesio_worker.cli.doctor.host import check_folders, check_ports
+from velesio_worker.cli.doctor.host import check_folders, check_ports, check_results
 from velesio_worker.cli.doctor.model import check_model
-from velesio_worker.cli.doctor.results import check_results
 from velesio_worker.cli.doctor.server import check_server
 from velesio_worker.cli.doctor.webui import check_webui
 from velesio_worker.engines import gpu
@@ -145,15 +144,13 @@ async def test_what_is_no_webui_or_none_yet_is_told(
     assert f"curl {double.url}{MODELS}" in remedy(finding)
 
 
-async def test_a_webui_that_is_not_there_or_says_nothing_is_an_error(
-    free_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_webui_that_is_not_there_or_says_nothing_is_an_error(free_url: str) -> None:
     (finding,) = await images(sd_server_url=free_url)
     assert (finding.status, "does not answer" in finding.message) == ("error", True)
     assert "SD_SERVER_URL" in remedy(finding)
-    monkeypatch.setattr(webui, "ANSWER_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        (finding,) = await images(sd_server_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (finding,) = await look(partial(check_webui, limit=0.1), run_sd=True, sd_server_url=url)
     assert (finding.status, "no answer in 0.1 s" in finding.message) == ("error", True)
 
 
