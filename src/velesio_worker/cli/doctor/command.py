@@ -129,18 +129,12 @@ async def examine(
         checks: what to look at, by name.
         limit: how long each may take, in seconds.
     """
-    reports = [CheckReport(name, settings, environ) for name in checks]
-    ends = [anyio.Event() for _ in checks]
-
-    async def run(check: Check, report: CheckReport, end: anyio.Event) -> None:
-        await _bounded(check, report, limit)
-        end.set()
-
+    reports = [(check, CheckReport(name, settings, environ)) for name, check in checks.items()]
     async with anyio.create_task_group() as group:
-        for check, report, end in zip(checks.values(), reports, ends, strict=True):
-            group.start_soon(run, check, report, end)
-        for report, end in zip(reports, ends, strict=True):
-            await end.wait()
+        for check, report in reports:
+            group.start_soon(_bounded, check, report, limit)
+        for _, report in reports:
+            await report.ended.wait()
             for finding in report.findings:
                 show(finding)
 
@@ -155,6 +149,7 @@ async def _bounded(check: Check, report: CheckReport, limit: float) -> None:
         report.error(f"no answer within {limit:g} s", remedy)
     except Exception as error:  # noqa: BLE001 (one check that fails must not hide what the others find)
         report.error(f"the check failed: {type(error).__name__}: {error}", "report this: it is a fault of the doctor's")
+    report.ended.set()
 
 
 async def run_check(check: Check, report: CheckReport) -> None:

@@ -69,12 +69,14 @@ class CheckReport:
         settings: those of the worker that is looked at, which does not run yet.
         environ: the environment that it would be started in.
         findings: what was found so far.
+        ended: set once that is all.
     """
 
     check: str
     settings: Settings
     environ: Mapping[str, str]
     findings: list[Finding] = field(default_factory=list[Finding])
+    ended: anyio.Event = field(default_factory=anyio.Event)
 
     def ok(self, message: str, **facts: Any) -> None:  # noqa: ANN401 (JSON)
         """Note that something is as it should be."""

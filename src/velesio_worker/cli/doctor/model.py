@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from velesio_worker.cli.doctor.findings import MEBIBYTE, TEXT_ELSEWHERE, CheckReport, mebibytes, parted
-from velesio_worker.cli.doctor.flags import split_command
+from velesio_worker.cli.doctor.server import split_command
 from velesio_worker.core.model_source import parse_model_source
 from velesio_worker.engines.llama import command
 from velesio_worker.engines.models.gguf import GgufInfo, part_paths

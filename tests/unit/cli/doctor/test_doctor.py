@@ -27,12 +27,11 @@ from tests.support.servers import free_port
 from velesio_worker.cli.doctor import findings, host
 from velesio_worker.cli.doctor.command import CHECKS, Check, examine
 from velesio_worker.cli.doctor.findings import CheckReport, Finding, parted
-from velesio_worker.cli.doctor.flags import known_flags, split_command, unknown_flags
 from velesio_worker.cli.doctor.gpu import check_gpu
 from velesio_worker.cli.doctor.host import check_folders, check_ports, check_settings, check_system
 from velesio_worker.cli.doctor.model import check_model
 from velesio_worker.cli.doctor.redis import check_redis
-from velesio_worker.cli.doctor.server import check_server
+from velesio_worker.cli.doctor.server import check_server, known_flags, split_command, unknown_flags
 from velesio_worker.cli.doctor.webui import check_webui
 from velesio_worker.cli.main import main
 from velesio_worker.core.settings import Settings

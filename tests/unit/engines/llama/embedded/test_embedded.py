@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.gguf_files import gguf
-from velesio_worker.cli.doctor.flags import known_flags
+from velesio_worker.cli.doctor.server import known_flags
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.llama import command
 from velesio_worker.engines.llama.embedded import params as embedded_params
