@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,14 +76,10 @@ def _pull(settings: Settings, arguments: argparse.Namespace) -> int:
     if target.is_dir():
         target /= source.filename
     token = hub_token()
-
-    async def main() -> None:
-        with _progress() as report:
-            await download(source, target, token=token, on_progress=report)
-
     was_there = target.exists()
     try:
-        anyio.run(main)
+        with _progress() as report:
+            anyio.run(partial(download, source, target, token=token, on_progress=report))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise

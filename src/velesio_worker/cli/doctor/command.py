@@ -12,7 +12,7 @@ from typing import Final
 
 import anyio
 
-from velesio_worker.cli.base import Commands, harmless, print_json
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_USAGE, Commands, harmless, print_json
 from velesio_worker.cli.doctor.findings import CheckReport, Finding, Status
 from velesio_worker.cli.doctor.gpu import check_gpu
 from velesio_worker.cli.doctor.host import check_folders, check_ports, check_results, check_settings, check_system
@@ -25,8 +25,6 @@ from velesio_worker.core.settings import LogFormat, Settings, load_settings
 from velesio_worker.core.threads import aside
 from velesio_worker.wire.errors import SettingsError
 
-EXIT_CANNOT_WORK: Final = 1
-EXIT_SETTINGS: Final = 2
 LIMIT_SECONDS: Final = 8.0
 """How long a check may take."""
 
@@ -96,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"The worker cannot work: {len(failed)} error{'s'[: len(failed) != 1]}.")
     else:
         print("The worker can work.")
-    return EXIT_SETTINGS if _SETTINGS in failed else EXIT_CANNOT_WORK if failed else 0
+    return EXIT_USAGE if _SETTINGS in failed else EXIT_FAILED if failed else 0
 
 
 def _shown(finding: Finding, *, colours: bool) -> str:

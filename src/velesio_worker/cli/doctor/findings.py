@@ -36,8 +36,6 @@ class Finding:
     """One thing that a check found.
 
     Attributes:
-        check: the check's name.
-        status: how bad it is.
         message: what was found, for people; one line.
         remedy: what to do about it; None if there is nothing to do.
         facts: the same and more for programs: values that JSON can carry.
@@ -47,17 +45,12 @@ class Finding:
     status: Status
     message: str
     remedy: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def row(self) -> dict[str, Any]:
         """Return it as one flat JSON object."""
-        return {
-            "check": self.check,
-            "status": self.status.value,
-            "message": self.message,
-            "remedy": self.remedy,
-            **self.facts,
-        }
+        fixed = {"check": self.check, "status": self.status, "message": self.message, "remedy": self.remedy}
+        return fixed | self.facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, mebibytes,
 from velesio_worker.cli.doctor.model import nearest_folder
 from velesio_worker.core.model_source import hub_token
 from velesio_worker.core.secrets import hide_password
-from velesio_worker.core.settings import Settings
 from velesio_worker.core.settings_list import describe, misspelt
 from velesio_worker.engines.llama.command import llama_command
 from velesio_worker.engines.supervision.orphans import notes_folder
@@ -34,7 +33,6 @@ LEAST_ROOM: Final = 100 * MEBIBYTE
 
 _WRITABLE: Final = os.W_OK | os.X_OK
 _EXTRAS: Final = ("uvloop", "httpx-aiohttp")
-_S3: Final = "s3://"
 
 
 def check_settings(report: CheckReport) -> None:
@@ -60,7 +58,13 @@ def check_ports(report: CheckReport) -> None:
     settings = report.settings
     if settings.health_port:
         _look_at_health_port(report)
-    text, image = _text_port(settings), _image_port(settings)
+    text: int | None = None
+    if settings.run_llm and settings.llama_server_url is None:
+        text = settings.llama_port if settings.startup_command is None else llama_command(settings).port
+    image: int | None = None
+    if settings.run_sd and settings.sd_server_url is None and has_webui(settings):
+        with suppress(EngineStartError):  # the WebUI's own check tells
+            image = webui_command(settings).port
     if text is not None:
         _look_at_port(text, "llama-server", "LLAMA_PORT", "LLAMA_SERVER_URL", report)
     elif settings.run_llm:
@@ -91,22 +95,6 @@ def _look_at_health_port(report: CheckReport) -> None:
         tell(message, f"HEALTH_PORT=another one, or 0 for none. {_who(port)}", port=port)
     else:
         report.ok(f"{where} is free for health and metrics", port=port)
-
-
-def _text_port(settings: Settings) -> int | None:
-    """Return the port of the llama-server that would be started; None if none would."""
-    if not settings.run_llm or settings.llama_server_url is not None:
-        return None
-    return settings.llama_port if settings.startup_command is None else llama_command(settings).port
-
-
-def _image_port(settings: Settings) -> int | None:
-    """Return the port of the WebUI that would be started; None if none would."""
-    if not settings.run_sd or settings.sd_server_url is not None or not has_webui(settings):
-        return None
-    with suppress(EngineStartError):  # the WebUI's own check tells
-        return webui_command(settings).port
-    return None
 
 
 def _look_at_port(port: int, whose: str, setting: str, url: str, report: CheckReport) -> None:
@@ -187,7 +175,7 @@ async def check_results(report: CheckReport) -> None:
         return
     shown = hide_password(where)
     report.ok(f"RESULT_STORE={shown} can be written ({CHECK_NAME} lies there now)", store=shown)
-    if settings.result_store_url is None and not where.startswith(_S3):
+    if settings.result_store_url is None and not where.startswith("s3://"):
         report.warning(
             f"RESULT_STORE={shown} is a folder and RESULT_STORE_URL is not set: the results' file:// URLs are of use "
             "on this host only",

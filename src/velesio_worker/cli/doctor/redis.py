@@ -31,6 +31,7 @@ _CLOSE_SECONDS: Final = 1.0
 _ALL_LEASES: Final = 10**9
 """Seconds; every lease ends sooner."""
 
+_WITH_USER: Final = "redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
 _RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
 _ALLOW: Final = f"let the user do what the worker needs: redis-cli ACL SETUSER NAME {_RIGHTS}"
 
@@ -43,17 +44,14 @@ async def check_redis(report: CheckReport, slow: float = SLOW_SECONDS) -> None:
     redis = connect(url, name="velesio-doctor", socket_timeout=ANSWER_SECONDS)
     try:
         await _look(redis, url, report, slow)
-    except RedisUnusableError as error:
-        _refused(error, url, report)
-    except RedisError as error:
-        _lost(error, url, report)
+    except (RedisError, RedisUnusableError) as error:
+        report.error(*_trouble(error, url), url=hide_password(url))
     finally:
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
             await redis.aclose()
 
 
 async def _found(url: str, report: CheckReport) -> bool:
-    """Whether at least one of the URL's hosts has an address."""
     where = parse_redis_url(url)
     single = urlsplit(url).hostname if where.topology is Topology.STANDALONE else None
     hosts = {single} if single else {host for host, _ in where.hosts}
@@ -84,27 +82,20 @@ def _look_yourself(url: str) -> str:
     return f"see what it says: redis-cli {command}"
 
 
-def _refused(error: RedisUnusableError, url: str, report: CheckReport) -> None:
-    message = str(error)
-    if "user or password" in message:
-        advice = "put the right ones into REDIS_URL: redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
-    elif "too old" in message:
-        advice = "update Redis, or point REDIS_URL at a newer one"
-    elif ": write " in message:
-        message, _, right = message.rpartition(": write ")
-        advice = f"in REDIS_URL, write {right}"
-    else:
-        advice = _look_yourself(url)
-    report.error(message, advice, url=hide_password(url))
-
-
-def _lost(error: RedisError, url: str, report: CheckReport) -> None:
+def _trouble(error: RedisError | RedisUnusableError, url: str) -> tuple[str, str]:
+    """Return what is the matter, and what to do."""
+    text, look = str(error), _look_yourself(url)
     if isinstance(error, NoPermissionError):
-        report.error(f"Redis at {hide_password(url)} refuses what the worker does ({error})", _ALLOW)
-        return
-    look = _look_yourself(url)
-    message, advice = parted(remedy(error, url), "")
-    report.error(message, f"{advice}; {look}" if advice else look, url=hide_password(url))
+        return f"Redis at {hide_password(url)} refuses what the worker does ({error})", _ALLOW
+    if isinstance(error, RedisError):
+        message, advice = parted(remedy(error, url), "")
+        return message, f"{advice}; {look}" if advice else look
+    if "user or password" in text:
+        return text, f"put the right ones into REDIS_URL: {_WITH_USER}"
+    if "too old" in text:
+        return text, "update Redis, or point REDIS_URL at a newer one"
+    message, writes, right = text.rpartition(": write ")
+    return (message, f"in REDIS_URL, write {right}") if writes else (text, look)
 
 
 async def _look(redis: Redis, url: str, report: CheckReport, slow: float) -> None:

@@ -88,7 +88,6 @@ def _startup_command(argv: Sequence[str], report: CheckReport) -> tuple[list[str
 async def _ask(
     program: Sequence[str], arguments: Sequence[str], source: str, report: CheckReport, limit: float
 ) -> None:
-    """Have a program tell its version and its flags."""
     answers: dict[str, tuple[Sequence[str], tuple[str, str] | None]] = {}
 
     async def ask(flag: str) -> None:
@@ -142,7 +141,6 @@ async def _say(
 
 
 def _advice(settings: Settings, flag: str) -> str:
-    """Say how to get rid of a flag that a llama-server does not know."""
     if settings.startup_command is not None:
         return f"take {flag} out of STARTUP_COMMAND, or {_UPDATE}"
     if flag in unknown_flags(shlex.split(settings.llama_args or ""), frozenset()):
