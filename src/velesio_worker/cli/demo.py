@@ -24,7 +24,6 @@ from velesio_worker.core.threads import aside
 from velesio_worker.engines.models.wheels import redis_server, small_model
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.wire.errors import JobError, VelesioError
-from velesio_worker.wire.events import StreamEvent
 
 PROMPT: Final = "Why is the sky blue? Answer in two sentences."
 READY_SECONDS: Final = 120.0
@@ -138,26 +137,24 @@ async def _answer(client: Client, messages: list[dict[str, str]]) -> tuple[str, 
     data = {"messages": messages, "max_tokens": MAX_TOKENS, "stream": True}
     began = time.monotonic()
     job_id = await client.submit("chat_completion", data)
-    pieces: list[str] = []
     first: float | None = None
-    last: StreamEvent | None = None
-    async for last in client.events(job_id):
-        if piece := last.text:
+    tokens = 0
+    async for event in client.events(job_id):
+        if event.text:
             first = first or time.monotonic()
-            pieces.append(piece)
-            print(piece, end="", flush=True)
+            tokens += 1
+            print(event.text, end="", flush=True)
     print(flush=True)
     ended = time.monotonic()
-    if last is not None and last.event == "error":
-        raise JobError(last.data["error"])
+    result = await client.result(job_id)
     first = first or ended
-    rate = (len(pieces) - 1) / (ended - first) if len(pieces) > 1 and ended > first else 0.0
+    rate = (tokens - 1) / (ended - first) if tokens > 1 and ended > first else 0.0
     figures = (
-        f"{len(pieces)} tokens, the first after {(first - began) * 1000:.0f} ms, "
+        f"{tokens} tokens, the first after {(first - began) * 1000:.0f} ms, "
         f"then {rate:.0f} tokens/s; {ended - began:.1f} s in all.\n\n"
         f"Each token was an entry of the Redis Stream stream:{job_id}, the whole lay in result:{job_id}."
     )
-    return "".join(pieces), figures
+    return result["text"], figures
 
 
 async def _ask(client: Client, question: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Final, NoReturn, cast
 
 import orjson
@@ -24,11 +25,11 @@ def add_parser(commands: Commands) -> None:
     _add_arguments(commands.add_parser("health", help=_HELP, description=_HELP))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command by itself; returns the exit code."""
+def main(arguments: Sequence[str], limit: float = SECONDS) -> int:
+    """Run the command by itself; returns the exit code. The worker has so many seconds to answer."""
     parser = _Parser(prog="velesio-worker health", description=_HELP)
     _add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    return run(parser.parse_args(arguments), limit)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print all that the worker knows of itself")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, limit: float = SECONDS) -> int:
     """Ask, and print one line; returns 0 or 1, since HEALTHCHECK allows no other exit code."""
     try:
         settings = load_settings()
@@ -54,36 +55,33 @@ def run(arguments: argparse.Namespace) -> int:
         print("HEALTH_PORT=0: this worker serves no health; set HEALTH_PORT to a port")
         return 1
     host = _EVERYWHERE.get(settings.health_host, settings.health_host)
-    path = "/livez" if arguments.live else "/readyz"
+    where = f"{host}:{settings.health_port}"
     try:
-        status, answer = _ask(host, settings.health_port, path, "alive" if arguments.live else "ready")
+        worker = http.client.HTTPConnection(host, settings.health_port, timeout=limit)
+        status, answer = _ask(worker, "/livez", "alive") if arguments.live else _ask(worker, "/readyz", "ready")
         if arguments.json:
-            _, report = _ask(host, settings.health_port, "/health", "worker")
-            print_json(report)
+            print_json(_ask(worker, "/health", "worker")[1])
             return int(status != _OK)
     except (orjson.JSONDecodeError, TypeError):
-        print(f"what answers at {host}:{settings.health_port} is no worker: check HEALTH_PORT")
+        print(f"what answers at {where} is no worker: check HEALTH_PORT")
         return 1
     except (OSError, http.client.HTTPException, ValueError) as error:
-        where, why = f"{host}:{settings.health_port}", " ".join(str(error).split())
+        why = " ".join(str(error).split())
         print(f"no worker answers at {where} ({why}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
         return 1
     print(_line(status, answer, live=arguments.live))
     return int(status != _OK)
 
 
-def _ask(host: str, port: int, path: str, field: str) -> tuple[int, dict[str, Any]]:
+def _ask(worker: http.client.HTTPConnection, path: str, field: str) -> tuple[int, dict[str, Any]]:
     """Ask; TypeError if there is no such field in the answer, which then is no worker's."""
-    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
+    with closing(worker):
+        worker.request("GET", path)
+        response = worker.getresponse()
         answer: Any = orjson.loads(response.read())
-        if not isinstance(answer, dict) or field not in answer:
-            raise TypeError
-        return response.status, cast("dict[str, Any]", answer)
-    finally:
-        connection.close()
+    if not isinstance(answer, dict) or field not in answer:
+        raise TypeError
+    return response.status, cast("dict[str, Any]", answer)
 
 
 def _line(status: int, answer: dict[str, Any], *, live: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -24,7 +25,7 @@ from tests.doubles.nvml import ONE, Device, Nvml, error
 from tests.support.examined import GIB, HELP, look, only, program, remedy, told
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.servers import free_port
-from velesio_worker.cli.doctor import findings, host
+from velesio_worker.cli.doctor import findings
 from velesio_worker.cli.doctor.command import CHECKS, Check, examine
 from velesio_worker.cli.doctor.findings import CheckReport, Finding, parted
 from velesio_worker.cli.doctor.gpu import check_gpu
@@ -503,7 +504,10 @@ async def test_folders_that_may_not_be_written_to_are_told(temporary: Path, monk
 
 
 async def test_little_room_for_temporary_files_is_warned_of(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "LEAST_ROOM", 2**63)
+    def little(_path: object) -> object:
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", little)
     (finding,) = await look(check_folders)
     assert (finding.status, remedy(finding)) == ("warning", f"make room: df -h {temporary}")
 
@@ -513,10 +517,10 @@ async def test_what_is_installed_is_a_fact_and_few_files_a_warning(monkeypatch: 
         return 256, 4096
 
     def missing(_name: str) -> None:
-        return None
+        raise importlib.metadata.PackageNotFoundError
 
     monkeypatch.setattr(resource, "getrlimit", limits)
-    monkeypatch.setattr(host, "_version", missing)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     found = await look(check_system)
     assert told(found) == ["ok", "warning"]
     assert found[0].message.startswith("Python 3.")
