@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import anyio
 
-from fleet import Fleet, Kind, running
+from fleet import Fleet, Kind
 from judge import Entry, Violation, Watched, judge
 from processes import connect, insist, until
 from report import dump, print_table, summarise
@@ -241,7 +241,7 @@ async def soak(plan: Plan, folder: Path) -> dict[str, Any] | None:
                     group.cancel_scope.cancel()
 
         group.start_soon(stop_on_signals)
-        async with running(fleet):
+        async with fleet.running():
             run = Soak(plan, fleet)
             await run.run()
             bad = await look_at_the_end(run, folder)

@@ -8,15 +8,14 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import anyio.abc
 import psutil
 
 from judge import Fault
@@ -116,13 +115,21 @@ class Fleet:
         self._redis_hit = anyio.Lock()
         self._closing = anyio.Event()
 
-    async def start(self, group: anyio.abc.TaskGroup) -> None:
-        """Start everything; whoever ends is replaced from now on."""
-        await self.redis.start()
-        for replica in self.replicas:
-            group.start_soon(self._keep, replica)
-        if not await self.whole():
-            raise TimeoutError(f"the workers are not ready; their logs are in {self._folder}")
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Start everything; whoever ends is replaced from now on. On leaving no process is left."""
+        try:
+            async with anyio.create_task_group() as group:
+                await self.redis.start()
+                for replica in self.replicas:
+                    group.start_soon(self._keep, replica)
+                if not await self.whole():
+                    raise TimeoutError(f"the workers are not ready; their logs are in {self._folder}")
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
 
     async def whole(self) -> bool:
         """Wait until every worker takes jobs; False if that takes too long."""
@@ -142,11 +149,10 @@ class Fleet:
             await anyio.sleep(1)
 
     def _ended_by_itself(self, worker: WorkerProcess) -> None:
-        rightly = worker.engine_kills >= (GIVES_UP if worker.ready else 1)
-        if worker.process.returncode == 1 and rightly:
+        code, rightly = worker.process.returncode, worker.engine_kills >= (GIVES_UP if worker.ready else 1)
+        if code == 1 and rightly:
             self.counts["workers that gave up after engine kills"] += 1
         else:
-            code = worker.process.returncode
             self.problems.append(f"{worker.log.name}: ended by itself, exit code {code}: {worker.last_words()}")
 
     async def strike(self, kind: Kind, job_id: str | None) -> None:
@@ -158,30 +164,27 @@ class Fleet:
         """
         match kind:
             case Kind.CANCEL if job_id is not None:
-                fault = self._note(kind)
-                await self._cancel(job_id)
-                fault.end = time.monotonic()
+                with self._noted(kind):
+                    await self._cancel(job_id)
             case Kind.REDIS_RESTART | Kind.CUT if not self._redis_hit.locked():
                 async with self._redis_hit:
-                    fault = self._note(kind)
-                    await (self._cut() if kind is Kind.CUT else self._restart_redis())
-                    fault.end = time.monotonic()
+                    with self._noted(kind):
+                        await self._hit_redis(kind)
             case Kind.WORKER_KILL | Kind.ENGINE_KILL | Kind.FREEZE | Kind.TERMINATE | Kind.STOP_KILL:
                 await self._strike_worker(kind)
             case _:
                 self.counts[f"{kind}: nobody to hit"] += 1
 
-    def _note(self, kind: Kind, worker: str | None = None) -> Fault:
+    @contextmanager
+    def _noted(self, kind: Kind, worker: str | None = None) -> Generator[None, None, None]:
         fault = Fault(kind.value, time.monotonic(), worker=worker)
         self.faults.append(fault)
-        return fault
+        yield
+        fault.end = time.monotonic()
 
     async def _strike_worker(self, kind: Kind) -> None:
-        up = [
-            (replica, replica.now)
-            for replica in self.replicas
-            if not replica.busy and replica.now is not None and replica.now.worker
-        ]
+        idle = [(replica, replica.now) for replica in self.replicas if not replica.busy]
+        up = [(replica, worker) for replica, worker in idle if worker is not None and worker.worker]
         if kind is Kind.ENGINE_KILL:
             up = [(replica, worker) for replica, worker in up if worker.engines()]
         if not up:
@@ -196,9 +199,8 @@ class Fleet:
             Kind.STOP_KILL: self._kill_as_it_stops,
         }
         replica.busy = True
-        fault = self._note(kind, worker.worker)
-        await strikes[kind](worker)
-        fault.end = time.monotonic()
+        with self._noted(kind, worker.worker):
+            await strikes[kind](worker)
         replica.busy = False
 
     async def _kill(self, worker: WorkerProcess) -> None:
@@ -207,67 +209,59 @@ class Fleet:
         await worker.process.wait()
         await self._no_orphans(worker, engines)
 
+    async def _ends_within(self, seconds: float, worker: WorkerProcess) -> bool:
+        """Tell a worker to stop; False if it took longer, and was killed."""
+        with suppress(ProcessLookupError):
+            worker.process.terminate()
+        with anyio.move_on_after(seconds):
+            await worker.process.wait()
+        if not worker.runs:
+            return True
+        worker.process.kill()
+        await worker.process.wait()
+        return False
+
     async def _kill_as_it_stops(self, worker: WorkerProcess) -> None:
         """Kill a worker some time after it was told to stop, mostly when its last jobs go back."""
         engines, worker.ending = worker.engines(), True
-        with suppress(ProcessLookupError):
-            worker.process.terminate()
-        with anyio.move_on_after(self._chance.uniform(0, self._drain + STOPS_IN)):
-            await worker.process.wait()
-        if worker.runs:
-            worker.process.kill()
-            await worker.process.wait()
-        else:
+        if await self._ends_within(self._chance.uniform(0, self._drain + STOPS_IN), worker):
             self.counts["workers that stopped before they were killed"] += 1
         await self._no_orphans(worker, engines)
 
     async def _kill_engine(self, worker: WorkerProcess) -> None:
         worker.engine_kills += 1
-        for engine in worker.engines():
-            with suppress(psutil.NoSuchProcess):
-                engine.kill()
+        _each(psutil.Process.kill, worker.engines())
 
     async def _freeze(self, worker: WorkerProcess) -> None:
         both = self._chance.random() < BOTH
         frozen = [psutil.Process(worker.process.pid), *(worker.engines() if both else ())]
-        for process in frozen:
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
+        _each(psutil.Process.suspend, frozen)
         await anyio.sleep(self._chance.uniform(1, 1.5 * self._lease))
-        for process in frozen:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
+        _each(psutil.Process.resume, frozen)
 
     async def stop(self, worker: WorkerProcess) -> None:
         """End a worker as an operator does; it has to end in good order."""
         engines, worker.ending = worker.engines(), True
-        with suppress(ProcessLookupError):
-            worker.process.terminate()
-        with anyio.move_on_after(STOP_SECONDS):
-            await worker.process.wait()
-        if worker.runs:
+        if not await self._ends_within(STOP_SECONDS, worker):
             self.problems.append(f"{worker.log.name}: runs {STOP_SECONDS:g} s after SIGTERM")
-            worker.process.kill()
-            await worker.process.wait()
         elif worker.process.returncode:
             self.problems.append(f"{worker.log.name}: exit code {worker.process.returncode} after SIGTERM")
         await self._no_orphans(worker, engines)
 
     async def _no_orphans(self, worker: WorkerProcess, engines: list[psutil.Process]) -> None:
-        if not await until(lambda: not any(map(lives, engines)), limit=ORPHAN_SECONDS):
-            self._orphans(worker.log.name, [engine for engine in engines if lives(engine)])
+        await until(lambda: not any(map(lives, engines)), limit=ORPHAN_SECONDS)
+        self._orphans(worker.log.name, [engine for engine in engines if lives(engine)])
 
     def _orphans(self, whose: str, left: list[psutil.Process]) -> None:
-        self.problems.append(f"{whose}: left behind {left}")
-        self.counts["orphans"] += len(left)
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        if left:
+            self.problems.append(f"{whose}: left behind {left}")
+            self.counts["orphans"] += len(left)
+            _each(psutil.Process.kill, left)
 
-    async def _cut(self) -> None:
-        await insist(lambda: self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
-
-    async def _restart_redis(self) -> None:
+    async def _hit_redis(self, kind: Kind) -> None:
+        if kind is Kind.CUT:
+            await insist(lambda: self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+            return
         await self.redis.kill()
         await anyio.sleep(self._chance.uniform(0, 3))
         await self.redis.start()
@@ -287,26 +281,16 @@ class Fleet:
                 if replica.now is not None:
                     group.start_soon(self.stop, replica.now)
         left = [process for process in processes_with(MARK, self._mark) if process.name() != "redis-server"]
-        if left:
-            self._orphans("the fleet", left)
+        self._orphans("the fleet", left)
 
-    async def end(self) -> None:
-        """Leave no process behind, whatever happened."""
-        for process in processes_with(MARK, self._mark):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+    async def _end(self) -> None:
+        _each(psutil.Process.kill, processes_with(MARK, self._mark))
         await self.redis.kill()
         await self.client.aclose()
 
 
-@asynccontextmanager
-async def running(fleet: Fleet) -> AsyncGenerator[None, None]:
-    """Run the fleet; on leaving no process of it is left."""
-    try:
-        async with anyio.create_task_group() as group:
-            await fleet.start(group)
-            yield
-            group.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await fleet.end()
+def _each(act: Callable[[psutil.Process], object], processes: Iterable[psutil.Process]) -> None:
+    """Do something to those of the processes that are still there."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            act(process)
