@@ -127,6 +127,7 @@ class LauncherDouble:
     """
 
     name = "engine"
+    kind = "engine"
     trouble = ""
     traits = PLAIN
 

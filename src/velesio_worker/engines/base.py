@@ -141,6 +141,7 @@ class Launcher(Protocol[E_co]):
 
     Attributes:
         name: what the engine is called, for people.
+        kind: the kind of its jobs, for the metrics.
         owned: whether its process is the worker's own, to stop and to start.
         exchanges: whether a model is exchanged in the engine that runs, which is always started with the default one.
         traits: what the engine is like to those who run jobs on it.
@@ -148,6 +149,7 @@ class Launcher(Protocol[E_co]):
     """
 
     name: str
+    kind: str
     owned: bool
     exchanges: bool
     traits: Traits

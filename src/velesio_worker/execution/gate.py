@@ -68,7 +68,6 @@ class EngineGate(Generic[E]):
             may_rest=self._nothing_waits,
             turns=turns,
             eager=eager,
-            kind=kind,
         )
         self.gate = Gate()
         self.slots = 0

@@ -27,6 +27,7 @@ from velesio_worker.engines.models.folder import ModelFolder
 from velesio_worker.engines.models.transfer import ModelDownloadError
 from velesio_worker.engines.supervision.orphans import end_orphans
 from velesio_worker.wire.errors import EngineStartError, ModelUnavailableError, NoCapacityError, SettingsError
+from velesio_worker.wire.jobs import Kind
 
 MEBIBYTE: Final = 1024 * 1024
 _SLACK: Final = 256 * MEBIBYTE
@@ -45,6 +46,7 @@ class LlamaLauncher:
     """
 
     name = "llama-server"
+    kind: str = Kind.TEXT
     exchanges = False
     traits = PLAIN
 

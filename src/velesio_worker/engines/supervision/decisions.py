@@ -146,24 +146,18 @@ class Stop:
     cold: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AskToRest:
-    """Ask whether the engine may rest."""
-
-
 class Step(Enum):
-    """What is done in one moment."""
+    """What needs no further word."""
 
     TAKE_TURN = auto()
     LEAVE_TURN = auto()
     SAY_UNLOADED = auto()
     REFUSE_DEFAULT = auto()
+    ASK_TO_REST = auto()
+    """Ask whether the engine may rest."""
 
 
-Change = Exchange | Rest | Stop | AskToRest
-"""What may become of an engine that serves."""
-
-Action = Stay | Start | Step | Change
+Action = Stay | Start | Exchange | Rest | Stop | Step
 
 
 def decide(situation: Situation) -> Action:
@@ -214,7 +208,7 @@ def _with(engine: Served, situation: Situation) -> Action:
     return change
 
 
-def _change(engine: Served, situation: Situation) -> Change | None:  # noqa: PLR0911 (a list of cases)
+def _change(engine: Served, situation: Situation) -> Action | None:  # noqa: PLR0911 (a list of cases)
     """What is to become of an engine once no job runs on it; None: nothing."""
     wanted = situation.wanted
     if situation.unload:
@@ -227,7 +221,7 @@ def _change(engine: Served, situation: Situation) -> Change | None:  # noqa: PLR
         return Stop(ON_TURN, cold=True)
     if situation.now >= _rest_at(engine, situation):
         if not situation.quiet.agreed:
-            return AskToRest()
+            return Step.ASK_TO_REST
         reason = f"it had no job for {engine.idle:g} s (IDLE_UNLOAD_SECONDS)"
         return Rest(cold=True) if engine.rests else Stop(reason, cold=True)
     return None

@@ -9,8 +9,8 @@ from typing import Final
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import RESTARTS, START_FAILURES, count_engines
 from velesio_worker.engines.base import TAIL, E
-from velesio_worker.engines.supervision.inbox import Ended
 from velesio_worker.engines.supervision.leases import Leases
+from velesio_worker.engines.supervision.lifecycle import Ended
 from velesio_worker.wire.errors import ModelUnavailableError, OutOfMemoryError
 
 FAILURES: Final = 5
@@ -56,6 +56,12 @@ class Failures:
         """It is ready; if with its default model, that can be started after all."""
         self.starts += 1
         self.last_error = ""
+        if with_default:
+            self.reason = ""
+
+    def retry(self, *, with_default: bool) -> None:
+        """Have it tried at once, and if with its default model, that as well."""
+        self.pause_until = 0.0
         if with_default:
             self.reason = ""
 

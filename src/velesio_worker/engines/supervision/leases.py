@@ -10,9 +10,10 @@ from typing import Final, Generic
 
 import anyio
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.engines.base import E, Spec
 from velesio_worker.engines.supervision.decisions import Quiet
-from velesio_worker.wire.errors import EngineCrashedError, EngineUnavailableError, JobError
+from velesio_worker.wire.errors import EngineCrashedError, JobError
 
 WAIT_SECONDS: Final = 5.0
 """How often those who wait for an engine hear of it."""
@@ -28,8 +29,7 @@ class EngineLease(Generic[E]):
     Attributes:
         spec: what is wanted; None for the default.
         scope: cancelled when the engine goes away.
-        answered: whether ``engine`` or ``refusal`` is there.
-        news: set when that is so, or when the engine's state has changed.
+        news: rings when there is an answer, or when the engine's state has changed.
         engine: the engine, once it is granted.
         refusal: why it is not granted.
         dismissal: why it was taken away again.
@@ -37,16 +37,10 @@ class EngineLease(Generic[E]):
 
     spec: Spec | None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    answered: bool = False
-    news: anyio.Event = field(default_factory=anyio.Event)
+    news: Bell = field(default_factory=Bell)
     engine: E | None = None
     refusal: JobError | None = None
     dismissal: JobError | None = None
-
-    def answer(self) -> None:
-        """Tell whoever waits that there is nothing more to wait for."""
-        self.answered = True
-        self.news.set()
 
 
 class Leases(Generic[E]):
@@ -72,7 +66,7 @@ class Leases(Generic[E]):
         self._waiting: deque[EngineLease[E]] = deque()
         self._live: set[EngineLease[E]] = set()
         self._open: tuple[E, Spec, int] | None = None
-        self._left = anyio.Event()
+        self._left = Bell()
 
     @property
     def live(self) -> int:
@@ -116,13 +110,12 @@ class Leases(Generic[E]):
             self.leave(lease)
 
     async def _granted(self, lease: EngineLease[E], on_wait: Callable[[], None]) -> E:
-        while not lease.answered:
+        while lease.engine is None:
+            if lease.refusal is not None:
+                raise lease.refusal
             on_wait()
-            lease.news = anyio.Event()
             with anyio.move_on_after(WAIT_SECONDS):
                 await lease.news.wait()
-        if lease.engine is None:
-            raise lease.refusal or EngineUnavailableError()
         return lease.engine
 
     def join(self, spec: Spec | None) -> EngineLease[E]:
@@ -139,7 +132,7 @@ class Leases(Generic[E]):
             self._live.discard(lease)
             self.ended += 1
             self.quiet = Quiet(anyio.current_time())
-            self._left.set()
+            self._left.ring()
         elif lease in self._waiting:
             self._waiting.remove(lease)
         self._grant()
@@ -161,7 +154,7 @@ class Leases(Generic[E]):
         while self._waiting and len(self._live) < slots and self.wanted == spec:
             lease = self._waiting.popleft()
             lease.engine = engine
-            lease.answer()
+            lease.news.ring()
             self._live.add(lease)
             self.on_use()
 
@@ -170,12 +163,12 @@ class Leases(Generic[E]):
         for lease in [lease for lease in self._waiting if self._wish(lease) == spec]:
             self._waiting.remove(lease)
             lease.refusal = error(text)
-            lease.answer()
+            lease.news.ring()
 
     def tell(self) -> None:
         """Tell everybody who waits that the engine's state has changed."""
         for lease in self._waiting:
-            lease.news.set()
+            lease.news.ring()
 
     def dismiss(self, error: type[JobError], text: str) -> None:
         """Take the engine away from everybody who has it."""
@@ -187,5 +180,4 @@ class Leases(Generic[E]):
         """Wait until nobody uses the engine, for a while: a reader of a connection that is closed waits for ever."""
         with anyio.move_on_after(DISMISS_SECONDS, shield=True):
             while self._live:
-                self._left = anyio.Event()
                 await self._left.wait()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Final, Generic
 
@@ -12,18 +13,8 @@ import anyio
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import LOAD, STARTS
 from velesio_worker.engines.base import E, Launcher, Serving, Spec
-from velesio_worker.engines.supervision.decisions import (
-    AskToRest,
-    Change,
-    Condition,
-    Exchange,
-    Phase,
-    Quiet,
-    Rest,
-    Served,
-    Stop,
-)
-from velesio_worker.engines.supervision.inbox import Ended, Found, Inbox, Rested, Started
+from velesio_worker.engines.supervision.decisions import Condition, Phase, Quiet, Served
+from velesio_worker.engines.supervision.inbox import Inbox
 from velesio_worker.engines.supervision.leases import Leases
 from velesio_worker.engines.supervision.watchdog import Patience, Watchdog
 from velesio_worker.wire.errors import (
@@ -38,11 +29,27 @@ from velesio_worker.wire.errors import (
 )
 
 STEADY_SECONDS: Final = 60.0
-UNKILLABLE_SECONDS: Final = 30.0
-ASK_SECONDS: Final = 1.0
-"""How often it is asked whether an engine without jobs may rest."""
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an engine ended.
+
+    Attributes:
+        spec: what it was started with.
+        error: why it did not start.
+        lost: what happened to it; empty if it was stopped.
+        reason: why it was stopped.
+        steady: whether what happened before its start does not count any more.
+    """
+
+    spec: Spec
+    error: EngineStartError | None = None
+    lost: str = ""
+    reason: str = ""
+    steady: bool = False
 
 
 class EngineRun(Generic[E]):
@@ -52,9 +59,8 @@ class EngineRun(Generic[E]):
         launcher: starts the engine.
         leases: who uses it.
         patience: how long it may show no sign of work, or have none.
-        inbox: is told when it serves, when something is wrong with it, and when it has ended.
-        may_rest: whether it may rest when it has had no job for long; None: always.
-        kind: the kind of its jobs, for the metrics.
+        inbox: of the task that owns it, and calls all the other methods.
+        on_start: called by that task once it serves.
         spec: what it is started with.
     """
 
@@ -64,21 +70,18 @@ class EngineRun(Generic[E]):
         leases: Leases[E],
         patience: Patience,
         inbox: Inbox,
-        may_rest: Callable[[], Awaitable[bool]] | None,
-        kind: str,
+        on_start: Callable[[], None],
         spec: Spec,
     ) -> None:
         self._launcher = launcher
         self._leases = leases
         self._patience = patience
         self._inbox = inbox
-        self._may_rest = may_rest
-        self._kind = kind
+        self._on_start = on_start
         self._spec = spec
         self._serving: Serving[E] | None = None
         self._served = Served(spec)
         self._pardoned = False
-        self._gone = anyio.Event()
         self._over = anyio.Event()
         self._reason = ""
 
@@ -99,25 +102,24 @@ class EngineRun(Generic[E]):
         """The engine, while it serves."""
         return None if self._over.is_set() else self._serving
 
-    async def live(self) -> None:
-        """Start the engine and have it serve until it is stopped; the last that the inbox gets is its end."""
+    async def live(self) -> Ended:
+        """Start the engine and have it serve until it is stopped."""
         began = anyio.current_time()
         try:
             async with self._launcher.serve(self._spec) as serving:
-                LOAD.labels(self._kind).observe(anyio.current_time() - began)
+                LOAD.labels(self._launcher.kind).observe(anyio.current_time() - began)
                 try:
-                    ended = await self._serve(serving)
+                    return await self._serve(serving)
                 finally:
                     self._over.set()
                     self._dismiss()
                     await self._leases.all_left()
         except EngineStartError as error:
-            ended = Ended(self._spec, error)
+            return Ended(self._spec, error)
         except Exception as error:
             log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
             text = f"The worker made a mistake ({type(error).__name__}); its log has the details."
-            ended = Ended(self._spec, EngineStartError(text))
-        self._inbox.post(ended)
+            return Ended(self._spec, EngineStartError(text))
 
     async def _serve(self, serving: Serving[E]) -> Ended:
         began = anyio.current_time()
@@ -131,60 +133,31 @@ class EngineRun(Generic[E]):
             idle=self._patience.idle if self._launcher.owned or can_rest else 0.0,
         )
         self._leases.quiet = Quiet(began)
-        STARTS.labels(self._kind).inc()
-        self._inbox.post(Started(self._spec))
-        watchdog = Watchdog(serving, self._leases, self._patience, self._hangs, name=self._launcher.name)
+        STARTS.labels(self._launcher.kind).inc()
+        self._inbox.post(self._on_start)
+        watchdog = Watchdog(serving, self._leases, self._patience, partial(self._hangs, serving))
         async with anyio.create_task_group() as watching:
             watching.start_soon(self._note_end, serving)
             watching.start_soon(watchdog.run)
             await self._over.wait()
-            if self._served.condition is Condition.HANGS and serving.kill is not None:
-                await self._kill(serving.kill)
             watching.cancel_scope.cancel()
+        condition, why = self._served.condition, self._served.why
+        if condition is Condition.HANGS and serving.kill is not None:
+            self._dismiss()  # before their connections break, which would look like a crash
+            serving.kill()
+        lost = {Condition.GONE: why, Condition.HANGS: f"was replaced: it {why}"}.get(condition, "")
         steady = self._pardoned or serving.excused() or anyio.current_time() - began > STEADY_SECONDS
-        return Ended(self._spec, lost=self._lost(), reason=self._reason, steady=steady)
+        return Ended(self._spec, lost=lost, reason=self._reason, steady=steady)
 
     async def _note_end(self, serving: Serving[E]) -> None:
         how = await serving.gone()
-        self._gone.set()
-        self._inbox.post(Found(Condition.GONE, how))
+        self._inbox.post(partial(self.find, Condition.GONE, how))
 
-    def _hangs(self, reason: str) -> None:
+    def _hangs(self, serving: Serving[E], reason: str) -> None:
         """The watchdog found that the engine does nothing for anybody."""
         self._leases.dismiss(EngineStalledError, f"{self._launcher.name} {reason}.")
-        self._inbox.post(Found(Condition.HANGS, reason))
-        if self._serving is not None:
-            self._serving.report()
-
-    def find(self, found: Found) -> None:
-        """Take note of what is wrong with the engine; one that cannot be killed may hang."""
-        if self.serving is None or self._served.condition in {Condition.GONE, Condition.HANGS}:
-            return
-        if found.condition is not Condition.HANGS or self.serving.kill is not None:
-            self._served = replace(self._served, condition=found.condition, why=found.why)
-
-    def _lost(self) -> str:
-        match self._served.condition:
-            case Condition.HANGS:
-                return f"was replaced: it {self._served.why}"
-            case Condition.GONE:
-                return self._served.why
-            case _:
-                return ""
-
-    async def _kill(self, kill: Callable[[], None]) -> None:
-        """Kill an engine that hangs, and wait until it is gone."""
-        self._dismiss()  # before their connections break, which would look like a crash
-        kill()
-        while not self._gone.is_set():
-            with anyio.move_on_after(UNKILLABLE_SECONDS) as limit:
-                await self._gone.wait()
-            if limit.cancelled_caught:
-                log.error(
-                    f"{self._launcher.name} does not end after SIGKILL: most likely the GPU's driver hangs. "
-                    "Look at dmesg; it may take a reset of the GPU or a restart of the host",
-                    action="engine_unkillable",
-                )
+        self._inbox.post(partial(self.find, Condition.HANGS, reason))
+        serving.report()
 
     def _dismiss(self) -> None:
         """End every use of the engine before its connections are closed: a reader would wait on those for ever."""
@@ -196,39 +169,24 @@ class EngineRun(Generic[E]):
         else:
             self._leases.dismiss(EngineCrashedError, f"{name} went away while the job ran.")
 
+    def find(self, condition: Condition, why: str) -> None:
+        """Take note of what is wrong with the engine; one that cannot be killed may hang."""
+        if self.serving is None or self._served.condition in {Condition.GONE, Condition.HANGS}:
+            return
+        if condition is not Condition.HANGS or self.serving.kill is not None:
+            self._served = replace(self._served, condition=condition, why=why)
+
     def open(self) -> None:
         """Let jobs on the engine."""
         if self._serving is not None:
             self._leases.open(self._serving.engine, self._served.spec, self._serving.slots + self._serving.spare)
 
-    async def change(self, change: Change) -> None:
-        """Make something else of the engine, while no job runs on it; a mistake in that is its end."""
-        try:
-            match change:
-                case AskToRest():
-                    await self._ask_to_rest()
-                case Exchange(spec):
-                    self._leases.close()  # whoever comes for the old model meanwhile would get the new one
-                    await self._exchange(spec)
-                case Rest():
-                    self._leases.close()
-                    await self._rest()
-                case Stop(reason):
-                    self._leases.close()
-                    self._reason = reason
-                    self._over.set()
-        except Exception as error:
-            log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
-            self.find(Found(Condition.GONE, f"was given up: the worker made a mistake ({type(error).__name__})"))
+    def stop(self, reason: str) -> None:
+        """Have it end."""
+        self._reason = reason
+        self._over.set()
 
-    async def _ask_to_rest(self) -> None:
-        quiet = self._leases.quiet
-        agreed = self._may_rest is None or await self._may_rest()
-        if self._leases.quiet is quiet:  # else a job has come and gone
-            not_before = 0.0 if agreed else anyio.current_time() + ASK_SECONDS
-            self._leases.quiet = replace(quiet, agreed=agreed, not_before=not_before)
-
-    async def _exchange(self, wanted: Spec) -> None:
+    async def exchange(self, wanted: Spec) -> None:
         """Load another model; whoever waits for it is told if that fails."""
         serving = self._serving
         if serving is None or serving.exchange is None:
@@ -239,8 +197,7 @@ class EngineRun(Generic[E]):
         except OutOfMemoryError as error:
             self._leases.refuse(wanted, OutOfMemoryError, str(error))
             self._pardoned = True  # else jobs with a model that is too large would end everybody's engine
-            name = wanted.name or "its default model"
-            self.find(Found(Condition.HANGS, f"ran out of memory when it was to load {name}"))
+            self.find(Condition.HANGS, f"ran out of memory when it was to load {wanted.name or 'its default model'}")
         except EngineUnavailableError as error:
             self._leases.refuse(wanted, type(error), str(error))
             serving.report()
@@ -250,10 +207,14 @@ class EngineRun(Generic[E]):
             self._leases.refuse(wanted, ModelUnavailableError, f"The model {wanted.name} cannot be loaded: {error}")
         else:
             self._served = replace(self._served, spec=wanted)
-            LOAD.labels(self._kind).observe(anyio.current_time() - began)
+            LOAD.labels(self._launcher.kind).observe(anyio.current_time() - began)
 
-    async def _rest(self) -> None:
-        """Have the engine let go of the GPU's memory; the worker's own that does not is to be ended instead."""
+    async def rest(self) -> str | None:
+        """Have the engine let go of the GPU's memory; the worker's own that does not is to be ended instead.
+
+        Returns:
+            why it has not, empty if it has; None if it is to be ended.
+        """
         refusal = ""
         try:
             if self._serving is not None and self._serving.rest is not None:
@@ -263,6 +224,6 @@ class EngineRun(Generic[E]):
             log.warning(f"{self._launcher.name} does not let go of the GPU's memory: {refusal}", action="no_rest")
             if self._launcher.owned:
                 self._served = replace(self._served, rests=False)
-                return
+                return None
         self._leases.quiet = replace(self._leases.quiet, not_before=inf)
-        self._inbox.post(Rested(refusal))
+        return refusal

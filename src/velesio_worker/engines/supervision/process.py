@@ -48,16 +48,22 @@ class EngineProcess:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, output: asyncio.StreamReader, transport: asyncio.ReadTransport
+        self,
+        process: asyncio.subprocess.Process,
+        output: asyncio.StreamReader,
+        transport: asyncio.ReadTransport,
+        on_line: OnLine,
+        clean: Clean,
     ) -> None:
         self._process = process
         self._output = output
         self._transport = transport
+        self._on_line = on_line
+        self._clean = clean
         self.pid = process.pid
         self.bytes = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._clean: Clean = str
-        self._drain: asyncio.Task[None] | None = None
+        self._drain = asyncio.create_task(self._read_lines())
 
     @property
     def returncode(self) -> int | None:
@@ -90,20 +96,14 @@ class EngineProcess:
         except ValueError:  # a real-time signal has no name
             return f"was ended by signal {-code}"
 
-    def start_draining(self, on_line: OnLine, clean: Clean) -> None:
-        """Begin to hand every line of output to ``on_line``, as ``clean`` leaves it; ended by :meth:`drained`."""
-        self._clean = clean
-        self._drain = asyncio.create_task(self._read_lines(on_line))
-
     async def drained(self) -> None:
         """Wait until the output of a process that has ended is read, for a second at most."""
-        if self._drain is not None:
-            await asyncio.wait({self._drain}, timeout=1)
-            self._drain.cancel()
-            await asyncio.wait({self._drain})
+        await asyncio.wait({self._drain}, timeout=1)
+        self._drain.cancel()
+        await asyncio.wait({self._drain})
         self._transport.close()
 
-    async def _read_lines(self, on_line: OnLine) -> None:
+    async def _read_lines(self) -> None:
         rest = b""
         while chunk := await self._output.read(64 * 1024):
             self.bytes += len(chunk)
@@ -112,15 +112,14 @@ class EngineProcess:
                 lines.append(rest)
                 rest = b""
             for line in lines:
-                self._take(line, on_line)
-        if rest:
-            self._take(rest, on_line)
+                self._take(line)
+        self._take(rest)
 
-    def _take(self, line: bytes, on_line: OnLine) -> None:
+    def _take(self, line: bytes) -> None:
         text = self._clean(line.rstrip(b"\r").decode(errors="replace"))
         if text is not None and text.strip():
             self.tail.append(text)
-            on_line(text)
+            self._on_line(text)
 
     async def stop(self) -> None:
         """End the process and all that it started: SIGTERM, and SIGKILL after ``STOP_SECONDS``."""
@@ -149,7 +148,9 @@ class EngineProcess:
             os.killpg(self.pid, number)
 
 
-async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str, cwd: Path | None = None) -> EngineProcess:
+async def _spawn(
+    command: Sequence[str], env: Mapping[str, str], remedy: str, cwd: Path | None
+) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.ReadTransport]:
     """Start a process whose output comes through a pipe of our own.
 
     With asyncio's own pipe the end of a process is not noticed while a child of it holds the output open.
@@ -176,7 +177,7 @@ async def _spawn(command: Sequence[str], env: Mapping[str, str], remedy: str, cw
         raise EngineStartError(text, final=True) from None
     finally:
         os.close(writing)
-    return EngineProcess(process, output, transport)
+    return process, output, transport
 
 
 @contextlib.asynccontextmanager
@@ -209,8 +210,8 @@ async def running(
     mark = new_mark()
     with anyio.CancelScope(shield=True):  # a process that exists has an owner, whatever happens
         spawned = await _spawn(command, {**env, MARK: mark}, remedy, cwd)
-    process = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
-    process.start_draining(on_line, clean)
+    made = spawned  # pyright: ignore[reportPossiblyUnboundVariable] (a shield swallows nothing)
+    process = EngineProcess(*made, on_line, clean)
     with noted(process.pid, mark, name):
         try:
             yield process
@@ -221,16 +222,7 @@ async def running(
                 await process.drained()
 
 
-def _load_libc() -> ctypes.CDLL | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        return ctypes.CDLL(None)
-    except OSError:
-        return None
-
-
-_LIBC: Final = _load_libc()
+_LIBC: Final = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 def die_with(parent: int) -> None:

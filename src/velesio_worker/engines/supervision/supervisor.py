@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Generic
 
@@ -12,28 +14,25 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from velesio_worker.core.bell import Bell
+from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, Traits
 from velesio_worker.engines.supervision import decisions
 from velesio_worker.engines.supervision.decisions import Condition, Phase, Situation, Step
 from velesio_worker.engines.supervision.failures import Failures
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
-from velesio_worker.engines.supervision.inbox import (
-    Ended,
-    Found,
-    Inbox,
-    Load,
-    Loaded,
-    Rested,
-    Started,
-    Unload,
-    Withdrawn,
-)
+from velesio_worker.engines.supervision.inbox import Inbox
 from velesio_worker.engines.supervision.leases import Leases
-from velesio_worker.engines.supervision.lifecycle import EngineRun
+from velesio_worker.engines.supervision.lifecycle import Ended, EngineRun
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import EngineFailedError, EngineRefusedError, NoCapacityError
 
+ASK_SECONDS: Final = 1.0
+"""How often it is asked whether an engine without jobs may rest."""
+
 NOTICE_SECONDS: Final = 2.0
+
+log = get_logger(__name__)
 
 
 class Supervisor(Generic[E]):
@@ -49,7 +48,6 @@ class Supervisor(Generic[E]):
         may_rest: whether the engine may be stopped when it has had no job for long; None: always.
         turns: whose turn it is on the GPU; None: engines share it.
         eager: whether the engine is started before anybody asks for it.
-        kind: the kind of its jobs, for the metrics.
     """
 
     def __init__(
@@ -61,21 +59,21 @@ class Supervisor(Generic[E]):
         may_rest: Callable[[], Awaitable[bool]] | None = None,
         turns: GpuTurns | None = None,
         eager: bool = True,
-        kind: str = "engine",
     ) -> None:
         self._launcher = launcher
         self._on_state = on_state
+        self._may_rest = may_rest
         self._turns = turns or GpuTurns()  # nobody else's
         self._inbox = Inbox()
         self._leases: Leases[E] = Leases(launcher.default(), self._inbox.wake)
-        self._make = partial(EngineRun[E], launcher, self._leases, patience, self._inbox, may_rest, kind)
+        self._make = partial(EngineRun[E], launcher, self._leases, patience, self._inbox, self._started)
         self._engine: EngineRun[E] | None = None
-        self._failures = Failures(launcher.name, kind)
+        self._failures = Failures(launcher.name, launcher.kind)
         self._warm = eager
-        self._unloads: list[Unload] = []
+        self._unloads: set[asyncio.Future[str]] = set()
         self._state = EngineState.STOPPED
         self._since = time.time()
-        self._changed = anyio.Event()
+        self._changed = Bell()
 
     @property
     def state(self) -> EngineState:
@@ -152,10 +150,10 @@ class Supervisor(Generic[E]):
             JobError: there is no such model, or it cannot be loaded; then the default stays as it was.
         """
         spec = await self._launcher.resolve(model)
-        self._inbox.post(Load(spec))
+        self._inbox.post(partial(self._failures.retry, with_default=spec == self._leases.default))
         async with self._leases.lease(spec, lambda: on_wait(self._state)) as engine:  # at once, or the default is tried
             self._leases.default = spec
-            self._inbox.post(Loaded())
+            self._inbox.post(self._failures.forgive)
             return engine.model
 
     async def unload(self) -> None:
@@ -168,14 +166,14 @@ class Supervisor(Generic[E]):
         serving = self.serving
         if not self._launcher.owned and (serving is None or serving.rest is None):
             raise NoCapacityError(f"{self._launcher.name} is not this worker's own: unload its model there.")
-        unload = Unload()
-        self._inbox.post(unload)
+        unload: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._inbox.post(partial(self._unloads.add, unload))
         try:
-            await unload.done.wait()
+            refusal = await unload
         finally:
-            self._inbox.post(Withdrawn(unload))
-        if unload.error:
-            raise EngineRefusedError(unload.error)
+            self._inbox.post(partial(self._unloads.discard, unload))
+        if refusal:
+            raise EngineRefusedError(refusal)
 
     async def lost(self) -> None:
         """Take note that a request found the engine gone.
@@ -186,65 +184,56 @@ class Supervisor(Generic[E]):
             return
         if self.serving is not None:
             self.serving.report()
-        changed = self._changed
         with anyio.move_on_after(NOTICE_SECONDS):
-            await changed.wait()
+            await self._changed.wait()
 
     def renew(self, reason: str) -> None:
         """Have the engine end once the jobs on it have ended, and another started; not if it runs elsewhere."""
-        if self.serving is not None and self._launcher.owned:
+        if self._launcher.owned and self._complain(Condition.WORN, reason):
             self._leases.close()  # whoever comes now wants the next one
-            self._inbox.post(Found(Condition.WORN, reason))
 
     async def stalled(self, reason: str) -> None:
         """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
-        if self.serving is not None:  # else the one that hung is gone already
-            self._inbox.post(Found(Condition.HANGS, reason))
+        self._complain(Condition.HANGS, reason)
         await self.lost()
+
+    def _complain(self, condition: Condition, why: str) -> bool:
+        """Have what is wrong with the engine noted; False if none serves: the one that was meant is gone already."""
+        if self._engine is None or self._engine.serving is None:
+            return False
+        self._inbox.post(partial(self._engine.find, condition, why))
+        return True
 
     async def run(self) -> None:
         """Look after the engine until cancelled."""
         try:
             async with anyio.create_task_group() as tasks:
                 while True:
-                    self._take_requests()
+                    self._inbox.handle()
                     if self._failures.reason:
                         default = self._leases.default
                         fingerprint = await anyio.to_thread.run_sync(self._launcher.fingerprint, default)
                         self._failures.compare(fingerprint, anyio.current_time())
-                        self._take_requests()
+                        self._inbox.handle()
                     await self._do(decisions.decide(self._situation()), tasks)
         finally:
             self._turns.leave(self._inbox.wake)
             self._show(EngineState.STOPPED)
 
-    def _take_requests(self) -> None:  # noqa: C901 (a list of cases)
-        for request in self._inbox.take():
-            match request:
-                case Load(spec):
-                    self._failures.pause_until = 0.0
-                    if spec == self._leases.default:
-                        self._failures.reason = ""
-                case Loaded():
-                    self._failures.forgive()
-                case Unload():
-                    self._unloads.append(request)
-                case Withdrawn(unload):
-                    self._unloads = [each for each in self._unloads if each is not unload]
-                case Started(spec):
-                    self._warm = True
-                    self._failures.started(with_default=spec == self._leases.default)
-                case Found():
-                    if self._engine is not None:
-                        self._engine.find(request)
-                case Rested(refusal):
-                    self._say_unloaded(refusal)
-                case Ended():
-                    self._engine = None
-                    self._turns.leave(self._inbox.wake)
-                    self._failures.conclude(request, self._leases, now := anyio.current_time())
-                    if self._failures.pause_until > now:
-                        self._show(EngineState.BACKOFF)  # however short the pause is
+    async def _live(self, engine: EngineRun[E]) -> None:
+        ended = await engine.live()
+        self._inbox.post(partial(self._conclude, ended))
+
+    def _started(self) -> None:
+        self._warm = True
+        self._failures.started(with_default=self.loaded == self._leases.default)
+
+    def _conclude(self, ended: Ended) -> None:
+        self._engine = None
+        self._turns.leave(self._inbox.wake)
+        self._failures.conclude(ended, self._leases, now := anyio.current_time())
+        if self._failures.pause_until > now:
+            self._show(EngineState.BACKOFF)  # however short the pause is
 
     def _situation(self) -> Situation:
         return Situation(
@@ -272,7 +261,7 @@ class Supervisor(Generic[E]):
             case decisions.Start(spec):
                 self._show(EngineState.STARTING)
                 self._engine = self._make(self._leases.default if self._launcher.exchanges else spec)
-                tasks.start_soon(self._engine.live)
+                tasks.start_soon(self._live, self._engine)
             case Step.TAKE_TURN:
                 self._turns.join(self._inbox.wake)
             case Step.LEAVE_TURN:
@@ -284,18 +273,44 @@ class Supervisor(Generic[E]):
                 text = f"{self._launcher.name} cannot be started: {self._failures.reason}"
                 self._leases.refuse(self._leases.default, EngineFailedError, text)
             case change:
-                if isinstance(change, decisions.Exchange):
-                    self._show(EngineState.STARTING)
-                if isinstance(change, decisions.Rest | decisions.Stop) and change.cold:
-                    self._warm = False
                 if self._engine is not None:
-                    await self._engine.change(change)
+                    await self._change(self._engine, change)
+
+    async def _change(self, engine: EngineRun[E], change: decisions.Action) -> None:
+        """Make something else of the engine, while no job runs on it; a mistake in that is its end."""
+        try:
+            match change:
+                case decisions.Exchange(spec):
+                    self._show(EngineState.STARTING)  # whoever comes for the old model meanwhile would get the new one
+                    await engine.exchange(spec)
+                case decisions.Rest(cold):
+                    self._warm = self._warm and not cold
+                    self._leases.close()
+                    refusal = await engine.rest()
+                    if refusal is not None:
+                        self._say_unloaded(refusal)
+                case decisions.Stop(reason, cold):
+                    self._warm = self._warm and not cold
+                    self._leases.close()
+                    engine.stop(reason)
+                case _:
+                    await self._ask_to_rest()
+        except Exception as error:
+            log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
+            engine.find(Condition.GONE, f"was given up: the worker made a mistake ({type(error).__name__})")
+
+    async def _ask_to_rest(self) -> None:
+        quiet = self._leases.quiet
+        agreed = self._may_rest is None or await self._may_rest()
+        if self._leases.quiet is quiet:  # else a job has come and gone
+            not_before = 0.0 if agreed else anyio.current_time() + ASK_SECONDS
+            self._leases.quiet = replace(quiet, agreed=agreed, not_before=not_before)
 
     def _say_unloaded(self, error: str = "") -> None:
         for unload in self._unloads:
-            unload.error = error
-            unload.done.set()
-        self._unloads = []
+            if not unload.done():  # else nobody waits any more
+                unload.set_result(error)
+        self._unloads.clear()
 
     def _show(self, state: EngineState) -> None:
         """Be in a state; jobs are let on the engine in ``READY`` alone."""
@@ -306,7 +321,6 @@ class Supervisor(Generic[E]):
         if state is not self._state:
             self._state = state
             self._since = time.time()
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._changed.ring()
             self._leases.tell()
             self._on_state(state)

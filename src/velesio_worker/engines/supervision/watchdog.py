@@ -46,23 +46,15 @@ class Watchdog:
         leases: who uses it.
         patience: how long it may show no sign.
         on_hang: gets the reason when it hangs.
-        name: what it is called.
     """
 
     def __init__(
-        self,
-        serving: Serving[Any],
-        leases: Leases[Any],
-        patience: Patience,
-        on_hang: Callable[[str], None],
-        *,
-        name: str,
+        self, serving: Serving[Any], leases: Leases[Any], patience: Patience, on_hang: Callable[[str], None]
     ) -> None:
         self._serving = serving
         self._leases = leases
         self._patience = patience
         self._on_hang = on_hang
-        self._name = name
         self._seen: tuple[float, int] | None = None
         self._sign_at = anyio.current_time()
         self._probing: anyio.CancelScope | None = None
@@ -112,7 +104,7 @@ class Watchdog:
             except TimeoutError:
                 self._on_hang(f"did not make one token in {limit:g} s while nothing ran on it")
             else:
-                log.debug(f"{self._name} made a token", action="engine_probed")
+                log.debug("the engine made a token", action="engine_probed")
         self._probing = None
         self._sign_at = anyio.current_time()
 

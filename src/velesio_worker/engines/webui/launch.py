@@ -33,6 +33,7 @@ from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
 from velesio_worker.engines.webui.request import names_in
 from velesio_worker.engines.webui.start import answers, clean, is_passing, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
+from velesio_worker.wire.jobs import Kind
 
 SPARE_SLOTS: Final = 4
 """Jobs that name this worker come beside those from the list, and beside those that are run with one of them."""
@@ -58,6 +59,7 @@ class WebUILauncher:
     """
 
     name = "Stable Diffusion WebUI"
+    kind: str = Kind.IMAGE
     exchanges = True
     traits = Traits(queues=True, leaks=True, previews=True)
 

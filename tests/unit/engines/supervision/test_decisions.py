@@ -17,7 +17,6 @@ from velesio_worker.engines.supervision.decisions import (
     ON_TURN,
     ON_UNLOAD,
     Action,
-    AskToRest,
     Condition,
     Exchange,
     Phase,
@@ -120,7 +119,7 @@ WITH: dict[str, tuple[Action, Action, Action]] = {
         Stay(EngineState.READY, NOW - 1 + TURN_SECONDS),
     ),
     "the turn has come": (Stay(EngineState.READY, NOW - 1 + IDLE), Stay(EngineState.READY, NOW - 1 + IDLE), READY),
-    "long without a job": (AskToRest(), AskToRest(), READY),
+    "long without a job": (Step.ASK_TO_REST, Step.ASK_TO_REST, READY),
     "long without a job, and asked": (Stop(ON_IDLE, cold=True), Rest(cold=True), READY),
     "long without a job, and rested": (READY, READY, READY),
     "long without a job, and told to wait": (
@@ -217,7 +216,7 @@ def test_what_holds_in_every_situation() -> None:
             assert engine is Phase.ABSENT
             assert situation.turn is Turn.HELD, "one engine at a time"
             assert not situation.failed or action.spec != MAIN
-        if isinstance(action, Exchange | Rest | Stop | AskToRest):
+        if isinstance(action, Exchange | Rest | Stop) or action is Step.ASK_TO_REST:
             assert isinstance(engine, Served)
             past_help = engine.condition in {Condition.GONE, Condition.HANGS}
             assert not situation.live or past_help, "jobs end before their engine does"

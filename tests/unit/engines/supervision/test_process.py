@@ -166,6 +166,24 @@ async def test_a_process_that_ignores_sigterm_is_killed(monkeypatch: pytest.Monk
     assert is_gone(process.pid)
 
 
+async def test_a_process_that_does_not_even_heed_sigkill_is_waited_for_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unheeded(_group: int, _number: int) -> None:
+        """The signal waits, as it does while the kernel is busy with a driver that hangs."""
+
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(module, "UNKILLABLE_SECONDS", 0.02)
+    async with script(SLEEPER) as process, anyio.create_task_group() as group:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "killpg", unheeded)
+            group.start_soon(process.stop)
+            await until(lambda: caplog.text.count("dmesg") == 2)
+            assert process.returncode is None
+        process.kill()
+        await process.wait()
+
+
 @pytest.mark.parametrize("then", ["time.sleep(300)", "sys.exit(7)"], ids=["parent-runs", "parent-ended"])
 async def test_what_a_process_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS", 0.2)

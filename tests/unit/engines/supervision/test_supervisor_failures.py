@@ -453,22 +453,6 @@ async def test_an_engine_that_hangs_again_and_again_is_given_up(monkeypatch: pyt
         assert STALLED in supervised.supervisor.reason
 
 
-async def test_an_engine_that_does_not_even_heed_sigkill_is_waited_for_and_said(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(lifecycle, "UNKILLABLE_SECONDS", 0.02)
-    supervised = Supervised()
-    async with supervised.ready():
-        life = supervised.launcher.life
-        life.obeys = False
-        supervised.start(supervised.supervisor.stalled, STALLED)
-        await until(lambda: "dmesg" in caplog.text)
-        assert supervised.supervisor.state is STOPPING
-        assert supervised.launcher.lives == [life]
-        life.die("was ended by SIGKILL")
-        await until(lambda: supervised.states[2:] == DIED)
-
-
 async def test_an_engine_that_is_not_the_workers_own_is_only_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "NOTICE_SECONDS", 0.05)
     supervised = Supervised(LauncherDouble(owned=False))

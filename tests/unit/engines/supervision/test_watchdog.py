@@ -77,7 +77,7 @@ class Kennel:
 
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[None, None]:
-        dog = Watchdog(self._serving, self.leases, self.patience, self.reasons.append, name="engine")
+        dog = Watchdog(self._serving, self.leases, self.patience, self.reasons.append)
         async with anyio.create_task_group() as group:
             group.start_soon(dog.run)
             await settled()
@@ -87,7 +87,7 @@ class Kennel:
     def job(self) -> EngineLease[EngineStub]:
         """Begin a job."""
         lease = self.leases.join(None)
-        assert lease.answered
+        assert lease.engine is not None
         return lease
 
     async def _gone(self) -> str:
