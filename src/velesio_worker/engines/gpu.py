@@ -116,33 +116,21 @@ class Gpus:
 
     Args:
         visible: the value of CUDA_VISIBLE_DEVICES; see :func:`visible_devices`.
+
+    Attributes:
+        driver: the driver's version; None without NVML, and before the first reading.
+        trouble: why the last reading told nothing and what to do, for people; None if it did.
     """
 
     def __init__(self, visible: str) -> None:
+        self.driver: str | None = None
+        self.trouble: str | None = None
         self._visible = visible
         self._lock = threading.Lock()
         self._is_open = False
         self._devices: Sequence[_Device] = ()
-        self._driver: str | None = None
-        self._trouble: str | None = None
         self._rests_until = 0.0
         self._left_out = ""
-
-    @property
-    def driver(self) -> str | None:
-        """The driver's version; None without NVML. Blocks at the first call, as :meth:`read` does."""
-        self._read_first()
-        return self._driver
-
-    @property
-    def trouble(self) -> str | None:
-        """Why there is no reading and what to do, for people; None if there is one. Blocks at the first call."""
-        self._read_first()
-        return self._trouble
-
-    def _read_first(self) -> None:
-        if not self._is_open and self._trouble is None:
-            self.read()
 
     def read(self) -> Sequence[Gpu]:
         """Read the visible GPUs' figures; empty where that cannot be done, which :attr:`trouble` explains.
@@ -170,16 +158,16 @@ class Gpus:
                 return ()
             self._open()
         gpus = [_figures(device) for device in self._devices]
-        if self._trouble is not None:
-            self._trouble = None
+        if self.trouble is not None:
+            self.trouble = None
             log.info("NVML can be read again", action="nvml_back")
         return gpus
 
     def _open(self) -> None:
-        self._driver = None
+        self.driver = None
         pynvml.nvmlInit()
         self._is_open = True
-        self._driver = pynvml.nvmlSystemGetDriverVersion()
+        self.driver = pynvml.nvmlSystemGetDriverVersion()
         opened = [_opened(device) for device in _chosen(self._visible)]
         self._devices = [device for device in opened if isinstance(device, _Device)]
         left_out = "; ".join(reason for reason in opened if isinstance(reason, str))
@@ -199,8 +187,8 @@ class Gpus:
             self._devices = ()
 
     def _say(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            self._trouble = trouble
+        if trouble != self.trouble:
+            self.trouble = trouble
             log.log(logging.WARNING if self._devices else logging.INFO, trouble, action="no_nvml")
 
 

@@ -141,17 +141,27 @@ class EngineHTTP:
         """
         if self._client.is_closed:
             raise NotReachedError(_CLOSED)
-        request = self._client.build_request("POST", path, content=body, headers=_POST_HEADERS)
-        try:
-            response = await self._client.send(request, stream=True)
-        except _LOST as error:
-            refused = isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
-            raise (NotReachedError if refused else ConnectionLostError)(_reason(error)) from error
-        try:
+        async with _answer(self._client, "POST", path, body, _POST_HEADERS) as response:
             yield EngineResponse(response)
-        finally:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
-                await response.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _answer(
+    client: httpx.AsyncClient, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+) -> AsyncGenerator[httpx.Response, None]:
+    try:
+        request = client.build_request(method, url, content=body, headers=headers)
+        response = await client.send(request, stream=True)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+        raise UnusableURLError(_reason(error)) from error
+    except _LOST as error:
+        refused = isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
+        raise (NotReachedError if refused else ConnectionLostError)(_reason(error)) from error
+    try:
+        yield response
+    finally:
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
+            await response.aclose()
 
 
 class DownloadResponse(EngineResponse):
@@ -190,18 +200,8 @@ async def fetch(url: str, headers: Mapping[str, str]) -> AsyncGenerator[Download
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         remedy = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE"
         raise UnusableURLError(f"{_reason(error)}: {remedy}") from error
-    async with client:
-        try:
-            response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-            raise UnusableURLError(_reason(error)) from error
-        except _LOST as error:
-            raise ConnectionLostError(_reason(error)) from error
-        try:
-            yield DownloadResponse(response)
-        finally:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
-                await response.aclose()
+    async with client, _answer(client, "GET", url, None, headers) as response:
+        yield DownloadResponse(response)
 
 
 def _errors_of_the_transport() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:

@@ -122,8 +122,8 @@ def test_a_gpu_is_chosen_by_number_by_uuid_or_by_the_uuids_beginning(nvml: Nvml,
 def test_nvml_is_opened_once_and_not_before_it_is_needed(nvml: Nvml) -> None:
     gpus = Gpus("0")
     assert nvml.inits == 0
-    assert (gpus.driver, gpus.trouble) == ("570.86.15", None)
     first = gpus.read()
+    assert (gpus.driver, gpus.trouble) == ("570.86.15", None)
     nvml.devices[0].free = GIB
     assert [one.free for one in (*first, *gpus.read())] == [70 * GIB, GIB]
     assert nvml.inits == 1
@@ -134,10 +134,10 @@ def test_without_the_library_there_is_no_reading_and_it_is_said_once(
 ) -> None:
     nvml.init = error("LIBRARY_NOT_FOUND")
     gpus = Gpus("0")
-    assert gpus.driver is None
     for _ in range(3):
         assert not gpus.read()
         clock(61)
+    assert gpus.driver is None
     assert gpus.trouble is not None
     assert "NVML Shared Library Not Found): no NVIDIA driver on this machine" in gpus.trouble
     assert "a container started without its GPU" in gpus.trouble
@@ -156,9 +156,10 @@ def test_without_the_library_there_is_no_reading_and_it_is_said_once(
 )
 def test_what_is_wrong_comes_with_what_to_do(nvml: Nvml, name: str, remedy: str) -> None:
     nvml.init = error(name)
-    trouble = Gpus("0").trouble
-    assert trouble is not None
-    assert remedy in trouble
+    gpus = Gpus("0")
+    assert not gpus.read()
+    assert gpus.trouble is not None
+    assert remedy in gpus.trouble
 
 
 def test_nvml_is_tried_again_after_a_minute_not_before(nvml: Nvml, clock: Callable[[float], None]) -> None:

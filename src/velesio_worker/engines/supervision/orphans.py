@@ -100,7 +100,10 @@ def _keep(path: Path, pid: int, mark: str, name: str) -> BinaryIO | None:
     machine, nor its clock, nor a container's process numbers can make a living worker look like a dead one.
     """
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-        note = _Note(name=name, mark=mark, pid=pid, started=_started(pid), worker=os.getpid())
+        started = 0.0  # what it started is known by its mark, should it have ended already
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(pid).create_time()
+        note = _Note(name=name, mark=mark, pid=pid, started=started, worker=os.getpid())
         draft = path.with_suffix(".draft")  # so that nobody sees the note without its lock
         file = stack.enter_context(draft.open("wb"))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,13 +113,6 @@ def _keep(path: Path, pid: int, mark: str, name: str) -> BinaryIO | None:
         stack.pop_all()
         return file
     return None
-
-
-def _started(pid: int) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return 0.0
 
 
 def end_orphans() -> list[int]:
@@ -131,30 +127,21 @@ def end_orphans() -> list[int]:
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its worker lives
             try:
-                ended += _end_family(_Note.model_validate_json(file.read()))
+                note = _Note.model_validate_json(file.read())
             except ValidationError:
                 log.debug(f"{path} is no note of an engine", action="bad_note")
+            else:
+                family = [process for process in psutil.process_iter() if _belongs(process, note)]
+                why = f"ending {note.name}, which a worker that died left behind"
+                ended += _end(family, why, dead_worker=note.worker)
             path.unlink()
     return ended
 
 
-def end_marked(mark: str, name: str) -> list[int]:
-    """End what an engine left outside its process group; blocks for a few seconds if there is anything.
-
-    Args:
-        mark: what the engine's environment carried as :data:`MARK`.
-        name: what it is called.
-
-    Returns:
-        the processes that were ended.
-    """
+def end_marked(mark: str, name: str) -> None:
+    """End what an engine of that :data:`MARK` left outside its process group; blocks for seconds if there is any."""
     family = [process for process in psutil.process_iter() if _is_marked(process, mark)]
-    return _end(family, f"ending what {name} left behind")
-
-
-def _end_family(note: _Note) -> list[int]:
-    family = [process for process in psutil.process_iter() if _belongs(process, note)]
-    return _end(family, f"ending {note.name}, which a worker that died left behind", dead_worker=note.worker)
+    _end(family, f"ending what {name} left behind")
 
 
 def _end(family: Sequence[psutil.Process], why: str, **facts: int) -> list[int]:
@@ -178,11 +165,9 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
 
 def _belongs(process: psutil.Process, note: _Note) -> bool:
     """Whether a process is that engine, or was started by it: it carries the mark, or its number and start time fit."""
-    if process.pid == os.getpid():
-        return False
     if _is_marked(process, note.mark):
         return True
     with contextlib.suppress(psutil.Error):
-        same = process.pid == note.pid and abs(process.create_time() - note.started) < _SAME_SECONDS
+        same = process.pid == note.pid != os.getpid() and abs(process.create_time() - note.started) < _SAME_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     return False
