@@ -17,14 +17,6 @@ ON_UNLOAD: Final = "it was asked to unload its model"
 ON_TURN: Final = "it is another engine's turn on the GPU"
 
 
-class Phase(Enum):
-    """How far an engine is that does not serve."""
-
-    ABSENT = auto()
-    STARTING = auto()
-    ENDING = auto()
-
-
 class Condition(Enum):
     """How an engine is that serves."""
 
@@ -81,7 +73,7 @@ class Situation:
     Attributes:
         now: the time.
         default: what those get who want nothing in particular.
-        engine: the engine if it serves, else how far it is.
+        engine: the engine if it serves, else whether it is starting or stopping; None if there is none.
         live: how many jobs run on it.
         quiet: since when none does.
         wanted: what the first job that waits wants; None if none waits.
@@ -96,7 +88,7 @@ class Situation:
 
     now: float
     default: Spec
-    engine: Served | Phase = Phase.ABSENT
+    engine: Served | EngineState | None = None
     live: int = 0
     quiet: Quiet = Quiet()
     wanted: Spec | None = None
@@ -165,14 +157,12 @@ def decide(situation: Situation) -> Action:
     if situation.failed and situation.default_waited_for:
         return Step.REFUSE_DEFAULT
     match situation.engine:
-        case Phase.ABSENT:
+        case None:
             return _without(situation)
-        case Phase.STARTING:
-            return Stay(EngineState.STARTING)
-        case Phase.ENDING:
-            return Stay(EngineState.STOPPING)
-        case engine:
+        case Served() as engine:
             return _with(engine, situation)
+        case state:
+            return Stay(state)
 
 
 def _without(situation: Situation) -> Action:  # noqa: PLR0911 (a list of cases)

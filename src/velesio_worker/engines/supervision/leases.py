@@ -31,16 +31,14 @@ class EngineLease(Generic[E]):
         scope: cancelled when the engine goes away.
         news: rings when there is an answer, or when the engine's state has changed.
         engine: the engine, once it is granted.
-        refusal: why it is not granted.
-        dismissal: why it was taken away again.
+        error: why it is not granted, or was taken away again.
     """
 
     spec: Spec | None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     news: Bell = field(default_factory=Bell)
     engine: E | None = None
-    refusal: JobError | None = None
-    dismissal: JobError | None = None
+    error: JobError | None = None
 
 
 class Leases(Generic[E]):
@@ -96,27 +94,23 @@ class Leases(Generic[E]):
         """Queue for the engine and use it; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
         lease = self.join(spec)
         try:
-            engine = await self._granted(lease, on_wait)
+            while lease.engine is None:
+                if lease.error is not None:
+                    raise lease.error
+                on_wait()
+                with anyio.move_on_after(WAIT_SECONDS):
+                    await lease.news.wait()
             with lease.scope:
                 try:
-                    yield engine
+                    yield lease.engine
                 except EngineCrashedError:
-                    if lease.dismissal is not None:
-                        raise lease.dismissal from None
+                    if lease.error is not None:
+                        raise lease.error from None
                     raise
             if lease.scope.cancelled_caught:
-                raise lease.dismissal or EngineCrashedError()
+                raise lease.error or EngineCrashedError()
         finally:
             self.leave(lease)
-
-    async def _granted(self, lease: EngineLease[E], on_wait: Callable[[], None]) -> E:
-        while lease.engine is None:
-            if lease.refusal is not None:
-                raise lease.refusal
-            on_wait()
-            with anyio.move_on_after(WAIT_SECONDS):
-                await lease.news.wait()
-        return lease.engine
 
     def join(self, spec: Spec | None) -> EngineLease[E]:
         """Queue for the engine."""
@@ -162,7 +156,7 @@ class Leases(Generic[E]):
         """Refuse everybody who waits for ``spec``; each gets an error of their own."""
         for lease in [lease for lease in self._waiting if self._wish(lease) == spec]:
             self._waiting.remove(lease)
-            lease.refusal = error(text)
+            lease.error = error(text)
             lease.news.ring()
 
     def tell(self) -> None:
@@ -173,7 +167,7 @@ class Leases(Generic[E]):
     def dismiss(self, error: type[JobError], text: str) -> None:
         """Take the engine away from everybody who has it."""
         for lease in self._live:
-            lease.dismissal = lease.dismissal or error(text)
+            lease.error = lease.error or error(text)
             lease.scope.cancel()
 
     async def all_left(self) -> None:

@@ -12,8 +12,8 @@ import anyio
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import LOAD, STARTS
-from velesio_worker.engines.base import E, Launcher, Serving, Spec
-from velesio_worker.engines.supervision.decisions import Condition, Phase, Quiet, Served
+from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec
+from velesio_worker.engines.supervision.decisions import Condition, Quiet, Served
 from velesio_worker.engines.supervision.inbox import Inbox
 from velesio_worker.engines.supervision.leases import Leases
 from velesio_worker.engines.supervision.watchdog import Patience, Watchdog
@@ -55,13 +55,8 @@ class Ended:
 class EngineRun(Generic[E]):
     """One engine from its start to its end. A task of its own starts, watches and ends it (:meth:`live`).
 
-    Args:
-        launcher: starts the engine.
-        leases: who uses it.
-        patience: how long it may show no sign of work, or have none.
-        inbox: of the task that owns it, and calls all the other methods.
-        on_start: called by that task once it serves.
-        spec: what it is started with.
+    All other methods are called by the task that owns it, whose inbox is told what happens to it; ``on_start`` goes
+    there once it serves.
     """
 
     def __init__(
@@ -86,11 +81,11 @@ class EngineRun(Generic[E]):
         self._reason = ""
 
     @property
-    def facts(self) -> Served | Phase:
+    def facts(self) -> Served | EngineState:
         """What decisions depend on."""
         if self._over.is_set():
-            return Phase.ENDING
-        return Phase.STARTING if self._serving is None else self._served
+            return EngineState.STOPPING
+        return EngineState.STARTING if self._serving is None else self._served
 
     @property
     def loaded(self) -> Spec:

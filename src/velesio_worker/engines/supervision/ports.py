@@ -36,10 +36,6 @@ def check_port(port: int, *, setting: str = "LLAMA_PORT", url: str = "LLAMA_SERV
 
 
 def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection((HOST, port), timeout=1):
-            return True
-    except ConnectionRefusedError:
-        return False
-    except OSError:
-        return True
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) != errno.ECONNREFUSED

@@ -18,7 +18,7 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, Traits
 from velesio_worker.engines.supervision import decisions
-from velesio_worker.engines.supervision.decisions import Condition, Phase, Situation, Step
+from velesio_worker.engines.supervision.decisions import Condition, Situation, Step
 from velesio_worker.engines.supervision.failures import Failures
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.inbox import Inbox
@@ -239,7 +239,7 @@ class Supervisor(Generic[E]):
         return Situation(
             now=anyio.current_time(),
             default=self._leases.default,
-            engine=Phase.ABSENT if self._engine is None else self._engine.facts,
+            engine=None if self._engine is None else self._engine.facts,
             live=self._leases.live,
             quiet=self._leases.quiet,
             wanted=self._leases.wanted,

@@ -40,12 +40,7 @@ class Watchdog:
     """Watches one engine for as long as it serves.
 
     While jobs run, its own count of work must move, or a job must end. While none does it makes one token now and then.
-
-    Args:
-        serving: the engine.
-        leases: who uses it.
-        patience: how long it may show no sign.
-        on_hang: gets the reason when it hangs.
+    ``on_hang`` gets the reason when it hangs.
     """
 
     def __init__(

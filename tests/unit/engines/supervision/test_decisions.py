@@ -19,7 +19,6 @@ from velesio_worker.engines.supervision.decisions import (
     Action,
     Condition,
     Exchange,
-    Phase,
     Quiet,
     Rest,
     Served,
@@ -141,10 +140,12 @@ def test_an_engine_that_is_not_there(cause: str) -> None:
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-@pytest.mark.parametrize(("phase", "state"), [(Phase.STARTING, STARTING), (Phase.ENDING, STOPPING)])
-def test_an_engine_that_starts_or_ends_is_waited_for_whatever_happens(cause: str, phase: Phase, state: Stay) -> None:
+@pytest.mark.parametrize(("engine", "next_"), [(EngineState.STARTING, STARTING), (EngineState.STOPPING, STOPPING)])
+def test_an_engine_that_starts_or_ends_is_waited_for_whatever_happens(
+    cause: str, engine: EngineState, next_: Stay
+) -> None:
     refused = cause == "the default was given up, and is waited for"
-    assert decide(replace(BASE, engine=phase, **CAUSES[cause])) == (Step.REFUSE_DEFAULT if refused else state)
+    assert decide(replace(BASE, engine=engine, **CAUSES[cause])) == (Step.REFUSE_DEFAULT if refused else next_)
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -186,7 +187,9 @@ def test_an_engine_that_never_rests_is_asked_for_nothing() -> None:
 
 def every_situation() -> Iterator[Situation]:
     engines = [
-        *Phase,
+        None,
+        EngineState.STARTING,
+        EngineState.STOPPING,
         *(
             Served(spec, NOW - age, condition, "why", exchanges=exchanges, rests=exchanges, idle=idle)
             for spec, age, condition, exchanges, idle in product(
@@ -213,7 +216,7 @@ def test_what_holds_in_every_situation() -> None:
             assert action.until > NOW, "what is waited for is still to come"
             assert action.state is not EngineState.READY or (isinstance(engine, Served) and not situation.unload)
         if isinstance(action, Start):
-            assert engine is Phase.ABSENT
+            assert engine is None
             assert situation.turn is Turn.HELD, "one engine at a time"
             assert not situation.failed or action.spec != MAIN
         if isinstance(action, Exchange | Rest | Stop) or action is Step.ASK_TO_REST:
