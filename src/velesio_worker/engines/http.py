@@ -103,17 +103,10 @@ class EngineHTTP:
         await self._client.aclose()
 
     async def get(self, path: str, *, timeout: float) -> tuple[int, Any]:  # noqa: ASYNC109 (httpx's own time-out)
-        """GET a JSON document.
-
-        Args:
-            path: the path.
-            timeout: the longest wait for the answer, in seconds.
-
-        Returns:
-            the status, and the document or None if the body is no JSON.
+        """GET a JSON document; returns the status, and the document or None if the body is no JSON.
 
         Raises:
-            ConnectionLostError: there was no answer.
+            ConnectionLostError: there was no answer within ``timeout`` seconds.
         """
         response = await self._get(path, timeout)
         return response.status_code, decode_json(response.content)

@@ -26,10 +26,6 @@ log = get_logger(__name__)
 class Failures:
     """What has gone wrong with one engine, and what not; all times are in seconds, on one clock.
 
-    Args:
-        name: what the engine is called, for people.
-        kind: the kind of its jobs, for the metrics.
-
     Attributes:
         count: how often it has failed in a row.
         reason: why it was given up; empty if it was not.

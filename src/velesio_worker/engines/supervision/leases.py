@@ -42,14 +42,10 @@ class EngineLease(Generic[E]):
 
 
 class Leases(Generic[E]):
-    """The leases of one engine.
-
-    Args:
-        default: what those get who want nothing in particular.
-        on_change: called whenever somebody comes or leaves.
+    """The leases of one engine; ``on_change`` is called whenever somebody comes or leaves.
 
     Attributes:
-        default: as above; it may change.
+        default: what those get who want nothing in particular; it may change.
         ended: how many leases have ended.
         quiet: the time without leases that goes on, or the last one.
         on_use: called whenever a lease is granted.

@@ -178,6 +178,7 @@ class EngineRun(Generic[E]):
 
     def stop(self, reason: str) -> None:
         """Have it end."""
+        self._leases.close()
         self._reason = reason
         self._over.set()
 
@@ -210,6 +211,7 @@ class EngineRun(Generic[E]):
         Returns:
             why it has not, empty if it has; None if it is to be ended.
         """
+        self._leases.close()
         refusal = ""
         try:
             if self._serving is not None and self._serving.rest is not None:

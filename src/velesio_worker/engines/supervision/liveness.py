@@ -39,14 +39,7 @@ async def until_gone(
 ) -> str:
     """Wait for the end of a process, or until it cannot be reached: a wrapper may outlive its server.
 
-    Args:
-        process: the engine's.
-        reported: whether somebody has found it gone.
-        answers: asks it something.
-        last_words: says how a process ended.
-
-    Returns:
-        what happened to it.
+    Returns what happened to it: what ``last_words`` says of a process that ended.
     """
     while process.returncode is None:
         async with anyio.create_task_group() as either:

@@ -30,15 +30,7 @@ log = get_logger(__name__)
 
 
 class _Note(BaseModel):
-    """What is known of an engine; strict, since processes are ended on the word of it.
-
-    Attributes:
-        name: what it is called.
-        mark: what its environment carries as :data:`MARK`.
-        pid: its process.
-        started: when that began, as psutil tells it.
-        worker: the worker's process.
-    """
+    """What is known of an engine, and of its worker; strict, since processes are ended on the word of it."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -74,13 +66,7 @@ def _own_folder() -> Path | None:
 
 @contextlib.contextmanager
 def noted(pid: int, mark: str, name: str) -> Generator[None, None, None]:
-    """Keep a note of a running engine.
-
-    Args:
-        pid: its process, the leader of a process group of its own.
-        mark: what its environment carries as :data:`MARK`.
-        name: what it is called.
-    """
+    """Keep a note of a running engine, whose environment carries ``mark`` as :data:`MARK`."""
     folder = _own_folder()
     path = folder / f"{name}-{pid}.json" if folder else None
     file = _keep(path, pid, mark, name) if path else None
@@ -116,11 +102,7 @@ def _keep(path: Path, pid: int, mark: str, name: str) -> BinaryIO | None:
 
 
 def end_orphans() -> list[int]:
-    """End what is left of engines whose worker is gone; blocks for a few seconds if there is any.
-
-    Returns:
-        the processes that were ended.
-    """
+    """End what is left of engines whose worker is gone, and return the ids; blocks for seconds if there is any."""
     folder = _own_folder()
     ended: list[int] = []
     for path in sorted(folder.glob("*.json")) if folder else ():

@@ -15,8 +15,8 @@ def check_port(port: int, *, setting: str = "LLAMA_PORT", url: str = "LLAMA_SERV
     """Check that nothing listens on the port, so that the server that answers there is the one that was started.
 
     Args:
-        port: the port on 127.0.0.1.
-        setting: the setting that names it.
+        port: on 127.0.0.1.
+        setting: names it.
         url: the setting that names a server that runs already.
 
     Raises:

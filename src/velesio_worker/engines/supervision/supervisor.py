@@ -48,6 +48,10 @@ class Supervisor(Generic[E]):
         may_rest: whether the engine may be stopped when it has had no job for long; None: always.
         turns: whose turn it is on the GPU; None: engines share it.
         eager: whether the engine is started before anybody asks for it.
+
+    Attributes:
+        state: where the engine is in its life.
+        traits: what the engine is like.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Supervisor(Generic[E]):
         turns: GpuTurns | None = None,
         eager: bool = True,
     ) -> None:
+        self.state = EngineState.STOPPED
+        self.traits: Traits = launcher.traits
         self._launcher = launcher
         self._on_state = on_state
         self._may_rest = may_rest
@@ -71,19 +77,8 @@ class Supervisor(Generic[E]):
         self._failures = Failures(launcher.name, launcher.kind)
         self._warm = eager
         self._unloads: set[asyncio.Future[str]] = set()
-        self._state = EngineState.STOPPED
         self._since = time.time()
         self._changed = Bell()
-
-    @property
-    def state(self) -> EngineState:
-        """Where the engine is in its life."""
-        return self._state
-
-    @property
-    def traits(self) -> Traits:
-        """What the engine is like."""
-        return self._launcher.traits
 
     @property
     def reason(self) -> str:
@@ -115,9 +110,9 @@ class Supervisor(Generic[E]):
 
     def facts(self) -> dict[str, Any]:
         """What is known of the engine, for health checks; may be asked from any thread."""
-        serving, waited_for = self.serving, self._launcher.trouble if self._state is EngineState.STARTING else ""
+        serving, waited_for = self.serving, self._launcher.trouble if self.state is EngineState.STARTING else ""
         return {
-            "state": self._state.value,
+            "state": self.state.value,
             "since": round(self._since, 3),
             "model": serving.engine.model if serving else None,
             "default_model": self._leases.default.name or None,
@@ -135,7 +130,7 @@ class Supervisor(Generic[E]):
     ) -> AsyncGenerator[E, None]:
         """Lease the engine with a model loaded; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
         spec = None if model is None else await self._launcher.resolve(model)
-        async with self._leases.lease(spec, lambda: on_wait(self._state)) as engine:
+        async with self._leases.lease(spec, lambda: on_wait(self.state)) as engine:
             yield engine
 
     async def identity(self, model: str | None) -> str | None:
@@ -151,7 +146,7 @@ class Supervisor(Generic[E]):
         """
         spec = await self._launcher.resolve(model)
         self._inbox.post(partial(self._failures.retry, with_default=spec == self._leases.default))
-        async with self._leases.lease(spec, lambda: on_wait(self._state)) as engine:  # at once, or the default is tried
+        async with self._leases.lease(spec, lambda: on_wait(self.state)) as engine:  # at once, or the default is tried
             self._leases.default = spec
             self._inbox.post(self._failures.forgive)
             return engine.model
@@ -180,7 +175,7 @@ class Supervisor(Generic[E]):
 
         Returns once the state says so too, or after ``NOTICE_SECONDS``, should the engine serve others all the same.
         """
-        if self._state not in {EngineState.READY, EngineState.DRAINING}:
+        if self.state not in {EngineState.READY, EngineState.DRAINING}:
             return
         if self.serving is not None:
             self.serving.report()
@@ -285,26 +280,21 @@ class Supervisor(Generic[E]):
                     await engine.exchange(spec)
                 case decisions.Rest(cold):
                     self._warm = self._warm and not cold
-                    self._leases.close()
                     refusal = await engine.rest()
                     if refusal is not None:
                         self._say_unloaded(refusal)
                 case decisions.Stop(reason, cold):
                     self._warm = self._warm and not cold
-                    self._leases.close()
                     engine.stop(reason)
                 case _:
-                    await self._ask_to_rest()
+                    quiet = self._leases.quiet
+                    agreed = self._may_rest is None or await self._may_rest()
+                    if self._leases.quiet is quiet:  # else a job has come and gone
+                        not_before = 0.0 if agreed else anyio.current_time() + ASK_SECONDS
+                        self._leases.quiet = replace(quiet, agreed=agreed, not_before=not_before)
         except Exception as error:
             log.exception(f"{self._launcher.name} failed through a mistake of the worker's", action="engine_broken")
             engine.find(Condition.GONE, f"was given up: the worker made a mistake ({type(error).__name__})")
-
-    async def _ask_to_rest(self) -> None:
-        quiet = self._leases.quiet
-        agreed = self._may_rest is None or await self._may_rest()
-        if self._leases.quiet is quiet:  # else a job has come and gone
-            not_before = 0.0 if agreed else anyio.current_time() + ASK_SECONDS
-            self._leases.quiet = replace(quiet, agreed=agreed, not_before=not_before)
 
     def _say_unloaded(self, error: str = "") -> None:
         for unload in self._unloads:
@@ -318,8 +308,8 @@ class Supervisor(Generic[E]):
             self._engine.open()
         else:
             self._leases.close()
-        if state is not self._state:
-            self._state = state
+        if state is not self.state:
+            self.state = state
             self._since = time.time()
             self._changed.ring()
             self._leases.tell()
