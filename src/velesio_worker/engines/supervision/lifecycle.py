@@ -107,7 +107,9 @@ class EngineRun(Generic[E]):
                     return await self._serve(serving)
                 finally:
                     self._over.set()
-                    self._dismiss()
+                    self._dismiss()  # before its connections break, which would look like a crash
+                    if self._served.condition is Condition.HANGS and serving.kill is not None:
+                        serving.kill()
                     await self._leases.all_left()
         except EngineStartError as error:
             return Ended(self._spec, error)
@@ -136,11 +138,8 @@ class EngineRun(Generic[E]):
             watching.start_soon(watchdog.run)
             await self._over.wait()
             watching.cancel_scope.cancel()
-        condition, why = self._served.condition, self._served.why
-        if condition is Condition.HANGS and serving.kill is not None:
-            self._dismiss()  # before their connections break, which would look like a crash
-            serving.kill()
-        lost = {Condition.GONE: why, Condition.HANGS: f"was replaced: it {why}"}.get(condition, "")
+        why = self._served.why
+        lost = {Condition.GONE: why, Condition.HANGS: f"was replaced: it {why}"}.get(self._served.condition, "")
         steady = self._pardoned or serving.excused() or anyio.current_time() - began > STEADY_SECONDS
         return Ended(self._spec, lost=lost, reason=self._reason, steady=steady)
 
