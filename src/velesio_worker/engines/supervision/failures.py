@@ -11,14 +11,10 @@ from velesio_worker.core.metrics import RESTARTS, START_FAILURES, count_engines
 from velesio_worker.engines.base import TAIL, E
 from velesio_worker.engines.supervision.leases import Leases
 from velesio_worker.engines.supervision.lifecycle import Ended
+from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import ModelUnavailableError, OutOfMemoryError
 
-FAILURES: Final = 5
-"""So many failures in a row, none after a steady run, and an engine is given up."""
-
 LONGEST_DELAY: Final = 60.0
-RETRY_SECONDS: Final = 300.0
-"""After how long an engine that was given up is tried again all the same."""
 
 log = get_logger(__name__)
 
@@ -35,10 +31,11 @@ class Failures:
         losses: how often it went away while it served.
     """
 
-    def __init__(self, name: str, kind: str) -> None:
+    def __init__(self, name: str, kind: str, patience: Patience) -> None:
         count_engines(kind)
         self._name = name
         self._kind = kind
+        self._patience = patience
         self.count = 0
         self.reason = ""
         self.pause_until = 0.0
@@ -95,7 +92,7 @@ class Failures:
         self.losses += 1
         shown = f"{self._name} {ended.lost}"
         brief = self.last_error = shown.partition(TAIL)[0].rstrip()  # an engine that has run jobs may quote them
-        if ended.spec == leases.default or self.count + 1 < FAILURES:
+        if ended.spec == leases.default or self.count + 1 < self._patience.failures:
             self._failed(brief, shown, now)
         else:
             self.count = 0
@@ -104,13 +101,13 @@ class Failures:
     def _failed(self, reason: str, shown: str, now: float, *, final: bool = False) -> None:
         """Have it tried again after a pause, longer each time, or give it up; ``shown`` is the reason for the log."""
         self.count += 1
-        if not final and self.count < FAILURES:
+        if not final and self.count < self._patience.failures:
             delay = min(LONGEST_DELAY, 2.0 ** (self.count - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
             self.pause_until = now + delay
             log.error(shown, action="engine_lost", failures=self.count, retry_seconds=round(delay, 1))
             return
         often = "" if final else f"it failed {self.count} times in a row; the last time: "
         self.reason = often + reason
-        self._retry_at = now + RETRY_SECONDS
+        self._retry_at = now + self._patience.retry
         self._fingerprint = None
         log.critical(f"{self._name} cannot be started: {often}{shown}", action="engine_failed")

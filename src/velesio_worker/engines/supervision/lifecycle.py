@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Final, Generic
+from typing import Generic
 
 import anyio
 
@@ -27,8 +27,6 @@ from velesio_worker.wire.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
-
-STEADY_SECONDS: Final = 60.0
 
 log = get_logger(__name__)
 
@@ -140,7 +138,7 @@ class EngineRun(Generic[E]):
             watching.cancel_scope.cancel()
         why = self._served.why
         lost = {Condition.GONE: why, Condition.HANGS: f"was replaced: it {why}"}.get(self._served.condition, "")
-        steady = self._pardoned or serving.excused() or anyio.current_time() - began > STEADY_SECONDS
+        steady = self._pardoned or serving.excused() or anyio.current_time() - began > self._patience.steady
         return Ended(self._spec, lost=lost, reason=self._reason, steady=steady)
 
     async def _note_end(self, serving: Serving[E]) -> None:

@@ -43,7 +43,7 @@ class Supervisor(Generic[E]):
 
     Args:
         launcher: starts the engine.
-        patience: how long it may show no sign of work, or have none.
+        patience: what is borne of it.
         on_state: called after each change of state.
         may_rest: whether the engine may be stopped when it has had no job for long; None: always.
         turns: whose turn it is on the GPU; None: engines share it.
@@ -74,7 +74,7 @@ class Supervisor(Generic[E]):
         self._leases: Leases[E] = Leases(launcher.default(), self._inbox.wake)
         self._make = partial(EngineRun[E], launcher, self._leases, patience, self._inbox, self._started)
         self._engine: EngineRun[E] | None = None
-        self._failures = Failures(launcher.name, launcher.kind)
+        self._failures = Failures(launcher.name, launcher.kind, patience)
         self._warm = eager
         self._unloads: set[asyncio.Future[str]] = set()
         self._since = time.time()

@@ -13,9 +13,6 @@ from velesio_worker.engines.base import Serving
 from velesio_worker.engines.supervision.leases import Leases
 from velesio_worker.wire.errors import JobError
 
-PROBE_LIMIT: Final = 30.0
-"""How long an idle engine may take to make one token at most, in seconds."""
-
 _LONGEST_PERIOD: Final = 5.0
 
 log = get_logger(__name__)
@@ -23,17 +20,25 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long an engine may show no sign of work, in seconds; see the settings of the same names.
+    """What is borne of an engine; times are in seconds.
 
     Attributes:
-        stall: while jobs run on it.
-        probe: while none does, before it is asked for one; 0: never.
-        idle: while none does, before it is stopped; 0: never.
+        stall: how long it may show no sign of work while jobs run on it (STALL_SECONDS).
+        probe: how long while none does, before it is asked for one (PROBE_SECONDS); 0: never.
+        idle: how long it may have no job before it is stopped (IDLE_UNLOAD_SECONDS); 0: never.
+        answer: how long it may take to make one token at most while no job runs on it.
+        failures: so many in a row, none after a steady run, and it is given up.
+        steady: how long a steady run is at least.
+        retry: after how long one that was given up is tried again all the same.
     """
 
     stall: float
     probe: float = 0
     idle: float = 0
+    answer: float = 30
+    failures: int = 5
+    steady: float = 60
+    retry: float = 300
 
 
 class Watchdog:
@@ -89,7 +94,7 @@ class Watchdog:
         quiet = anyio.current_time() - max(self._sign_at, self._leases.quiet.since)
         if not self._patience.probe or quiet < self._patience.probe:
             return
-        limit = min(PROBE_LIMIT, self._patience.stall)
+        limit = min(self._patience.answer, self._patience.stall)
         with anyio.CancelScope() as self._probing:
             try:
                 with anyio.fail_after(limit):

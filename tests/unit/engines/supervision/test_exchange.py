@@ -144,7 +144,7 @@ async def test_an_engine_that_runs_out_of_memory_over_a_model_is_replaced() -> N
 async def test_jobs_with_a_model_that_is_too_large_do_not_end_the_engine_of_the_others() -> None:
     supervised = exchanging()
     async with supervised.ready():
-        for times in range(2 * failures.FAILURES):
+        for times in range(2 * PATIENT.failures):
             supervised.launcher.life.refuses.append(OutOfMemoryError("8 GiB are not enough"))
             user = await supervised.user("other")
             await until(lambda user=user: user.done)

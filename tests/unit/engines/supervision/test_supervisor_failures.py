@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
-from tests.doubles.launcher import LauncherDouble, Supervised, User, settled
+from tests.doubles.launcher import PATIENT, LauncherDouble, Supervised, User, settled
 from tests.support.figures import rise
 from tests.support.waiting import until
 from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.supervision import decisions, failures, lifecycle, watchdog
+from velesio_worker.engines.supervision import decisions, failures
 from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import (
@@ -86,10 +87,9 @@ async def test_the_pauses_between_two_tries_double_up_to_a_minute_with_jitter(
         bounds.append((low, high))
         return 1.0
 
-    supervised = Supervised(failing)
+    supervised = Supervised(failing, replace(PATIENT, failures=9))
     delays = Delays(supervised)
     monkeypatch.setattr(failures.random, "uniform", jitter)
-    monkeypatch.setattr(failures, "FAILURES", 9)
     monkeypatch.setattr(module, "anyio", delays)
     async with supervised.running():
         await supervised.until(FAILED)
@@ -102,16 +102,15 @@ async def test_the_pause_is_the_shortest_again_after_a_steady_run(monkeypatch: p
         return 1.0
 
     monkeypatch.setattr(failures.random, "uniform", jitter)
-    monkeypatch.setattr(lifecycle, "STEADY_SECONDS", -1.0)
-    supervised = Supervised()
+    supervised = Supervised(patience=replace(PATIENT, steady=-1))
     delays = Delays(supervised)
     monkeypatch.setattr(module, "anyio", delays)
     async with supervised.ready():
-        for count in range(2 * failures.FAILURES):
+        for count in range(2 * PATIENT.failures):
             supervised.launcher.life.die()
             await until(lambda count=count: len(supervised.launcher.lives) == count + 2)
             await supervised.until(READY)
-    assert delays.seconds == pytest.approx([1] * 2 * failures.FAILURES, abs=0.5)
+    assert delays.seconds == pytest.approx([1] * 2 * PATIENT.failures, abs=0.5)
     assert FAILED not in supervised.states
 
 
@@ -119,12 +118,12 @@ async def test_an_engine_that_dies_soon_after_each_start_is_given_up_with_the_re
     supervised = Supervised()
     with rise("velesio_engine_restarts_total", kind="engine") as lost:
         await die_until_it_is_given_up(supervised)
-    assert lost.by == failures.FAILURES
+    assert lost.by == PATIENT.failures
 
 
 async def die_until_it_is_given_up(supervised: Supervised) -> None:
     async with supervised.ready():
-        for count in range(failures.FAILURES):
+        for count in range(PATIENT.failures):
             await until(lambda count=count: len(supervised.launcher.lives) == count + 1)
             await supervised.until(READY)
             supervised.launcher.life.die("was ended by SIGSEGV")
@@ -139,7 +138,7 @@ async def test_those_who_wait_for_an_engine_that_is_given_up_are_told_why(failin
     supervised = Supervised(failing)
     with rise("velesio_engine_start_failures_total", kind="engine") as failed:
         await wait_until_it_is_given_up(supervised, failing)
-    assert failed.by == failures.FAILURES
+    assert failed.by == PATIENT.failures
 
 
 async def wait_until_it_is_given_up(supervised: Supervised, failing: LauncherDouble) -> None:
@@ -155,7 +154,7 @@ async def wait_until_it_is_given_up(supervised: Supervised, failing: LauncherDou
             assert isinstance(user.error, EngineFailedError)
             assert "engine cannot be started: it failed 5 times in a row" in str(user.error)
             assert "exit code 1" in str(user.error)
-        assert len(failing.starts) == failures.FAILURES
+        assert len(failing.starts) == PATIENT.failures
 
 
 async def test_a_failure_that_no_further_try_would_mend_is_final_at_once() -> None:
@@ -195,14 +194,11 @@ async def test_an_engine_that_was_not_mended_after_all_gets_all_its_tries(failin
         await supervised.until(FAILED)
         failing.state_of_files = "changed, but no better"
         await until(lambda: supervised.states.count(FAILED) == 2)
-        assert len(failing.starts) == 2 * failures.FAILURES
+        assert len(failing.starts) == 2 * PATIENT.failures
 
 
-async def test_an_engine_that_was_stopped_in_good_order_has_no_failures_behind_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(failures, "FAILURES", 2)
-    supervised = Supervised()
+async def test_an_engine_that_was_stopped_in_good_order_has_no_failures_behind_it() -> None:
+    supervised = Supervised(patience=replace(PATIENT, failures=2))
     async with supervised.ready():
         supervised.launcher.life.die()
         await until(lambda: supervised.states[2:] == DIED)
@@ -230,20 +226,15 @@ async def test_a_mended_engine_that_nobody_had_started_waits_for_a_job(failing: 
         await until(lambda: again.uses)
 
 
-async def test_an_engine_that_failed_is_tried_again_after_a_while(
-    monkeypatch: pytest.MonkeyPatch, failing: LauncherDouble
-) -> None:
-    monkeypatch.setattr(failures, "RETRY_SECONDS", 0.05)
-    supervised = Supervised(failing)
+async def test_an_engine_that_failed_is_tried_again_after_a_while(failing: LauncherDouble) -> None:
+    supervised = Supervised(failing, replace(PATIENT, retry=0.05))
     async with supervised.running():
         await until(lambda: supervised.states.count(FAILED) >= 2)
         failing.broken.clear()
         await supervised.until(READY)
 
 
-async def test_a_final_failure_is_tried_again_after_a_while_only(
-    monkeypatch: pytest.MonkeyPatch, failing: LauncherDouble
-) -> None:
+async def test_a_final_failure_is_tried_again_after_a_while_only(failing: LauncherDouble) -> None:
     failing.broken["main"] = EngineStartError("it is no model", final=True)
     supervised = Supervised(failing)
     async with supervised.running():
@@ -251,8 +242,7 @@ async def test_a_final_failure_is_tried_again_after_a_while_only(
         with anyio.move_on_after(0.2):
             await until(lambda: len(failing.starts) > 1)
         assert failing.starts == ["main"]
-    monkeypatch.setattr(failures, "RETRY_SECONDS", 0.01)
-    again = Supervised(failing)
+    again = Supervised(failing, replace(PATIENT, retry=0.01))
     async with again.running():
         await until(lambda: len(failing.starts) > 2)
 
@@ -311,15 +301,15 @@ async def test_a_load_is_tried_before_the_default_that_fails(
 async def test_a_model_whose_engine_keeps_dying_is_refused_and_the_default_comes_back() -> None:
     supervised = Supervised(LauncherDouble(slots=1))
     async with supervised.ready():
-        users = [await supervised.user("other") for _ in range(failures.FAILURES + 1)]
-        for count in range(1, failures.FAILURES + 1):
+        users = [await supervised.user("other") for _ in range(PATIENT.failures + 1)]
+        for count in range(1, PATIENT.failures + 1):
             await until(lambda count=count: users[count - 1].uses)
             supervised.launcher.life.die("was ended by SIGSEGV")
         await until(lambda: all(user.done for user in users))
         assert all(isinstance(user.error, EngineCrashedError) for user in users[:-1])
         assert isinstance(users[-1].error, ModelUnavailableError)
         assert "With the model other engine was ended by SIGSEGV" in str(users[-1].error)
-        await until(lambda: supervised.launcher.models == ["main", *["other"] * failures.FAILURES, "main"])
+        await until(lambda: supervised.launcher.models == ["main", *["other"] * PATIENT.failures, "main"])
         await supervised.until(READY)
         assert FAILED not in supervised.states
 
@@ -441,9 +431,8 @@ async def test_the_death_of_an_engine_that_took_anothers_place_is_a_crash_again(
         assert isinstance(user.error, EngineCrashedError)
 
 
-async def test_an_engine_that_hangs_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "FAILURES", 2)
-    supervised = Supervised()
+async def test_an_engine_that_hangs_again_and_again_is_given_up() -> None:
+    supervised = Supervised(patience=replace(PATIENT, failures=2))
     async with supervised.ready():
         await supervised.supervisor.stalled(STALLED)
         await until(lambda: supervised.states[2:] == DIED)
@@ -512,9 +501,8 @@ async def test_jobs_on_an_engine_elsewhere_that_hangs_are_told_so_and_it_is_aske
         assert supervised.states == [STARTING, READY]
 
 
-async def test_an_idle_engine_that_makes_no_token_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "PROBE_LIMIT", 0.05)
-    supervised = Supervised(patience=Patience(stall=600, probe=0.05))
+async def test_an_idle_engine_that_makes_no_token_is_replaced() -> None:
+    supervised = Supervised(patience=Patience(stall=600, probe=0.05, answer=0.05))
     async with supervised.ready():
         first = supervised.launcher.life
         await until(lambda: supervised.launcher.lives[1:])
@@ -551,11 +539,10 @@ async def test_a_mistake_while_it_is_asked_whether_an_engine_may_rest_costs_that
         assert (await supervised.user()).uses
 
 
-async def test_a_mistake_in_a_start_is_a_failure_of_that_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "FAILURES", 2)
+async def test_a_mistake_in_a_start_is_a_failure_of_that_start() -> None:
     launcher = LauncherDouble()
     launcher.broken["main"] = ZeroDivisionError()  # pyright: ignore[reportArgumentType] (that is the mistake)
-    supervised = Supervised(launcher)
+    supervised = Supervised(launcher, replace(PATIENT, failures=2))
     async with supervised.running():
         await supervised.until(FAILED)
         assert "The worker made a mistake (ZeroDivisionError)" in supervised.supervisor.reason

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -16,6 +17,7 @@ import pytest
 
 from tests.doubles import llama_server as server_double
 from tests.doubles.engine import LOADING, Answer, EngineDouble, document, healthy
+from tests.doubles.launcher import PATIENT
 from tests.support.servers import free_port
 from tests.support.waiting import until
 from velesio_worker.core.settings import Settings
@@ -27,7 +29,6 @@ from velesio_worker.engines.llama.launch import LlamaLauncher
 from velesio_worker.engines.supervision import failures
 from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.supervisor import Supervisor
-from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import EngineCrashedError, EngineFailedError, EngineUnavailableError
 from velesio_worker.wire.parameters import CompletionParameters
 
@@ -75,13 +76,13 @@ class NoGpus(Gpus):
 class Watched:
     """A supervisor of a server that behaves as told, and the states that it went through."""
 
-    def __init__(self, behaviour: str = "ready", note: str = "", **settings: object) -> None:
+    def __init__(self, behaviour: str = "ready", note: str = "", *, failures: int = 5, **settings: object) -> None:
         self.port = free_port()
         command = shlex.join([sys.executable, "-I", "-u", str(Path(server_double.__file__)), behaviour, note])
         values = {"startup_command": command, "llama_port": self.port} | settings
         self.states: list[EngineState] = []
         launcher = LlamaLauncher(Settings.model_validate(values), NoGpus())
-        self.supervisor = Supervisor(launcher, Patience(stall=600), on_state=self.states.append)
+        self.supervisor = Supervisor(launcher, replace(PATIENT, failures=failures), on_state=self.states.append)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -167,7 +168,7 @@ async def test_a_server_elsewhere_that_still_answers_is_not_given_up_for_one_job
         async with guest.ready():
             serving = guest.supervisor.serving
             assert serving is not None
-            for _ in range(failures.FAILURES + 1):
+            for _ in range(PATIENT.failures + 1):
                 serving.report()
                 await anyio.wait_all_tasks_blocked()
             assert guest.states == [STARTING, READY]
@@ -200,9 +201,8 @@ async def test_a_server_that_ends_at_once_is_told_with_its_last_words(line: str,
     assert "it llama-server" not in message
 
 
-async def test_a_server_that_shows_no_progress_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "FAILURES", 1)
-    watched = Watched("silent", start_seconds=1.5)
+async def test_a_server_that_shows_no_progress_is_given_up() -> None:
+    watched = Watched("silent", failures=1, start_seconds=1.5)
     message = await watched.fails()
     assert "no progress for 1.5 s (START_SECONDS)" in message
     assert "  loading" in message
@@ -238,9 +238,8 @@ async def test_a_server_that_dies_is_started_again() -> None:
     assert watched.states[-1] is STOPPED
 
 
-async def test_a_server_that_keeps_dying_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(failures, "FAILURES", 3)
-    watched = Watched("once", str(tmp_path / "started"))
+async def test_a_server_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+    watched = Watched("once", str(tmp_path / "started"), failures=3)
     async with watched.ready():
         await watched.die()
         await until(lambda: watched.supervisor.state is FAILED)

@@ -284,9 +284,8 @@ async def test_a_job_that_comes_ends_the_probe(clock: Clock) -> None:
         assert len(kennel.reasons) == 1, "from then on the job shows whether the engine works"
 
 
-async def test_an_engine_that_makes_no_token_hangs(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(module, "PROBE_LIMIT", 0.02)
-    kennel = Kennel(clock, Patience(stall=8, probe=8))
+async def test_an_engine_that_makes_no_token_hangs(clock: Clock) -> None:
+    kennel = Kennel(clock, Patience(stall=8, probe=8, answer=0.02))
     async with kennel.watching():
         await clock.go_on(8)
         await until(lambda: kennel.reasons)
