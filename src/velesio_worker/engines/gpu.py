@@ -68,14 +68,6 @@ class Gpu:
     temperature: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
-    index: int
-    uuid: str
-    name: str = ""
-    handle: object = None
-
-
 class _NoGpuError(Exception):
     """There is nothing to read; the text says why."""
 
@@ -128,7 +120,7 @@ class Gpus:
         self._visible = visible
         self._lock = threading.Lock()
         self._is_open = False
-        self._devices: Sequence[_Device] = ()
+        self._readings: Sequence[Callable[[], Gpu]] = ()
         self._rests_until = 0.0
         self._left_out = ""
 
@@ -157,7 +149,7 @@ class Gpus:
             if time.monotonic() < self._rests_until:
                 return ()
             self._open()
-        gpus = [_figures(device) for device in self._devices]
+        gpus = [reading() for reading in self._readings]
         if self.trouble is not None:
             self.trouble = None
             log.info("NVML can be read again", action="nvml_back")
@@ -168,10 +160,10 @@ class Gpus:
         pynvml.nvmlInit()
         self._is_open = True
         self.driver = pynvml.nvmlSystemGetDriverVersion()
-        opened = [_opened(device) for device in _chosen(self._visible)]
-        self._devices = [device for device in opened if isinstance(device, _Device)]
+        opened = [_opened(index, uuid) for index, uuid in _chosen(self._visible)]
+        self._readings = [reading for reading in opened if not isinstance(reading, str)]
         left_out = "; ".join(reason for reason in opened if isinstance(reason, str))
-        if not self._devices:
+        if not self._readings:
             raise _NoGpuError(left_out)
         if left_out not in {"", self._left_out}:
             self._left_out = left_out
@@ -184,12 +176,12 @@ class Gpus:
         if self._is_open:
             _unless_refused(pynvml.nvmlShutdown)
             self._is_open = False
-            self._devices = ()
+            self._readings = ()
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
-            log.log(logging.WARNING if self._devices else logging.INFO, trouble, action="no_nvml")
+            log.log(logging.WARNING if self._readings else logging.INFO, trouble, action="no_nvml")
 
 
 def _unless_refused(read: Callable[[], Any]) -> Any:  # noqa: ANN401 (pynvml has no types)
@@ -200,9 +192,9 @@ def _unless_refused(read: Callable[[], Any]) -> Any:  # noqa: ANN401 (pynvml has
         return None
 
 
-def _listed(visible: str) -> Mapping[int, _Device]:
-    """Return all devices by the numbers that CUDA gives them; -1 is the MIG instance that is named."""
-    devices: dict[int, _Device] = {}
+def _listed(visible: str) -> Mapping[int, tuple[int, str]]:
+    """Return index and UUID of all devices by the numbers that CUDA gives them; -1: the MIG instance that is named."""
+    devices: dict[int, tuple[int, str]] = {}
     for index in range(pynvml.nvmlDeviceGetCount()):
         try:
             uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
@@ -210,35 +202,35 @@ def _listed(visible: str) -> Mapping[int, _Device]:
             continue  # not this container's: CUDA does not count it either
         except pynvml.NVMLError:
             uuid = ""  # it keeps its number; if it is chosen, the error comes again
-        devices[len(devices)] = _Device(index, uuid)
+        devices[len(devices)] = index, uuid
     uuid = visible.split(",", 1)[0].strip()
     if uuid.startswith("MIG-"):
         with contextlib.suppress(pynvml.NVMLError):  # there is none of that name, or it may not be used
             gpu = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(pynvml.nvmlDeviceGetHandleByUUID(uuid))
-            devices[-1] = _Device(pynvml.nvmlDeviceGetIndex(gpu), uuid)
+            devices[-1] = pynvml.nvmlDeviceGetIndex(gpu), uuid
     return devices
 
 
-def _chosen(visible: str) -> Sequence[_Device]:
-    """Return the visible devices; :class:`_NoGpuError` if there is none."""
+def _chosen(visible: str) -> Sequence[tuple[int, str]]:
+    """Return index and UUID of the visible devices; :class:`_NoGpuError` if there is none."""
     devices = _listed(visible)
     if not devices:
         raise _NoGpuError("NVML knows no GPU that may be used here: check that the container was given one (--gpus)")
-    numbers = visible_devices(visible, [(number, device.uuid) for number, device in devices.items()])
+    numbers = visible_devices(visible, [(number, uuid) for number, (_, uuid) in devices.items()])
     if not numbers:
-        known = ", ".join(f"{number} {device.uuid}" for number, device in devices.items() if number >= 0)
+        known = ", ".join(f"{number} {uuid}" for number, (_, uuid) in devices.items() if number >= 0)
         raise _NoGpuError(f"CUDA_VISIBLE_DEVICES={visible!r} chooses none of the GPUs here ({known}): name one of them")
     return [devices[number] for number in numbers]
 
 
-def _opened(device: _Device) -> _Device | str:
-    """Return a chosen device with its handle, or why its memory cannot be told."""
-    if is_instance := device.uuid.startswith("MIG-"):
-        handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+def _opened(index: int, uuid: str) -> Callable[[], Gpu] | str:
+    """Return what reads a chosen device, or why its memory cannot be told."""
+    if is_instance := uuid.startswith("MIG-"):
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
     else:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index)
-    opened = _Device(device.index, device.uuid, pynvml.nvmlDeviceGetName(handle), handle)
-    unknown = f"The free memory of GPU {opened.index} ({opened.name}) is not known"
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    name = pynvml.nvmlDeviceGetName(handle)
+    unknown = f"The free memory of GPU {index} ({name}) is not known"
     mig_mode = _unless_refused(lambda: pynvml.nvmlDeviceGetMigMode(handle))
     if mig_mode and mig_mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE and not is_instance:  # it would tell that of all
         return f"{unknown}: it is divided; name a MIG instance in CUDA_VISIBLE_DEVICES (nvidia-smi -L lists them)"
@@ -246,15 +238,14 @@ def _opened(device: _Device) -> _Device | str:
         pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError_NotSupported as error:
         return f"{unknown} ({error}), as where a GPU shares the machine's memory: choose GPU_LAYERS yourself"
-    return opened
 
+    def read() -> Gpu:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        load = _unless_refused(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        heat = _unless_refused(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+        return Gpu(index, uuid, name, memory.total, memory.used, memory.free, load, heat)
 
-def _figures(device: _Device) -> Gpu:
-    handle = device.handle
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    load = _unless_refused(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    heat = _unless_refused(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
-    return Gpu(device.index, device.uuid, device.name, memory.total, memory.used, memory.free, load, heat)
+    return read
 
 
 def free_memory(gpus: Sequence[Gpu]) -> int | None:

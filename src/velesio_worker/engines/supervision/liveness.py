@@ -45,7 +45,11 @@ async def until_gone(
         async with anyio.create_task_group() as either:
             either.start_soon(_first_of, process.wait, either)
             either.start_soon(_first_of, reported.wait, either)
-        if process.returncode is None and not await _answers_at_last(answers):
+        for _ in range(_TRIES):
+            if process.returncode is not None or await answers():
+                break
+            await anyio.sleep(_PAUSE_SECONDS)
+        else:
             return "cannot be reached although its process lives"
     await process.drained()
     return last_words(process)
@@ -54,14 +58,6 @@ async def until_gone(
 async def _first_of(wait: Callable[[], Awaitable[object]], group: anyio.abc.TaskGroup) -> None:
     await wait()
     group.cancel_scope.cancel()
-
-
-async def _answers_at_last(answers: Callable[[], Awaitable[bool]]) -> bool:
-    for _ in range(_TRIES):
-        if await answers():
-            return True
-        await anyio.sleep(_PAUSE_SECONDS)
-    return False
 
 
 def tail_of(process: EngineProcess) -> str:

@@ -35,8 +35,6 @@ _PR_SET_PDEATHSIG: Final = 1
 
 log = get_logger(__name__)
 
-OnLine = Callable[[str], None]
-
 
 class EngineProcess:
     """A running process. Made by :func:`running`.
@@ -52,7 +50,7 @@ class EngineProcess:
         process: asyncio.subprocess.Process,
         output: asyncio.StreamReader,
         transport: asyncio.ReadTransport,
-        on_line: OnLine,
+        on_line: Callable[[str], None],
         clean: Clean,
     ) -> None:
         self._process = process
@@ -185,7 +183,7 @@ async def running(
     command: Sequence[str],
     *,
     env: Mapping[str, str],
-    on_line: OnLine,
+    on_line: Callable[[str], None],
     remedy: str,
     clean: Clean = str,
     name: str = "engine",
