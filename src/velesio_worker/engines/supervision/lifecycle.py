@@ -86,11 +86,6 @@ class EngineRun(Generic[E]):
         return EngineState.STARTING if self._serving is None else self._served
 
     @property
-    def loaded(self) -> Spec:
-        """What it has loaded, or is to."""
-        return self._served.spec
-
-    @property
     def serving(self) -> Serving[E] | None:
         """The engine, while it serves."""
         return None if self._over.is_set() else self._serving

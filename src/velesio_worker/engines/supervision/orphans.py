@@ -8,9 +8,9 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Final
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,41 +64,35 @@ def _own_folder() -> Path | None:
     return None
 
 
-@contextlib.contextmanager
-def noted(pid: int, mark: str, name: str) -> Generator[None, None, None]:
-    """Keep a note of a running engine, whose environment carries ``mark`` as :data:`MARK`."""
-    folder = _own_folder()
-    path = folder / f"{name}-{pid}.json" if folder else None
-    file = _keep(path, pid, mark, name) if path else None
-    try:
-        yield
-    finally:
-        if path is not None and file is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            file.close()
+def noted(pid: int, mark: str, name: str) -> contextlib.ExitStack:
+    """Keep a note of a running engine, whose environment carries ``mark`` as :data:`MARK`, until the context is left.
 
-
-def _keep(path: Path, pid: int, mark: str, name: str) -> BinaryIO | None:
-    """Write a note and lock it; None if that cannot be done.
-
-    The lock says that this worker lives: the kernel undoes it however the worker ends, and neither a new start of the
-    machine, nor its clock, nor a container's process numbers can make a living worker look like a dead one.
+    It is locked, which says that this worker lives: the kernel undoes that however the worker ends, and neither a new
+    start of the machine, nor its clock, nor a container's process numbers can make a living worker look like a dead
+    one. Where no note can be kept the engine runs without.
     """
+    folder = _own_folder()
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-        started = 0.0  # what it started is known by its mark, should it have ended already
-        with contextlib.suppress(psutil.Error):
-            started = psutil.Process(pid).create_time()
-        note = _Note(name=name, mark=mark, pid=pid, started=started, worker=os.getpid())
-        draft = path.with_suffix(".draft")  # so that nobody sees the note without its lock
-        file = stack.enter_context(draft.open("wb"))
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.write(note.model_dump_json().encode())
-        file.flush()
-        draft.rename(path)
-        stack.pop_all()
-        return file
-    return None
+        if folder is not None:
+            started = 0.0  # what it started is known by its mark, should it have ended already
+            with contextlib.suppress(psutil.Error):
+                started = psutil.Process(pid).create_time()
+            note = _Note(name=name, mark=mark, pid=pid, started=started, worker=os.getpid())
+            path = folder / f"{name}-{pid}.json"
+            draft = path.with_suffix(".draft")  # so that nobody sees the note without its lock
+            file = stack.enter_context(draft.open("wb"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(note.model_dump_json().encode())
+            file.flush()
+            draft.rename(path)
+            stack.callback(_drop, path)
+            return stack.pop_all()
+    return contextlib.ExitStack()
+
+
+def _drop(note: Path) -> None:
+    with contextlib.suppress(OSError):
+        note.unlink()
 
 
 def end_orphans() -> list[int]:

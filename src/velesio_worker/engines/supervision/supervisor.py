@@ -18,7 +18,7 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, Traits
 from velesio_worker.engines.supervision import decisions
-from velesio_worker.engines.supervision.decisions import Condition, Situation, Step
+from velesio_worker.engines.supervision.decisions import Condition, Served, Situation, Step
 from velesio_worker.engines.supervision.failures import Failures
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.inbox import Inbox
@@ -99,14 +99,13 @@ class Supervisor(Generic[E]):
     @property
     def serving(self) -> Serving[E] | None:
         """The engine, if it is ready."""
-        engine = self._engine
-        return None if engine is None else engine.serving
+        return self._engine and self._engine.serving
 
     @property
     def loaded(self) -> Spec | None:
         """What is loaded, if the engine is ready."""
-        engine = self._engine
-        return None if engine is None or engine.serving is None else engine.loaded
+        facts = self._engine and self._engine.facts
+        return facts.spec if isinstance(facts, Served) else None
 
     def facts(self) -> dict[str, Any]:
         """What is known of the engine, for health checks; may be asked from any thread."""
