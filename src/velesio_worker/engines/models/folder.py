@@ -7,11 +7,11 @@ import os
 import re
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from velesio_worker.engines.models.gguf import GgufError, GgufInfo, part_number, part_paths, read_gguf
+from velesio_worker.engines.models.gguf import GgufError, part_number, part_paths, read_gguf
 from velesio_worker.wire.errors import BadJobError
 
 _SUFFIX: Final = ".gguf"
@@ -19,9 +19,10 @@ _PROJECTOR: Final = "mmproj"
 _DEPTH: Final = 3
 """Folders in folders: the Hugging Face hub's cache has its files three folders deep."""
 
-_SAMPLE: Final = 1024 * 1024
-_SAMPLES, _PIECE = 129, 64 * 1024
 _HASH_DIGITS: Final = 10
+_REMEMBERED: Final = 1024
+"""Of how many models it is remembered what was read, while their files keep their sizes and times."""
+
 _SAYABLE: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 """Names that JSON can carry and a log line can show; surrogates stand for bytes that are no UTF-8."""
 
@@ -32,15 +33,6 @@ _REPR: Final = reprlib.Repr()
 _REPR.maxstring = 80
 
 _Stamp = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What was read of a model when its files had these sizes and times; a text says why it cannot be used."""
-
-    stamp: _Stamp
-    fingerprint: str
-    info: GgufInfo | str
 
 
 class ModelFolder:
@@ -56,8 +48,6 @@ class ModelFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[Path, _Known] = {}
-        self._contents: dict[Path, tuple[_Stamp, str]] = {}
 
     def find(self, name: str) -> Path:
         """Return the model that a job names.
@@ -106,36 +96,25 @@ class ModelFolder:
             of a split model that of the first part. It is null where the file cannot be read.
         """
         now = None if loaded is None else loaded.resolve()
-        seen = {path: what for path in self.files() if (what := self._look(path)) is not None}
-        self._known = {path: what for path, what in seen.items() if isinstance(what, _Known)}
-        return [
-            {"name": path.stem, "filename": self._name(path), **_described(what), "loaded": path.resolve() == now}
-            for path, what in seen.items()
-        ]
+        entries: list[dict[str, Any]] = []
+        for path in self.files():
+            try:
+                what = _described(path, _stamp(path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                why = f"cannot be read ({error.strerror}): check its permissions"
+                what = {"hash": None, "size": None, "error": why}
+            place = {"name": path.stem, "filename": self._name(path)}
+            entries.append({**place, **what, "loaded": path.resolve() == now})
+        return entries
 
     def content_of(self, path: Path) -> str | None:
         """Return what tells a model's content from others: a hash of samples all over its file; None if it is gone."""
         try:
-            stamp = tuple(_stamps(path))
-            known = self._contents.get(path)
-            if known is None or known[0] != stamp:
-                known = self._contents[path] = (stamp, _sampled(path))
+            return _content(path, _stamp(path))
         except OSError:
             return None
-        return known[1]
-
-    def _look(self, path: Path) -> _Known | OSError | None:
-        """Read a model, or remember what was read; None if it is gone."""
-        try:
-            stamp = tuple(_stamps(path))
-            known = self._known.get(path)
-            if known is not None and known.stamp == stamp:
-                return known
-            return _Known(stamp, _fingerprint(path), _info(path))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return error
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -175,57 +154,48 @@ def _is_model(path: Path) -> bool:
     return path.suffix == _SUFFIX and not path.name.lower().startswith(_PROJECTOR) and part_number(path) == 1
 
 
-def _stamps(path: Path) -> Iterator[tuple[int, int]]:
-    """Yield size and time of a model's files, up to the first that is missing."""
+def _stamp(path: Path) -> _Stamp:
+    """Return size and time of a model's files, up to the first that is missing."""
+    stamps: list[tuple[int, int]] = []
     for part in part_paths(path):
         try:
             status = part.stat()
         except FileNotFoundError:
-            return
-        yield status.st_size, status.st_mtime_ns
+            break
+        stamps.append((status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
 
 
-def _sampled(path: Path) -> str:
-    """Hash a file's size and pieces of it, spread evenly: a few MiB also of a model that has many GiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest.update(str(size).encode())
-        for number in range(_SAMPLES):
-            file.seek(max(size - _PIECE, 0) * number // (_SAMPLES - 1))
-            digest.update(file.read(_PIECE))
-    return digest.hexdigest()
+@lru_cache(_REMEMBERED)
+def _described(path: Path, stamp: _Stamp) -> dict[str, Any]:
+    fingerprint = _sampled(path, 2, 1024 * 1024)[:_HASH_DIGITS]
+    try:
+        info = read_gguf(path)
+    except GgufError as error:
+        return {"hash": fingerprint, "size": sum(size for size, _ in stamp), "error": str(error)}
+    return {
+        "hash": fingerprint,
+        "size": info.size,
+        "architecture": info.architecture,
+        "parameters": info.parameters,
+        "context_length": info.context_length,
+    }
 
 
-def _fingerprint(path: Path) -> str:
+@lru_cache(_REMEMBERED)
+def _content(path: Path, _: _Stamp) -> str:
+    return _sampled(path, 129, 64 * 1024)
+
+
+def _sampled(path: Path, count: int, length: int) -> str:
+    """Hash a file's size and so many pieces of it, spread evenly from its first byte to its last."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256(str(size).encode())
-        for start in (0, max(0, size - _SAMPLE)):
-            file.seek(start)
-            digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()[:_HASH_DIGITS]
-
-
-def _info(path: Path) -> GgufInfo | str:
-    try:
-        return read_gguf(path)
-    except GgufError as error:
-        return str(error)
-
-
-def _described(what: _Known | OSError) -> dict[str, Any]:
-    if isinstance(what, OSError):
-        return {"hash": None, "size": None, "error": f"cannot be read ({what.strerror}): check its permissions"}
-    if isinstance(what.info, str):
-        return {"hash": what.fingerprint, "size": sum(size for size, _ in what.stamp), "error": what.info}
-    return {
-        "hash": what.fingerprint,
-        "size": what.info.size,
-        "architecture": what.info.architecture,
-        "parameters": what.info.parameters,
-        "context_length": what.info.context_length,
-    }
+        for number in range(count):
+            file.seek(max(size - length, 0) * number // (count - 1))
+            digest.update(file.read(length))
+    return digest.hexdigest()
 
 
 def _some(names: list[str]) -> str:

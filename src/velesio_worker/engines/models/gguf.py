@@ -38,26 +38,22 @@ class GgufInfo:
 
     Attributes:
         architecture: ``llama``, ``qwen3``, ``bert`` and so on.
-        name: the model's name.
         context_length: tokens that it was trained for.
         layers: its blocks; with its output layer llama-server offloads one more to a GPU.
         vocab_size: tokens in its vocabulary.
         parameters: elements of all tensors, those of every part included.
         pooling: 0 none, 1 mean, 2 cls, 3 last, 4 rank; None if the file does not say.
         has_chat_template: whether it has one of its own.
-        split_count: in how many files it lies.
-        size: bytes of all of them.
+        size: bytes of all its files.
     """
 
     architecture: str
-    name: str | None
     context_length: int | None
     layers: int | None
     vocab_size: int | None
     parameters: int
     pooling: int | None
     has_chat_template: bool
-    split_count: int
     size: int
 
     @property
@@ -88,14 +84,12 @@ def read_gguf(path: Path) -> GgufInfo:
         raise GgufError("names no architecture (general.architecture): llama.cpp needs the file of a whole model")
     return GgufInfo(
         architecture=architecture,
-        name=first.text("general.name"),
         context_length=first.number(f"{architecture}.context_length"),
         layers=first.number(f"{architecture}.block_count"),
         vocab_size=first.lengths.get("tokenizer.ggml.tokens"),
         parameters=sum(part.parameters for part in parts),
         pooling=first.number(f"{architecture}.pooling_type"),
         has_chat_template=first.text("tokenizer.chat_template") is not None,
-        split_count=len(parts),
         size=sum(part.size for part in parts),
     )
 

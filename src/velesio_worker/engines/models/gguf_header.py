@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
+from struct import error as StructError  # noqa: N812 (its name says nothing alone)
 from typing import BinaryIO, Final, NoReturn
 
 from velesio_worker.wire.errors import VelesioError
@@ -18,9 +19,6 @@ from velesio_worker.wire.errors import VelesioError
 _MAGIC: Final = b"GGUF"
 _LFS_POINTER: Final = b"version https://git-lfs"
 _VERSIONS: Final = (2, 3)
-_WINDOW: Final = 1024 * 1024
-"""So many bytes of the header are in memory at a time."""
-
 _HEADER_LIMIT: Final = 128 * 1024 * 1024
 """Real headers have some ten megabytes; what claims more is damaged, and would take long to walk through."""
 
@@ -101,6 +99,10 @@ def damaged(why: str) -> NoReturn:
     raise GgufError(f"is damaged ({why}): download it again")
 
 
+def _cut_off(size: int) -> NoReturn:
+    raise GgufError(f"is cut off: it has {size:,} bytes and its header goes on: download it again")
+
+
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     """One file's header.
@@ -138,11 +140,15 @@ def read_header(path: Path) -> GgufHeader:
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise GgufError("is no regular file")  # opening a pipe would wait for whoever writes into it
+    size = status.st_size
     with path.open("rb") as file:
-        reader = _Reader(file, size := status.st_size)
-        tensors, count = reader.begin()
-        values, lengths = _values(reader, count)
-        parameters, needed = _tensors(reader, tensors, _alignment(values))
+        reader = _Reader(file, size)
+        try:
+            tensors, count = reader.begin()
+            values, lengths = _values(reader, count)
+            parameters, needed = _tensors(reader, tensors, _alignment(values))
+        except StructError:  # somebody shortened the file meanwhile
+            _cut_off(size)
     if needed > size:
         raise GgufError(f"is cut off: it has {size:,} bytes, its tensors need {needed:,}: download it again")
     return GgufHeader(values, lengths, parameters, size)
@@ -193,17 +199,14 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
 
 
 class _Reader:
-    """Reads a file's header through a small window.
+    """Reads a file's header. ``position`` is where the next value begins.
 
-    It is not mapped into memory: a file that shrinks meanwhile would end the process with SIGBUS. ``position`` is
-    where the next value begins.
+    It is not mapped into memory: a file that shrinks meanwhile would end the process with SIGBUS.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
         self._size = size
-        self._window = b""
-        self._start = 0
         self.position = 0
 
     def begin(self) -> tuple[int, int]:
@@ -224,23 +227,21 @@ class _Reader:
         return self.number(_U64), self.number(_U64)
 
     def number(self, layout: Struct) -> int:
-        """Read a number."""
-        at = self._load(layout.size)
-        return layout.unpack_from(self._window, at)[0]
+        return layout.unpack(self._read(layout.size))[0]
 
     def name(self, what: str) -> str:
         """Read the name of a key or a tensor."""
         length = self.number(_U64)
         if not 0 < length <= _NAME_LIMIT:
             damaged(f"the name of a {what} has {length:,} bytes")
-        return self._text(length)
+        return self._read(length).decode(errors="replace")
 
     def text(self) -> str:
         """Read the beginning of a text, and go on behind its end."""
         self._demand(length := self.number(_U64))
-        text = self._text(min(length, _TEXT_KEPT))
-        self._skip(max(0, length - _TEXT_KEPT))
-        return text
+        kept = self._read(min(length, _TEXT_KEPT))
+        self._skip(length - len(kept))
+        return kept.decode(errors="replace")
 
     def skip_array(self) -> int:
         """Skip an array; returns its length."""
@@ -254,46 +255,31 @@ class _Reader:
         return count
 
     def _skip_texts(self, count: int) -> None:
-        """Skip so many texts: hundreds of thousands in a vocabulary, hence one call for each and no more."""
+        """Skip so many texts: hundreds of thousands in a vocabulary, hence no call of our own for each."""
         self._demand(count * _U64.size)
-        length_at, left = _U64.unpack_from, count
-        while left:
-            begin = self.position
-            at = self._load(_U64.size)
-            window, last = self._window, len(self._window) - _U64.size
-            for left in range(left - 1, -1, -1):  # noqa: B007, B020 (what is left; in half of a while loop's time)
-                (length,) = length_at(window, at)
-                at += _U64.size + length
-                if at > last:
-                    break
-            self.position = begin
-            self._skip(self._start + at - begin)
+        read, skip, length_at = self._file.read, self._file.seek, _U64.unpack
+        at, last = self.position, min(self._size, _HEADER_LIMIT) - _U64.size
+        for left in range(count - 1, -1, -1):
+            (length,) = length_at(read(_U64.size))
+            at += _U64.size + length
+            if at > last:  # nothing fits behind this one
+                self._demand(at - self.position + left * _U64.size)
+            skip(at)
+        self.position = at
 
-    def _text(self, length: int) -> str:
-        at = self._load(length)
-        return self._window[at : at + length].decode(errors="replace")
-
-    def _load(self, count: int) -> int:
-        """Go on by so many bytes, and return where they lie in the window."""
-        begin = self.position
-        self._skip(count)
-        if not self._start <= begin <= begin + count <= self._start + len(self._window):
-            self._file.seek(begin)
-            self._window, self._start = self._file.read(_WINDOW), begin
-            if len(self._window) < count:  # somebody shortened the file meanwhile
-                self._cut_off()
-        return begin - self._start
+    def _read(self, count: int) -> bytes:
+        self._demand(count)
+        self.position += count
+        return self._file.read(count)
 
     def _skip(self, count: int) -> None:
         self._demand(count)
         self.position += count
+        self._file.seek(self.position)
 
     def _demand(self, count: int) -> None:
         end = self.position + count
         if end > _HEADER_LIMIT:
             damaged(f"its header would have more than {_HEADER_LIMIT:,} bytes")
         if end > self._size:
-            self._cut_off()
-
-    def _cut_off(self) -> NoReturn:
-        raise GgufError(f"is cut off: it has {self._size:,} bytes and its header goes on: download it again")
+            _cut_off(self._size)

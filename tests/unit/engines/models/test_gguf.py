@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tracemalloc
@@ -20,7 +21,6 @@ from tests.support.gguf_files import (
     string,
     write_split,
 )
-from velesio_worker.engines.models import gguf_header
 from velesio_worker.engines.models.gguf import GgufError, GgufInfo, part_number, part_paths, read_gguf
 
 WHOLE = gguf()
@@ -77,14 +77,12 @@ def test_a_header_says_what_the_model_is(file: Path, version: int) -> None:
     content = gguf(version=version)
     assert read(file, content) == GgufInfo(
         architecture="llama",
-        name="Tiny",
         context_length=2048,
         layers=3,
         vocab_size=4,
         parameters=PARAMETERS,
         pooling=None,
         has_chat_template=True,
-        split_count=1,
         size=len(content),
     )
 
@@ -92,15 +90,15 @@ def test_a_header_says_what_the_model_is(file: Path, version: int) -> None:
 def test_what_a_header_does_not_say_is_not_made_up(file: Path) -> None:
     content = gguf({"general.architecture": "mamba", "tokenizer.chat_template": ""}, [])
     info = read(file, content)
-    assert (info.architecture, info.parameters, info.split_count, info.size) == ("mamba", 0, 1, len(content))
-    assert (info.name, info.context_length, info.layers, info.vocab_size, info.pooling) == (None,) * 5
+    assert (info.architecture, info.parameters, info.size) == ("mamba", 0, len(content))
+    assert (info.context_length, info.layers, info.vocab_size, info.pooling) == (None,) * 4
     assert not info.has_chat_template
 
 
 def test_values_of_a_wrong_type_count_as_not_given(file: Path) -> None:
-    values: dict[str, Value] = {"general.name": 7, "llama.context_length": "long", "llama.block_count": True}
+    values: dict[str, Value] = {"llama.context_length": "long", "llama.block_count": True, "tokenizer.chat_template": 7}
     info = read(file, gguf({"general.architecture": "llama", **values}))
-    assert (info.name, info.context_length, info.layers) == (None, None, None)
+    assert (info.context_length, info.layers, info.has_chat_template) == (None, None, False)
 
 
 def test_the_architecture_may_stand_behind_what_it_names(file: Path) -> None:
@@ -123,7 +121,7 @@ def test_the_small_model_is_read(model_path: Path) -> None:
     assert (info.architecture, info.context_length, info.layers, info.vocab_size) == ("llama", 8192, 30, 49152)
     assert info.parameters == pytest.approx(134.5e6, rel=0.001)
     assert info.size == model_path.stat().st_size
-    assert (info.has_chat_template, info.split_count, info.embeds, info.reranks) == (True, 1, False, False)
+    assert (info.has_chat_template, info.embeds, info.reranks) == (True, False, False)
 
 
 @pytest.mark.parametrize("length", [3, 7, 20, 1000, 1_000_000, 3_000_000, 50_000_000, 98_000_000])
@@ -224,7 +222,7 @@ def test_architecture_and_pooling_tell_what_a_model_is_for(
 def test_a_split_model_is_all_its_parts(tmp_path: Path) -> None:
     parts = write_split(tmp_path, "big", 3)
     info = read_gguf(parts[0])
-    assert (info.architecture, info.split_count, info.parameters) == ("llama", 3, 3 * PARAMETERS)
+    assert (info.architecture, info.parameters) == ("llama", 3 * PARAMETERS)
     assert info.size == sum(part.stat().st_size for part in parts)
     assert list(part_paths(parts[1])) == parts
     assert [part_number(part) for part in parts] == [1, 2, 3]
@@ -271,12 +269,25 @@ def test_a_large_vocabulary_takes_little_memory(file: Path) -> None:
         tracemalloc.stop()
 
 
-def test_values_are_read_wherever_a_window_ends(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_header, "_WINDOW", 8192)
-    for length in range(7600, 8200):
+def test_values_are_read_wherever_the_files_buffer_ends(file: Path) -> None:
+    for length in range(io.DEFAULT_BUFFER_SIZE - 600, io.DEFAULT_BUFFER_SIZE + 10):
         texts = ["x" * length, "", "y" * 30, "", "z"]
         values = {"general.architecture": "llama", "texts": texts, "numbers": [1, 2, 3], "llama.block_count": 5}
         assert read(file, gguf({**values, "general.name": "Tiny"})).layers == 5, length
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_said_to_be_cut_off(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_bytes(WHOLE)
+    before = file.stat()
+
+    def stat(_: Path) -> os.stat_result:
+        return before
+
+    monkeypatch.setattr(Path, "stat", stat)
+    for length in range(3, HEADER):
+        assert failure(file, WHOLE[:length]).startswith(f"is cut off: it has {len(WHOLE):,} bytes"), length
 
 
 def test_blocks_count_for_a_tensors_bytes(file: Path) -> None:
