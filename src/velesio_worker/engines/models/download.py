@@ -25,13 +25,7 @@ _PART_ENDING: Final = re.compile(r"-\d{5}-of-\d{5}\.gguf(?=$|\?)")
 _log = get_logger(__name__)
 
 
-def _ignore(_: int, __: int | None) -> None:
-    pass
-
-
-async def download(
-    source: ModelSource, target: Path, *, token: str | None = None, on_progress: OnProgress = _ignore
-) -> None:
+async def download(source: ModelSource, target: Path, *, token: str | None, on_progress: OnProgress) -> None:
     """Download a model, unless it is there. What came of it stays when this fails or is cancelled: it goes on there.
 
     The checksum is the source's or else the one that the Hugging Face hub gives (``X-Linked-Etag``). Of several

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -44,12 +44,7 @@ class Origin:
 
     def agrees_with(self, other: Origin) -> bool:
         """Whether both can be the same file, as far as is known of them."""
-        pairs = (
-            (self.url, other.url),
-            (self.validator, other.validator),
-            (self.total, other.total),
-            (self.sha256, other.sha256),
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
         return all(one is None or another is None or one == another for one, another in pairs)
 
 
@@ -59,7 +54,8 @@ _ORIGIN: Final = TypeAdapter(Origin)
 class PartFile:
     """A partial file: written and hashed in threads, and put into place when it is whole. An async context manager.
 
-    One task uses it, and one process: see :func:`locked`. It stays when the context is left, for another day.
+    One task uses it, and one process: see :func:`locked`. What it holds stays when the context is left, for another
+    day.
 
     Args:
         target: the file that it is to become.
@@ -105,7 +101,8 @@ class PartFile:
             with self._one_thread:
                 self._file.close()
                 if not self.size:
-                    self._remove()
+                    self._path.unlink(missing_ok=True)
+                    self._origin_path.unlink(missing_ok=True)
 
     async def begin(self, origin: Origin) -> None:
         """Begin anew, with nothing."""
@@ -114,21 +111,12 @@ class PartFile:
         await anyio.Path(self._origin_path).write_bytes(_ORIGIN.dump_json(origin))
 
     async def drop(self) -> None:
-        """Forget all that is there."""
+        """Forget all that is there; what is empty when the context is left is removed."""
         self._waiting.clear()
         await anyio.to_thread.run_sync(self._file.truncate, 0)
         self.origin = None
         self.size = self._hashed = 0
         self._hash = hashlib.sha256()
-
-    async def remove(self) -> None:
-        """Remove it from the disk."""
-        await self.drop()
-        await anyio.to_thread.run_sync(self._remove)
-
-    def _remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._origin_path.unlink(missing_ok=True)
 
     async def add(self, chunk: bytes) -> bool:
         """Add bytes; returns whether this was the time to write them, so that ``size`` has grown."""

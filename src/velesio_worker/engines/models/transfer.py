@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import email.utils
+import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +19,6 @@ import anyio.to_thread
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.model_source import ModelSource
 from velesio_worker.engines.http import ConnectionLostError, DownloadResponse, UnusableURLError, fetch
-from velesio_worker.engines.models.file_headers import hub_sha256, range_start, retry_after, total_length, validator
 from velesio_worker.engines.models.part_file import Origin, PartFile
 from velesio_worker.wire.errors import VelesioError
 
@@ -31,6 +33,10 @@ ROOM_BYTES: Final = 64 * 1024 * 1024
 
 _GIBIBYTE: Final = 1024**3
 _MAGIC: Final = b"GGUF"
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_HUB_SHA256: Final = re.compile(r'"([0-9a-f]{64})"')
+"""The hub's ``X-Linked-Etag`` of a large file, which rides on its redirect; of a small one it holds a git hash."""
+
 _OF_RANGES: Final = {HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
 
 OnProgress = Callable[[int, int | None], None]
@@ -155,19 +161,23 @@ class Transfer:
         Raises:
             ModelDownloadError: the hub has another file there than the one that is wanted.
         """
-        sha256 = hub_sha256(response.own_headers) if self._source.hub else None
+        linked = [answer.get("x-linked-etag", "") for answer in response.own_headers] if self._source.hub else []
+        sha256 = next((found[1] for etag in linked if (found := _HUB_SHA256.fullmatch(etag))), None)
         if sha256 and self._source.sha256 and sha256 != self._source.sha256:
             raise ModelDownloadError(
                 f"the hub has another file at {self._shown}: expected SHA-256 {self._source.sha256}, got {sha256}. "
                 "Correct the checksum, or name the revision that has it (hf:owner/repo@revision/file)"
             )
-        return Origin(self._shown, validator(response.headers), total_length(response.headers), sha256)
+        headers, etag, place = response.headers, response.headers.get("etag", ""), _place(response)
+        validator = etag if etag.startswith('"') else headers.get("last-modified")  # If-Range takes no weak ETag
+        length = place[2] if place else headers.get("content-length", "")
+        return Origin(self._shown, validator, int(length) if length.isdecimal() else None, sha256)
 
     def _goes_on(self, response: DownloadResponse, origin: Origin) -> bool:
         """Whether the answer is the rest of what is there."""
-        known = self._part.origin
-        is_next = range_start(response.headers) == self._part.size
-        return response.status == HTTPStatus.PARTIAL_CONTENT and is_next and bool(known and known.agrees_with(origin))
+        known, place = self._part.origin, _place(response)
+        is_next = response.status == HTTPStatus.PARTIAL_CONTENT and place and int(place[1]) == self._part.size
+        return bool(is_next and known and known.agrees_with(origin))
 
     def _refusal(self, response: DownloadResponse) -> Exception:
         status, shown = response.status, self._shown
@@ -212,7 +222,7 @@ class Transfer:
         elif expected is None and await part.head(len(_MAGIC)) != _MAGIC:
             trouble = "is no GGUF model"
         if trouble:
-            await part.remove()
+            await part.drop()
             raise ModelDownloadError(f"{self._shown} {trouble}. What has come is removed: check the source, try again")
         await part.publish()
 
@@ -224,3 +234,19 @@ async def _make_sure_of_room(folder: Path, missing: int) -> None:
             f"{missing / _GIBIBYTE:.2f} GiB more are needed in {folder}, where {free / _GIBIBYTE:.2f} GiB are free: "
             "make room there, or name another folder (MODEL_PATH)"
         )
+
+
+def _place(response: DownloadResponse) -> re.Match[str] | None:
+    """Where in the file an answer begins, and the whole file's length (RFC 9110, Content-Range)."""
+    return _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return how many seconds the server wants to be left alone; 0 if it does not say so."""
+    value = headers.get("retry-after", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

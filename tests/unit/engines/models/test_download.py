@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from velesio_worker.core.model_source import ModelSource
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.models import part_file, transfer
 from velesio_worker.engines.models.download import ModelDownloadError, download, fetch_missing
-from velesio_worker.engines.models.file_headers import retry_after
 from velesio_worker.engines.models.part_file import Origin, PartFile
+from velesio_worker.engines.models.transfer import retry_after
 
 pytestmark = pytest.mark.anyio
 
@@ -543,14 +544,16 @@ async def test_all_parts_of_a_split_model_are_downloaded_and_the_first_one_last(
     first, second = (f"m-0000{number}-of-00002.gguf" for number in (1, 2))
     server.files = {f"/split/{first}": MODEL, f"/split/{second}": OTHER}
     source = ModelSource(f"{server.url}/split/{first}?x=1", first, SUM)
-    await download(source, tmp_path / f"n-{first}")
+    seen: Seen = []
+    fetch = partial(download, token=None, on_progress=lambda done, total: seen.append((done, total)))
+    await fetch(source, tmp_path / f"n-{first}")
     assert (tmp_path / f"n-{first}").read_bytes() == MODEL
     assert (tmp_path / f"n-{second}").read_bytes() == OTHER
     assert [request.path for request in server.requests] == [f"/split/{second}?x=1", f"/split/{first}?x=1"]
     with pytest.raises(ModelDownloadError, match=r"has to end in -00001-of-00002\.gguf"):
-        await download(source, tmp_path / "m.gguf")
+        await fetch(source, tmp_path / "m.gguf")
     with pytest.raises(ModelDownloadError, match=f"name the first, {first}"):
-        await download(ModelSource(f"{server.url}/split/{second}", second), tmp_path / second)
+        await fetch(ModelSource(f"{server.url}/split/{second}", second), tmp_path / second)
 
 
 async def test_a_missing_model_is_fetched_and_the_log_tells(
