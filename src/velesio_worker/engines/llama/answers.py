@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, cast
 
-import orjson
-
-from velesio_worker.engines.http import EngineHTTP, decode_json
-from velesio_worker.engines.llama.generation import engine_errors
+from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.llama.generation import ask, engine_errors
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.wire.errors import EngineRefusedError
 from velesio_worker.wire.events import Done, EngineEvent
@@ -21,25 +19,16 @@ from velesio_worker.wire.parameters import (
     TokenizeParameters,
 )
 
-_PATHS: Final[Mapping[type[AnswerParameters], str]] = {
-    RerankParameters: "/v1/rerank",
-    TokenizeParameters: "/tokenize",
-    DetokenizeParameters: "/detokenize",
+_ENDPOINTS: Final[Mapping[type[AnswerParameters], tuple[str, str, type]]] = {
+    EmbeddingParameters: ("/v1/embeddings", "data", list),
+    RerankParameters: ("/v1/rerank", "results", list),
+    TokenizeParameters: ("/tokenize", "tokens", list),
+    DetokenizeParameters: ("/detokenize", "content", str),
 }
+"""Where a request goes, what its answer cannot be without, and of which type that is."""
 
-_HOLDS: Final[Mapping[type[AnswerParameters], tuple[str, type]]] = {
-    EmbeddingParameters: ("data", list),
-    RerankParameters: ("results", list),
-    TokenizeParameters: ("tokens", list),
-    DetokenizeParameters: ("content", str),
-}
-"""What an answer cannot be without, and of which type it is."""
-
-
-def _path(parameters: AnswerParameters) -> str:
-    if isinstance(parameters, EmbeddingParameters):
-        return "/embedding" if parameters.input is None else "/v1/embeddings"
-    return _PATHS[type(parameters)]
+_OWN_EMBEDDING: Final = "/embedding"
+"""Where llama-server's own form of an embedding's request goes, which is answered with a bare list."""
 
 
 class AnswerGeneration:
@@ -58,30 +47,26 @@ class AnswerGeneration:
 
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
-        body = orjson.dumps(self._parameters.model_dump(exclude_none=True, exclude={"model"}))
+        path, name, kind = _ENDPOINTS[type(self._parameters)]
+        fields = self._parameters.model_dump(exclude_none=True, exclude={"model"})
+        if isinstance(self._parameters, EmbeddingParameters) and self._parameters.input is None:
+            path = _OWN_EMBEDDING
         with engine_errors():
-            async with self._http.post(_path(self._parameters), body) as response:
-                answer = decode_json(await response.body())
-                if response.status != OK:
-                    raise decode_refusal(response.status, answer)
-        yield [self._done(answer)]
-
-    def _done(self, answer: object) -> Done:
-        if isinstance(answer, list):  # /embedding answers with a bare list
+            answer = await ask(self._http, path, fields)
+        if isinstance(answer, list):
             answer = {"data": cast("list[Any]", answer)}
         if not isinstance(answer, dict):
             raise EngineRefusedError("llama-server's answer is no JSON object, or is nested too deep.")
         result = cast("dict[str, Any]", answer)
         if "error" in result:
             raise decode_refusal(OK, result)
-        name, kind = _HOLDS[type(self._parameters)]
         if not isinstance(result.get(name), kind):
             raise EngineRefusedError(f"llama-server's answer is not in its usual form: it has no {name}.")
         if "model" in result:
             result["model"] = self._model
         if "usage" in result:
             result["usage"] = known_object(result, "usage")
-        return Done(result, "stop", result.get("usage"))
+        yield [Done(result, "stop", result.get("usage"))]
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is: it has nothing yet."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.generation import LlamaGeneration
 from velesio_worker.wire.events import Token
 from velesio_worker.wire.fields import count_in, known_object, list_in, object_in, text_in
@@ -13,36 +12,29 @@ from velesio_worker.wire.parameters import ChatCompletionParameters
 _ASSISTANT: Final = "assistant"
 
 
-class ChatGeneration(LlamaGeneration):
+class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
     """A ``chat_completion`` job on ``/v1/chat/completions``."""
 
     path = "/v1/chat/completions"
     chat = True
 
-    def __init__(
-        self, http: EngineHTTP, parameters: ChatCompletionParameters, after: str = "", pieces: int = 0
-    ) -> None:
-        super().__init__(http, parameters, after, pieces)
-        self._messages = parameters.messages
-
     def request(self) -> dict[str, Any]:
         """Return the request's body."""
-        return self._sampling() | {
+        return self._request() | {
             "messages": self._continued(),
             "max_tokens": self._tokens_left(),
-            "stream": True,
             "stream_options": {"include_usage": True},
-            "return_progress": True,
         }
 
     def _continued(self) -> list[dict[str, Any]]:
         """Return the messages; the text to go on from becomes the end of the last one, the assistant's."""
+        messages = self._parameters.messages
         if not self._after:
-            return self._messages
-        *earlier, last = self._messages
-        if last["role"] == _ASSISTANT:
-            return [*earlier, last | {"content": (last.get("content") or "") + self._after}]
-        return [*self._messages, {"role": _ASSISTANT, "content": self._after}]
+            return messages
+        if messages[-1]["role"] == _ASSISTANT:
+            last = messages[-1]
+            return [*messages[:-1], last | {"content": (last.get("content") or "") + self._after}]
+        return [*messages, {"role": _ASSISTANT, "content": self._after}]
 
     def take(self, chunk: dict[str, Any]) -> Token | None:
         """Take one chunk."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.generation import LlamaGeneration
 from velesio_worker.wire.events import Token
 from velesio_worker.wire.fields import count_in, known_object, list_in, text_in
@@ -14,30 +13,16 @@ _LIMIT: Final = "limit"
 """The ``stop_type`` of a text that is as long as it may be."""
 
 
-class CompletionGeneration(LlamaGeneration):
-    """A ``completion`` job on ``/completion``, or an ``infill`` job on ``/infill``, which answers in the same form.
+class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParameters]):
+    """A ``completion`` job on ``/completion``."""
 
-    Of an infill the prompt stands behind the marker of the middle, so both are gone on with by lengthening the prompt.
-    """
-
-    def __init__(
-        self,
-        http: EngineHTTP,
-        parameters: CompletionParameters | InfillParameters,
-        after: str = "",
-        pieces: int = 0,
-    ) -> None:
-        super().__init__(http, parameters, after, pieces)
-        self.path = "/infill" if isinstance(parameters, InfillParameters) else "/completion"
-        self._prompt = parameters.prompt
+    path = "/completion"
 
     def request(self) -> dict[str, Any]:
         """Return the request's body."""
-        return self._sampling() | {
-            "prompt": self._prompt + self._after,
+        return self._request() | {
+            "prompt": self._parameters.prompt + self._after,
             "n_predict": self._tokens_left(),
-            "stream": True,
-            "return_progress": True,
         }
 
     def take(self, chunk: dict[str, Any]) -> Token | None:
@@ -55,3 +40,12 @@ class CompletionGeneration(LlamaGeneration):
             self._timings = known_object(chunk, "timings")
             self._finish_reason = "length" if chunk.get("stop_type") == _LIMIT else "stop"
         return Token({"choices": [choice]}) if text or probabilities else None
+
+
+class InfillGeneration(CompletionGeneration):
+    """An ``infill`` job on ``/infill``, which answers in the same form.
+
+    Its prompt stands behind the marker of the middle, so it is gone on with by lengthening the prompt as well.
+    """
+
+    path = "/infill"

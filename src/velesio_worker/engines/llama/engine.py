@@ -11,7 +11,7 @@ from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.answers import AnswerGeneration
 from velesio_worker.engines.llama.chat import ChatGeneration
-from velesio_worker.engines.llama.completion import CompletionGeneration
+from velesio_worker.engines.llama.completion import CompletionGeneration, InfillGeneration
 from velesio_worker.engines.llama.generation import engine_errors
 from velesio_worker.engines.llama.refusals import BUSY, OK
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
@@ -69,8 +69,10 @@ class LlamaEngine:
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
         match parameters:
-            case CompletionParameters() | InfillParameters():
+            case CompletionParameters():
                 return CompletionGeneration(self._http, parameters, after, pieces)
+            case InfillParameters():
+                return InfillGeneration(self._http, parameters, after, pieces)
             case ChatCompletionParameters():
                 return ChatGeneration(self._http, parameters, after, pieces)
             case AnswerParameters():

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import orjson
 
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, EngineResponse, NotReachedError, decode_json
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
 from velesio_worker.wire.errors import (
@@ -30,11 +30,13 @@ from velesio_worker.wire.parameters import TextParameters
 from velesio_worker.wire.transcript import Transcript
 
 CANCELLED: Final = "cancelled"
-_TOKENIZE: Final = "/tokenize"
 _DONE_MARK: Final = b"[DONE]"
 
 
-class LlamaGeneration(ABC):
+P = TypeVar("P", bound=TextParameters)
+
+
+class LlamaGeneration(ABC, Generic[P]):
     """One request, from its body to its result.
 
     Args:
@@ -47,7 +49,7 @@ class LlamaGeneration(ABC):
     path: str
     chat = False
 
-    def __init__(self, http: EngineHTTP, parameters: TextParameters, after: str = "", pieces: int = 0) -> None:
+    def __init__(self, http: EngineHTTP, parameters: P, after: str = "", pieces: int = 0) -> None:
         self._http = http
         self._parameters = parameters
         self._after = after
@@ -73,39 +75,27 @@ class LlamaGeneration(ABC):
             ValueError: a field is not of the type that llama-server gives it.
         """
 
-    def result(self, finish_reason: str) -> dict[str, Any]:
-        """Return the job's result as it stands."""
-        return self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
-
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         with engine_errors():
-            if self._after:
-                counted = await self._count(self._after)
-                self._tokens_again = self._tokens_before if counted is None else counted
-                self._tokens_before = max(self._tokens_before, self._tokens_again)
-                if self._tokens_before >= self._parameters.max_tokens:  # the text is whole
-                    yield [self._done("length")]
-                    return
+            if self._after and await self._is_whole():
+                yield [self._done("length")]
+                return
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
                     raise self._refused(response.status, decode_json(await response.body()))
-                async with (
-                    aclosing(self._until_lost(response.chunks())) as chunks,
-                    aclosing(self._read(chunks)) as batches,
-                ):
+                async with aclosing(self._read(response)) as batches:
                     async for batch in batches:
                         yield batch
 
-    async def _count(self, text: str) -> int | None:
-        """Return how many tokens a text has; None if llama-server does not say."""
-        body = orjson.dumps({"content": text})
-        async with self._http.post(_TOKENIZE, body) as response:
-            answer = decode_json(await response.body())
-            if response.status != OK:
-                raise decode_refusal(response.status, answer)
-            tokens: Any = cast("dict[str, Any]", answer).get("tokens") if isinstance(answer, dict) else None
-            return len(cast("list[Any]", tokens)) if isinstance(tokens, list) else None
+    async def _is_whole(self) -> bool:
+        """Have the tokens of the text to go on from counted; returns whether it may have no more."""
+        answer = await ask(self._http, "/tokenize", {"content": self._after})
+        tokens: Any = cast("dict[str, Any]", answer).get("tokens") if isinstance(answer, dict) else None
+        told = isinstance(tokens, list)
+        self._tokens_again = len(cast("list[Any]", tokens)) if told else self._tokens_before
+        self._tokens_before = max(self._tokens_before, self._tokens_again)
+        return self._tokens_before >= self._parameters.max_tokens
 
     def _refused(self, status: int, body: object) -> JobError:
         error = decode_refusal(status, body)
@@ -113,30 +103,25 @@ class LlamaGeneration(ABC):
             self._prompt_told = error.prompt_tokens
         return error
 
-    async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def _read(self, response: EngineResponse) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
-        async for chunk in chunks:
-            batch: list[EngineEvent] = []
-            failure = self._take_all(decoder.feed(chunk), batch)
-            if batch:
-                yield batch
-            if failure is not None:
-                raise failure
-            if self._complete():
-                break
+        try:
+            async with aclosing(response.chunks()) as chunks:
+                async for chunk in chunks:
+                    batch: list[EngineEvent] = []
+                    failure = self._take_all(decoder.feed(chunk), batch)
+                    if batch:
+                        yield batch
+                    if failure is not None:
+                        raise failure
+                    if self._complete():
+                        break
+        except ConnectionLostError:  # which is no loss after the end of the text
+            if self._finish_reason is None:
+                raise
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
         yield [self._done(self._finish_reason)]
-
-    async def _until_lost(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """Yield chunks; a connection that is lost after the end of the text is no loss."""
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
-        except ConnectionLostError:
-            if self._finish_reason is None:
-                raise
 
     def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
         """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
@@ -183,7 +168,8 @@ class LlamaGeneration(ABC):
     def _done(self, finish_reason: str) -> Done:
         if self._usage is None and finish_reason != CANCELLED:
             self._take_usage(self._prompt_told, None)
-        return Done(self.result(finish_reason), finish_reason, self._usage, self._timings)
+        result = self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
+        return Done(result, finish_reason, self._usage, self._timings)
 
     def cut_short(self, finish_reason: str = CANCELLED) -> Done:
         """Return the end of a job that stops where it is."""
@@ -207,9 +193,24 @@ class LlamaGeneration(ABC):
             "total_tokens": None if prompt is None else prompt + completion,
         }
 
-    def _sampling(self) -> dict[str, Any]:
-        """The parameters that go to the server as they are."""
-        return self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
+    def _request(self) -> dict[str, Any]:
+        """What both requests have in common: the parameters that go to the server as they are, and how it answers."""
+        given = self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
+        return given | {"stream": True, "return_progress": True}
+
+
+async def ask(http: EngineHTTP, path: str, fields: dict[str, Any]) -> Any:  # noqa: ANN401 (JSON)
+    """Return the answer to a request that is not streamed; None if it is no JSON.
+
+    Raises:
+        JobError: the server refuses.
+        ConnectionLostError: it does not answer.
+    """
+    async with http.post(path, orjson.dumps(fields)) as response:
+        answer = decode_json(await response.body())
+    if response.status != OK:
+        raise decode_refusal(response.status, answer)
+    return answer
 
 
 @contextlib.contextmanager
