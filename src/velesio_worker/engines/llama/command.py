@@ -60,7 +60,10 @@ def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing 
         EngineStartError: there is none, or the model cannot be used.
     """
     if settings.startup_command is not None:
-        argv = _with_model(shlex.split(settings.startup_command), model)
+        argv = shlex.split(settings.startup_command)
+        if model is not None and (place := _model_place(argv)):
+            index, prefix, _ = place
+            argv[index] = prefix + str(model)
         return LlamaCommand(argv, _port_of(argv) or settings.llama_port, "STARTUP_COMMAND")
     info = check_model(model or settings.model_path, asked=model is not None)
     program, source = find_program()
@@ -116,14 +119,6 @@ def model_of(settings: Settings) -> Path | None:
     return Path(place[2]) if place else None
 
 
-def _with_model(argv: list[str], model: Path | None) -> list[str]:
-    place = _model_place(argv)
-    if model is None or place is None:
-        return argv
-    index, prefix, _ = place
-    return [*argv[:index], prefix + str(model), *argv[index + 1 :]]
-
-
 def _model_place(argv: Sequence[str]) -> tuple[int, str, str] | None:
     """Where a command names the model: the word's index, what stands before the name in it, the name.
 
@@ -169,6 +164,14 @@ def _port_of(argv: Sequence[str]) -> int | None:
     return port
 
 
+_UNUSABLE: Final[Mapping[type[OSError], str]] = {
+    FileNotFoundError: (
+        "does not exist: put a GGUF model there or point MODEL_PATH at one. To try the worker without one: make demo"
+    ),
+    IsADirectoryError: "is a folder: point MODEL_PATH at the .gguf file in it",
+}
+
+
 def check_model(path: Path, *, asked: bool = False) -> GgufInfo:
     """Check that a file is a whole GGUF model that can be read; returns what it says about itself.
 
@@ -179,21 +182,13 @@ def check_model(path: Path, *, asked: bool = False) -> GgufInfo:
     Raises:
         EngineStartError: it is not, and what to change.
     """
-    shown = str(path) if asked else f"MODEL_PATH={path} ({path.absolute()})"
-    trouble: str
     try:
         return read_gguf(path)
-    except FileNotFoundError:
-        trouble = (
-            "does not exist: put a GGUF model there or point MODEL_PATH at one. "
-            "To try the worker without one: make demo"
-        )
-    except IsADirectoryError:
-        trouble = "is a folder: point MODEL_PATH at the .gguf file in it"
     except OSError as error:
-        trouble = f"cannot be read ({error.strerror}): check its permissions"
+        trouble = _UNUSABLE.get(type(error), f"cannot be read ({error.strerror}): check its permissions")
     except GgufError as error:
         trouble = str(error)
+    shown = str(path) if asked else f"MODEL_PATH={path} ({path.absolute()})"
     raise EngineStartError(f"{shown} {trouble}", final=True)
 
 

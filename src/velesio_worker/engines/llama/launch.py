@@ -158,29 +158,28 @@ class LlamaLauncher:
         gpus = await read_soon(self._gpus)
         free = free_memory(gpus)
         self._free_before = free
-        first = sized(settings.gpu_sizing, _mib(free), settings.gpu_layers, settings.context_size)
-        try:
-            return await self._try(stack, spec, first)
-        except EngineStartError as error:
-            if not error.out_of_memory:
-                raise
-            if settings.startup_command is not None:
-                raise _out_of_memory(error, gpus, spec, []) from None
-            smaller = None if _is_off(settings) else lower(first)
-            if smaller is None:
-                raise _out_of_memory(error, gpus, spec, [first]) from None
+        sizing = sized(settings.gpu_sizing, _mib(free), settings.gpu_layers, settings.context_size)
+        tried: list[Sizing] = []
+        while True:
+            try:
+                return await self._try(stack, spec, sizing)
+            except EngineStartError as error:
+                if not error.out_of_memory:
+                    raise
+                if settings.startup_command is not None:
+                    raise _out_of_memory(error, gpus, spec, []) from None
+                may_be_less = not tried and settings.gpu_sizing is not GpuSizing.OFF
+                tried.append(sizing)
+                smaller = lower(sizing) if may_be_less else None
+                if smaller is None:
+                    raise _out_of_memory(error, gpus, spec, tried) from None
             log.warning(
-                f"llama-server ran out of memory with {_shown(first)}; trying with {_shown(smaller)}",
+                f"llama-server ran out of memory with {_shown(sizing)}; trying with {_shown(smaller)}",
                 action="engine_out_of_memory",
                 free_mib=_mib(free),
             )
-        await self._until_free()
-        try:
-            return await self._try(stack, spec, smaller)
-        except EngineStartError as error:
-            if not error.out_of_memory:
-                raise
-            raise _out_of_memory(error, gpus, spec, [first, smaller]) from None
+            sizing = smaller
+            await self._until_free()
 
     async def _try(self, stack: AsyncExitStack, spec: Spec, sizing: Sizing) -> Serving[LlamaEngine]:
         model = None if spec == self.default() else spec.model
@@ -189,10 +188,6 @@ class LlamaLauncher:
         if sizing != configured and self._settings.startup_command is None:
             log.info(f"llama-server gets {_shown(sizing)}", action="engine_sized", gpu_sizing=self._settings.gpu_sizing)
         return await stack.enter_async_context(own_server(self._settings, self._environ, command))
-
-
-def _is_off(settings: Settings) -> bool:
-    return settings.gpu_sizing is GpuSizing.OFF
 
 
 def _mib(size: int | None) -> float | None:

@@ -25,21 +25,27 @@ _NO_MEMORY: Final = re.compile(
     r"((\w+ error|cudaMalloc failed): )?out of memory\b|ggml\w*: .{0,200}?(out of memory|failed to allocate)\b",
     re.IGNORECASE,
 )
-_NO_CONTEXT: Final = re.compile(
-    r"context size has been exceeded"
-    r"|(the )?(request|input)( \(\d+ tokens\))? (exceeds the available|is larger than the max) context size",
-    re.IGNORECASE,
+_TOO_LONG: Final = (
+    (
+        re.compile(
+            r"context size has been exceeded"
+            r"|(the )?(request|input)( \(\d+ tokens\))? (exceeds the available|is larger than the max) context size",
+            re.IGNORECASE,
+        ),
+        "llama-server ran out of context ({}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE.",
+    ),
+    (  # of embeddings and rerankings, which are read in one go
+        re.compile(r"input( \(\d+ tokens\))? is too large to process\b", re.IGNORECASE),
+        "llama-server: {}: shorten the input, or start the worker with LLAMA_ARGS='--batch-size N --ubatch-size N'.",
+    ),
 )
-_NO_BATCH: Final = re.compile(r"input( \(\d+ tokens\))? is too large to process\b", re.IGNORECASE)
 """How llama-server's own words begin; further on, or in the words of others, a job's texts may be repeated."""
 
 _MISSING: Final = (
     (
         re.compile("This server does not support embeddings"),
-        (
-            "Give the job an embedding model (data.model), or start the worker with "
-            "LLAMA_ARGS='--embeddings --pooling mean'"
-        ),
+        "Give the job an embedding model (data.model), or start the worker with "
+        "LLAMA_ARGS='--embeddings --pooling mean'",
     ),
     (
         re.compile("This server does not support reranking"),
@@ -81,16 +87,6 @@ def _too_long(error: dict[str, Any], message: str) -> str:
     if error.get("type") == "exceed_context_size_error":
         return (
             f"The prompt has {_shown(error, 'n_prompt_tokens')} tokens, but a job's context has "
-            f"{_shown(error, 'n_ctx')}: "
-            "shorten the prompt or raise CONTEXT_SIZE."
+            f"{_shown(error, 'n_ctx')}: shorten the prompt or raise CONTEXT_SIZE."
         )
-    if _NO_CONTEXT.match(message):
-        return (
-            f"llama-server ran out of context ({message}): shorten the prompt, lower max_tokens or raise CONTEXT_SIZE."
-        )
-    if _NO_BATCH.match(message):  # of embeddings and rerankings, which are read in one go
-        return (
-            f"llama-server: {message}: shorten the input, or start the worker with LLAMA_ARGS='--batch-size N "
-            "--ubatch-size N'."
-        )
-    return ""
+    return next((advice.format(message) for sign, advice in _TOO_LONG if sign.match(message)), "")

@@ -27,23 +27,18 @@ from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
 _POLL_SECONDS: Final = 0.1
 _LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
-_INVALID: Final = ("invalid argument", "error while handling argument", "has no such flag")
-_OUT_OF_MEMORY: Final = ("out of memory", "cudamalloc failed", "failed to allocate", "unable to allocate")
-
+_LOADING: Final = "loads its model"
+_INVALID: Final = re.compile("invalid argument|error while handling argument|has no such flag")
+_OUT_OF_MEMORY: Final = re.compile("out of memory|cudamalloc failed|failed to allocate|unable to allocate")
 _HINTS: Final = (
-    *(
-        (sign, "llama-server does not know an argument: check STARTUP_COMMAND and LLAMA_ARGS, or use a newer build")
-        for sign in _INVALID
+    (_INVALID, "llama-server does not know an argument: check STARTUP_COMMAND and LLAMA_ARGS, or use a newer build"),
+    (_OUT_OF_MEMORY, "there is too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY"),
+    (
+        re.compile("failed to load model|model loading error"),
+        "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file",
     ),
-    *(
-        (sign, "there is too little memory: lower GPU_LAYERS, CONTEXT_SIZE or LLM_CONCURRENCY")
-        for sign in _OUT_OF_MEMORY
-    ),
-    ("failed to load model", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
-    ("model loading error", "the model cannot be loaded: check that MODEL_PATH is a whole GGUF file"),
-    ("couldn't bind", "the port is taken: set LLAMA_PORT"),
+    (re.compile("couldn't bind"), "the port is taken: set LLAMA_PORT"),
 )
-
 _LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
 
 log = get_logger(__name__)
@@ -90,11 +85,7 @@ async def own_server(
             pid=process.pid,
         )
         reported = Reported()
-
-        async def answers() -> bool:
-            return await _answers(http)
-
-        gone = partial(until_gone, process, reported, answers, _last_words)
+        gone = partial(until_gone, process, reported, partial(_answers, http), _last_words)
         yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
 
 
@@ -104,8 +95,16 @@ async def _answers(http: EngineHTTP) -> bool:
     except ConnectionLostError:
         return False
     except EngineRefusedError:
-        return True
+        pass  # something does
     return True
+
+
+async def _asked(http: EngineHTTP) -> LlamaProperties | str:
+    """Ask a server what it is, or why it does not say so yet."""
+    try:
+        return await read_properties(http) or _LOADING
+    except ConnectionLostError as error:
+        return f"does not answer ({error})"
 
 
 def _serving(
@@ -128,26 +127,22 @@ def _serving(
 
 async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float) -> LlamaProperties:
     """Wait for a starting server for as long as it shows progress: output, or a change in how it answers."""
-    seen: tuple[int, str] | None = None  # bytes, not lines: llama.cpp writes a dot at a time while it loads
+    seen: tuple[int, bool] | None = None  # bytes, not lines: llama.cpp writes a dot at a time while it loads
     deadline = anyio.current_time() + patience
     while True:
         if process.returncode is not None:
             await process.drained()
             raise _start_error(process)
         try:
-            properties = await read_properties(http)
-        except ConnectionLostError:
-            answer = "none"
+            answer = await _asked(http)
         except EngineRefusedError as error:
             check = "" if "LLAMA_API_KEY" in str(error) else " Check STARTUP_COMMAND."
             text = f"What was started does not serve as llama-server: {error}.{check}"
             raise EngineStartError(text, final=True) from None
-        else:
-            if properties is not None:
-                return properties
-            answer = "loading"
-        if (process.bytes, answer) != seen:
-            seen = (process.bytes, answer)
+        if isinstance(answer, LlamaProperties):
+            return answer
+        if (process.bytes, answer == _LOADING) != seen:
+            seen = (process.bytes, answer == _LOADING)
             deadline = anyio.current_time() + patience
         elif anyio.current_time() > deadline:
             raise EngineStartError(
@@ -160,14 +155,14 @@ def _start_error(process: EngineProcess) -> EngineStartError:
     said = tail_of(process).lower()
     return EngineStartError(
         f"llama-server {_last_words(process)}",
-        final=any(sign in said for sign in _INVALID),
-        out_of_memory=any(sign in said for sign in _OUT_OF_MEMORY),
+        final=bool(_INVALID.search(said)),
+        out_of_memory=bool(_OUT_OF_MEMORY.search(said)),
     )
 
 
 def _last_words(process: EngineProcess) -> str:
     said = tail_of(process).lower()
-    return last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
+    return last_words(process, next((hint for sign, hint in _HINTS if sign.search(said)), ""))
 
 
 @contextlib.asynccontextmanager
@@ -205,17 +200,13 @@ async def _until_it_answers(http: EngineHTTP, shown: str, on_trouble: Callable[[
     said = ""
     while True:
         try:
-            properties = await read_properties(http)
-        except ConnectionLostError as error:
-            trouble = f"does not answer ({error})"
+            answer = await _asked(http)
         except EngineRefusedError as error:
             raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}", final=True) from None
-        else:
-            if properties is not None:
-                return properties
-            trouble = "loads its model"
-        if trouble != said:
-            said = trouble
-            on_trouble(f"llama-server at {shown} {trouble}")
-            log.warning(f"llama-server at {shown} {trouble}; trying again", action="engine_absent")
+        if isinstance(answer, LlamaProperties):
+            return answer
+        if answer != said:
+            said = answer
+            on_trouble(f"llama-server at {shown} {answer}")
+            log.warning(f"llama-server at {shown} {answer}; trying again", action="engine_absent")
         await anyio.sleep(1)

@@ -24,17 +24,8 @@ class Sizing:
     context: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Cap:
-    below_mib: float
-    most: Sizing
-
-
-_CAPS: Final = (
-    _Cap(below_mib=4000, most=Sizing(layers=20, context=2048)),
-    _Cap(below_mib=8000, most=Sizing(layers=30, context=4096)),
-)
-"""From the least memory to the most; the first that holds counts."""
+_CAPS: Final = ((4000, Sizing(layers=20, context=2048)), (8000, Sizing(layers=30, context=4096)))
+"""Below so many MiB of free memory at most this: from the least memory to the most, and the first that holds counts."""
 
 
 def sized(mode: GpuSizing, free_mib: float | None, layers: int, context: int) -> Sizing:
@@ -51,8 +42,7 @@ def sized(mode: GpuSizing, free_mib: float | None, layers: int, context: int) ->
     configured = Sizing(layers, context)
     if mode is GpuSizing.OFF or free_mib is None:
         return configured
-    cap = next((cap for cap in _CAPS if free_mib < cap.below_mib), None)
-    return configured if cap is None else _at_most(configured, cap.most)
+    return next((_at_most(configured, most) for below, most in _CAPS if free_mib < below), configured)
 
 
 def lower(sizing: Sizing) -> Sizing | None:
@@ -61,9 +51,8 @@ def lower(sizing: Sizing) -> Sizing | None:
     First down the steps that ``GPU_SIZING=caps`` knows, then by halves to no layers and ``LEAST_CONTEXT``. A sizing
     that was llama-server's own decision becomes the uppermost step.
     """
-    for cap in reversed(_CAPS):
-        step = _at_most(sizing, cap.most)
-        if step != sizing:
+    for _, most in reversed(_CAPS):
+        if (step := _at_most(sizing, most)) != sizing:
             return step
     half = Sizing(
         layers=(sizing.layers or 0) // 2,
