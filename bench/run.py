@@ -27,7 +27,7 @@ import redis.asyncio as aioredis
 
 from images import images
 from velesio_worker.engines.http import EngineHTTP
-from velesio_worker.engines.llama.completion import CompletionGeneration
+from velesio_worker.engines.llama.runs import CompletionGeneration
 from velesio_worker.engines.llama.sse import SSEDecoder
 from velesio_worker.engines.models.wheels import redis_server
 from velesio_worker.queue.connection import connect

@@ -39,11 +39,6 @@ class LlamaCommand:
     port: int
     source: str
 
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return f"http://{HOST}:{self.port}"
-
 
 def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing | None = None) -> LlamaCommand:
     """Find the program and put its arguments together.
@@ -52,7 +47,7 @@ def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing 
     the xllamacpp wheel.
 
     Args:
-        settings: the settings.
+        settings: which program, and how it is started.
         model: the model's file; None for the one that is configured.
         sizing: layers and context; None for those that are configured. No effect with ``STARTUP_COMMAND``.
 
@@ -75,7 +70,7 @@ def own_arguments(settings: Settings, model: Path, info: GgufInfo | None, sizing
     """Put together what the worker's own llama-server is started with.
 
     Args:
-        settings: the settings.
+        settings: how it is started.
         model: the model's file.
         info: what the file says about itself; None if that is not known.
         sizing: layers and context; None for those that are configured.

@@ -9,11 +9,9 @@ from typing import Any, Final, cast
 
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
-from velesio_worker.engines.llama.answers import AnswerGeneration
-from velesio_worker.engines.llama.chat import ChatGeneration
-from velesio_worker.engines.llama.completion import CompletionGeneration, InfillGeneration
 from velesio_worker.engines.llama.generation import engine_errors
 from velesio_worker.engines.llama.refusals import BUSY, OK
+from velesio_worker.engines.llama.runs import AnswerGeneration, ChatGeneration, CompletionGeneration, InfillGeneration
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.fields import count_in, known_object
 from velesio_worker.wire.parameters import (
@@ -50,12 +48,7 @@ class LlamaProperties:
 
 
 class LlamaEngine:
-    """A llama-server that answers.
-
-    Args:
-        http: the client.
-        properties: what the server says of itself.
-    """
+    """A llama-server that answers."""
 
     def __init__(self, http: EngineHTTP, properties: LlamaProperties) -> None:
         self._http = http

@@ -61,9 +61,6 @@ class LlamaLauncher:
         self._swept = False
         self._free_before: int | None = None
 
-    def _note(self, trouble: str) -> None:
-        self.trouble = trouble
-
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""
         model = model_of(self._settings) if self.owned else None
@@ -124,7 +121,9 @@ class LlamaLauncher:
         async with AsyncExitStack() as stack:
             url = self._settings.llama_server_url
             if url is not None:
-                serving = await stack.enter_async_context(foreign_server(self._settings, url, self._note))
+                serving = await stack.enter_async_context(
+                    foreign_server(self._settings, url, partial(setattr, self, "trouble"))
+                )
             else:
                 await self._prepare(spec)
                 serving = await self._start(stack, spec)

@@ -44,8 +44,10 @@ _TOO_LONG: Final = (
 _MISSING: Final = (
     (
         re.compile("This server does not support embeddings"),
-        "Give the job an embedding model (data.model), or start the worker with "
-        "LLAMA_ARGS='--embeddings --pooling mean'",
+        (
+            "Give the job an embedding model (data.model), or start the worker with "
+            "LLAMA_ARGS='--embeddings --pooling mean'"
+        ),
     ),
     (
         re.compile("This server does not support reranking"),

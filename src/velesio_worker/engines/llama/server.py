@@ -18,10 +18,10 @@ from velesio_worker.engines.base import TAIL, Serving
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.command import LlamaCommand, engine_environment
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
-from velesio_worker.engines.llama.redaction import LlamaRedaction
 from velesio_worker.engines.supervision.liveness import Reported, last_words, tail_of, until_gone
-from velesio_worker.engines.supervision.ports import check_port
+from velesio_worker.engines.supervision.ports import HOST, check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
+from velesio_worker.engines.supervision.redaction import redact
 from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
 
 _POLL_SECONDS: Final = 0.1
@@ -39,10 +39,41 @@ _HINTS: Final = (
     ),
     (re.compile("couldn't bind"), "the port is taken: set LLAMA_PORT"),
 )
+_JOBS: Final = (
+    *("got exception:", "llg error:", r"Failed to parse\b", "but got:", "error parsing grammar:", "grammar:"),
+    *(r"Grammar \(", "JSON schema:", "launching slot :", "next token:", "streamed chunk:", "Parsed message:"),
+    *(r"Parsing [\w ]+:", "generated parser:", "request: *(?={)", "response: *(?={)"),
+)
+"""What it writes of the jobs that it runs, which is left out of the log.
+
+Found out by giving each kind of request, good and bad, a word of its own, and looking for it in what llama.cpp's
+server wrote, with and without ``--verbose``.
+"""
+
+_OF_JOBS: Final = re.compile(rf"({'|'.join(_JOBS)}).*\S.*", re.DOTALL | re.IGNORECASE)
+_LINE: Final = re.compile(
+    r"[\d.]+ [DIWE] |(?:srv|slot|que|res|cmn|main) +\S+: |(?:llama|ggml|common|gguf)_\w+: |.*(?:GGML_ASSERT|CUDA error)"
+)
+"""How a line begins that does not go on with what the one before it repeated."""
+
 _LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
 
 log = get_logger(__name__)
 server_log = get_logger("llama-server")
+
+
+class LlamaRedaction:
+    """Cleans what a llama-server writes: some of it goes on over several lines."""
+
+    def __init__(self) -> None:
+        self._goes_on = False
+
+    def __call__(self, line: str) -> str | None:
+        """Return what may be shown of a line; None: nothing."""
+        if self._goes_on and not _LINE.match(line):
+            return None
+        cleaned, self._goes_on = redact(_OF_JOBS, line)
+        return cleaned
 
 
 def pass_on(line: str) -> None:
@@ -74,7 +105,7 @@ async def own_server(
             remedy=remedy,
             name="llama-server",
         ) as process,
-        EngineHTTP(command.url, api_key=settings.llama_api_key) as http,
+        EngineHTTP(f"http://{HOST}:{command.port}", api_key=settings.llama_api_key) as http,
     ):
         properties = await _until_ready(process, http, settings.start_seconds)
         log.info(

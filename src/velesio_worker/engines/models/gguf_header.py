@@ -33,19 +33,8 @@ _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 _STRING: Final = 8
 _ARRAY: Final = 9
-_SCALARS: Final = {
-    0: Struct("<B"),
-    1: Struct("<b"),
-    2: Struct("<H"),
-    3: Struct("<h"),
-    4: _U32,
-    5: Struct("<i"),
-    6: Struct("<f"),
-    7: Struct("<?"),
-    10: _U64,
-    11: Struct("<q"),
-    12: Struct("<d"),
-}
+_SCALARS: Final = {kind: Struct(f"<{code}") for kind, code in enumerate("BbHhIif?  Qqd") if code != " "}
+"""The types of single values by their numbers."""
 
 TENSOR_TYPES: Final = {
     0: (1, 4),  # F32

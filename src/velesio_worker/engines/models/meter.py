@@ -16,11 +16,7 @@ _TENTHS: Final = 10
 
 
 class Meter:
-    """Measures one transfer.
-
-    Args:
-        clock: tells the time, in seconds.
-    """
+    """Measures one transfer; the clock tells the time in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

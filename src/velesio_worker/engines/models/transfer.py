@@ -50,11 +50,7 @@ class ModelDownloadError(VelesioError):
 
 
 class _BusyError(Exception):
-    """The server has no time.
-
-    Attributes:
-        wait: how long it asks to be left alone, in seconds.
-    """
+    """The server has no time; ``wait`` is for how many seconds it asks to be left alone."""
 
     def __init__(self, status: int, wait: float) -> None:
         super().__init__(f"it answers {status}")
@@ -62,14 +58,7 @@ class _BusyError(Exception):
 
 
 class Transfer:
-    """Fetches one file.
-
-    Args:
-        source: where it comes from.
-        part: what there is of it; locked.
-        token: the user's token on the hub, for the hub alone.
-        on_progress: called at the start and about once a second.
-    """
+    """Fetches one file, of which ``part`` is what there is, and locked; the token is the user's, for the hub alone."""
 
     def __init__(self, source: ModelSource, part: PartFile, token: str | None, on_progress: OnProgress) -> None:
         self._source = source
@@ -156,11 +145,6 @@ class Transfer:
         return headers
 
     def _origin(self, response: DownloadResponse) -> Origin:
-        """Read what the answer is a part of.
-
-        Raises:
-            ModelDownloadError: the hub has another file there than the one that is wanted.
-        """
         linked = [answer.get("x-linked-etag", "") for answer in response.own_headers] if self._source.hub else []
         sha256 = next((found[1] for etag in linked if (found := _HUB_SHA256.fullmatch(etag))), None)
         if sha256 and self._source.sha256 and sha256 != self._source.sha256:
@@ -207,11 +191,7 @@ class Transfer:
             raise ConnectionLostError("the answer ended too early")
 
     async def _finish(self) -> None:
-        """Check the file, and put it into place.
-
-        Raises:
-            ModelDownloadError: it is not what was asked for, and removed.
-        """
+        """Check the file, and put it into place; what is not what was asked for is removed."""
         part, total, found = self._part, self._total, await self._part.digest()
         expected = self._source.sha256 or (part.origin.sha256 if part.origin else None)
         trouble = None

@@ -59,7 +59,6 @@ def settings(**values: object) -> Settings:
 def test_the_startup_command_is_taken_as_it_is(command: str, argv: list[str], port: int) -> None:
     found = llama_command(settings(startup_command=command, llama_port=5555, model_path="missing.gguf"))
     assert (found.argv, found.port, found.source) == (argv, port, "STARTUP_COMMAND")
-    assert found.url == f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from velesio_worker.engines.llama.redaction import LlamaRedaction
+from velesio_worker.engines.llama.server import LlamaRedaction
 from velesio_worker.engines.supervision.redaction import LEFT_OUT, Clean
 from velesio_worker.engines.webui.start import clean
 

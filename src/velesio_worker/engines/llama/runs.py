@@ -1,0 +1,164 @@
+"""The runs of each type of text job on llama-server: what it is asked, and what its answer says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
+from velesio_worker.engines.llama.refusals import OK, decode_refusal
+from velesio_worker.wire.errors import EngineRefusedError
+from velesio_worker.wire.events import Done, EngineEvent, Token
+from velesio_worker.wire.fields import count_in, known_object, list_in, object_in, text_in
+from velesio_worker.wire.parameters import (
+    AnswerParameters,
+    ChatCompletionParameters,
+    CompletionParameters,
+    DetokenizeParameters,
+    EmbeddingParameters,
+    InfillParameters,
+    RerankParameters,
+    TokenizeParameters,
+)
+
+_LIMIT: Final = "limit"
+"""The ``stop_type`` of a text that is as long as it may be."""
+
+_ASSISTANT: Final = "assistant"
+_ENDPOINTS: Final[Mapping[type[AnswerParameters], tuple[str, str, type]]] = {
+    EmbeddingParameters: ("/v1/embeddings", "data", list),
+    RerankParameters: ("/v1/rerank", "results", list),
+    TokenizeParameters: ("/tokenize", "tokens", list),
+    DetokenizeParameters: ("/detokenize", "content", str),
+}
+"""Where a request goes, what its answer cannot be without, and of which type that is."""
+
+_OWN_EMBEDDING: Final = "/embedding"
+"""Where llama-server's own form of an embedding's request goes, which is answered with a bare list."""
+
+
+class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParameters]):
+    """A ``completion`` job on ``/completion``."""
+
+    path = "/completion"
+
+    def request(self) -> dict[str, Any]:
+        """Return the request's body."""
+        return self._request() | {
+            "prompt": self._parameters.prompt + self._after,
+            "n_predict": self._tokens_left(),
+        }
+
+    def take(self, chunk: dict[str, Any]) -> Token | None:
+        """Take one chunk."""
+        text = text_in(chunk, "content")
+        last = bool(chunk.get("stop"))
+        probabilities: list[Any] = []
+        choice: dict[str, Any] = {"text": text, "index": 0, "finish_reason": None}
+        if "completion_probabilities" in chunk and not last:  # the last chunk repeats them all
+            probabilities = list_in(chunk, "completion_probabilities")
+            choice |= {"completion_probabilities": probabilities} if probabilities else {}
+        self._transcript.add(choice)
+        if last:
+            self._take_usage(count_in(chunk, "tokens_evaluated"), count_in(chunk, "tokens_predicted"))
+            self._timings = known_object(chunk, "timings")
+            self._finish_reason = "length" if chunk.get("stop_type") == _LIMIT else "stop"
+        return Token({"choices": [choice]}) if text or probabilities else None
+
+
+class InfillGeneration(CompletionGeneration):
+    """An ``infill`` job on ``/infill``, which answers in the same form.
+
+    Its prompt stands behind the marker of the middle, so it is gone on with by lengthening the prompt as well.
+    """
+
+    path = "/infill"
+
+
+class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
+    """A ``chat_completion`` job on ``/v1/chat/completions``."""
+
+    path = "/v1/chat/completions"
+    chat = True
+
+    def request(self) -> dict[str, Any]:
+        """Return the request's body."""
+        return self._request() | {
+            "messages": self._continued(),
+            "max_tokens": self._tokens_left(),
+            "stream_options": {"include_usage": True},
+        }
+
+    def _continued(self) -> list[dict[str, Any]]:
+        """Return the messages; the text to go on from becomes the end of the last one, the assistant's."""
+        messages = self._parameters.messages
+        if not self._after:
+            return messages
+        if messages[-1]["role"] == _ASSISTANT:
+            last = messages[-1]
+            return [*messages[:-1], last | {"content": (last.get("content") or "") + self._after}]
+        return [*messages, {"role": _ASSISTANT, "content": self._after}]
+
+    def take(self, chunk: dict[str, Any]) -> Token | None:
+        """Take one chunk."""
+        if "usage" in chunk and (usage := known_object(chunk, "usage")):
+            self._take_usage(count_in(usage, "prompt_tokens"), count_in(usage, "completion_tokens"))
+        if "timings" in chunk:
+            self._timings = known_object(chunk, "timings") or self._timings
+        choices = list_in(chunk, "choices")
+        if not choices:
+            return None
+        if not isinstance(choices[0], dict):
+            raise ValueError("a choice is no object")  # noqa: TRY004 (of JSON; whoever reads it says what it means)
+        said = cast("dict[str, Any]", choices[0])
+        delta = object_in(said, "delta")
+        choice: dict[str, Any] = {"delta": delta, "index": 0, "finish_reason": None}
+        if "logprobs" in said:
+            choice["logprobs"] = said["logprobs"]
+        self._transcript.add(choice)
+        if said.get("finish_reason") is not None:
+            self._finish_reason = text_in(said, "finish_reason") or self._finish_reason
+        return Token({"choices": [choice]}) if delta else None
+
+    def _complete(self) -> bool:
+        return self._marked_done  # the usage follows upon the end in a chunk of its own, with the timings
+
+
+class AnswerGeneration:
+    """An ``embedding``, ``rerank``, ``tokenize`` or ``detokenize`` job: one request, whose answer is the job's result.
+
+    That is as llama-server gives it, but for its model, which is called by its name and not by its file's path.
+    """
+
+    def __init__(self, http: EngineHTTP, parameters: AnswerParameters, model: str) -> None:
+        self._http = http
+        self._parameters = parameters
+        self._model = model
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
+        path, name, kind = _ENDPOINTS[type(self._parameters)]
+        fields = self._parameters.model_dump(exclude_none=True, exclude={"model"})
+        if isinstance(self._parameters, EmbeddingParameters) and self._parameters.input is None:
+            path = _OWN_EMBEDDING
+        with engine_errors():
+            answer = await ask(self._http, path, fields)
+        if isinstance(answer, list):
+            answer = {"data": cast("list[Any]", answer)}
+        if not isinstance(answer, dict):
+            raise EngineRefusedError("llama-server's answer is no JSON object, or is nested too deep.")
+        result = cast("dict[str, Any]", answer)
+        if "error" in result:
+            raise decode_refusal(OK, result)
+        if not isinstance(result.get(name), kind):
+            raise EngineRefusedError(f"llama-server's answer is not in its usual form: it has no {name}.")
+        if "model" in result:
+            result["model"] = self._model
+        if "usage" in result:
+            result["usage"] = known_object(result, "usage")
+        yield [Done(result, "stop", result.get("usage"))]
+
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is: it has nothing yet."""
+        return Done({"finish_reason": finish_reason}, finish_reason)
