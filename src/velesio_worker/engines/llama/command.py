@@ -27,13 +27,7 @@ LOCAL_BINARY: Final = Path("data/binaries/llama-server")
 
 @dataclass(frozen=True, slots=True)
 class LlamaCommand:
-    """How llama-server is started.
-
-    Attributes:
-        argv: program and arguments.
-        port: the port on 127.0.0.1 that it listens on.
-        source: where the program was found, for people.
-    """
+    """How llama-server is started: program and arguments, its port on 127.0.0.1, where it was found (for people)."""
 
     argv: Sequence[str]
     port: int
@@ -56,10 +50,12 @@ def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing 
     """
     if settings.startup_command is not None:
         argv = shlex.split(settings.startup_command)
-        if model is not None and (place := _model_place(argv)):
+        port = _place(argv, "--port")
+        if model is not None and (place := _place(argv, "--model")):
             index, prefix, _ = place
             argv[index] = prefix + str(model)
-        return LlamaCommand(argv, _port_of(argv) or settings.llama_port, "STARTUP_COMMAND")
+        number = int(port[2]) if port and port[2].isdecimal() else 0
+        return LlamaCommand(argv, number or settings.llama_port, "STARTUP_COMMAND")
     info = check_model(model or settings.model_path, asked=model is not None)
     program, source = find_program()
     arguments = own_arguments(settings, model or settings.model_path, info, sizing)
@@ -69,11 +65,7 @@ def llama_command(settings: Settings, model: Path | None = None, sizing: Sizing 
 def own_arguments(settings: Settings, model: Path, info: GgufInfo | None, sizing: Sizing | None = None) -> list[str]:
     """Put together what the worker's own llama-server is started with.
 
-    Args:
-        settings: how it is started.
-        model: the model's file.
-        info: what the file says about itself; None if that is not known.
-        sizing: layers and context; None for those that are configured.
+    ``info`` is what the model's file says about itself, if that is known; without a sizing it gets what is configured.
     """
     slots = settings.llm_concurrency or DEFAULT_SLOTS
     sizing = sizing or Sizing(settings.gpu_layers, settings.context_size)
@@ -110,29 +102,29 @@ def model_of(settings: Settings) -> Path | None:
     """Return the file of the model that is served by default; None if ``STARTUP_COMMAND`` does not say."""
     if settings.startup_command is None:
         return settings.model_path
-    place = _model_place(shlex.split(settings.startup_command))
+    place = _place(shlex.split(settings.startup_command), "--model")
     return Path(place[2]) if place else None
 
 
-def _model_place(argv: Sequence[str]) -> tuple[int, str, str] | None:
-    """Where a command names the model: the word's index, what stands before the name in it, the name.
+def _place(argv: Sequence[str], flag: str) -> tuple[int, str, str] | None:
+    """Where a command gives a flag's value: the word's index, what stands before the value in it, the value.
 
     The last one counts, to llama-server as well; a ``-m`` may be that of what starts it (``python -m``).
     """
     for index, word in reversed([*enumerate(argv)]):
         following = argv[index + 1] if index + 1 < len(argv) else ""
-        if following and (word == "--model" or (word == "-m" and following.endswith(".gguf"))):
+        short = (flag, word) == ("--model", "-m") and following.endswith(".gguf")
+        if following and (word == flag or short):
             return index + 1, "", following
-        if word.startswith("--model="):
-            return index, "--model=", word.removeprefix("--model=")
+        if word.startswith(f"{flag}="):
+            return index, f"{flag}=", word.removeprefix(f"{flag}=")
     return None
 
 
 def find_program() -> tuple[list[str], str]:
     """Return the llama-server that there is, as the beginning of a command, and where it was found, for people.
 
-    Raises:
-        EngineStartError: there is none.
+    Raises EngineStartError if there is none.
     """
     if LOCAL_BINARY.exists():
         if not os.access(LOCAL_BINARY, os.X_OK):
@@ -150,15 +142,6 @@ def find_program() -> tuple[list[str], str]:
     )
 
 
-def _port_of(argv: Sequence[str]) -> int | None:
-    """The port that a command names; llama-server takes the last."""
-    port = None
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        value = following if word == "--port" else word.removeprefix("--port=") if word.startswith("--port=") else ""
-        port = int(value) if value.isdigit() else port
-    return port
-
-
 _UNUSABLE: Final[Mapping[type[OSError], str]] = {
     FileNotFoundError: (
         "does not exist: put a GGUF model there or point MODEL_PATH at one. To try the worker without one: make demo"
@@ -170,12 +153,8 @@ _UNUSABLE: Final[Mapping[type[OSError], str]] = {
 def check_model(path: Path, *, asked: bool = False) -> GgufInfo:
     """Check that a file is a whole GGUF model that can be read; returns what it says about itself.
 
-    Args:
-        path: the file.
-        asked: whether a job asked for it; else it is ``MODEL_PATH``.
-
     Raises:
-        EngineStartError: it is not, and what to change.
+        EngineStartError: it is not, and what to change: ``MODEL_PATH``, unless it was ``asked`` for by a job.
     """
     try:
         return read_gguf(path)

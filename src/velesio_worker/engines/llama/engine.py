@@ -53,11 +53,7 @@ class LlamaEngine:
     def __init__(self, http: EngineHTTP, properties: LlamaProperties) -> None:
         self._http = http
         self.properties = properties
-
-    @property
-    def model(self) -> str:
-        """The name of the model that is loaded."""
-        return self.properties.model
+        self.model = properties.model
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""

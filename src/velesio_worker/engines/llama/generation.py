@@ -79,7 +79,7 @@ class LlamaGeneration(ABC, Generic[P]):
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         with engine_errors():
             if self._after and await self._is_whole():
-                yield [self._done("length")]
+                yield [self.cut_short("length")]
                 return
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
@@ -121,7 +121,7 @@ class LlamaGeneration(ABC, Generic[P]):
                 raise
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
-        yield [self._done(self._finish_reason)]
+        yield [self.cut_short(self._finish_reason)]
 
     def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
         """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
@@ -165,19 +165,12 @@ class LlamaGeneration(ABC, Generic[P]):
             return Progress({"stage": "prompt", "processed": processed, "total": total})
         return None
 
-    def _done(self, finish_reason: str) -> Done:
+    def cut_short(self, finish_reason: str = CANCELLED) -> Done:
+        """Return the end of a job as it stands, be it that of its text or not."""
         if self._usage is None and finish_reason != CANCELLED:
             self._take_usage(self._prompt_told, None)
         result = self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
         return Done(result, finish_reason, self._usage, self._timings)
-
-    def cut_short(self, finish_reason: str = CANCELLED) -> Done:
-        """Return the end of a job that stops where it is."""
-        return self._done(finish_reason)
-
-    def _tokens_left(self) -> int:
-        """How many tokens the run may still make."""
-        return self._parameters.max_tokens - self._tokens_before
 
     def _take_usage(self, prompt: int | None, completion: int | None) -> None:
         """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt.

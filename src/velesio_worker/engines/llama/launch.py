@@ -39,10 +39,7 @@ log = get_logger(__name__)
 class LlamaLauncher:
     """Starts llama-servers: the worker's own, or waits for one that runs elsewhere (``LLAMA_SERVER_URL``).
 
-    Args:
-        settings: which server, and how.
-        gpus: the GPUs that it may use.
-        environ: the environment to start it in; this process's by default.
+    ``environ`` is the environment to start one in; this process's by default.
     """
 
     name = "llama-server"

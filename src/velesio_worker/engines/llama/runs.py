@@ -47,7 +47,7 @@ class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParamete
         """Return the request's body."""
         return self._request() | {
             "prompt": self._parameters.prompt + self._after,
-            "n_predict": self._tokens_left(),
+            "n_predict": self._parameters.max_tokens - self._tokens_before,
         }
 
     def take(self, chunk: dict[str, Any]) -> Token | None:
@@ -86,7 +86,7 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         """Return the request's body."""
         return self._request() | {
             "messages": self._continued(),
-            "max_tokens": self._tokens_left(),
+            "max_tokens": self._parameters.max_tokens - self._tokens_before,
             "stream_options": {"include_usage": True},
         }
 

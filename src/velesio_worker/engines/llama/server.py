@@ -86,20 +86,15 @@ def pass_on(line: str) -> None:
 async def own_server(
     settings: Settings, environ: Mapping[str, str], command: LlamaCommand
 ) -> AsyncGenerator[Serving[LlamaEngine], None]:
-    """Start a llama-server, wait until it is ready, and end it on leaving.
-
-    Raises:
-        EngineStartError: it did not become ready, and what to change.
-    """
+    """Start a llama-server, wait until it is ready, and end it on leaving; see :meth:`LlamaLauncher.serve`."""
     check_port(command.port)
     log.info(f"starting llama-server from {command.source}", action="engine_starting", port=command.port)
     remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
-    environment = engine_environment(settings, environ, command.port)
     began = anyio.current_time()
     async with (
         running(
             command.argv,
-            env=environment,
+            env=engine_environment(settings, environ, command.port),
             on_line=pass_on,
             clean=LlamaRedaction(),
             remedy=remedy,

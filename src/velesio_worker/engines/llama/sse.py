@@ -34,8 +34,7 @@ class SSEDecoder:
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of each event that ``chunk`` completes; lines of one event are joined by LF.
 
-        Raises:
-            EventTooLargeError: an event grows beyond ``MAX_EVENT_BYTES``.
+        Raises EventTooLargeError where an event grows beyond ``MAX_EVENT_BYTES``.
         """
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]

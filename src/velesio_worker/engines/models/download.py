@@ -61,12 +61,11 @@ def _files(source: ModelSource, target: Path) -> list[tuple[ModelSource, Path]]:
         raise ModelDownloadError(f"{source.filename} is a part of a split model: name the first, {names[0]}")
     if target != targets[0] or len(targets) != len(names):
         raise ModelDownloadError(f"{target} is no name for this split model: it has to end in {ending} (MODEL_PATH)")
-    files: list[tuple[ModelSource, Path]] = []
-    for name, path in zip(names, targets, strict=True):
-        url = _PART_ENDING.sub(name[-len(ending) :], source.url)
-        files.append((replace(source, url=url, filename=name, sha256=None), path))
-    files[0] = (source, target)
-    return files[::-1]
+    further = [
+        (replace(source, url=_PART_ENDING.sub(name[-len(ending) :], source.url), filename=name, sha256=None), path)
+        for name, path in zip(names[1:], targets[1:], strict=True)
+    ]
+    return [*reversed(further), (source, target)]
 
 
 async def _download_file(source: ModelSource, target: Path, token: str | None, on_progress: OnProgress) -> None:

@@ -40,10 +40,8 @@ class ModelFolder:
 
     A model is a ``.gguf`` file in the folder or up to three folders below it, reached through symlinks or not: what
     the operator put there is theirs to choose. A job only chooses among these; its ``model`` never becomes a path.
-    Hidden files, projectors (``mmproj*``) and the further parts of split models are no models.
-
-    Args:
-        folder: where they lie; it need not exist.
+    Hidden files, projectors (``mmproj*``) and the further parts of split models are no models. The folder need not
+    exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,10 +81,7 @@ class ModelFolder:
         return sorted(_walk(self.folder, 0 if whole_disk else _DEPTH, frozenset()), key=self._name)
 
     def listing(self, loaded: Path | None) -> list[dict[str, Any]]:
-        """Describe the models.
-
-        Args:
-            loaded: the file of the model that the engine has, if any.
+        """Describe the models, of which one's file may be what the engine has ``loaded``.
 
         Returns:
             For each ``name`` (the file's name without ``.gguf``), ``filename`` (its path in the folder), ``hash``,

@@ -68,10 +68,7 @@ class GgufInfo:
 
 
 def read_gguf(path: Path) -> GgufInfo:
-    """Read a model's header, and check that nothing is missing at the end of its file or files.
-
-    Args:
-        path: the file; of a split model the first.
+    """Read the header of a model's (first) file, and check that nothing is missing at the end of its file or files.
 
     Raises:
         GgufError: it is no model, or not a whole one; the text goes on where the file's name ends.

@@ -120,12 +120,7 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read a file's header, and check that the file reaches to the end of its last tensor.
-
-    Raises:
-        GgufError: it is no GGUF file, or not a whole one.
-        OSError: it cannot be opened.
-    """
+    """Read a file's header, and check that it reaches to the end of its last tensor. Raises GgufError, OSError."""
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise GgufError("is no regular file")  # opening a pipe would wait for whoever writes into it
@@ -135,7 +130,7 @@ def read_header(path: Path) -> GgufHeader:
         try:
             tensors, count = reader.begin()
             values, lengths = _values(reader, count)
-            parameters, needed = _tensors(reader, tensors, _alignment(values))
+            parameters, needed = _tensors(reader, tensors, values.get("general.alignment", _ALIGNMENT))
         except StructError:  # somebody shortened the file meanwhile
             _cut_off(size)
     if needed > size:
@@ -162,15 +157,10 @@ def _values(reader: _Reader, count: int) -> tuple[dict[str, int | float | str], 
     return values, lengths
 
 
-def _alignment(values: dict[str, int | float | str]) -> int:
-    value = values.get("general.alignment", _ALIGNMENT)
-    if type(value) is not int or value <= 0 or value & (value - 1):
-        damaged("its general.alignment is no power of two")
-    return value
-
-
-def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[int, int]:
+def _tensors(reader: _Reader, count: int, alignment: float | str) -> tuple[int, int]:
     """Return the tensors' elements, and how many bytes a file with all of them has."""
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
+        damaged("its general.alignment is no power of two")
     parameters, end = 0, 0
     for _ in range(count):
         name = reader.name("tensor")

@@ -57,10 +57,8 @@ class PartFile:
     One task uses it, and one process: see :func:`locked`. What it holds stays when the context is left, for another
     day.
 
-    Args:
-        target: the file that it is to become.
-
     Attributes:
+        target: the file that it is to become.
         origin: what it is a part of; None if that is unknown, and what it holds therefore useless.
         size: how many bytes it has on the disk.
     """
@@ -185,9 +183,7 @@ async def hash_file(path: Path) -> str:
 async def locked(path: Path, on_wait: Callable[[], None]) -> AsyncGenerator[None, None]:
     """Hold a lock that excludes all other tasks and processes of this host, and those that share the folder over NFS.
 
-    Args:
-        path: the lock's file; it is there as long as the lock is held.
-        on_wait: called now and then while another holds it.
+    Its file is there as long as it is held; ``on_wait`` is called now and then while another holds it.
     """
     while (lock := _try_lock(path)) is None:
         on_wait()

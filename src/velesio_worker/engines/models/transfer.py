@@ -69,12 +69,7 @@ class Transfer:
         self._shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
     async def run(self) -> None:
-        """Download what is missing, with patience, and put it into place.
-
-        Raises:
-            ModelDownloadError: it did not work out.
-            OSError: the disk's trouble.
-        """
+        """Download what is missing, with patience, and put it into place. Raises ModelDownloadError, OSError."""
         failures = most = 0
         whole = False
         while not whole:

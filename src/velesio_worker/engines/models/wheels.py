@@ -9,10 +9,8 @@ from pathlib import Path
 
 def _package_file(package: str, pattern: str) -> Path | None:
     spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for path in sorted(Path(folder).glob(pattern)):
-            return path
-    return None
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders for path in sorted(Path(folder).glob(pattern))), None)
 
 
 def redis_server() -> Path | None:

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, Final, NoReturn
 
 from velesio_worker.engines.llama.embedded.params import (
@@ -81,17 +80,13 @@ def _serve(params: Params) -> int:
     _leave(server)
 
 
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Leave the signal to the wake-up pipe."""
-
-
 def _wait_for_stop() -> None:
     """Wait for SIGTERM or SIGINT, whichever thread the system hands it to."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)
     for number in STOPPING:
-        signal.signal(number, _ignore)
+        signal.signal(number, lambda _number, _frame: None)  # the pipe is told
     select.select([readable], [], [])
 
 

@@ -22,7 +22,6 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any, Final
 
 Params = Any
@@ -42,21 +41,19 @@ LOG: Final = "_Z11common_initv"
 SERVER: Final = 12
 """``LLAMA_EXAMPLE_SERVER``, whose flags are read."""
 
-KNOWN: Final = MappingProxyType(
-    {
-        "--ctx-size 4321": ("n_ctx", 4321),
-        "--yarn-orig-ctx 7": ("yarn_orig_ctx", 7),
-        "--temp 0.25": ("sampling.temp", 0.25),
-        "--spec-draft-n-max 5": ("speculative.draft.n_max", 5),
-        "--model x.gguf": ("model.path", "x.gguf"),
-        "--no-warmup": ("warmup", False),
-        "--parallel 3": ("n_parallel", 3),
-        "--port 1234": ("port", 1234),
-        "--host 127.0.0.9": ("hostnames", ["127.0.0.9"]),
-        "--metrics": ("endpoint_metrics", True),
-        "--sleep-idle-seconds 9": ("sleep_idle_seconds", 9),
-    }
-)
+KNOWN: Final[Mapping[str, tuple[str, object]]] = {
+    "--ctx-size 4321": ("n_ctx", 4321),
+    "--yarn-orig-ctx 7": ("yarn_orig_ctx", 7),
+    "--temp 0.25": ("sampling.temp", 0.25),
+    "--spec-draft-n-max 5": ("speculative.draft.n_max", 5),
+    "--model x.gguf": ("model.path", "x.gguf"),
+    "--no-warmup": ("warmup", False),
+    "--parallel 3": ("n_parallel", 3),
+    "--port 1234": ("port", 1234),
+    "--host 127.0.0.9": ("hostnames", ["127.0.0.9"]),
+    "--metrics": ("endpoint_metrics", True),
+    "--sleep-idle-seconds 9": ("sleep_idle_seconds", 9),
+}
 """Flags of llama-server's from the beginning of the struct to its end, the fields that they set, and to what."""
 
 _MARKS: Final = {"n_predict": 0x5EED0001, "n_ctx": 0x5EED0002, "n_batch": 0x5EED0003, "n_ubatch": 0x5EED0004}
@@ -85,19 +82,14 @@ class WheelError(Exception):
 
 
 def extension() -> Any:  # noqa: ANN401 (an extension without types)
-    """Return the wheel's module.
-
-    Raises:
-        ImportError: it is not installed, or not built for this machine.
-    """
+    """Return the wheel's module; raises ImportError where it is not installed, or not built for this machine."""
     return importlib.import_module("xllamacpp")
 
 
 def read_params(argv: Sequence[str]) -> Params:
     """Return the ``CommonParams`` that a command line and the environment (``LLAMA_ARG_…``) describe.
 
-    Args:
-        argv: the arguments, without the program's name. ``--flag=value`` is taken, too, which llama-server does not.
+    The program's name is not among the arguments. ``--flag=value`` is taken, too, which llama-server does not.
 
     Raises:
         ArgumentError: they are not understood, or ask for what the wheel's server cannot do.
@@ -132,15 +124,7 @@ def default_threads() -> int | None:
 
 
 def check_wheel(package: Any, known: Mapping[str, tuple[str, object]] = KNOWN) -> None:  # noqa: ANN401
-    """Check that the parser can be called safely and means what it is expected to mean.
-
-    Args:
-        package: the wheel's module.
-        known: flags, the fields that they set, and to what.
-
-    Raises:
-        WheelError: it cannot or does not.
-    """
+    """Check that the parser can be called safely and means what it is expected to mean; else raises WheelError."""
     fields = attrgetter(*(field for field, _ in known.values()))
     wanted = tuple(value for _, value in known.values())
     try:
