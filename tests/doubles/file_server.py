@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import email.utils
 import re
-import socket
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Final
+
+from tests.doubles.http_server import LIMIT, HTTPDouble, QuietHandler
 
 MODIFIED: Final = email.utils.formatdate(1_700_000_000, usegmt=True)
-LIMIT: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Request:
     headers: dict[str, str]
 
 
-class FileServer:
+class FileServer(HTTPDouble):
     """Serves ``files`` by their paths; ``answers`` are used up first, one a request.
 
     Attributes:
@@ -48,6 +45,7 @@ class FileServer:
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(_Handler)
         self.files = files
         self.answers: list[Answer] = []
         self.always: Answer | None = None
@@ -56,61 +54,15 @@ class FileServer:
         self.ranges = self.if_range = self.length = True
         self.extra: dict[str, str] = {}
         self.requests: list[Request] = []
-        self.go_on = threading.Event()
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def asked(self, header: str) -> list[str | None]:
         """What each request had in a header."""
         return [request.headers.get(header) for request in self.requests]
 
-    @contextmanager
-    def serving(self) -> Generator[FileServer, None, None]:
-        server = _Server(self)
-        self.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.go_on.set()
-            server.shutdown()
-            thread.join()
-            server.hang_up()
-            server.server_close()
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-
-    def __init__(self, files: FileServer) -> None:
-        self.files = files
-        self._clients: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._clients.add(request)
-        super().process_request(request, client_address)
-
-    def hang_up(self) -> None:
-        """Close what clients keep open, so that no thread waits for their next request."""
-        for client in self._clients:
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may leave in the middle."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] (the one that is given above)
-
-    def do_GET(self) -> None:
-        files = self.server.files
+class _Handler(QuietHandler):
+    def do_GET(self) -> None:  # noqa: N802 (the standard library calls it so)
+        files: FileServer = self.server.double
         files.requests.append(Request(self.path, {name.lower(): value for name, value in self.headers.items()}))
         answer = files.answers.pop(0) if files.answers else files.always or Answer()
         content = files.files.get(self.path.partition("?")[0])
@@ -154,13 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if stop is not None:
-            self.server.files.go_on.wait(LIMIT)
+            self.server.double.go_on.wait(LIMIT)
             write(body[stop:])
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
 
     def _write_chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is the standard library's)
-        """Log nothing of requests."""

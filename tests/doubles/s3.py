@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import threading
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, quote, unquote
 
+from tests.doubles.http_server import LIMIT, HTTPDouble, QuietHandler
+
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
-LIMIT: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Stored:
     content_type: str | None
 
 
-class S3Double:
+class S3Double(HTTPDouble):
     """A server with one bucket.
 
     Attributes:
@@ -40,6 +38,7 @@ class S3Double:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.bucket = "pictures"
         self.key_id = "AKIDTEST"
         self.secret = "made-up/secret"
@@ -48,12 +47,6 @@ class S3Double:
         self.failures: list[int] = []
         self.answers: list[int] = []
         self.stalls = False
-        self.go_on = threading.Event()
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -66,20 +59,6 @@ class S3Double:
             "AWS_ALLOW_HTTP": "true",
         }
 
-    @contextmanager
-    def serving(self) -> Generator[S3Double, None, None]:
-        server = _Server(self)
-        self.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.go_on.set()
-            server.shutdown()
-            thread.join()
-            server.server_close()
-
     def signature(self, scope: str, date: str, request: str) -> str:
         """Sign a canonical request."""
         key = f"AWS4{self.secret}".encode()
@@ -89,23 +68,9 @@ class S3Double:
         return hmac.new(key, f"{ALGORITHM}\n{date}\n{scope}\n{digest}".encode(), "sha256").hexdigest()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-
-    def __init__(self, double: S3Double) -> None:
-        self.double = double
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may leave in the middle."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] (the one that is given above)
-
-    def do_PUT(self) -> None:
-        double = self.server.double
+class _Handler(QuietHandler):
+    def do_PUT(self) -> None:  # noqa: N802 (the standard library calls it so)
+        double: S3Double = self.server.double
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         if double.stalls:
             double.go_on.wait(LIMIT)
@@ -114,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             double.objects[self._name()] = Stored(body, self.headers.get("Content-Type"))
         self._answer(status, b"", {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'})
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 (the standard library calls it so)
         stored = self.server.double.objects.get(self._name())
         status = self._objection(b"")
         if status == 200 and stored is None:
@@ -126,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _objection(self, body: bytes) -> int:
         """The status that the request deserves."""
-        double = self.server.double
+        double: S3Double = self.server.double
         if double.failures:
             return double.failures.pop(0)
         if not (self._signed_header(body) or self._signed_query()):
@@ -153,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fits(self, fields: Mapping[str, str], date: str, query: Iterable[tuple[str, str]], digest: str) -> bool:
         key_id, _, scope = fields["Credential"].partition("/")
-        double = self.server.double
+        double: S3Double = self.server.double
         if (key_id, scope) != (double.key_id, f"{date[:8]}/{double.region}/s3/aws4_request"):
             return False
         pairs = sorted(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query)
@@ -175,6 +140,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is the standard library's)
-        """Log nothing of requests."""
