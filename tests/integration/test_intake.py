@@ -266,9 +266,16 @@ async def test_a_job_cancelled_while_it_waits_ends_without_running(side: Side, c
     assert (result["text"], result["finish_reason"]) == ("", "cancelled")
 
 
-@pytest.mark.parametrize("how", ["cancelled", "expired", "lost too often"])
+TEXT: dict[str, Any] = {"text": "One two", "index": 0}
+THOUGHT: dict[str, Any] = {"delta": {"reasoning_content": "hm"}, "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("how", "piece"),
+    [("cancelled", TEXT), *((how, piece) for how in ("expired", "lost too often") for piece in (TEXT, THOUGHT))],
+)
 async def test_what_an_earlier_attempt_published_counts_when_the_job_ends_unrun(
-    side: Side, commands: Any, how: str
+    side: Side, commands: Any, how: str, piece: dict[str, Any]
 ) -> None:
     streamed: dict[str, Any] = {
         "data": {"prompt": "x", "stream": True},
@@ -280,8 +287,7 @@ async def test_what_an_earlier_attempt_published_counts_when_the_job_ends_unrun(
     assert first is not None
     stream = side.publisher.open("a", 1)
     stream.put("start", b'{"mode": "fresh"}')
-    for text in ("One", " two"):
-        stream.put("token", json.dumps({"choices": [{"text": text, "index": 0}]}).encode())
+    stream.put("token", json.dumps({"choices": [piece]}).encode())
     await stream.flushed()
     await side.claims.hand_back(first.held, in_good_order=False)
     await commands.delete("{llama_queue}:text")

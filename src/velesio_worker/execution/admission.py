@@ -10,14 +10,13 @@ import orjson
 from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import QUEUE_WAIT
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
-from velesio_worker.execution.published import complete_stream, read_published
+from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
 from velesio_worker.queue.arrivals import Arrivals
-from velesio_worker.queue.claims import Claim, Claims, Held
+from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.keys import Slot, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
-from velesio_worker.queue.slots import Slots
-from velesio_worker.stream import JobStream, Publisher, last_entry
+from velesio_worker.stream import JobStream, last_entry
 from velesio_worker.wire.errors import (
     ExpiredError,
     FencedError,
@@ -37,10 +36,7 @@ class Admission:
 
     Args:
         link: the line to Redis.
-        claims: claims attempts.
-        slots: this worker's slots.
-        closer: ends attempts.
-        publisher: writes streams.
+        closer: ends attempts; what it does that with claims them.
         max_bytes: the largest job that is accepted, in bytes.
         stream_ttl: how long a stream is kept, in seconds.
 
@@ -48,22 +44,11 @@ class Admission:
         arrivals: since when jobs wait; whoever sees them come in tells it.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        claims: Claims,
-        slots: Slots,
-        closer: Closer,
-        publisher: Publisher,
-        *,
-        max_bytes: int,
-        stream_ttl: int,
-    ) -> None:
+    def __init__(self, link: Link, closer: Closer, *, max_bytes: int, stream_ttl: int) -> None:
         self._link = link
-        self._claims = claims
-        self._slots = slots
         self._closer = closer
-        self._publisher = publisher
+        self._claims = closer.claims
+        self._slots = closer.slots
         self.arrivals = Arrivals()
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
@@ -119,46 +104,41 @@ class Admission:
             case ClaimStatus.HELD:
                 log.info("the job runs already", action="job_duplicate")
                 await self._slots.ack(held.slot, held.payload)
-            case ClaimStatus.CANCELLED | ClaimStatus.EXHAUSTED:
-                await self._end_unrun(job, held, reply)
-            case ClaimStatus.CLAIMED:
-                if job.expires_at is None or job.expires_at > time.time():
-                    return False
+            case ClaimStatus.CLAIMED if job.expires_at is None or job.expires_at > time.time():
+                return False
+            case _:
                 await self._end_unrun(job, held, reply)
         return True
 
     async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply) -> None:
         """End a job that this attempt need not run; what earlier attempts published counts."""
-        stream, text = None, ""
-        if not reply.first:
-            stream, text = await self._shut_out(job, held)
+        stream, before = (None, NOTHING) if reply.first else await self._shut_out(job, held)
         match reply.status:
             case ClaimStatus.CANCELLED:
                 log.info("cancelled while it waited", action="job_cancelled")
-                await self._closer.done(held, cancelled_while_waiting(job.type, text), stream)
+                await self._closer.done(held, cancelled_while_waiting(job.type, before.text), stream)
             case ClaimStatus.EXHAUSTED:
                 allowed = job.attempts_allowed
                 lost = "1 attempt was" if allowed == 1 else f"{allowed} attempts were"
                 reason = f"{lost} lost: each time the worker or its engine died"
                 error = WorkerLostError(f"The job was given up: {reason}.")
                 log.warning(f"job failed: {error}", action="job_failed", code=error.code, type=job.type.value)
-                await self._closer.failed(
-                    held, error, stream, partial=bool(text), bury="" if job.on_crash == "fail" else reason
-                )
+                bury = "" if job.on_crash == "fail" else reason
+                await self._closer.failed(held, error, stream, partial=before.has_output, bury=bury)
             case _:
                 late = time.time() - (job.expires_at or 0)
                 error = ExpiredError(f"The job's expires_at passed {late:.1f} s ago.")
                 log.info("expired while it waited", action="job_expired", code=error.code)
-                await self._closer.failed(held, error, stream, partial=bool(text))
+                await self._closer.failed(held, error, stream, partial=before.has_output)
 
-    async def _shut_out(self, job: Job, held: Held) -> tuple[JobStream, str]:
+    async def _shut_out(self, job: Job, held: Held) -> tuple[JobStream, Published]:
         """Shut earlier attempts out of the stream, then read what they published."""
-        stream = self._publisher.open(job.id, held.attempt)
+        stream = self._closer.publisher.open(job.id, held.attempt)
         start = start_entry(job.type, held.attempt, held.slot.worker, None, "continue")
         stream.put(START, orjson.dumps(start))
         with contextlib.suppress(FencedError, InternalError, StreamLostError):
             await stream.flushed()
-        return stream, (await self._link.asked(lambda: read_published(self._link.commands, job.id))).text
+        return stream, await self._link.asked(lambda: read_published(self._link.commands, job.id))
 
     async def _finished(self, held: Held) -> None:
         log.info("the job is over already", action="job_finished_before")

@@ -22,16 +22,16 @@ log = get_logger(__name__)
 class Closer:
     """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing.
 
-    Args:
+    Attributes:
         claims: stores results.
         slots: this worker's slots.
         publisher: writes terminal entries.
     """
 
     def __init__(self, claims: Claims, slots: Slots, publisher: Publisher) -> None:
-        self._claims = claims
-        self._slots = slots
-        self._publisher = publisher
+        self.claims = claims
+        self.slots = slots
+        self.publisher = publisher
 
     async def done(self, held: Held, done: Done, stream: JobStream | None = None) -> bool:
         """End an attempt with a result; False if another attempt owns the job, or has to end it."""
@@ -60,12 +60,12 @@ class Closer:
 
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
         """Put a job back; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
-        await self._claims.hand_back(held, in_good_order=in_good_order)
+        await self.claims.hand_back(held, in_good_order=in_good_order)
         HANDED_BACK.labels(held.type or UNKNOWN).inc()
 
     async def drop(self, held: Held) -> None:
         """Forget an attempt that another one has taken the place of."""
-        await self._slots.ack(held.slot, held.payload)
+        await self.slots.ack(held.slot, held.payload)
 
     async def _close(
         self,
@@ -77,7 +77,7 @@ class Closer:
         *,
         bury: str = "",
     ) -> bool:
-        stream = stream or self._publisher.open(held.job_id, held.attempt)
+        stream = stream or self.publisher.open(held.job_id, held.attempt)
         try:
             owned = await self._publish(held, stream, result, event, data)
         except StreamLostError:
@@ -89,7 +89,7 @@ class Closer:
             log.warning("another attempt owns the job", action="job_fenced", job_id=held.job_id, attempt=held.attempt)
             FENCED.inc()
         if bury and owned:
-            await self._slots.bury(held.slot, held.payload, bury)
+            await self.slots.bury(held.slot, held.payload, bury)
         else:
             await self.drop(held)
         return owned
@@ -99,7 +99,7 @@ class Closer:
     ) -> bool:
         with contextlib.suppress(AbandonedError, InternalError):  # whatever becomes of the stream, the result is owed
             await stream.flushed()
-        if not await self._claims.finish(held, orjson.dumps(result)):
+        if not await self.claims.finish(held, orjson.dumps(result)):
             return False
         stream.put(event, orjson.dumps(data))
         try:

@@ -85,13 +85,7 @@ class RedisSide:
         self.publisher = Publisher(publishing, ttl=settings.stream_ttl, longest=settings.worker_timeout)
         self.closer = Closer(self.claims, self.slots, self.publisher)
         self.admission = Admission(
-            self.link,
-            self.claims,
-            self.slots,
-            self.closer,
-            self.publisher,
-            max_bytes=settings.max_job_bytes,
-            stream_ttl=settings.stream_ttl,
+            self.link, self.closer, max_bytes=settings.max_job_bytes, stream_ttl=settings.stream_ttl
         )
         self.reaper = Reaper(self.link, worker, lease_seconds=settings.lease_seconds)
         self.fleet = Fleet(self.link, worker)
