@@ -18,18 +18,16 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import REGISTRY, count_jobs
 from velesio_worker.core.settings import Settings
-from velesio_worker.engines.base import EngineSource
 from velesio_worker.engines.gpu import Gpus
 from velesio_worker.execution.cache import PromptCache
-from velesio_worker.execution.capacity import ImageCapacity, TextCapacity, check_engine_set, make_engine_set
+from velesio_worker.execution.capacity import check_engine_set, make_engine_set
 from velesio_worker.execution.consumers import ConsumerFactory
 from velesio_worker.execution.executor import LAST_SECONDS, Executor
 from velesio_worker.execution.handler import JobHandler
-from velesio_worker.execution.management import Management
+from velesio_worker.execution.management import ImageModels, TextModels, manage
 from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import Published, read_published
 from velesio_worker.execution.redis_side import Clients, RedisSide
-from velesio_worker.execution.report import Report
 from velesio_worker.execution.results.images import ImageOutput, open_store
 from velesio_worker.observability.gauges import Gauges, shown
 from velesio_worker.observability.health import Health, Stage
@@ -42,7 +40,7 @@ from velesio_worker.queue.keys import new_worker_id
 from velesio_worker.queue.risks import warn_of_risks
 from velesio_worker.queue.survey import Survey
 from velesio_worker.wire.errors import RedisUnusableError, StoppedError, VelesioError
-from velesio_worker.wire.jobs import JobType, Kind
+from velesio_worker.wire.jobs import JobType
 
 log = get_logger(__name__)
 
@@ -186,22 +184,22 @@ class Worker:
             for group in (jobs, images):
                 group.cancel_scope.deadline = anyio.current_time() + LAST_SECONDS
 
-    async def _take_text_jobs(self, capacity: TextCapacity) -> None:
+    async def _take_text_jobs(self, text: TextModels) -> None:
         """Take text jobs: one at first, which wakes the engine or says why it fails; then as many as it runs."""
         async with anyio.create_task_group() as consumers:
             started = slots = 0
             while not self._stopping.is_set():
                 for number in range(started, max(slots, 1)):
-                    consumers.start_soon(self._consumers.text(capacity, number).run, self._stopping)
+                    consumers.start_soon(self._consumers.text(text, number).run, self._stopping)
                 started = max(started, slots, 1)
                 if slots:
                     log.info(f"taking text jobs, {slots} at a time", action="worker_ready")
                     self._changed.ring()
-                await capacity.engine.resized(slots)
-                slots = capacity.engine.slots
+                await text.gate.resized(slots)
+                slots = text.gate.slots
 
-    async def _say_when_images_can_be_made(self, capacity: ImageCapacity) -> None:
-        await capacity.engine.resized(0)
+    async def _say_when_images_can_be_made(self, images: ImageModels) -> None:
+        await images.gate.resized(0)
         if not self._stopping.is_set():
             log.info(f"taking image jobs, {self._settings.sd_concurrency} at a time", action="images_ready")
             self._changed.ring()
@@ -217,24 +215,21 @@ class Worker:
         executor.stop(within=LAST_SECONDS)
 
     def _make_executor(self) -> Executor:
-        settings = self._settings
-        engines: Mapping[Kind, EngineSource] = self._engines.supervisors
+        settings, redis = self._settings, self._redis
         performer = Performer(
-            engines,
-            Management(self._engines.models, self._health),
-            PromptCache(self._redis.clients.commands, settings.cache_mode),
+            self._engines.supervisors,
+            partial(manage, self._engines.models, self._health),
+            PromptCache(redis.link.redis, settings.cache_mode),
             self._output,
             self._published,
             longest=settings.worker_timeout,
         )
         return Executor(
-            engines,
             performer,
-            self._redis.publisher,
-            self._redis.closer,
-            self._redis.fleet.serves,
-            Report(log_prompts=settings.log_prompts),
+            redis.closer,
+            redis.fleet.serves,
             stall=settings.stall_seconds,
+            log_prompts=settings.log_prompts,
         )
 
     async def _published(self, job_id: str) -> Published:

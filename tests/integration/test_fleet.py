@@ -10,7 +10,6 @@ import pytest
 
 from tests.support.redis_side import Side
 from tests.support.servers import Topology
-from velesio_worker.execution.run import LastJob
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.wire.jobs import Kind
 
@@ -105,20 +104,21 @@ async def test_jobs_that_wait_are_those_of_the_kind_and_those_of_no_kind_yet(
 
 async def test_the_time_of_the_last_job_is_kept_in_unix_time(commands: Any, fleet: Fleet) -> None:
     for at, kept in ((1700000000.25, b"1700000000.250"), (1700000001.0, b"1700000001.000")):
-        await fleet.note_job(at, LastJob("completion", 1.5, success=True, at=at).entry(None))
+        await fleet.note_job(at, {"job_type": "completion", "timestamp": at})
         assert await commands.get("last_job_time") == kept
     assert await commands.ttl("last_job_time") == -1
 
 
 async def test_the_last_job_of_each_second_is_kept_for_a_day(commands: Any, fleet: Fleet) -> None:
     """`metrics:<second>` of the wire protocol: a string of JSON with these five fields."""
+    fields = ("job_type", "duration", "success", "timestamp", "gpu_utilization")
     jobs = [
-        (LastJob("completion", 1.23456, success=True, at=1700000000.0), None),
-        (LastJob("embedding", 0.5, success=False, at=1700000000.75), 97),
-        (LastJob("txt2img", 60.0, success=True, at=1700000001.5), 0),
+        ("completion", 1.235, True, 1700000000.0, None),
+        ("embedding", 0.5, False, 1700000000.75, 97),
+        ("txt2img", 60.0, True, 1700000001.5, 0),
     ]
-    for job, utilisation in jobs:
-        await fleet.note_job(job.at, job.entry(utilisation))
+    for values in jobs:
+        await fleet.note_job(values[3], dict(zip(fields, values, strict=True)))
     kept = {second: json.loads(await commands.get(f"metrics:{second}")) for second in (1700000000, 1700000001)}
     assert kept == {
         1700000000: {

@@ -18,14 +18,14 @@ from tests.support.waiting import until
 from tests.support.webui_bench import FAST, GpusDouble
 from velesio_worker.core.settings import CacheMode, Settings
 from velesio_worker.engines.base import Engine, EngineState, Generation, Traits
-from velesio_worker.execution.batching import batch_of
 from velesio_worker.execution.cache import PromptCache
-from velesio_worker.execution.capacity import ImageCapacity, make_engine_set
+from velesio_worker.execution.capacity import make_engine_set
 from velesio_worker.execution.executor import Executor
+from velesio_worker.execution.management import ImageModels
 from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import NOTHING, Published
-from velesio_worker.execution.report import Report
 from velesio_worker.execution.results.images import ImageOutput
+from velesio_worker.execution.run import batch_of
 from velesio_worker.queue.choice import Affinity
 from velesio_worker.queue.claims import Claim
 from velesio_worker.wire.errors import EngineCrashedError, OutOfMemoryError
@@ -93,11 +93,9 @@ class Forgetful(ImageOutput):
         return None if job_id == self._loses else key
 
 
-class Nobody:
-    """Runs no management jobs."""
-
-    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
-        raise AssertionError((job, on_wait))
+async def nobody(job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
+    """Run no management jobs."""
+    raise AssertionError((job, on_wait))
 
 
 def executor(
@@ -120,8 +118,8 @@ def executor(
     engines = {Kind.IMAGE: painter}
     output = Forgetful(commands, loses)
     cache = PromptCache(commands, CacheMode.ALL)
-    performer = Performer(engines, Nobody(), cache, output, nothing, longest=longest)
-    return Executor(engines, performer, side.publisher, side.closer, nowhere, Report(), stall=stall)
+    performer = Performer(engines, nobody, cache, output, nothing, longest=longest)
+    return Executor(performer, side.closer, nowhere, stall=stall)
 
 
 async def claimed(side: Side, commands: Any, job_id: str, place: int, **fields: Any) -> Claim:
@@ -161,13 +159,13 @@ async def test_waiting_for_those_that_are_run_together_is_no_run_time(side: Side
     claim = await claimed(side, commands, "a", 0, timeout=0.2)
     member, _ = batch_of(2)  # the other one never comes
     with anyio.fail_after(PATIENCE):
-        assert await runs.run(claim, member)
+        assert (await runs.run(claim, member)).ended
     assert json.loads(await commands.get("result:a")) == {"images": ["x"]}
 
 
 async def test_an_image_is_never_taken_from_the_cache_or_kept_there(side: Side, commands: Any) -> None:
     runs = executor(side, commands, Painter([Done({"images": ["x"]}, "stop")]))
-    assert await runs.run(await claimed(side, commands, "a", 0, cache=True))
+    assert (await runs.run(await claimed(side, commands, "a", 0, cache=True))).ended
     assert not await commands.keys("prompt_cache:*")
 
 
@@ -263,7 +261,7 @@ async def test_an_engine_that_goes_away_costs_an_attempt_only_the_job_that_it_wo
 ) -> None:
     falls = Falls(in_line=in_line)
     claim = await claimed(side, commands, "a", 0)
-    assert await executor(side, commands, falls).run(claim) is None
+    assert not (await executor(side, commands, falls).run(claim)).ended
     assert await commands.llen(READY) == 1, "it runs again"
     assert await returned(commands, "a") == int(in_line)
     assert falls.complaints == ["lost"]
@@ -339,34 +337,32 @@ class NoFleet:
 
 
 @pytest.fixture
-async def image_side() -> AsyncIterator[ImageCapacity]:
+async def image_side() -> AsyncIterator[ImageModels]:
     """The image side of a worker, ready, on a double."""
     with WebUIDouble(FAST) as double:
         settings = Settings.model_validate({"run_llm": False, "sd_server_url": double.url})
         side = make_engine_set(settings, cast("Any", NoFleet()), GpusDouble(), lambda: None).image
         assert side is not None
         async with anyio.create_task_group() as group:
-            group.start_soon(side.engine.run)
-            await until(lambda: side.engine.supervisor.state is EngineState.READY)
+            group.start_soon(side.gate.run)
+            await until(lambda: side.supervisor.state is EngineState.READY)
             yield side
             group.cancel_scope.cancel()
 
 
-async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(image_side: ImageCapacity) -> None:
+async def test_after_a_switch_of_models_jobs_without_one_want_the_new_default(image_side: ImageModels) -> None:
     side = image_side
-    choice = Affinity(
-        max_bytes=10_000, loaded=lambda: side.engine.supervisor.loaded, known_as=side.known_as, most=lambda: 4
-    )
+    choice = Affinity(max_bytes=10_000, loaded=lambda: side.supervisor.loaded, known_as=side.known_as, most=lambda: 4)
 
     def job(job_id: str, **data: Any) -> bytes:
         return json.dumps({"id": job_id, "type": "txt2img", "data": {"prompt": "a cat"} | data}).encode()
 
     plain, first, second = job("plain"), job("first", model="tinyA"), job("second", model="tinyB")
     assert choice.first([second, plain]) == plain
-    assert await side.engine.supervisor.load("tinyB") == "tinyB"
+    assert await side.supervisor.load("tinyB") == "tinyB"
     assert choice.first([first, plain]) == plain
     assert choice.first([plain, second]) is None, "the next job wants what is loaded"
-    async with side.engine.supervisor.ensure("tinyA"):
+    async with side.supervisor.ensure("tinyA"):
         pass
     assert choice.first([plain, first]) == first
 

@@ -21,7 +21,6 @@ from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.executor import Executor
 from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import Published, read_published
-from velesio_worker.execution.report import Report
 from velesio_worker.execution.results.images import ImageOutput
 from velesio_worker.queue.claims import Claim
 from velesio_worker.wire.errors import JobError
@@ -135,16 +134,8 @@ class Bench:
         engines = {Kind.TEXT: self.source}
         cache = PromptCache(self._commands, self.cache_mode)
         output = ImageOutput(self._commands, None, inline_bytes=0)
-        performer = Performer(engines, self.manager, cache, output, self.published, longest=PATIENCE)
-        return Executor(
-            engines,
-            performer,
-            self.side.publisher,
-            self.side.closer,
-            elsewhere,
-            Report(),
-            stall=self.stall,
-        )
+        performer = Performer(engines, self.manager.run, cache, output, self.published, longest=PATIENCE)
+        return Executor(performer, self.side.closer, elsewhere, stall=self.stall)
 
     async def published(self, job_id: str) -> Published:
         (_, fields) = (await self._commands.xrevrange(f"stream:{job_id}", count=1))[0]

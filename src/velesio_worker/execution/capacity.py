@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import GpuSharing, Settings
-from velesio_worker.engines.base import Spec
 from velesio_worker.engines.gpu import Gpus
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
@@ -19,36 +19,13 @@ from velesio_worker.engines.webui.command import FOLDER, LAUNCH, has_webui
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.execution.gate import EngineGate
-from velesio_worker.execution.management import ImageModels, Models, TextModels
+from velesio_worker.execution.management import ImageModels, TextModels
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.keys import Keys
 from velesio_worker.wire.errors import SettingsError
 from velesio_worker.wire.jobs import Kind
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TextCapacity:
-    """Text jobs: what starts their engine, and who looks after it."""
-
-    launcher: LlamaLauncher
-    engine: EngineGate[LlamaEngine]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageCapacity:
-    """Image jobs: what starts their engine, and who looks after it."""
-
-    launcher: WebUILauncher
-    engine: EngineGate[WebUIEngine]
-
-    def known_as(self, model: str | None) -> Spec:
-        """Return what a job's ``model`` stands for, as far as that is known without asking.
-
-        A job without one gets the default model, and that is another one after a ``switch_model``.
-        """
-        return self.engine.supervisor.default if model is None else self.launcher.known_as(model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +37,13 @@ class EngineSet:
         image: image jobs; None if it runs none.
     """
 
-    text: TextCapacity | None
-    image: ImageCapacity | None
+    text: TextModels | None
+    image: ImageModels | None
 
     @property
     def gates(self) -> list[EngineGate[LlamaEngine] | EngineGate[WebUIEngine]]:
         """The engines that there are."""
-        return [capacity.engine for capacity in (self.text, self.image) if capacity is not None]
+        return [side.gate for side in (self.text, self.image) if side is not None]
 
     @property
     def kinds(self) -> list[Kind]:
@@ -79,14 +56,10 @@ class EngineSet:
         return {gate.kind: gate.supervisor for gate in self.gates}
 
     @property
-    def models(self) -> dict[Kind, Models]:
+    def models(self) -> dict[Kind, TextModels | ImageModels]:
         """Who looks after the models of each kind of management job."""
-        models: dict[Kind, Models] = {}
-        if self.text is not None:
-            models[Kind.MANAGE] = TextModels(self.text.engine.supervisor, self.text.launcher)
-        if self.image is not None:
-            models[Kind.MANAGE_IMAGE] = ImageModels(self.image.engine.supervisor, self.image.launcher)
-        return models
+        sides = {Kind.MANAGE: self.text, Kind.MANAGE_IMAGE: self.image}
+        return {kind: side for kind, side in sides.items() if side is not None}
 
 
 def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Callable[[], None]) -> EngineSet:
@@ -103,13 +76,13 @@ def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Cal
     patience = Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds)
     if settings.run_llm:
         llama = LlamaLauncher(settings, gpus)
-        text = TextCapacity(llama, EngineGate(Kind.TEXT, llama, patience, fleet, turns, on_change=on_change))
+        supervise = partial(Supervisor, llama, patience, turns=turns)
+        text = TextModels(EngineGate(Kind.TEXT, supervise, fleet, on_change), llama)
     if settings.run_sd and has_webui(settings):
         webui = WebUILauncher(settings, gpus)
         eager = turns is None or text is None  # else the first job of either kind decides whose turn it is
-        image = ImageCapacity(
-            webui, EngineGate(Kind.IMAGE, webui, patience, fleet, turns, on_change=on_change, eager=eager)
-        )
+        supervise = partial(Supervisor, webui, patience, turns=turns, eager=eager)
+        image = ImageModels(EngineGate(Kind.IMAGE, supervise, fleet, on_change), webui)
     return EngineSet(text, image)
 
 

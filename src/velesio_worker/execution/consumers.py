@@ -7,8 +7,8 @@ from functools import partial
 from typing import Final
 
 from velesio_worker.core.settings import Settings
-from velesio_worker.execution.capacity import ImageCapacity, TextCapacity
 from velesio_worker.execution.handler import JobHandler
+from velesio_worker.execution.management import ImageModels, TextModels
 from velesio_worker.execution.redis_side import RedisSide
 from velesio_worker.queue.choice import Affinity, first_check
 from velesio_worker.queue.consumer import Consumer, Gate, Passage
@@ -67,20 +67,20 @@ class ConsumerFactory:
         choose = partial(first_check, max_bytes=max_bytes)
         return Picker(self._slots, ready, self._side.slot("health", home=ready), choose, self._handler.process)
 
-    def text(self, capacity: TextCapacity, number: int) -> Consumer:
+    def text(self, engine: TextModels, number: int) -> Consumer:
         """One of those that take text jobs; the first, 0, is the one that wakes the engine."""
-        ready, gate = self._keys.ready(Kind.TEXT), capacity.engine.gate
+        ready, gate = self._keys.ready(Kind.TEXT), engine.gate.gate
         slot = self._side.slot(f"text-{number}", home=ready)
         return Consumer(self._slots, ready, slot, gate, self._handler.process, number=number)
 
-    def images(self, capacity: ImageCapacity) -> list[GroupConsumer]:
+    def images(self, engine: ImageModels) -> list[GroupConsumer]:
         """As many as image jobs may be held, each with room for those that are run together with its own."""
-        settings, ready, gate = self._settings, self._keys.ready(Kind.IMAGE), capacity.engine.gate
+        settings, ready, gate = self._settings, self._keys.ready(Kind.IMAGE), engine.gate.gate
         choice = Affinity(
             max_bytes=settings.max_job_bytes,
-            loaded=lambda: capacity.engine.supervisor.loaded,
-            known_as=capacity.known_as,
-            most=lambda: capacity.launcher.merging,
+            loaded=lambda: engine.supervisor.loaded,
+            known_as=engine.known_as,
+            most=lambda: engine.launcher.merging,
         )
         consumers: list[GroupConsumer] = []
         for number in range(settings.sd_concurrency):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -12,14 +12,11 @@ import anyio
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import FENCED
-from velesio_worker.engines.base import EngineSource
-from velesio_worker.execution.batching import BatchMember
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.performer import Performer
-from velesio_worker.execution.report import Report
-from velesio_worker.execution.run import Halt, LastJob, Outcome, Run
+from velesio_worker.execution.report import report
+from velesio_worker.execution.run import BatchMember, Halt, Outcome, Run
 from velesio_worker.queue.claims import Claim
-from velesio_worker.stream import Publisher
 from velesio_worker.wire.errors import (
     AbandonedError,
     EngineCrashedError,
@@ -49,33 +46,27 @@ class Executor:
     """Runs claimed jobs. Every way out of :meth:`run` ends the job or hands it back, and frees its slot.
 
     Args:
-        engines: the engines that there are, by kind.
         performer: has jobs do their work.
-        publisher: writes the streams.
         closer: ends jobs, or hands them back.
         elsewhere: whether another worker may run jobs of a kind.
-        report: says what became of runs.
         stall: how long an engine may send nothing for a job, in seconds (``STALL_SECONDS``).
+        log_prompts: whether prompts and answers may stand in the log (``LOG_PROMPTS``).
     """
 
     def __init__(
         self,
-        engines: Mapping[Kind, EngineSource],
         performer: Performer,
-        publisher: Publisher,
         closer: Closer,
         elsewhere: Callable[[Kind], Awaitable[bool]],
-        report: Report,
         *,
         stall: float,
+        log_prompts: bool = False,
     ) -> None:
-        self._engines = engines
         self._performer = performer
-        self._elsewhere = elsewhere
-        self._publisher = publisher
         self._closer = closer
+        self._elsewhere = elsewhere
         self._stall = stall
-        self._report = report
+        self._log_prompts = log_prompts
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = Bell()
@@ -148,8 +139,8 @@ class Executor:
         run.stop.halt(Halt.HANDED_BACK)
         run.stop.ending.deadline = self._stop_by
 
-    async def run(self, claim: Claim, member: BatchMember | None = None) -> LastJob | None:
-        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns how it ended, if it did.
+    async def run(self, claim: Claim, member: BatchMember | None = None) -> Run:
+        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns the run, which is over.
 
         Args:
             claim: the job.
@@ -159,17 +150,16 @@ class Executor:
         with fields_in_log(job_id=job.id, attempt=claim.held.attempt, engine=job.kind.engine.value):
             return await self._run(claim, member)
 
-    async def _run(self, claim: Claim, member: BatchMember | None) -> LastJob | None:
-        run = Run(claim, self._publisher.open(claim.job.id, claim.held.attempt), member=member)
+    async def _run(self, claim: Claim, member: BatchMember | None) -> Run:
+        run = Run(claim, self._closer.publisher.open(claim.job.id, claim.held.attempt), member=member)
         self._runs[run] = None
-        outcome: Outcome = None
         try:
             with run.stop.scope:
                 if self._stop_by < math.inf:
                     self._stop(run)
-                outcome = await self._outcome(run)
-            if outcome is None:
-                outcome = self._halted(run)
+                run.outcome = await self._outcome(run)
+            if run.outcome is None:
+                run.outcome = self._halted(run)
         except anyio.get_cancelled_exc_class():
             run.stop.ending.deadline = min(run.stop.ending.deadline, anyio.current_time() + LAST_SECONDS)
             raise
@@ -177,15 +167,13 @@ class Executor:
             try:
                 run.times.made_at = time.monotonic()
                 with run.stop.ending:
-                    run.ended = await self._end(run, outcome)
-                self._report.ended(run, outcome)
-                await self._performer.keep(run, outcome)
+                    run.ended = await self._end(run)
+                report(run, log_prompts=self._log_prompts)
+                await self._performer.keep(run)
             finally:
                 del self._runs[run]
                 self._changed.ring()
-        if not run.ended:
-            return None
-        return LastJob(run.job.type, time.monotonic() - run.times.began, isinstance(outcome, Done), time.time())
+        return run
 
     def _halted(self, run: Run) -> Outcome:
         """How a run ended that was stopped."""
@@ -211,13 +199,13 @@ class Executor:
         except (JobError, FencedError, StreamLostError) as error:
             return error
         except Exception as error:
-            log.exception("a job failed through a mistake of the worker's", action="job_broken", job_id=run.job.id)
+            log.exception("a job failed through a mistake of the worker's", action="job_broken")
             return InternalError(f"The worker made a mistake ({type(error).__name__}); its log has the details.")
 
-    async def _end(self, run: Run, outcome: Outcome) -> bool:
+    async def _end(self, run: Run) -> bool:
         """End the job, or hand it back; returns whether this run wrote its result."""
-        job, held = run.job, run.claim.held
-        source = self._engines.get(job.kind)
+        job, held, outcome = run.job, run.claim.held, run.outcome
+        source = self._performer.engines.get(job.kind)
         final = isinstance(outcome, EngineFailedError | ModelUnavailableError)
         if source is not None and isinstance(outcome, EngineCrashedError | EngineUnavailableError) and not final:
             await source.lost()
@@ -227,14 +215,14 @@ class Executor:
             await self._closer.hand_back(held, in_good_order=True)
             return False
         match outcome:
-            case EngineFailedError() | ModelUnavailableError():
-                return await self._closer.failed(held, outcome, run.stream, partial=await self._is_partial(run))
-            case None | StreamLostError() | EngineUnavailableError():
+            case None | StreamLostError():
+                await self._closer.hand_back(held, in_good_order=True)
+            case EngineUnavailableError() if not final:
                 await self._closer.hand_back(held, in_good_order=True)
             case FencedError():
                 FENCED.inc()
                 await self._closer.drop(held)
-            case JobError() if run.goes_on(outcome):
+            case JobError() if run.goes_on:
                 await self._closer.hand_back(held, in_good_order=False)
             case JobError():
                 partial = await self._is_partial(run)

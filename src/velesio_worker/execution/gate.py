@@ -9,10 +9,8 @@ import anyio
 
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log
-from velesio_worker.engines.base import E, EngineState, Launcher
-from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.base import E, EngineState
 from velesio_worker.engines.supervision.supervisor import Supervisor
-from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.queue.consumer import Gate, Passage
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.wire.jobs import Kind
@@ -31,12 +29,9 @@ class EngineGate(Generic[E]):
 
     Args:
         kind: the kind of job.
-        launcher: starts the engine.
-        patience: how long it may show no sign of work.
+        supervise: makes the supervisor that owns the engine.
         fleet: knows the other workers.
-        turns: whose turn it is on the GPUs; None if engines share them.
         on_change: called when the engine's state has changed.
-        eager: whether it is started before anybody asks for it.
 
     Attributes:
         kind: as above.
@@ -46,29 +41,14 @@ class EngineGate(Generic[E]):
     """
 
     def __init__(
-        self,
-        kind: Kind,
-        launcher: Launcher[E],
-        patience: Patience,
-        fleet: Fleet,
-        turns: GpuTurns | None,
-        *,
-        on_change: Callable[[], None],
-        eager: bool = True,
+        self, kind: Kind, supervise: Callable[..., Supervisor[E]], fleet: Fleet, on_change: Callable[[], None]
     ) -> None:
         self.kind = kind
         self._fleet = fleet
         self._on_change = on_change
         self._moved = Bell()
         self._released = False
-        self.supervisor = Supervisor(
-            launcher,
-            patience,
-            on_state=self._engine_changed,
-            may_rest=self._nothing_waits,
-            turns=turns,
-            eager=eager,
-        )
+        self.supervisor = supervise(on_state=self._engine_changed, may_rest=self._nothing_waits)
         self.gate = Gate()
         self.slots = 0
         self._resized = Bell()
@@ -76,12 +56,9 @@ class EngineGate(Generic[E]):
     async def run(self) -> None:
         """Look after the engine and the gate until cancelled; whatever is logged meanwhile says which engine it is."""
         with fields_in_log(engine=self.kind.value):
-            await self._run()
-
-    async def _run(self) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._tend_gate)
-            await self.supervisor.run()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._tend_gate)
+                await self.supervisor.run()
 
     def release(self) -> None:
         """Let all consumers through, since the worker stops: they take no more jobs, and end."""
@@ -96,13 +73,13 @@ class EngineGate(Generic[E]):
 
     def facts(self) -> Mapping[str, str | int]:
         """What is known of the engine, for the worker's hash in Redis."""
-        failed = bool(self.supervisor.reason)
+        reason, facts = self.supervisor.reason, self.supervisor.facts()
         return {
-            f"{self.kind}_state": (EngineState.FAILED if failed else self.supervisor.state).value,
+            f"{self.kind}_state": EngineState.FAILED.value if reason else facts["state"],
             f"{self.kind}_slots": self.slots,
-            f"{self.kind}_running": self.supervisor.facts()["running"],
-            f"{self.kind}_model": self.supervisor.facts()["model"] or "",
-            f"{self.kind}_reason": self.supervisor.reason,
+            f"{self.kind}_running": facts["running"],
+            f"{self.kind}_model": facts["model"] or "",
+            f"{self.kind}_reason": reason,
         }
 
     def _engine_changed(self, state: EngineState) -> None:

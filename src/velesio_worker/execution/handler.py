@@ -9,8 +9,8 @@ import anyio
 
 from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.execution.admission import Admission
-from velesio_worker.execution.batching import BatchMember, batch_of
 from velesio_worker.execution.executor import Executor
+from velesio_worker.execution.run import BatchMember, batch_of
 from velesio_worker.observability.monitor import Monitor
 from velesio_worker.queue.consumer import Group
 from velesio_worker.queue.fleet import Fleet
@@ -33,14 +33,7 @@ class JobHandler:
         monitor: keeps it for this worker, and knows how much the GPU works.
     """
 
-    def __init__(
-        self,
-        slots: Slots,
-        admission: Admission,
-        executor: Executor,
-        fleet: Fleet,
-        monitor: Monitor,
-    ) -> None:
+    def __init__(self, slots: Slots, admission: Admission, executor: Executor, fleet: Fleet, monitor: Monitor) -> None:
         self._slots = slots
         self._admission = admission
         self._executor = executor
@@ -66,11 +59,10 @@ class JobHandler:
         try:
             claim = await self._admission.admit(slot, payload)
             if claim is not None:
-                ended = await self._executor.run(claim, member)
-                if ended is not None and claim.job.kind is claim.job.kind.engine:  # looking after models is no work
-                    entry = ended.entry(self._monitor.utilisation)
-                    self._monitor.last_job = entry
-                    await self._fleet.note_job(ended.at, entry)
+                run = await self._executor.run(claim, member)
+                if run.ended and run.job.kind is run.job.kind.engine:  # looking after models is no work
+                    self._monitor.last_job = entry = run.entry(self._monitor.utilisation)
+                    await self._fleet.note_job(entry["timestamp"], entry)
         finally:
             if member is not None:
                 member.give_up()

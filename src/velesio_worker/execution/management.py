@@ -6,18 +6,17 @@ And ``health_check``, whose models it asks after.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, cast
 
 import anyio.to_thread
 
-from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.base import EngineState, Spec
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
 from velesio_worker.engines.models.gguf import GgufError, read_gguf
-from velesio_worker.engines.supervision.supervisor import Supervisor
-from velesio_worker.engines.webui.catalogue import ImageModel
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.launch import WebUILauncher
+from velesio_worker.execution.gate import EngineGate
 from velesio_worker.observability.health import Health
 from velesio_worker.wire.errors import EngineCrashedError, EngineUnavailableError, NoCapacityError
 from velesio_worker.wire.jobs import Job, JobType, Kind
@@ -26,79 +25,48 @@ from velesio_worker.wire.parameters import LoadModelParameters
 OnWait = Callable[[EngineState], None]
 
 
-class Models(Protocol):
-    """Knows the models of one engine."""
-
-    @property
-    def supervisor(self) -> Supervisor[Any]:
-        """Who owns the engine."""
-        ...
-
-    async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:
-        """Return what ``list_models`` tells; see :meth:`Management.run`."""
-        ...
-
-    async def info(self, on_wait: OnWait) -> dict[str, Any]:
-        """Return what ``model_info`` tells; see :meth:`Management.run`."""
-        ...
-
-
-class Management:
-    """Runs management jobs.
+async def manage(
+    models: Mapping[Kind, TextModels | ImageModels], health: Health, job: Job, on_wait: OnWait
+) -> dict[str, Any]:
+    """Run a management job; returns its result (wire protocol, section 5).
 
     Args:
         models: who looks after the models of each kind of management job that the worker can answer.
         health: answers health checks.
+        job: the job.
+        on_wait: called now and then while an engine is waited for.
+
+    Raises:
+        JobError: the job failed.
     """
-
-    def __init__(self, models: Mapping[Kind, Models], health: Health) -> None:
-        self._models = models
-        self._health = health
-
-    async def run(self, job: Job, on_wait: OnWait) -> dict[str, Any]:
-        """Run a job; returns its result (wire protocol, section 5).
-
-        Args:
-            job: the job.
-            on_wait: called now and then while an engine is waited for.
-
-        Raises:
-            JobError: the job failed.
-        """
-        if job.type is JobType.HEALTH_CHECK:
-            return await self._health.check()
-        models = self._models.get(job.kind)
-        if models is None:
-            raise NoCapacityError(f"This worker runs no {'image' if job.kind is Kind.MANAGE_IMAGE else 'text'} jobs.")
-        match job.type:
-            case JobType.LIST_MODELS:
-                return {"models": await models.listing(on_wait)}
-            case JobType.MODEL_INFO:
-                return await models.info(on_wait)
-            case JobType.UNLOAD_MODELS:
-                await models.supervisor.unload()
-                return {"success": True}
-            case _ if isinstance(job.parameters, LoadModelParameters):
-                model = await models.supervisor.load(job.parameters.model, on_wait=on_wait)
-                return {"success": True, "model": model}
-            case _:
-                raise NoCapacityError(f"This worker runs no {job.type} jobs.")
+    if job.type is JobType.HEALTH_CHECK:
+        return await health.check()
+    about = models.get(job.kind)
+    if about is None:
+        raise NoCapacityError(f"This worker runs no {'image' if job.kind is Kind.MANAGE_IMAGE else 'text'} jobs.")
+    match job.type:
+        case JobType.LIST_MODELS:
+            return {"models": await about.listing(on_wait)}
+        case JobType.MODEL_INFO:
+            return await about.info(on_wait)
+        case JobType.UNLOAD_MODELS:
+            await about.supervisor.unload()
+            return {"success": True}
+        case _:
+            wish = cast("LoadModelParameters", job.parameters)
+            return {"success": True, "model": await about.supervisor.load(wish.model, on_wait=on_wait)}
 
 
 class TextModels:
-    """Knows the text engine's models.
+    """The text engine and its models, which its launcher knows."""
 
-    Args:
-        supervisor: the text engine's.
-        launcher: knows the models that there are.
-    """
-
-    def __init__(self, supervisor: Supervisor[LlamaEngine], launcher: LlamaLauncher) -> None:
-        self.supervisor = supervisor
+    def __init__(self, gate: EngineGate[LlamaEngine], launcher: LlamaLauncher) -> None:
+        self.gate = gate
+        self.supervisor = gate.supervisor
         self._launcher = launcher
 
     async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:  # noqa: ARG002 (they are files)
-        """Return what lies in the folder; of a server that runs elsewhere, what it has loaded."""
+        """List what lies in the folder; of a server that runs elsewhere, what it has loaded."""
         loaded = self.supervisor.loaded
         if self._launcher.owned:
             path = loaded.model if loaded else None
@@ -134,21 +102,28 @@ class TextModels:
 
 
 class ImageModels:
-    """Knows the image engine's models.
+    """The image engine and its models, which the engine that serves or served last knows."""
 
-    Args:
-        supervisor: the image engine's.
-        launcher: knows the engine that serves, or served last.
-    """
+    def __init__(self, gate: EngineGate[WebUIEngine], launcher: WebUILauncher) -> None:
+        self.gate = gate
+        self.supervisor = gate.supervisor
+        self.launcher = launcher
 
-    def __init__(self, supervisor: Supervisor[WebUIEngine], launcher: WebUILauncher) -> None:
-        self.supervisor = supervisor
-        self._launcher = launcher
+    def known_as(self, model: str | None) -> Spec:
+        """Return what a job's ``model`` stands for, as far as that is known without asking.
+
+        A job without one gets the default model, and that is another one after a ``switch_model``.
+        """
+        return self.supervisor.default if model is None else self.launcher.known_as(model)
 
     async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:
         """Return what the WebUI has; it is waited for if nobody has asked it yet."""
         engine = await self._engine(on_wait)
-        return [_listed(model, engine) for model in engine.catalogue.models]
+        loaded = engine.loaded.name if engine.loaded is not None else None
+        return [
+            {"name": model.name, "filename": model.filename, "hash": model.hash, "loaded": model.name == loaded}
+            for model in engine.catalogue.models
+        ]
 
     async def _engine(self, on_wait: OnWait) -> WebUIEngine:
         """Return the engine with what it has now; with what it had, if it does not run."""
@@ -159,10 +134,10 @@ class ImageModels:
             except EngineUnavailableError:
                 await self.supervisor.lost()
             return serving.engine
-        if self._launcher.engine is None or self.supervisor.state is EngineState.STARTING:
+        if self.launcher.engine is None or self.supervisor.state is EngineState.STARTING:
             async with self.supervisor.ensure(on_wait=on_wait) as engine:
                 return engine
-        return self._launcher.engine
+        return self.launcher.engine
 
     async def info(self, on_wait: OnWait) -> dict[str, Any]:
         """Describe the loaded model, and what the WebUI has beside models."""
@@ -178,8 +153,3 @@ class ImageModels:
             "loras": sorted(catalogue.loras) if catalogue.loras is not None else None,
             "loaded": self.supervisor.serving is not None,
         }
-
-
-def _listed(model: ImageModel, engine: WebUIEngine) -> dict[str, Any]:
-    loaded = engine.loaded is not None and engine.loaded.name == model.name
-    return {"name": model.name, "filename": model.filename, "hash": model.hash, "loaded": loaded}

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import orjson
 
@@ -18,7 +18,7 @@ from velesio_worker.engines.base import Engine, EngineSource, EngineState, Gener
 from velesio_worker.execution.cache import MOST_PIECES, Kept, PromptCache, Replay, cache_key
 from velesio_worker.execution.published import NOTHING, Published
 from velesio_worker.execution.results.images import ImageOutput
-from velesio_worker.execution.run import Clock, Outcome, Run
+from velesio_worker.execution.run import Clock, Run
 from velesio_worker.wire.errors import (
     BadJobError,
     ContextExceededError,
@@ -38,17 +38,10 @@ from velesio_worker.wire.parameters import AnswerParameters
 
 _EXPIRED: Final = "The job's expires_at passed while it waited for its engine."
 
+ManagementRun = Callable[[Job, Callable[[EngineState], None]], Awaitable[dict[str, Any]]]
 ReadPublished = Callable[[str], Awaitable[Published]]
 
 log = get_logger(__name__)
-
-
-class ManagementRuns(Protocol):
-    """Runs jobs that look after models."""
-
-    async def run(self, job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
-        """Run a job; returns its result."""
-        ...
 
 
 class Performer:
@@ -56,28 +49,29 @@ class Performer:
 
     Args:
         engines: the engines that there are, by kind.
-        management: runs jobs that look after models.
+        manage: runs jobs that look after models, and tells the state of the engine that it waits for.
         cache: keeps answers.
         output: keeps what image jobs make beside their results.
         published: reads what a job's stream holds, by the job's id.
         longest: how long a job may run, in seconds.
 
     Attributes:
+        engines: as above.
         published: as above.
     """
 
     def __init__(
         self,
         engines: Mapping[Kind, EngineSource],
-        management: ManagementRuns,
+        manage: ManagementRun,
         cache: PromptCache,
         output: ImageOutput,
         published: ReadPublished,
         *,
         longest: float,
     ) -> None:
-        self._engines = engines
-        self._management = management
+        self.engines = engines
+        self._manage_models = manage
         self._cache = cache
         self._output = output
         self.published = published
@@ -95,9 +89,9 @@ class Performer:
         if job.kind in {Kind.MANAGE, Kind.MANAGE_IMAGE}:
             self._announce(run, "fresh" if run.claim.first else "restart")
             return await self._in_time(run, self._manage)
-        if job.kind not in self._engines:
+        if job.kind not in self.engines:
             raise NoCapacityError(f"The worker {run.claim.held.slot.worker} runs no {job.kind} jobs.")
-        source = self._engines[job.kind]
+        source = self.engines[job.kind]
         run.traits = source.traits
         kept = await self._from_cache(source, run)
         if kept is not None:
@@ -109,7 +103,7 @@ class Performer:
         except OutOfMemoryError as error:
             if not run.traits.leaks:
                 raise
-            log.warning(f"once more on a new engine: {error.public}", action="job_tried_again", job_id=job.id)
+            log.warning(f"once more on a new engine: {error.public}", action="job_tried_again")
             source.renew("it ran out of memory, which it may not have freed")
         if run.at_work:
             self._announce(run, "restart")  # its progress begins anew
@@ -152,7 +146,7 @@ class Performer:
         return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
 
     async def _manage(self, run: Run) -> Done:
-        return Done(await self._management.run(run.job, partial(self._waits, run)), "stop")
+        return Done(await self._manage_models(run.job, partial(self._waits, run)), "stop")
 
     def _waits(self, run: Run, state: EngineState) -> None:
         """Tell the stream that the job waits for its engine; for a free slot is not worth an entry."""
@@ -218,7 +212,7 @@ class Performer:
         """The name of the model that a job runs on."""
         if job.model is not None:
             return PurePosixPath(job.model).name.removesuffix(".gguf")
-        source = self._engines.get(job.kind)
+        source = self.engines.get(job.kind)
         return source.model if source is not None else None
 
     async def _continue(self, engine: Engine, run: Run) -> Done | None:
@@ -236,7 +230,7 @@ class Performer:
         except (BadJobError, EngineRefusedError) as error:
             if not run.answer.before.text or run.answer.tokens:
                 raise
-            log.info(f"beginning anew: {error.public}", action="job_not_continued", job_id=run.job.id)
+            log.info(f"beginning anew: {error.public}", action="job_not_continued")
             run.answer.before = NOTHING
             return None
 
@@ -288,8 +282,8 @@ class Performer:
             run.times.first_token_at = time.monotonic()
         return done
 
-    async def keep(self, run: Run, outcome: Outcome) -> None:
+    async def keep(self, run: Run) -> None:
         """Keep an answer that is whole and was made in one go."""
-        whole = isinstance(outcome, Done) and outcome.finish_reason != "cancelled" and run.stop.halted is None
-        if run.answer.cache_key and whole and isinstance(outcome, Done):
+        outcome, in_one_go = run.outcome, run.stop.halted is None
+        if run.answer.cache_key and in_one_go and isinstance(outcome, Done) and outcome.finish_reason != "cancelled":
             await self._cache.keep(run.answer.cache_key, Kept(run.model or "", run.answer.pieces, outcome))

@@ -8,11 +8,9 @@ from typing import Any, Final
 
 from velesio_worker.core import metrics
 from velesio_worker.core.logs import get_logger
-from velesio_worker.execution.run import Outcome, Run
+from velesio_worker.execution.run import Run
 from velesio_worker.wire.errors import (
-    EngineCrashedError,
     EngineFailedError,
-    EngineStalledError,
     EngineUnavailableError,
     FencedError,
     JobError,
@@ -31,80 +29,65 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!
 log = get_logger(__name__)
 
 
-class Report:
-    """Says what became of runs.
+def report(run: Run, *, log_prompts: bool) -> None:
+    """Log how a run ended, in one line, and count it; with ``LOG_LEVEL=debug`` say how long each stage took.
 
     Args:
+        run: the run.
         log_prompts: whether prompts and answers may stand in the log (``LOG_PROMPTS``).
     """
-
-    def __init__(self, *, log_prompts: bool = False) -> None:
-        self._log_prompts = log_prompts
-
-    def ended(self, run: Run, outcome: Outcome) -> None:
-        """Log how a run ended, in one line, and count it; with ``LOG_LEVEL=debug`` say how long each stage took."""
-        fields = _fields(run)
-        if run.mode not in {"", "fresh"} and run.job.kind is run.job.kind.engine:
-            metrics.RESUMED.labels(run.mode).inc()
-        if run.stop.ending.cancelled_caught:
-            log.error(
-                "Redis did not answer in time: the job stays in its slot",
-                action="job_left",
-                slot=run.claim.held.slot.name,
-                **fields,
-            )
-            return
-        _say(run, outcome, fields)
-        log.debug("stages of a job", action="job_stages", **_identity(run.job), **_stages(run))
-        if self._log_prompts:
-            _quote(run, outcome)
-        if run.ended and isinstance(outcome, Done | JobError):
-            _measure(run, outcome)
+    fields = _trace(run.job) | _fields(run)
+    if run.mode not in {"", "fresh"} and run.job.kind is run.job.kind.engine:
+        metrics.RESUMED.labels(run.mode).inc()
+    if run.stop.ending.cancelled_caught:
+        text, slot = "Redis did not answer in time: the job stays in its slot", run.claim.held.slot.name
+        log.error(text, action="job_left", slot=slot, **fields)
+        return
+    _say(run, fields)
+    log.debug("stages of a job", action="job_stages", **_trace(run.job), **_stages(run))
+    if log_prompts:
+        _quote(run)
+    if run.ended and isinstance(run.outcome, Done | JobError):
+        _measure(run, run.outcome)
 
 
-def _say(run: Run, outcome: Outcome, fields: dict[str, Any]) -> None:
-    match outcome:
+def _say(run: Run, fields: dict[str, Any]) -> None:
+    match run.outcome:
         case Done() if not run.ended:
             log.info("the job was done, but is another attempt's", action="job_superseded", **fields)
-        case Done():
+        case Done(finish_reason=finish_reason):
             cached = {"cached": True} if run.answer.cached else {}
-            log.info("job done", action="job_done", finish_reason=outcome.finish_reason, **cached, **fields)
+            log.info("job done", action="job_done", finish_reason=finish_reason, **cached, **fields)
         case None:
             log.info("job handed back", action="job_handed_back", **fields)
         case FencedError():
             log.warning("another attempt owns the job", action="job_fenced", **fields)
-        case StreamLostError():
-            log.warning(f"job handed back: {outcome}", action="job_handed_back", **fields)
-        case JobError():
-            _say_error(run, outcome, fields | {"code": outcome.code})
+        case StreamLostError() as error:
+            log.warning(f"job handed back: {error}", action="job_handed_back", **fields)
+        case JobError() as error:
+            text, action = _told(run, error)
+            log.warning(f"{text}: {error.public}", action=action, **fields, code=error.code)
 
 
-def _say_error(run: Run, error: JobError, fields: dict[str, Any]) -> None:
-    match error:
-        case EngineFailedError() | ModelUnavailableError():
-            log.warning(f"no engine for the job: {error.public}", action="job_without_engine", **fields)
-        case EngineUnavailableError():
-            log.warning(f"job handed back: {error.public}", action="job_handed_back", **fields)
-        case EngineCrashedError() | EngineStalledError() if run.goes_on(error):
-            log.warning(f"job handed back: {error.public}", action="job_handed_back", **fields)
-        case _ if not run.ended:
-            text = f"the job failed, but this attempt does not end it: {error.public}"
-            log.warning(text, action="job_superseded", **fields)
-        case _:
-            log.warning(f"job failed: {error.public}", action="job_failed", **fields)
+def _told(run: Run, error: JobError) -> tuple[str, str]:
+    """What an error came to, for people and as an ``action``."""
+    if isinstance(error, EngineFailedError | ModelUnavailableError):
+        return "no engine for the job", "job_without_engine"
+    if isinstance(error, EngineUnavailableError) or run.goes_on:
+        return "job handed back", "job_handed_back"
+    if not run.ended:
+        return "the job failed, but this attempt does not end it", "job_superseded"
+    return "job failed", "job_failed"
 
 
-def _identity(job: Job) -> dict[str, str]:
-    """What tells a job from others in the log; with a ``traceparent``, the id of the trace that it belongs to."""
+def _trace(job: Job) -> dict[str, str]:
+    """The id of the trace that a job with a ``traceparent`` belongs to."""
     found = _TRACEPARENT.fullmatch(job.traceparent or "")
-    trace = {"trace_id": found.group(1)} if found else {}
-    return {"job_id": job.id, **trace}
+    return {"trace_id": found.group(1)} if found else {}
 
 
 def _fields(run: Run) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        **_identity(run.job),
-        "attempt": run.claim.held.attempt,
         "type": run.job.type.value,
         "duration_ms": _ms(time.monotonic() - run.times.began),
         "tokens": run.answer.tokens,
@@ -138,19 +121,16 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _quote(run: Run, outcome: Outcome) -> None:
+def _quote(run: Run) -> None:
     """Log what was asked and what was answered."""
-    asked = {name: _cut(getattr(run.job.parameters, name)) for name in sorted(PRIVATE) if _has(run.job, name)}
-    fields: dict[str, Any] = {**_identity(run.job), "attempt": run.claim.held.attempt}
-    if isinstance(outcome, Done):
-        fields["answer"] = _cut(outcome.result.get("message") or outcome.result.get("text"))
-    if isinstance(outcome, JobError):
-        fields["error"] = _cut(str(outcome))
-    log.info("prompt and answer of a job", action="job_texts", asked=asked, **fields)
-
-
-def _has(job: Job, name: str) -> bool:
-    return getattr(job.parameters, name, None) is not None
+    private = {name: getattr(run.job.parameters, name, None) for name in sorted(PRIVATE)}
+    asked = {name: _cut(value) for name, value in private.items() if value is not None}
+    fields: dict[str, Any] = {}
+    if isinstance(run.outcome, Done):
+        fields["answer"] = _cut(run.outcome.result.get("message") or run.outcome.result.get("text"))
+    if isinstance(run.outcome, JobError):
+        fields["error"] = _cut(str(run.outcome))
+    log.info("prompt and answer of a job", action="job_texts", asked=asked, **_trace(run.job), **fields)
 
 
 def _cut(value: Any) -> Any:  # noqa: ANN401 (any JSON)

@@ -8,13 +8,11 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
-from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import PLAIN, Generation, Traits
-from velesio_worker.execution.batching import BatchMember
 from velesio_worker.execution.published import NOTHING, Published
 from velesio_worker.queue.claims import Claim
 from velesio_worker.stream import JobStream
@@ -22,7 +20,8 @@ from velesio_worker.wire.errors import EngineCrashedError, EngineStalledError, F
 from velesio_worker.wire.events import Done
 from velesio_worker.wire.jobs import Job
 
-log = get_logger(__name__)
+BATCH_SECONDS: Final = 2.0
+"""How long a job waits for those that were taken with it; one may have to wait for another model."""
 
 
 class Halt(StrEnum):
@@ -32,37 +31,6 @@ class Halt(StrEnum):
     CANCELLED = "cancelled"
     FENCED = "fenced"
     STALLED = "stalled"
-
-
-@dataclass(frozen=True, slots=True)
-class LastJob:
-    """A job that ended.
-
-    Attributes:
-        type: its type.
-        duration: how long it ran, in seconds.
-        success: whether it has a result rather than an error.
-        at: when it ended, in Unix time.
-    """
-
-    type: str
-    duration: float
-    success: bool
-    at: float
-
-    def entry(self, utilisation: int | None) -> dict[str, Any]:
-        """Return it as ``metrics:<second>`` has it (wire protocol, section 5).
-
-        Args:
-            utilisation: how much the GPU works, 0 to 100; None if that is not known.
-        """
-        return {
-            "job_type": self.type,
-            "duration": round(self.duration, 3),
-            "success": self.success,
-            "timestamp": round(self.at, 3),
-            "gpu_utilization": utilisation,
-        }
 
 
 Outcome = Done | JobError | FencedError | StreamLostError | None
@@ -118,6 +86,34 @@ class Clock:
             self._since = anyio.current_time()
             self.expires_at = None
             self._scope.deadline = self._since + self._left
+
+
+class BatchMember:
+    """The place of one job among those that were taken together, to be run as one."""
+
+    def __init__(self, missing: set[BatchMember], complete: anyio.Event, patience: float) -> None:
+        self._missing = missing
+        self._complete = complete
+        self._patience = patience
+        missing.add(self)
+
+    async def arrive(self) -> None:
+        """Wait until all are here, or have given up, or a moment is over."""
+        self.give_up()
+        with anyio.move_on_after(self._patience):
+            await self._complete.wait()
+
+    def give_up(self) -> None:
+        """Have nobody wait for this one (any more)."""
+        self._missing.discard(self)
+        if not self._missing:
+            self._complete.set()
+
+
+def batch_of(size: int, *, patience: float = BATCH_SECONDS) -> list[BatchMember]:
+    """Return the places of so many jobs that were taken together."""
+    missing, complete = set[BatchMember](), anyio.Event()
+    return [BatchMember(missing, complete, patience) for _ in range(size)]
 
 
 @dataclass(slots=True)
@@ -201,6 +197,7 @@ class Run:
         at_work: whether its engine works on it; else it waits for that.
         mode: how the attempt began, as its last ``start`` says; empty before that.
         model: the name of the model that it runs on, once that is known.
+        outcome: how it ended, once that is known.
         ended: whether this attempt wrote the job's result.
         stop: whether and how it is stopped.
         times: when what happened.
@@ -215,6 +212,7 @@ class Run:
     at_work: bool = False
     mode: str = ""
     model: str | None = None
+    outcome: Outcome = None
     ended: bool = False
     stop: Stop = field(default_factory=Stop)
     times: Timeline = field(default_factory=Timeline)
@@ -225,6 +223,21 @@ class Run:
         """The job."""
         return self.claim.job
 
-    def goes_on(self, outcome: Outcome) -> bool:
-        """Whether a run that was lost with its engine is followed by another attempt."""
-        return isinstance(outcome, EngineCrashedError | EngineStalledError) and not self.claim.last
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was lost with its engine and is followed by another attempt."""
+        return isinstance(self.outcome, EngineCrashedError | EngineStalledError) and not self.claim.last
+
+    def entry(self, utilisation: int | None) -> dict[str, Any]:
+        """Return what ``metrics:<second>`` is to hold of the job, which has just ended (wire protocol, section 5).
+
+        Args:
+            utilisation: how much the GPU works, 0 to 100; None if that is not known.
+        """
+        return {
+            "job_type": self.job.type,
+            "duration": round(time.monotonic() - self.times.began, 3),
+            "success": isinstance(self.outcome, Done),
+            "timestamp": round(time.time(), 3),
+            "gpu_utilization": utilisation,
+        }

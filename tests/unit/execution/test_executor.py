@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 def executor_of(run: Run) -> Executor:
     """An executor that runs this."""
-    executor = Executor({}, *cast("Any", [None] * 5), stall=60)
+    executor = Executor(*cast("Any", [None] * 3), stall=60)
     executor._runs[run] = None  # pyright: ignore[reportPrivateUsage]
     return executor
 

@@ -14,7 +14,7 @@ from velesio_worker.core.logs import configure_logging, fields_in_log
 from velesio_worker.core.settings import LogFormat
 from velesio_worker.engines.llama.refusals import decode_refusal
 from velesio_worker.engines.webui.api import refusal
-from velesio_worker.execution.report import Report
+from velesio_worker.execution.report import report
 from velesio_worker.execution.run import Outcome, Run
 from velesio_worker.wire.errors import (
     BadJobError,
@@ -53,13 +53,14 @@ def generated(run: Run, tokens: int = 4) -> Run:
 def logged(capsys: pytest.CaptureFixture[str]) -> Logged:
     """Have a run reported; returns the lines that it leaves in the log."""
 
-    def report(run: Run, outcome: Outcome, *, level: str = "INFO", log_prompts: bool = False) -> list[dict[str, Any]]:
+    def reported(run: Run, outcome: Outcome, *, level: str = "INFO", log_prompts: bool = False) -> list[dict[str, Any]]:
         configure_logging(level, LogFormat.JSON, worker="w1")
         with fields_in_log(job_id=run.job.id, attempt=run.claim.held.attempt, engine="text"):
-            Report(log_prompts=log_prompts).ended(run, outcome)
+            run.outcome = outcome
+            report(run, log_prompts=log_prompts)
         return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
-    return report
+    return reported
 
 
 async def test_a_job_that_is_done_leaves_one_line(logged: Logged) -> None:
