@@ -139,7 +139,7 @@ def metrics() -> Iterator[str]:
     yield "## Looked up at each scrape"
     yield "A figure that is not known at that moment is left out."
     monitor: Any = SimpleNamespace(stuck_for=0.0, redis_trouble=None, queue=None, gpus=())
-    yield _table(columns, _families([Gauges("", Health("", {}, monitor), monitor, {}, dict)]))
+    yield _table(columns, _families([Gauges(Health("", {}, monitor), dict)]))
     yield "## The worker's process"
     yield "`process_…` is what prometheus_client tells of the process on Linux: CPU time, memory, open files, start."
 

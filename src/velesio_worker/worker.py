@@ -46,11 +46,7 @@ log = get_logger(__name__)
 
 
 class Worker:
-    """One worker process. :meth:`run` is its whole life.
-
-    Args:
-        settings: the settings.
-    """
+    """One worker process. :meth:`run` is its whole life."""
 
     def __init__(self, settings: Settings) -> None:
         self.id = new_worker_id()
@@ -113,9 +109,9 @@ class Worker:
     @asynccontextmanager
     async def _observed(self) -> AsyncGenerator[None, None]:
         """Say how the worker is to whoever asks, from its first moment to its last."""
-        settings, supervisors = self._settings, self._engines.supervisors
-        count_jobs(job_type for job_type in JobType if job_type.kind in supervisors)
-        gauges = Gauges(self.id, self._health, self._monitor, supervisors, self._executor.running_by_kind)
+        settings = self._settings
+        count_jobs(job_type for job_type in JobType if job_type.kind in self._engines.kinds)
+        gauges = Gauges(self._health, self._executor.running_by_kind)
         must = bool({"health_host", "health_port"} & settings.model_fields_set)
         serving = served(self._health, REGISTRY, host=settings.health_host, port=settings.health_port, must=must)
         with shown(gauges), loop_watched(lambda: self._monitor.stuck_for):

@@ -456,13 +456,6 @@ async def test_whoever_follows_a_job_counts_as_its_reader(side: Side, commands: 
             await finished(side, commands)
 
 
-async def test_the_worker_itself_is_no_reader(side: Side, commands: Any) -> None:
-    await finished(side, commands)
-    async for _ in subscriber.subscribe(commands, "a", outage=side.outage):
-        pass
-    assert not await commands.exists(READER)
-
-
 async def test_a_user_who_may_only_read_reads_and_is_refused_once(
     side: Side, commands: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,7 @@ class Client:
             job_id: the job.
             after: the id of the last entry that is known already, to resume from.
         """
-        return subscribe(self._redis, job_id, after=after, outage=self._outage, show=True)
+        return subscribe(self._redis, job_id, after=after, outage=self._outage)
 
     async def text(self, job_id: str) -> AsyncGenerator[str, None]:
         """Yield a text job's output, piece by piece as it is made; a job that is not streamed in one piece.

@@ -26,12 +26,7 @@ BLOCK_MS: Final = 2000
 
 
 class Presence:
-    """Shows that somebody reads a job's stream, for as long as :meth:`show` is called again and again.
-
-    Args:
-        redis: a client.
-        job_id: the job.
-    """
+    """Shows that somebody reads a job's stream, for as long as :meth:`show` is called again and again."""
 
     def __init__(self, redis: Redis, job_id: str) -> None:
         self._commands: Any = redis
@@ -53,9 +48,9 @@ class Presence:
 
 
 async def subscribe(
-    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage, show: bool = False
+    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage
 ) -> AsyncGenerator[StreamEvent, None]:
-    """Yield a job's stream from its beginning, or from after an entry, to its terminal entry.
+    """Yield a job's stream from its beginning, or from after an entry, to its terminal entry; show that it is read.
 
     Waits for a stream that is not there yet, and goes on where it was after Redis was away. A job whose stream is
     gone while its result is still there gets the terminal entry that belongs to the result.
@@ -65,15 +60,13 @@ async def subscribe(
         job_id: the job.
         after: the id of the last entry that is known already.
         outage: whom to tell when Redis does not answer.
-        show: whether to show that somebody reads (wire protocol: ``unread_timeout``).
     """
     commands: Any = redis
     key = stream_key(job_id)
-    presence = Presence(redis, job_id) if show else None
+    presence = Presence(redis, job_id)  # wire protocol: ``unread_timeout``
     block: int | None = None  # what is over already is said at once
     while True:
-        if presence is not None:
-            await presence.show()
+        await presence.show()
         reply = await until_done(outage, partial(commands.xread, {key: after}, count=READ_ENTRIES, block=block))
         block = BLOCK_MS
         if reply:
@@ -83,8 +76,7 @@ async def subscribe(
                 if event.terminal:
                     return
                 after = event.id
-                if presence is not None:  # a slow reader is one, too
-                    await presence.show()
+                await presence.show()  # a slow reader is one, too
         else:
             ended, final = await until_done(outage, partial(_ended, redis, job_id, after))
             if final is not None:

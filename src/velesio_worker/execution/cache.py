@@ -54,11 +54,7 @@ class Kept:
 
 
 class Replay:
-    """An answer given again, in the pieces that it came in at first: a ``Generation`` without an engine.
-
-    Args:
-        kept: the answer.
-    """
+    """An answer given again, in the pieces that it came in at first: a ``Generation`` without an engine."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept

@@ -30,12 +30,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineSet:
-    """What a worker runs.
-
-    Attributes:
-        text: text jobs; None if it runs none.
-        image: image jobs; None if it runs none.
-    """
+    """What a worker runs; None for what it does not."""
 
     text: TextModels | None
     image: ImageModels | None
@@ -63,14 +58,7 @@ class EngineSet:
 
 
 def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Callable[[], None]) -> EngineSet:
-    """Make the engines that the settings ask for.
-
-    Args:
-        settings: the settings.
-        fleet: knows the other workers.
-        gpus: the GPUs that the engines may use.
-        on_change: called when an engine's state has changed.
-    """
+    """Make the engines that the settings ask for; ``on_change`` is called when the state of one has changed."""
     turns = GpuTurns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None
     text = image = None
     patience = Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds)

@@ -20,13 +20,7 @@ log = get_logger(__name__)
 
 
 class Closer:
-    """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing.
-
-    Attributes:
-        claims: stores results.
-        slots: this worker's slots.
-        publisher: writes terminal entries.
-    """
+    """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing."""
 
     def __init__(self, claims: Claims, slots: Slots, publisher: Publisher) -> None:
         self.claims = claims
@@ -86,7 +80,7 @@ class Closer:
         except FencedError:
             owned = False
         if not owned:
-            log.warning("another attempt owns the job", action="job_fenced", job_id=held.job_id, attempt=held.attempt)
+            log.warning("another attempt owns the job", action="job_fenced")
             FENCED.inc()
         if bury and owned:
             await self.slots.bury(held.slot, held.payload, bury)
@@ -105,7 +99,7 @@ class Closer:
         try:
             await stream.flushed()
         except (AbandonedError, InternalError, StreamLostError) as error:
-            log.warning(f"no terminal entry: {error}", action="stream_lost", job_id=held.job_id)
+            log.warning(f"no terminal entry: {error}", action="stream_lost")
         return True
 
 

@@ -21,13 +21,7 @@ MANAGERS: Final = 4
 
 
 class ConsumerFactory:
-    """Makes a worker's consumers, each with slots of its own.
-
-    Args:
-        side: the worker's side towards Redis.
-        settings: the settings.
-        handler: handles what was taken.
-    """
+    """Makes a worker's consumers, each with slots of its own; the handler gets what they take."""
 
     def __init__(self, side: RedisSide, settings: Settings, handler: JobHandler) -> None:
         self._side = side

@@ -34,9 +34,6 @@ class EngineGate(Generic[E]):
         on_change: called when the engine's state has changed.
 
     Attributes:
-        kind: as above.
-        supervisor: owns the engine.
-        gate: holds its consumers.
         slots: how many jobs it runs at a time, or did when it last served; 0 until that is known.
     """
 

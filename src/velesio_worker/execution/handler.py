@@ -25,12 +25,7 @@ log = get_logger(__name__)
 class JobHandler:
     """Handles payloads, one or several that go together; afterwards their slots are empty.
 
-    Args:
-        slots: this worker's slots.
-        admission: claims jobs.
-        executor: runs them.
-        fleet: keeps what the last job was, for all.
-        monitor: keeps it for this worker, and knows how much the GPU works.
+    What the last job was is kept by the fleet for all, and by the monitor for this worker.
     """
 
     def __init__(self, slots: Slots, admission: Admission, executor: Executor, fleet: Fleet, monitor: Monitor) -> None:

@@ -54,10 +54,6 @@ class Performer:
         output: keeps what image jobs make beside their results.
         published: reads what a job's stream holds, by the job's id.
         longest: how long a job may run, in seconds.
-
-    Attributes:
-        engines: as above.
-        published: as above.
     """
 
     def __init__(

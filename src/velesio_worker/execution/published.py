@@ -15,13 +15,9 @@ from velesio_worker.wire.events import START, TOKEN, parse_entry, split_id, term
 
 
 async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> None:
-    """Make sure that the stream of a job whose result is stored has its terminal entry.
+    """Make sure that the stream of a job whose result is stored has its terminal entry, for ``ttl`` seconds more.
 
-    Args:
-        redis: a client.
-        job_id: the job.
-        attempt: the job's latest attempt; names the entry if nothing is left of the stream.
-        ttl: how long the stream is kept, in seconds.
+    If nothing is left of the stream, the job's latest ``attempt`` names the entry.
     """
     commands: Any = redis
     key = stream_key(job_id)

@@ -56,19 +56,6 @@ class RedisSide:
         worker: the worker's id.
         facts: says what the worker is and does, for its hash.
         changed: rung when that has changed.
-
-    Attributes:
-        worker: as above.
-        clients: as above.
-        link: for short commands.
-        lease: keeps the worker among those that live.
-        slots: take jobs, and hold them.
-        claims: say whose a job is.
-        publisher: writes streams.
-        closer: ends jobs.
-        admission: lets jobs in that are to be run.
-        reaper: puts back what other workers lost.
-        fleet: knows the other workers.
     """
 
     def __init__(self, clients: Clients, settings: Settings, worker: str, *, facts: Facts, changed: Bell) -> None:

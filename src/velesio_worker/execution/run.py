@@ -42,11 +42,7 @@ class Clock:
 
     Args:
         limit: how long it may run, in seconds.
-        expires_at: when it need not begin any more, in Unix time; None: never.
-
-    Attributes:
-        limit: as above.
-        expires_at: as above; None once it has begun.
+        expires_at: when it need not begin any more, in Unix time; None: never, or it has begun.
     """
 
     def __init__(self, limit: float, expires_at: float | None = None) -> None:

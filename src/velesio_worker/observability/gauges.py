@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -13,9 +13,7 @@ from velesio_worker import __version__
 from velesio_worker.core.metrics import REGISTRY
 from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.gpu import Gpu
-from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.observability.health import Health
-from velesio_worker.observability.monitor import Monitor
 from velesio_worker.wire.jobs import Kind
 
 _PER_CENT: Final = 100
@@ -27,32 +25,18 @@ _GPU_FIGURES: Final[Sequence[tuple[str, str, Callable[[Gpu], float | None]]]] = 
     ("temperature_celsius", "How hot the GPU is.", lambda gpu: gpu.temperature),
 )
 
-Running = Callable[[], Mapping[Kind, int]]
-
 
 class Gauges(Collector):
     """Looks everything up in the worker's memory; it asks nobody, so a scrape is quick whatever hangs.
 
     Args:
-        worker: the worker's id.
-        health: knows whether the worker can take jobs.
-        monitor: has the queue and the GPUs as they were last seen.
-        supervisors: those of the engines that there are.
+        health: knows whether the worker can take jobs, its engines, and the queue and the GPUs as they were last seen.
         running: returns how many jobs run, by kind.
     """
 
-    def __init__(
-        self,
-        worker: str,
-        health: Health,
-        monitor: Monitor,
-        supervisors: Mapping[Kind, Supervisor[Any]],
-        running: Running,
-    ) -> None:
-        self._worker = worker
+    def __init__(self, health: Health, running: Callable[[], Mapping[Kind, int]]) -> None:
         self._health = health
-        self._monitor = monitor
-        self._supervisors = supervisors
+        self._monitor = health.monitor
         self._running = running
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -64,17 +48,16 @@ class Gauges(Collector):
 
     def _worker_gauges(self) -> Iterator[GaugeMetricFamily]:
         info = _gauge("worker_info", "This worker.", "worker", "version")
-        info.add_metric([self._worker, __version__], 1)
+        info.add_metric([self._health.worker, __version__], 1)
         yield info
-        alive = _gauge("worker_alive", "Whether the worker's event loop moves, as /livez says: 1, or 0.")
-        alive.add_metric([], not self._health.stuck())
-        yield alive
-        ready = _gauge("worker_ready", "Whether the worker can run jobs: 1, or 0.")
-        ready.add_metric([], not self._health.unready())
-        yield ready
-        redis = _gauge("redis_up", "Whether Redis answers this worker: 1, or 0.")
-        redis.add_metric([], not self._monitor.redis_trouble)
-        yield redis
+        for name, documentation, trouble in (
+            ("worker_alive", "Whether the worker's event loop moves, as /livez says: 1, or 0.", self._health.stuck()),
+            ("worker_ready", "Whether the worker can run jobs: 1, or 0.", self._health.unready()),
+            ("redis_up", "Whether Redis answers this worker: 1, or 0.", self._monitor.redis_trouble),
+        ):
+            family = _gauge(name, documentation)
+            family.add_metric([], not trouble)
+            yield family
         active = _gauge("jobs_active", "Jobs that this worker holds now.", "kind")
         for kind, count in self._running().items():
             active.add_metric([kind.value], count)
@@ -84,7 +67,7 @@ class Gauges(Collector):
         used = _gauge("slots_used", "Places for jobs on the engine that are taken.", "kind")
         free = _gauge("slots_free", "Places for jobs on the engine that are free.", "kind")
         state = _gauge("engine_state", "1 for the state that the engine is in, 0 for all others.", "kind", "state")
-        for kind, supervisor in self._supervisors.items():
+        for kind, supervisor in self._health.supervisors.items():
             facts = supervisor.facts()
             taken = min(facts["running"], facts["slots"])
             used.add_metric([kind.value], taken)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from velesio_worker import __version__
 from velesio_worker.engines.base import EngineState
-from velesio_worker.engines.gpu import Gpu
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.observability.monitor import Monitor
 from velesio_worker.wire.jobs import Kind
+
+_MEMORY: Final = ("total", "used", "free")
+_GPU: Final = ("index", "uuid", "name", *_MEMORY, "utilisation", "temperature")
 
 
 class Stage(StrEnum):
@@ -31,22 +33,18 @@ class Health:
         worker: the worker's id.
         supervisors: those of the engines that there are, by the kind of their jobs.
         monitor: looks at the queue and the GPUs, and knows the last job.
-
-    Attributes:
-        worker: as above.
-        stage: where the worker is in its life.
     """
 
     def __init__(self, worker: str, supervisors: Mapping[Kind, Supervisor[Any]], monitor: Monitor) -> None:
         self.worker = worker
-        self._supervisors = supervisors
-        self._monitor = monitor
+        self.supervisors = supervisors
+        self.monitor = monitor
         self._began = time.time()
         self.stage = Stage.STARTING
 
     def stuck(self) -> list[str]:
         """Why the worker is not alive; empty if it is, whatever else may be the matter."""
-        stuck = self._monitor.stuck_for
+        stuck = self.monitor.stuck_for
         return [f"the worker's event loop has not moved for {stuck:.0f} s: restart the worker"] if stuck else []
 
     def unready(self) -> list[str]:
@@ -54,14 +52,15 @@ class Health:
         reasons = self.stuck()
         if self.stage is not Stage.WORKING:
             reasons.append(f"the worker is {self.stage}")
-        if self._monitor.redis_trouble:
-            reasons.append(self._monitor.redis_trouble)
-        states = [self._engine_trouble(kind, supervisor) for kind, supervisor in self._supervisors.items()]
+        if self.monitor.redis_trouble:
+            reasons.append(self.monitor.redis_trouble)
+        states = [self._engine_trouble(kind, supervisor) for kind, supervisor in self.supervisors.items()]
         if all(states):
             reasons += states
         return reasons
 
-    def _engine_trouble(self, kind: Kind, supervisor: Supervisor[Any]) -> str:
+    @staticmethod
+    def _engine_trouble(kind: Kind, supervisor: Supervisor[Any]) -> str:
         """Why an engine cannot run a job; empty if it can, or would once a job asked for it."""
         facts = supervisor.facts()
         match supervisor.state:
@@ -80,13 +79,16 @@ class Health:
     def readiness(self) -> dict[str, Any]:
         """Whether the worker can run jobs, and why not."""
         reasons = self.unready()
-        engines = {kind.value: supervisor.state.value for kind, supervisor in self._supervisors.items()}
+        engines = {kind.value: supervisor.state.value for kind, supervisor in self.supervisors.items()}
         return {"ready": not reasons, "reasons": reasons, "engines": engines}
 
     async def check(self) -> dict[str, Any]:
         """Return a ``health_check`` job's result (wire protocol, section 5), which is what ``/health`` says, too."""
-        gpus = await self._monitor.known_gpus()
-        engines = {kind.value: self._described(supervisor) for kind, supervisor in self._supervisors.items()}
+        gpus = await self.monitor.known_gpus()
+        engines = {
+            kind.value: supervisor.facts() | {"reason": supervisor.reason or None}
+            for kind, supervisor in self.supervisors.items()
+        }
         text, image = engines.get(Kind.TEXT), engines.get(Kind.IMAGE)
         reasons = self.unready()
         return {
@@ -97,40 +99,25 @@ class Health:
             "uptime": round(time.time() - self._began, 1),
             "ready": not reasons,
             "reasons": reasons,
-            "redis": {"reachable": not self._monitor.redis_trouble, "trouble": self._monitor.redis_trouble or None},
+            "redis": {"reachable": not self.monitor.redis_trouble, "trouble": self.monitor.redis_trouble or None},
             "gpu_available": bool(gpus),
-            "gpu_memory": _memory(gpus),
-            "gpus": [_described(gpu) for gpu in gpus],
+            "gpu_memory": {name: sum(getattr(gpu, name) for gpu in gpus) for name in _MEMORY} if gpus else None,
+            "gpus": [{name: getattr(gpu, name) for name in _GPU} for gpu in gpus],
             "models_loaded": {"llm": text and text["model"], "sd": image and image["model"]},
             "llm_worker": text and text["state"],
             "sd_worker": image and image["state"],
             "engines": engines,
             **self._queue(),
-            "last_job": self._monitor.last_job,
+            "last_job": self.monitor.last_job,
         }
-
-    @staticmethod
-    def _described(supervisor: Supervisor[Any]) -> dict[str, Any]:
-        return supervisor.facts() | {"reason": supervisor.reason or None}
 
     def _queue(self) -> dict[str, Any]:
         """What is known of the queue; None for each while Redis does not answer."""
-        queue = self._monitor.queue
-        if queue is None or self._monitor.redis_trouble:
+        queue = self.monitor.queue
+        if queue is None or self.monitor.redis_trouble:
             return {"queues": None, "dead_letters": None, "leases": None}
         waiting = {
             name: {"jobs": each.jobs, "oldest_seconds": round(each.oldest, 1)} for name, each in queue.waiting.items()
         }
         leases = {worker: round(left, 1) for worker, left in queue.leases.items()}
         return {"queues": waiting, "dead_letters": queue.dead, "leases": leases}
-
-
-def _memory(gpus: Sequence[Gpu]) -> dict[str, int] | None:
-    if not gpus:
-        return None
-    return {name: sum(getattr(gpu, name) for gpu in gpus) for name in ("total", "used", "free")}
-
-
-def _described(gpu: Gpu) -> dict[str, Any]:
-    names = ("index", "uuid", "name", "total", "used", "free", "utilisation", "temperature")
-    return {name: getattr(gpu, name) for name in names}

@@ -30,12 +30,6 @@ GPU_HANGS_SECONDS: Final = 60.0
 class Monitor:
     """Looks at the event loop, the queue and the GPUs. Its answers may be read from any thread.
 
-    Args:
-        survey: looks at the queue.
-        gpus: the GPUs that the engines may use.
-        outage: knows whether Redis answers.
-        redis_url: where Redis is.
-
     Attributes:
         queue: the queue as it was seen last; None while Redis does not answer.
         gpus: the GPUs as they were read last; empty where they cannot be.

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import Any, ClassVar, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -36,7 +37,6 @@ REQUEST_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
 _PATHS: Final = ("/livez", "/readyz", "/health", "/metrics")
 
-Answer = tuple[int, Any]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 log = get_logger(__name__)
 
@@ -147,7 +147,7 @@ class HealthApp:
             status, body = self._answer(path)
         content = orjson.dumps(body, default=str, option=orjson.OPT_APPEND_NEWLINE)
         headers += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
-        start_response(f"{status} {_PHRASES[status]}", headers)
+        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
         return [] if method == "HEAD" else [content]
 
     def _measured(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -162,7 +162,7 @@ class HealthApp:
         start_response(status, [*headers, ("Content-Length", str(sum(map(len, metrics))))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else metrics
 
-    def _answer(self, path: str) -> Answer:
+    def _answer(self, path: str) -> tuple[int, Mapping[str, Any]]:
         match path:
             case "/livez":
                 reasons = self._health.stuck()
@@ -178,9 +178,6 @@ class HealthApp:
                     return 503, {**known, "error": f"no answer within {self._report_seconds:g} s"}
             case _:
                 return 404, {"error": f"there is {', '.join(_PATHS)}"}
-
-
-_PHRASES: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 @asynccontextmanager

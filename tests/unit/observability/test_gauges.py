@@ -37,7 +37,7 @@ def samples(monitor: MonitorDouble, *, text: Engine | None = None, stage: Stage 
     supervisors: Any = {Kind.TEXT: text or Engine()}
     health = Health("w1", supervisors, cast("Monitor", monitor))
     health.stage = stage
-    gauges = Gauges("w1", health, cast("Monitor", monitor), supervisors, lambda: {Kind.TEXT: 2, Kind.IMAGE: 0})
+    gauges = Gauges(health, lambda: {Kind.TEXT: 2, Kind.IMAGE: 0})
     with shown(gauges):
         page = generate_latest(REGISTRY).decode()
     assert "velesio_worker_info" not in generate_latest(REGISTRY).decode(), "they are gone with the worker"
@@ -115,7 +115,7 @@ def test_gpus_are_told_in_base_units() -> None:
 
 
 def test_they_are_gone_whatever_happens() -> None:
-    gauges: Any = Gauges("w9", cast("Health", None), cast("Monitor", None), {}, dict)
+    gauges: Any = Gauges(Health("w9", {}, cast("Monitor", MonitorDouble())), dict)
     with pytest.raises(ValueError, match="broken"), shown(gauges):
         raise ValueError("broken")
     assert b'worker="w9"' not in generate_latest(REGISTRY)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -26,6 +26,9 @@ from velesio_worker.wire.events import Done
 
 AT_ONCE: Final = 4
 """So many images of one result are decoded and on their way at a time."""
+
+PREVIEW_SECONDS: Final = 600
+"""How long a preview is kept."""
 
 CHECK_NAME: Final = "velesio-worker-check.txt"
 STAYED: Final = "the images are inline, because the worker's store for results did not take them"
@@ -62,50 +65,6 @@ async def check(store: ResultStore) -> None:
         raise SettingsError(f"RESULT_STORE cannot be written: {error}") from None
 
 
-async def place(
-    store: ResultStore | None, result: dict[str, Any], *, job_id: str, attempt: int, inline_bytes: int
-) -> dict[str, Any]:
-    """Move a result's images into the store if they are large. It is never an error: at worst they stay inline.
-
-    Args:
-        store: where to; None keeps everything inline.
-        result: the result of an image job; it is not changed.
-        job_id: the job, and
-        attempt: its attempt, which the files are named after.
-        inline_bytes: images stay inline up to so many bytes of base64, all of them together.
-
-    Returns:
-        the result, with ``images`` being URLs and ``images_stored`` true; or with its images inline and one more of
-        ``warnings``, if the store failed; or as it was.
-    """
-    images = _large_images(result, inline_bytes)
-    if store is None or not images:
-        return result
-    stem = f"{job_id.replace(':', '~')}-{attempt}"  # no job id has a tilde, and it stands in URLs as it is
-    try:
-        urls = await _put_all(store, stem, images)
-    except Exception as error:  # noqa: BLE001 (whatever is the matter with the store, the result is owed)
-        reason = " ".join(str(error).split()) or type(error).__name__
-        log.warning(
-            f"RESULT_STORE failed, images stay inline: {reason}",
-            action="images_not_stored",
-            job_id=job_id,
-            attempt=attempt,
-        )
-        return {**result, "warnings": [*(result.get("warnings") or ()), STAYED]}
-    return {**result, "images": urls, "images_stored": True}
-
-
-def _large_images(result: Mapping[str, Any], inline_bytes: int) -> list[str]:
-    """Return the images, if they are more than may stay inline."""
-    images = result.get("images")
-    if not isinstance(images, list):
-        return []
-    texts = [image for image in cast("list[object]", images) if isinstance(image, str)]
-    whole = len(texts) == len(cast("list[object]", images))
-    return texts if whole and sum(map(len, texts)) > inline_bytes else []
-
-
 async def _put_all(store: ResultStore, stem: str, images: Sequence[str]) -> list[str]:
     """Store all images, or raise what went wrong with the first that failed."""
     urls = [""] * len(images)
@@ -123,12 +82,6 @@ async def _put_all(store: ResultStore, stem: str, images: Sequence[str]) -> list
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return urls
-
-
-log = get_logger(__name__)
-
-PREVIEW_SECONDS: Final = 600
-"""How long a preview is kept."""
 
 
 class ImageOutput:
@@ -165,10 +118,25 @@ class ImageOutput:
         return key
 
     async def place(self, held: Held, done: Done) -> Done:
-        """Put the images of a result where they belong; returns the end of the job with what stands for them."""
-        if self._store is None:
+        """Move a result's images into the store if they are large. It is never an error: at worst they stay inline.
+
+        Args:
+            held: the attempt, which the files are named after.
+            done: the end of an image job; it is not changed.
+
+        Returns:
+            the end, with ``images`` being URLs and ``images_stored`` true; or with its images inline and one more of
+            ``warnings``, if the store failed; or as it was.
+        """
+        result = done.result
+        images: list[str] = result.get("images", [])
+        if self._store is None or sum(map(len, images)) <= self._inline_bytes:
             return done
-        result = await place(
-            self._store, done.result, job_id=held.job_id, attempt=held.attempt, inline_bytes=self._inline_bytes
-        )
-        return replace(done, result=result)
+        stem = f"{held.job_id.replace(':', '~')}-{held.attempt}"  # no job id has a tilde, and URLs take it as it is
+        try:
+            urls = await _put_all(self._store, stem, images)
+        except Exception as error:  # noqa: BLE001 (whatever is the matter with the store, the result is owed)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning(f"RESULT_STORE failed, images stay inline: {reason}", action="images_not_stored")
+            return replace(done, result={**result, "warnings": [*(result.get("warnings") or ()), STAYED]})
+        return replace(done, result={**result, "images": urls, "images_stored": True})
