@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import anyio
@@ -27,7 +27,7 @@ from velesio_worker.wire.jobs import Job, parse_job
 pytestmark = pytest.mark.anyio
 
 KEY: Final = "prompt_cache:" + 64 * "0"
-ENTRIES: Final[Sequence[dict[str, Any]]] = [
+ENTRIES: Final[list[dict[str, Any]]] = [
     {"choices": [{"text": "Gr", "index": 0, "finish_reason": None}]},
     {"choices": [{"text": "ü猫", "index": 0, "finish_reason": None, "completion_probabilities": [{"logprob": -0.25}]}]},
 ]
@@ -107,14 +107,19 @@ async def test_an_answer_that_is_too_large_is_not_kept(commands: Any) -> None:
 
 def cache_bytes(content: str) -> bytes:
     """An answer without pieces as it stands in Redis."""
-    fields: dict[str, Any] = {"model": "tiny", "tokens": [], "result": {"text": content}, "finish_reason": "stop"}
-    return json.dumps(fields | {"usage": None, "timings": None}, separators=(",", ":")).encode()
+    done = {"result": {"text": content}, "finish_reason": "stop", "usage": None, "timings": None}
+    return json.dumps({"model": "tiny", "tokens": [], "done": done}, separators=(",", ":")).encode()
 
 
 def damaged(**fields: Any) -> bytes:
     """An answer of which some fields are not what they should be; None leaves one out."""
     good = json.loads(cache_bytes("a"))
-    return json.dumps({name: value for name, value in (good | fields).items() if value != "gone"}).encode()
+    for name, value in fields.items():
+        part = good["done"] if name in good["done"] else good
+        part[name] = value
+        if value == "gone":
+            del part[name]
+    return json.dumps(good).encode()
 
 
 async def test_what_the_damage_is_done_to_is_good_itself(commands: Any) -> None:
@@ -134,7 +139,7 @@ async def test_what_the_damage_is_done_to_is_good_itself(commands: Any) -> None:
         b'"text"',
         b"{}",
         cache_bytes("a")[:-3],
-        *(damaged(**{name: "gone"}) for name in ("model", "tokens", "result", "finish_reason", "usage", "timings")),
+        *(damaged(**{name: "gone"}) for name in ("model", "tokens", "done", "result", "finish_reason")),
         damaged(model=7),
         damaged(tokens={}),
         damaged(tokens=[7]),
@@ -142,6 +147,7 @@ async def test_what_the_damage_is_done_to_is_good_itself(commands: Any) -> None:
         damaged(tokens=[{"choices": []}]),
         damaged(tokens=[{"choices": ["a"]}]),
         damaged(tokens=[{"choices": {"text": "a"}}]),
+        damaged(done=[]),
         damaged(result="a"),
         damaged(finish_reason=None),
         damaged(usage=[1]),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Final
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -31,16 +31,25 @@ MOST_PIECES: Final = 8192
 REPLAY_PIECES: Final = 64
 """So many pieces of an answer are given again at a time."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _WITHOUT_EFFECT: Final = frozenset({"stream", "model", "id_slot", "cache_prompt"})
 """Parameters that change nothing about an answer; the model counts by what it is, not by what the job calls it."""
 
 log = get_logger(__name__)
 
 
+def _entry(data: dict[str, Any]) -> dict[str, Any]:
+    match data:
+        case {"choices": [dict(), *_]}:
+            Transcript().add(data["choices"][0])
+            return data
+        case _:
+            raise ValueError("no data of a token entry")
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer in the cache.
+    """An answer in the cache, as it stands there.
 
     Attributes:
         model: the name of the model that made it.
@@ -48,9 +57,14 @@ class Kept:
         done: its end.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
+
     model: str
-    tokens: Sequence[dict[str, Any]]
+    tokens: list[Annotated[dict[str, Any], AfterValidator(_entry)]]
     done: Done
+
+
+_KEPT: Final = TypeAdapter(Kept)
 
 
 class Replay:
@@ -108,24 +122,17 @@ class PromptCache:
         """Return what is kept under a key; None if there is nothing."""
         try:
             stored: bytes | None = await within(REPLY_SECONDS, self._commands.get(key))
-            return None if stored is None else _read(stored)
+            if stored is None:
+                return None
+            kept = _KEPT.validate_json(stored)
         except (RedisError, ValidationError) as error:
             log.debug(f"the prompt cache was not read: {error}", action="cache_unread")
             return None
+        return replace(kept, done=replace(kept.done, result=kept.done.result | {"cached": True}))
 
     async def keep(self, key: str, kept: Kept) -> None:
         """Keep an answer for ``CACHE_SECONDS``."""
-        done = kept.done
-        value = orjson.dumps(
-            {
-                "model": kept.model,
-                "tokens": kept.tokens,
-                "result": done.result,
-                "finish_reason": done.finish_reason,
-                "usage": done.usage,
-                "timings": done.timings,
-            }
-        )
+        value = orjson.dumps(kept)
         if len(value) > LARGEST:
             return
         try:
@@ -148,31 +155,3 @@ def cache_key(job: Job, identity: str) -> str:
     parameters = job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT))
     digest.update(orjson.dumps(parameters))  # not nested deeper than they were pushed
     return f"prompt_cache:{digest.hexdigest()}"
-
-
-def _entry(data: dict[str, Any]) -> dict[str, Any]:
-    match data:
-        case {"choices": [dict(), *_]}:
-            Transcript().add(data["choices"][0])
-            return data
-        case _:
-            raise ValueError("no data of a token entry")
-
-
-class _Stored(BaseModel):
-    """An answer as it stands in Redis."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    model: str
-    tokens: list[Annotated[dict[str, Any], AfterValidator(_entry)]]
-    result: dict[str, Any]
-    finish_reason: str
-    usage: dict[str, Any] | None
-    timings: dict[str, Any] | None
-
-
-def _read(stored: bytes) -> Kept:
-    read = _Stored.model_validate_json(stored)
-    done = Done(read.result | {"cached": True}, read.finish_reason, read.usage, read.timings)
-    return Kept(read.model, read.tokens, done)
