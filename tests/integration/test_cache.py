@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -157,6 +158,15 @@ async def test_what_the_damage_is_done_to_is_good_itself(commands: Any) -> None:
 async def test_what_is_damaged_is_a_miss(commands: Any, stored: bytes) -> None:
     await commands.set(KEY, stored)
     assert await PromptCache(commands, ALL).find(KEY) is None
+
+
+async def test_what_is_damaged_is_not_quoted_in_the_log(commands: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await commands.set(KEY, damaged(result="the ANSWER", tokens=[{"choices": ["the ANSWER"]}]))
+    assert await PromptCache(commands, ALL).find(KEY) is None
+    (line,) = [line for line in caplog.messages if "the prompt cache was not read" in line]
+    assert "tokens" in line
+    assert "ANSWER" not in line
 
 
 async def test_what_is_no_string_is_a_miss_and_stays(commands: Any) -> None:

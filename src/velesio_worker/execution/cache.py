@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -56,8 +56,6 @@ class Kept:
         tokens: the data of the ``token`` entries that it came in.
         done: its end.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(hide_input_in_errors=True)
 
     model: str
     tokens: list[Annotated[dict[str, Any], AfterValidator(_entry)]]
@@ -126,7 +124,10 @@ class PromptCache:
                 return None
             kept = _KEPT.validate_json(stored)
         except (RedisError, ValidationError) as error:
-            log.debug(f"the prompt cache was not read: {error}", action="cache_unread")
+            reason: object = error
+            if isinstance(error, ValidationError):  # whose text quotes the answer
+                reason = error.errors(include_url=False, include_context=False, include_input=False)
+            log.debug(f"the prompt cache was not read: {reason}", action="cache_unread")
             return None
         return replace(kept, done=replace(kept.done, result=kept.done.result | {"cached": True}))
 
