@@ -31,8 +31,7 @@ from velesio_worker.execution.redis_side import Clients, RedisSide
 from velesio_worker.execution.results.images import ImageOutput, open_store
 from velesio_worker.observability.gauges import Gauges, shown
 from velesio_worker.observability.health import Health, Stage
-from velesio_worker.observability.loop_watch import loop_watched
-from velesio_worker.observability.monitor import LOOK_SECONDS, Monitor
+from velesio_worker.observability.monitor import LOOK_SECONDS, Monitor, loop_watched
 from velesio_worker.observability.server import served
 from velesio_worker.queue.connection import wait_for_redis
 from velesio_worker.queue.control import Control

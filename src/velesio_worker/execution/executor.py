@@ -146,34 +146,31 @@ class Executor:
             claim: the job.
             member: its place among the jobs that were taken together with it.
         """
-        job = claim.job
-        with fields_in_log(job_id=job.id, attempt=claim.held.attempt, engine=job.kind.engine.value):
-            return await self._run(claim, member)
-
-    async def _run(self, claim: Claim, member: BatchMember | None) -> Run:
-        run = Run(claim, self._closer.publisher.open(claim.job.id, claim.held.attempt), member=member)
-        self._runs[run] = None
-        try:
-            with run.stop.scope:
-                if self._stop_by < math.inf:
-                    self._stop(run)
-                run.outcome = await self._outcome(run)
-            if run.outcome is None:
-                run.outcome = self._halted(run)
-        except anyio.get_cancelled_exc_class():
-            run.stop.ending.deadline = min(run.stop.ending.deadline, anyio.current_time() + LAST_SECONDS)
-            raise
-        finally:
+        held = claim.held
+        with fields_in_log(job_id=held.job_id, attempt=held.attempt, engine=claim.job.kind.engine.value):
+            run = Run(claim, self._closer.publisher.open(held.job_id, held.attempt), member=member)
+            self._runs[run] = None
             try:
-                run.times.made_at = time.monotonic()
-                with run.stop.ending:
-                    run.ended = await self._end(run)
-                report(run, log_prompts=self._log_prompts)
-                await self._performer.keep(run)
+                with run.stop.scope:
+                    if self._stop_by < math.inf:
+                        self._stop(run)
+                    run.outcome = await self._outcome(run)
+                if run.outcome is None:
+                    run.outcome = self._halted(run)
+            except anyio.get_cancelled_exc_class():
+                run.stop.ending.deadline = min(run.stop.ending.deadline, anyio.current_time() + LAST_SECONDS)
+                raise
             finally:
-                del self._runs[run]
-                self._changed.ring()
-        return run
+                try:
+                    run.times.made_at = time.monotonic()
+                    with run.stop.ending:
+                        run.ended = await self._end(run)
+                    report(run, log_prompts=self._log_prompts)
+                    await self._performer.keep(run)
+                finally:
+                    del self._runs[run]
+                    self._changed.ring()
+            return run
 
     def _halted(self, run: Run) -> Outcome:
         """How a run ended that was stopped."""

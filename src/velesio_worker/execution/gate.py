@@ -48,7 +48,6 @@ class EngineGate(Generic[E]):
         self.supervisor = supervise(on_state=self._engine_changed, may_rest=self._nothing_waits)
         self.gate = Gate()
         self.slots = 0
-        self._resized = Bell()
 
     async def run(self) -> None:
         """Look after the engine and the gate until cancelled; whatever is logged meanwhile says which engine it is."""
@@ -60,13 +59,13 @@ class EngineGate(Generic[E]):
     def release(self) -> None:
         """Let all consumers through, since the worker stops: they take no more jobs, and end."""
         self._released = True
-        self._resized.ring()
+        self._moved.ring()
         self.gate.move(Passage.OPEN)
 
     async def resized(self, slots: int) -> None:
         """Wait until the engine runs more or fewer jobs at a time than ``slots``, or the worker stops."""
         while self.slots == slots and not self._released:
-            await self._resized.wait()
+            await self._moved.wait()
 
     def facts(self) -> Mapping[str, str | int]:
         """What is known of the engine, for the worker's hash in Redis."""
@@ -83,7 +82,6 @@ class EngineGate(Generic[E]):
         serving = self.supervisor.serving
         if state is EngineState.READY and serving is not None:
             self.slots = serving.slots  # one that runs elsewhere may come back with others
-            self._resized.ring()
         if not self.supervisor.reason:  # else the task that tends the gate decides, whatever model is loaded
             self._move_gate(_PASSAGES.get(state, Passage.CLOSED))
         elif self.gate.passage is Passage.OPEN:

@@ -123,7 +123,9 @@ class Performer:
                 run.times.granted_at, run.model = time.monotonic(), engine.model
                 if engine.model != self._model(job):
                     self._announce(run, mode, engine.model)
-                await self._know(source, run)
+                if run.answer.cache_key is not None:  # the default model may have changed while the job waited
+                    identity = await source.identity(job.model)
+                    run.answer.cache_key = None if identity is None else cache_key(job, identity)
                 outcome = await self._in_time(run, lambda run: self._generate(engine, run, mode))
         except (EngineCrashedError, EngineStalledError) as error:
             if run.at_work:
@@ -167,12 +169,6 @@ class Performer:
         self._announce(run, "fresh", kept.model)
         run.answer.generation = Replay(kept)
         return await self._in_time(run, self._follow)
-
-    async def _know(self, source: EngineSource, run: Run) -> None:
-        """Keep no answer under another model's name: the default one may have changed while the job waited."""
-        if run.answer.cache_key is not None:
-            identity = await source.identity(run.job.model)
-            run.answer.cache_key = None if identity is None else cache_key(run.job, identity)
 
     async def _with_previews(self, run: Run, batch: Sequence[EngineEvent]) -> Sequence[EngineEvent]:
         """Keep the pictures that come with progress; returns the events, which point to them.

@@ -118,20 +118,11 @@ class HealthApp:
         health: says how the worker is.
         report: has the event loop say all that is known; raises TimeoutError if it does not come to that.
         registry: what is measured.
-        report_seconds: how long ``report`` waits, to be told.
     """
 
-    def __init__(
-        self,
-        health: Health,
-        report: Callable[[], Mapping[str, Any]],
-        registry: CollectorRegistry,
-        *,
-        report_seconds: float = REPORT_SECONDS,
-    ) -> None:
+    def __init__(self, health: Health, report: Callable[[], Mapping[str, Any]], registry: CollectorRegistry) -> None:
         self._health = health
         self._report = report
-        self._report_seconds = report_seconds
         prometheus: Any = prometheus_client
         self._metrics = prometheus.make_wsgi_app(registry)
 
@@ -173,9 +164,9 @@ class HealthApp:
             case "/health":
                 try:
                     return 200, self._report()
-                except (TimeoutError, CancelledError, RuntimeError):  # the loop is stuck, or comes to its end
-                    known = {"worker": self._health.worker, **self._health.readiness()}
-                    return 503, {**known, "error": f"no answer within {self._report_seconds:g} s"}
+                except (TimeoutError, CancelledError, RuntimeError) as error:  # the loop is stuck, or comes to its end
+                    trouble = str(error) or "the worker ends"
+                    return 503, {"worker": self._health.worker, **self._health.readiness(), "error": trouble}
             case _:
                 return 404, {"error": f"there is {', '.join(_PATHS)}"}
 
@@ -209,15 +200,11 @@ async def served(
     try:
         server = await anyio.to_thread.run_sync(HealthListener, host, port)
     except OSError as error:
-        named = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-        remedy = (
-            "HEALTH_HOST has to be an address of this host"
-            if named
-            else "give each worker of a host a HEALTH_PORT of its own, or 0 for none"
-        )
-        trouble = (
-            f"HEALTH_HOST={host} HEALTH_PORT={port}: nothing can listen there ({error.strerror or error}): {remedy}"
-        )
+        remedy = "give each worker of a host a HEALTH_PORT of its own, or 0 for none"
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            remedy = "HEALTH_HOST has to be an address of this host"
+        reason = error.strerror or error
+        trouble = f"HEALTH_HOST={host} HEALTH_PORT={port}: nothing can listen there ({reason}): {remedy}"
         if must:
             raise SettingsError(trouble) from None
         log.warning(f"{trouble}. This worker serves no health and no metrics", action="health_not_served")
@@ -226,7 +213,7 @@ async def served(
     disable_created_metrics()  # they would double the number of series
     async with anyio.create_task_group() as reports:
         report = _reporter(health, reports, report_seconds)
-        server.set_app(HealthApp(health, report, registry, report_seconds=report_seconds))
+        server.set_app(HealthApp(health, report, registry))
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="health", daemon=True)
         thread.start()
         log.info(f"health and metrics: http://{_shown(host)}:{port}", action="health_served", port=port)
@@ -269,7 +256,7 @@ def _reporter(health: Health, tasks: anyio.abc.TaskGroup, seconds: float) -> Cal
             return asked.result(seconds)
         except TimeoutError:
             asked.cancel()
-            raise
+            raise TimeoutError(f"no answer within {seconds:g} s") from None
 
     return report
 

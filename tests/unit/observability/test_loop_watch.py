@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from velesio_worker.observability import loop_watch
-from velesio_worker.observability.loop_watch import loop_watched
+from velesio_worker.observability import monitor
+from velesio_worker.observability.monitor import loop_watched
 
 LIMIT = 10.0
 
@@ -41,7 +41,7 @@ def told(caplog: pytest.LogCaptureFixture, *silences: float) -> list[tuple[str, 
     loop = Loop(list(silences))
     with loop_watched(loop.stuck_for, look_seconds=0.02):
         loop.a_call_that_takes_long()
-    return [(record.levelname, record.getMessage()) for record in caplog.records if record.name == loop_watch.__name__]
+    return [(record.levelname, record.getMessage()) for record in caplog.records if record.name == monitor.__name__]
 
 
 def test_it_is_told_once_and_where(caplog: pytest.LogCaptureFixture) -> None:
