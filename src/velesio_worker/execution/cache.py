@@ -91,12 +91,7 @@ class Replay:
 
 
 class PromptCache:
-    """Finds and keeps answers. Trouble with Redis is a miss, never an error.
-
-    Args:
-        redis: the client for commands.
-        mode: which jobs' answers are kept, unless the job says so itself.
-    """
+    """Finds and keeps answers, as the job or else the mode says. Trouble with Redis is a miss, never an error."""
 
     def __init__(self, redis: Redis, mode: CacheMode) -> None:
         self._commands: Any = redis

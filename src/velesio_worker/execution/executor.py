@@ -97,11 +97,7 @@ class Executor:
             self._stop(run)
 
     def stop_waiting(self, *, within: float) -> None:
-        """Hand back the jobs that only wait for their engine.
-
-        Args:
-            within: as for :meth:`stop`.
-        """
+        """Hand back the jobs that only wait for their engine; ``within`` is as for :meth:`stop`."""
         for run in reversed([run for run in self._runs if not run.at_work]):
             run.stop.halt(Halt.HANDED_BACK)
             run.stop.ending.deadline = anyio.current_time() + within
@@ -140,12 +136,7 @@ class Executor:
         run.stop.ending.deadline = self._stop_by
 
     async def run(self, claim: Claim, member: BatchMember | None = None) -> Run:
-        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns the run, which is over.
-
-        Args:
-            claim: the job.
-            member: its place among the jobs that were taken together with it.
-        """
+        """Run a job to its end, or hand it back if the run is stopped or cancelled; returns the run, which is over."""
         held = claim.held
         with fields_in_log(job_id=held.job_id, attempt=held.attempt, engine=claim.job.kind.engine.value):
             run = Run(claim, self._closer.publisher.open(held.job_id, held.attempt), member=member)

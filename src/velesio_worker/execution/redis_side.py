@@ -50,12 +50,7 @@ class Clients(NamedTuple):
 class RedisSide:
     """Composes it. An async context manager that closes the connections.
 
-    Args:
-        clients: the connections.
-        settings: the settings.
-        worker: the worker's id.
-        facts: says what the worker is and does, for its hash.
-        changed: rung when that has changed.
+    ``facts`` says what the worker is and does, for its hash; ``changed`` is rung when that has changed.
     """
 
     def __init__(self, clients: Clients, settings: Settings, worker: str, *, facts: Facts, changed: Bell) -> None:

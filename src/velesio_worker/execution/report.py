@@ -32,9 +32,7 @@ log = get_logger(__name__)
 def report(run: Run, *, log_prompts: bool) -> None:
     """Log how a run ended, in one line, and count it; with ``LOG_LEVEL=debug`` say how long each stage took.
 
-    Args:
-        run: the run.
-        log_prompts: whether prompts and answers may stand in the log (``LOG_PROMPTS``).
+    Prompts and answers stand in the log only with ``log_prompts`` (``LOG_PROMPTS``).
     """
     fields = _trace(run.job) | _fields(run)
     if run.mode not in {"", "fresh"} and run.job.kind is run.job.kind.engine:

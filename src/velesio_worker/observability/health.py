@@ -27,13 +27,7 @@ class Stage(StrEnum):
 
 
 class Health:
-    """Says how a worker is. What it knows without asking anybody may be asked from any thread.
-
-    Args:
-        worker: the worker's id.
-        supervisors: those of the engines that there are, by the kind of their jobs.
-        monitor: looks at the queue and the GPUs, and knows the last job.
-    """
+    """Says how a worker is. What it knows without asking anybody may be asked from any thread."""
 
     def __init__(self, worker: str, supervisors: Mapping[Kind, Supervisor[Any]], monitor: Monitor) -> None:
         self.worker = worker

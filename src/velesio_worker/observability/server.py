@@ -52,10 +52,6 @@ class _Handler(WSGIRequestHandler):
 class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
     """Listens from its making on; answers once it has an application and is run.
 
-    Args:
-        host: the address to listen on.
-        port: the port.
-
     Raises:
         OSError: nothing can listen there.
     """

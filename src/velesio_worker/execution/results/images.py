@@ -89,8 +89,7 @@ class ImageOutput:
 
     Args:
         commands: the client for commands.
-        store: where large images go; None: into the result.
-        inline_bytes: up to so many bytes of base64 they stay in the result all the same.
+        store: where images of more than ``inline_bytes`` go, all of a result's base64 together; None: into the result.
     """
 
     def __init__(self, commands: Redis, store: ResultStore | None, *, inline_bytes: int) -> None:
@@ -120,13 +119,8 @@ class ImageOutput:
     async def place(self, held: Held, done: Done) -> Done:
         """Move a result's images into the store if they are large. It is never an error: at worst they stay inline.
 
-        Args:
-            held: the attempt, which the files are named after.
-            done: the end of an image job; it is not changed.
-
-        Returns:
-            the end, with ``images`` being URLs and ``images_stored`` true; or with its images inline and one more of
-            ``warnings``, if the store failed; or as it was.
+        The files are named after the attempt. Returns the job's end with ``images`` being URLs and ``images_stored``
+        true; or with its images inline and one more of ``warnings``, if the store failed; or as it was.
         """
         result = done.result
         images: list[str] = result.get("images", [])
