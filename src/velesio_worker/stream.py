@@ -24,7 +24,7 @@ from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, passes
-from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_reply
+from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_with
 from velesio_worker.wire.errors import (
     AbandonedError,
     FencedError,
@@ -50,6 +50,8 @@ RECENT_ENTRIES: Final = 1024
 RECENT_BYTES: Final = 1024 * 1024
 """What is kept of a job after Redis acknowledged it, should a failover lose it."""
 
+READ_ENTRIES: Final = 512
+
 log = get_logger(__name__)
 
 
@@ -59,12 +61,9 @@ class JobStream:
     What waits is kept as it is sent: events and data in turn, so that a token costs no object of its own.
 
     Attributes:
-        key: the stream's name.
-        attempt: the attempt that writes it.
         next_sequence: the sequence that the next entry gets.
-        oldest_at: when the oldest of the entries that wait was put, in monotonic seconds.
-        opened_at: when it was opened, in monotonic seconds.
-        expire_at: when its life in Redis is to be set again, in monotonic seconds.
+        oldest_at: when the oldest of the entries that wait was put; moments are in monotonic seconds.
+        expire_at: when its life in Redis is to be set again.
         failure: why no entry gets into Redis any more; None while they do.
     """
 
@@ -84,12 +83,7 @@ class JobStream:
         self._moved = Bell()
 
     def put(self, event: str, data: bytes) -> None:
-        """Queue an entry; it leaves with the next flush.
-
-        Args:
-            event: the entry's event.
-            data: the entry's data, JSON.
-        """
+        """Queue an entry, its data being JSON; it leaves with the next flush."""
         if self.failure is not None:
             return
         if len(self._waiting) == self._under_way:
@@ -134,12 +128,7 @@ class JobStream:
             raise self.failure
 
     def batch(self, entries: int, size: int) -> Sequence[str | bytes]:
-        """Return what goes into the next flush: events and data in turn.
-
-        Args:
-            entries: the most entries.
-            size: no further entry once there are so many bytes.
-        """
+        """Return what goes into the next flush: so many ``entries`` at most, none further from ``size`` bytes on."""
         parts = self._waiting[: 2 * entries]
         if self._bytes >= size:
             held = 0
@@ -152,14 +141,11 @@ class JobStream:
         self._next_oldest_at = self.oldest_at
         return parts
 
-    def settle(self) -> None:
-        """Take note that no flush of these entries is under way."""
-        self._under_way = 0
-
     def written(self, parts: Sequence[str | bytes]) -> None:
         """Take note that what went into a flush is in Redis."""
         size = sum(map(len, parts[1::2]))
         del self._waiting[: len(parts)]
+        self._under_way = 0
         self.oldest_at = self._next_oldest_at
         self._bytes -= size
         self._recent += parts
@@ -207,7 +193,6 @@ class Publisher:
         self._running_ttl = ttl + math.ceil(longest)
         self._dirty: dict[JobStream, None] = {}
         self._batch: list[tuple[JobStream, Sequence[str | bytes]]] = []
-        self._oldest = math.inf
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._ended = False
         self._wake = Bell()
@@ -230,8 +215,8 @@ class Publisher:
             while True:
                 while not self._dirty:
                     await self._wake.wait()
-                while self._dirty:
-                    self._batch = self._next_batch()
+                self._batch = self._next_batch()
+                if self._batch:
                     await self._flush()
         finally:
             self._ended = True
@@ -242,41 +227,36 @@ class Publisher:
         """Take what fits into one round trip; a stream that is left over comes first in the next."""
         batch: list[tuple[JobStream, Sequence[str | bytes]]] = []
         entries, size = 0, 0
-        self._oldest = math.inf
         while self._dirty and entries < FLUSH_ENTRIES and size < FLUSH_BYTES:
             stream = next(iter(self._dirty))
             del self._dirty[stream]
             if parts := stream.batch(FLUSH_ENTRIES - entries, FLUSH_BYTES - size):
-                self._oldest = min(self._oldest, stream.oldest_at)
                 batch.append((stream, parts))
                 entries += len(parts) // 2
                 size += sum(map(len, parts[1::2]))
         return batch
 
     async def _flush(self) -> None:
-        if not self._batch:
-            return
+        oldest = min(stream.oldest_at for stream, _ in self._batch)
         try:
             replies = await self._send()
         except RedisError as error:
             replies: list[Any] = [error] * len(self._batch)
         trouble: RedisError | None = None
         for (stream, parts), reply in zip(self._batch, replies, strict=True):
-            stream.settle()
-            if isinstance(reply, RedisError):
-                if isinstance(reply, NoScriptError) or passes(reply):
-                    trouble = reply
-                    stream.expire_at = 0.0
-                else:
-                    stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
+            if isinstance(reply, RedisError) and passes(reply):
+                trouble = reply
+                stream.expire_at = 0.0
+            elif isinstance(reply, RedisError):
+                stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
             elif stream.failure is None:
-                self._settle(stream, parts, publish_reply(reply))
+                self._settle(stream, parts, PublishReply.read(reply))
             if stream.waits:
                 self._dirty[stream] = None
         sent = sum(len(parts) // 2 for _, parts in self._batch)
         self._batch = []
         if trouble is None:
-            PUBLISH_DELAY.observe(time.monotonic() - self._oldest)
+            PUBLISH_DELAY.observe(time.monotonic() - oldest)
             PUBLISH_BATCH.observe(sent)
             self._link.outage.over()
             self._backoff.reset()
@@ -295,22 +275,15 @@ class Publisher:
                 elif now >= stream.expire_at:
                     life = self._running_ttl
                     stream.expire_at = now + self._ttl / 4
-                self._link.scripts.publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
+                publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
             return await execute(pipe, raise_on_error=False)
 
     async def _wait_out(self, trouble: RedisError) -> None:
         """Wait before what did not get through is sent again."""
         if isinstance(trouble, NoScriptError):
-            try:
-                await self._link.scripts.load_publish()
-            except RedisError as error:
-                if not passes(error):
-                    raise
-                trouble = error
-            else:
-                await self._backoff.pause()
-                return
-        self._link.outage.noticed(trouble)
+            await self._link.asked(self._link.scripts.load_publish)
+        else:
+            self._link.outage.noticed(trouble)
         await self._backoff.pause(self._link.outage)
         await forget_topology(self._link.redis)
 
@@ -332,15 +305,12 @@ class Publisher:
 
     def _repair(self, stream: JobStream, at: int) -> None:
         """Write again what Redis had acknowledged and does not have any more: a failover lost it."""
-        if stream.rewind(at):
-            log.warning(
-                "entries that Redis had lost are written again", action="stream_repaired", stream=stream.key, after=at
-            )
-        else:
+        if not stream.rewind(at):
             stream.fail(StreamLostError())
-
-
-READ_ENTRIES: Final = 512
+            return
+        log.warning(
+            "entries that Redis had lost are written again", action="stream_repaired", stream=stream.key, after=at
+        )
 
 
 async def last_entry(redis: Redis, key: str) -> StreamEvent | None:

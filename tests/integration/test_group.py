@@ -10,8 +10,7 @@ import anyio
 import pytest
 
 from tests.support.redis_side import Side
-from velesio_worker.queue.consumer import Gate, Group, Passage
-from velesio_worker.queue.group import GroupConsumer
+from velesio_worker.queue.consumer import Gate, Group, GroupConsumer, Passage
 from velesio_worker.queue.keys import Slot
 from velesio_worker.wire.jobs import Kind
 
@@ -56,7 +55,7 @@ async def taken(side: Side, wish: Wish, count: int = 3, *, rounds: int = 1) -> l
         if len(groups) == rounds:
             stopping.set()
 
-    consumer = GroupConsumer(side.slots, READY, slots_of(side, count), Gate(Passage.OPEN), wish, process)
+    consumer = GroupConsumer(side.slots, slots_of(side, count), Gate(Passage.OPEN), wish, process)
     with anyio.fail_after(60):
         await consumer.run(stopping)
     return groups
@@ -142,7 +141,7 @@ async def test_a_gate_that_closes_meanwhile_puts_the_group_back_in_its_order(sid
     async def process(_: Group) -> None:
         pytest.fail("the gate is closed")
 
-    consumer = GroupConsumer(side.slots, READY, slots_of(side, 2), gate, Closing(mates=[b"b"]), process)
+    consumer = GroupConsumer(side.slots, slots_of(side, 2), gate, Closing(mates=[b"b"]), process)
     async with anyio.create_task_group() as group:
         group.start_soon(consumer.run, stopping)
         with anyio.fail_after(60):

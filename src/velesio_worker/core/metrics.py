@@ -16,16 +16,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from velesio_worker.wire.errors import (
-    EngineCrashedError,
-    EngineRefusedError,
-    EngineStalledError,
-    EngineUnavailableError,
-    InternalError,
-    JobTimeoutError,
-    OutOfMemoryError,
-    WorkerLostError,
-)
 from velesio_worker.wire.jobs import JobType
 
 REGISTRY: Final = CollectorRegistry()
@@ -63,13 +53,9 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     JobType.EMBEDDING: "embeddings",
 }
 
-
-FAULTS: Final = tuple(
-    error.code
-    for error in (
-        *(EngineCrashedError, EngineRefusedError, EngineStalledError, EngineUnavailableError),
-        *(InternalError, JobTimeoutError, OutOfMemoryError, WorkerLostError),
-    )
+FAULTS: Final = (
+    *("engine_crashed", "engine_error", "engine_stalled", "engine_unavailable"),
+    *("internal", "timeout", "out_of_memory", "worker_lost"),
 )
 """The codes of what is the service's fault, not the client's."""
 

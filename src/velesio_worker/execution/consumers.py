@@ -11,8 +11,7 @@ from velesio_worker.execution.handler import JobHandler
 from velesio_worker.execution.management import ImageModels, TextModels
 from velesio_worker.execution.redis_side import RedisSide
 from velesio_worker.queue.choice import Affinity, first_check
-from velesio_worker.queue.consumer import Consumer, Gate, Passage
-from velesio_worker.queue.group import GroupConsumer, Picker
+from velesio_worker.queue.consumer import Consumer, Gate, GroupConsumer, Passage, Picker
 from velesio_worker.queue.intake import Intake
 from velesio_worker.wire.jobs import Kind
 
@@ -79,6 +78,6 @@ class ConsumerFactory:
         consumers: list[GroupConsumer] = []
         for number in range(settings.sd_concurrency):
             own = [self._side.slot(f"image-{number}-{place}", home=ready) for place in range(settings.sd_max_batch)]
-            taker = GroupConsumer(self._slots, ready, own, gate, choice, self._handler.process_group, number=number)
+            taker = GroupConsumer(self._slots, own, gate, choice, self._handler.process_group, number=number)
             consumers.append(taker)
         return consumers

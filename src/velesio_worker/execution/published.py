@@ -32,7 +32,7 @@ async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) 
     event, data = terminal_of(result, partial=partial)
     attempt, sequence = (attempt, -1) if last is None else split_id(last.id)  # the id that the owner would use, too
     # Whatever else this comes to than written: the owner was faster.
-    await Scripts(redis).publish(key, max(attempt, 1), sequence + 1, ttl, [(event, orjson.dumps(data))])
+    await Scripts(redis).publish(key, max(attempt, 1), sequence + 1, ttl, (event, orjson.dumps(data)))
 
 
 @dataclass(frozen=True, slots=True)

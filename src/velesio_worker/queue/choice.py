@@ -17,7 +17,7 @@ PASSES: Final = 8
 
 
 class Affinity:
-    """Chooses image jobs; a :class:`velesio_worker.queue.group.Choice`.
+    """Chooses image jobs; a :class:`velesio_worker.queue.consumer.Choice`.
 
     Args:
         max_bytes: the largest job that is accepted, in bytes.
@@ -79,22 +79,21 @@ class Affinity:
         return mates
 
     def _read(self, payload: bytes) -> Job | None:
-        """Read a job; None if it is too large to be looked at here, or wrong, which whoever takes it will say."""
-        if not payload:
-            return None
-        try:
-            return parse_job(payload, max_bytes=self._max_bytes)
-        except (UnusablePayloadError, RefusedJobError):
-            return None
+        return _read(payload, self._max_bytes)
 
 
 def first_check(waiting: Sequence[bytes], *, max_bytes: int) -> bytes | None:
     """Return the first of the jobs that wait which is a health check; any worker can answer it."""
-    return next((payload for payload in waiting if _is_check(payload, max_bytes)), None)
+    for payload in waiting:
+        job = _read(payload, max_bytes)
+        if job is not None and job.type is JobType.HEALTH_CHECK:
+            return payload
+    return None
 
 
-def _is_check(payload: bytes, max_bytes: int) -> bool:
+def _read(payload: bytes, max_bytes: int) -> Job | None:
+    """Read a job; None if it is too large to be looked at here, or wrong, which whoever takes it will say."""
     try:
-        return bool(payload) and parse_job(payload, max_bytes=max_bytes).type is JobType.HEALTH_CHECK
+        return parse_job(payload, max_bytes=max_bytes)
     except (UnusablePayloadError, RefusedJobError):
-        return False
+        return None

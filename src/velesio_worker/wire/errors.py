@@ -61,6 +61,9 @@ class StoppedError(VelesioError):
     """The worker is ending and publishes nothing any more; its jobs go back to their lists."""
 
 
+_BY_CODE: Final[dict[str, type[JobError]]] = {}
+
+
 class JobError(VelesioError):
     """A job ended without a result.
 
@@ -75,6 +78,11 @@ class JobError(VelesioError):
 
     code: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, code: str | None = None, retryable: bool = False) -> None:
+        if code is not None:
+            cls.code, cls.retryable = code, retryable
+            _BY_CODE[code] = cls
 
     def __init__(self, message: str | None = None, *, said: str = "") -> None:
         super().__init__(message)
@@ -99,56 +107,36 @@ class JobError(VelesioError):
         return {**self.result(), "retryable": self.retryable, "partial": partial}
 
 
-class BadJobError(JobError):
+class BadJobError(JobError, code="bad_job"):
     """The job is not as the protocol wants it."""
 
-    code = "bad_job"
 
-
-class UnknownTypeError(JobError):
+class UnknownTypeError(JobError, code="unknown_type"):
     """Unknown job type."""
 
-    code = "unknown_type"
 
-
-class TooLargeError(JobError):
+class TooLargeError(JobError, code="too_large"):
     """The job is larger than MAX_JOB_BYTES."""
 
-    code = "too_large"
 
-
-class ExpiredError(JobError):
+class ExpiredError(JobError, code="expired"):
     """The job waited past its expires_at."""
 
-    code = "expired"
 
-
-class JobTimeoutError(JobError):
+class JobTimeoutError(JobError, code="timeout", retryable=True):
     """The job ran out of time."""
 
-    code = "timeout"
-    retryable = True
 
-
-class NoWorkerError(JobError):
+class NoWorkerError(JobError, code="no_worker", retryable=True):
     """The worker that the job names is gone."""
 
-    code = "no_worker"
-    retryable = True
 
-
-class WorkerLostError(JobError):
+class WorkerLostError(JobError, code="worker_lost", retryable=True):
     """The job's worker was lost as often as max_attempts allows."""
 
-    code = "worker_lost"
-    retryable = True
 
-
-class EngineUnavailableError(JobError):
+class EngineUnavailableError(JobError, code="engine_unavailable", retryable=True):
     """The engine does not answer."""
-
-    code = "engine_unavailable"
-    retryable = True
 
 
 class EngineFailedError(EngineUnavailableError):
@@ -159,62 +147,40 @@ class ModelUnavailableError(EngineUnavailableError):
     """The model that the job asks for cannot be loaded."""
 
 
-class EngineCrashedError(JobError):
+class EngineCrashedError(JobError, code="engine_crashed", retryable=True):
     """The engine went away while the job ran."""
 
-    code = "engine_crashed"
-    retryable = True
 
-
-class EngineStalledError(JobError):
+class EngineStalledError(JobError, code="engine_stalled", retryable=True):
     """The engine sent nothing for too long."""
 
-    code = "engine_stalled"
-    retryable = True
 
-
-class EngineRefusedError(JobError):
+class EngineRefusedError(JobError, code="engine_error"):
     """The engine answered with an error."""
 
-    code = "engine_error"
 
-
-class ContextExceededError(JobError):
+class ContextExceededError(JobError, code="context_exceeded"):
     """The prompt does not fit into the model's context.
 
     Attributes:
         prompt_tokens: how many tokens the prompt has; None where the engine did not tell.
     """
 
-    code = "context_exceeded"
-
     def __init__(self, message: str | None = None, *, prompt_tokens: int | None = None) -> None:
         super().__init__(message)
         self.prompt_tokens = prompt_tokens
 
 
-class OutOfMemoryError(JobError):
+class OutOfMemoryError(JobError, code="out_of_memory", retryable=True):
     """The engine ran out of memory."""
 
-    code = "out_of_memory"
-    retryable = True
 
-
-class NoCapacityError(JobError):
+class NoCapacityError(JobError, code="no_capacity", retryable=True):
     """No worker can take the job."""
 
-    code = "no_capacity"
-    retryable = True
 
-
-class InternalError(JobError):
+class InternalError(JobError, code="internal", retryable=True):
     """The worker made a mistake; its log says which."""
-
-    code = "internal"
-    retryable = True
-
-
-_BY_CODE: dict[str, type[JobError]] = {kind.code: kind for kind in JobError.__subclasses__()}
 
 
 def job_error(code: str, message: str) -> JobError:

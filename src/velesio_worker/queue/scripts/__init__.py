@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
@@ -34,8 +33,7 @@ class ClaimStatus(StrEnum):
     EXHAUSTED = "exhausted"
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimReply:
+class ClaimReply(NamedTuple):
     """The reply of ``claim.lua``.
 
     Attributes:
@@ -69,8 +67,7 @@ class PublishStatus(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class PublishReply:
+class PublishReply(NamedTuple):
     """The reply of ``publish.lua``.
 
     Attributes:
@@ -80,6 +77,12 @@ class PublishReply:
 
     status: PublishStatus
     at: int
+
+    @classmethod
+    def read(cls, reply: list[Any]) -> Self:
+        """Read what Redis answered."""
+        status, at = reply
+        return cls(PublishStatus(status.decode()), int(at))
 
 
 class LeaseEnd(NamedTuple):
@@ -96,22 +99,12 @@ class LeaseEnd(NamedTuple):
     left: float
 
 
-class _Script(NamedTuple):
-    """A script as it is sent to Redis, and the SHA-1 under which Redis knows it from then on."""
-
-    source: bytes
-    sha: str
-
-
-def _read(source: bytes) -> _Script:
-    return _Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
-
-
-_SCRIPTS: Final = {
-    file.name.removesuffix(".lua"): _read(file.read_bytes())
+_SOURCES: Final = {
+    file.name.removesuffix(".lua"): file.read_bytes()
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
+_SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
 
 
@@ -128,12 +121,11 @@ class Scripts:
         self._redis: Any = redis
 
     async def _run(self, name: str, *, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:  # noqa: ANN401 (as Redis answers)
-        script = _SCRIPTS[name]
         try:
-            return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
+            return await self._redis.evalsha(_SHAS[name], len(keys), *keys, *args)
         except NoScriptError:  # this server has not seen it yet, or has forgotten it
-            await self._redis.script_load(script.source)
-            return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
+            await self._redis.script_load(_SOURCES[name])
+            return await self._redis.evalsha(_SHAS[name], len(keys), *keys, *args)
 
     async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
@@ -142,16 +134,8 @@ class Scripts:
             keys=[job_key(job_id), result_key(job_id)],
             args=[slot.worker, slot.name, nonce, max_attempts, take_over, self._job_ttl],
         )
-        return ClaimReply(
-            ClaimStatus(status.decode()),
-            int(attempt),
-            bool(first),
-            owner.decode(),
-            name.decode(),
-            holder.decode(),
-            int(counted),
-            int(base),
-        )
+        texts = owner.decode(), name.decode(), holder.decode()
+        return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *texts, int(counted), int(base))
 
     async def finish(
         self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0
@@ -252,27 +236,21 @@ class Scripts:
         return bool(await self._run("forget", keys=[result_key(job_id)], args=[result]))
 
     async def publish(
-        self, key: str, attempt: int, first: int, life: int | None, entries: Sequence[tuple[str, bytes]]
+        self, key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]
     ) -> PublishReply:
-        """Add entries, event and data each, to a stream; ``first`` is the sequence of the first of them."""
-        args = [part for entry in entries for part in entry]
-        reply = await self._run("publish", keys=[key], args=[attempt, first, "" if life is None else life, *args])
-        return publish_reply(reply)
-
-    def publish_with(
-        self, pipe: Pipeline, key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]
-    ) -> None:
-        """Put the same into a pipeline; ``parts``: events and data in turn. :func:`publish_reply` reads the reply."""
-        pipe.execute_command(  # pyright: ignore[reportUnknownMemberType]
-            "EVALSHA", _SCRIPTS["publish"].sha, 1, key, attempt, first, "" if life is None else life, *parts
-        )
+        """Add entries to a stream: ``parts`` are events and data in turn, ``first`` the sequence of the first entry."""
+        reply = await self._run("publish", keys=[key], args=[attempt, first, "" if life is None else life, *parts])
+        return PublishReply.read(reply)
 
     async def load_publish(self) -> None:
         """Have Redis know the script that a pipeline found missing: a restart or a failover forgets scripts."""
-        await self._redis.script_load(_SCRIPTS["publish"].source)
+        await self._redis.script_load(_SOURCES["publish"])
 
 
-def publish_reply(reply: list[Any]) -> PublishReply:
-    """Read the reply of ``publish.lua``."""
-    status, at = reply
-    return PublishReply(PublishStatus(status.decode()), int(at))
+def publish_with(
+    pipe: Pipeline, key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]
+) -> None:
+    """Put :meth:`Scripts.publish` into a pipeline; :class:`PublishReply` reads the reply."""
+    pipe.execute_command(  # pyright: ignore[reportUnknownMemberType]
+        "EVALSHA", _SHAS["publish"], 1, key, attempt, first, "" if life is None else life, *parts
+    )
