@@ -9,15 +9,15 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.queue.keys import Keys, job_key, result_key
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import UnusablePayloadError, VelesioError
-from velesio_worker.wire.jobs import RefusedJobError, parse_job
+from velesio_worker.wire.fields import json_object
+from velesio_worker.wire.jobs import RefusedJobError, job_id_in, parse_job
 
 REFERENCE_BYTES: Final = 16
 SHOWN_DIGITS: Final = 12
@@ -73,7 +73,7 @@ class Letter:
 
     def job(self) -> dict[str, Any]:
         """Read the job; empty if it is no JSON object."""
-        return _json_object(self.payload or b"")
+        return json_object(self.payload or b"")
 
 
 def reference_of(raw: bytes) -> str:
@@ -91,7 +91,7 @@ def utc(seconds: float | None) -> str:
 
 def read_letter(raw: bytes) -> Letter:
     """Open a letter, whatever it holds: anybody may have pushed it."""
-    fields = _json_object(raw)
+    fields = json_object(raw)
     reason, at, worker = (fields.get(name) for name in ("reason", "at", "worker"))
     payload = _payload(fields)
     reason = reason if payload is not None and isinstance(reason, str) else _NO_LETTER
@@ -104,14 +104,6 @@ def read_letter(raw: bytes) -> Letter:
         payload=payload,
         size=len(raw) if payload is None else _size(fields, reason, payload),
     )
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _payload(fields: dict[str, Any]) -> bytes | None:
@@ -263,7 +255,7 @@ class DeadLetters:
             result: bytes | None = await self._redis.get(result_key(job_id))
             if result is None:
                 return
-            if "error" not in _json_object(result):
+            if "error" not in json_object(result):
                 raise NotRetriedError(
                     f"job {job_id} has a result by now, and no error: drop it, velesio-worker dead drop {letter.shown}"
                 )
@@ -277,7 +269,7 @@ class DeadLetters:
         if not owner or not await self._scripts.alive(self._keys, owner):
             return ""
         payload: bytes | None = await self._redis.lindex(self._keys.slot(owner, slot).key, -1)
-        return owner if payload and _json_object(payload).get("id") == job_id else ""
+        return owner if payload and job_id_in(payload) == job_id else ""
 
 
 def _page_after(page: list[bytes]) -> int:

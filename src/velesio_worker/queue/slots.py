@@ -19,6 +19,7 @@ from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, passes, within
+from velesio_worker.wire.jobs import job_id_in
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024
@@ -156,10 +157,7 @@ class Slots:
         if not await self._link.asked(lambda: self._link.scripts.alive(self._link.keys, owner)):
             return False
         payload = await self.inside(self._link.keys.slot(owner, name))
-        try:
-            return payload is not None and orjson.loads(payload).get("id") == job_id
-        except (orjson.JSONDecodeError, AttributeError):
-            return False
+        return payload is not None and job_id_in(payload) == job_id
 
 
 def _letter(worker: str, payload: bytes, reason: str, *, size: int) -> bytes:

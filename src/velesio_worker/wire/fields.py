@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+import orjson
+
 LARGEST_COUNT: Final = 2**53
 """Larger counts are none: two of them are still a number that JSON can hold."""
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """Read a JSON object; empty if it is none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def text_in(fields: dict[str, Any], name: str) -> str:

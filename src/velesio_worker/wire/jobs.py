@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import reprlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeGuard, cast
+from typing import Annotated, Any, Final, Literal, Self, TypeGuard, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,8 @@ from velesio_worker.wire.errors import (
     UnusablePayloadError,
     VelesioError,
 )
-from velesio_worker.wire.image_parameters import Img2ImgParameters, Txt2ImgParameters
+from velesio_worker.wire.fields import json_object
+from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 from velesio_worker.wire.parameters import (
     ChatCompletionParameters,
     CompletionParameters,
@@ -73,46 +74,43 @@ class Kind(StrEnum):
 
 
 class JobType(StrEnum):
-    """The types of job that this release knows."""
+    """The types of job that this release knows, each with the parameters that it takes."""
 
-    COMPLETION = "completion"
-    CHAT_COMPLETION = "chat_completion"
-    INFILL = "infill"
-    EMBEDDING = "embedding"
-    RERANK = "rerank"
-    TOKENIZE = "tokenize"
-    DETOKENIZE = "detokenize"
-    TXT2IMG = "txt2img"
-    IMG2IMG = "img2img"
-    LIST_MODELS = "list_models"
-    MODEL_INFO = "model_info"
-    LOAD_MODEL = "load_model"
-    SWITCH_MODEL = "switch_model"
-    UNLOAD_MODELS = "unload_models"
-    HEALTH_CHECK = "health_check"
+    COMPLETION = "completion", CompletionParameters
+    CHAT_COMPLETION = "chat_completion", ChatCompletionParameters
+    INFILL = "infill", InfillParameters
+    EMBEDDING = "embedding", EmbeddingParameters
+    RERANK = "rerank", RerankParameters
+    TOKENIZE = "tokenize", TokenizeParameters
+    DETOKENIZE = "detokenize", DetokenizeParameters
+    TXT2IMG = "txt2img", Txt2ImgParameters
+    IMG2IMG = "img2img", Img2ImgParameters
+    LIST_MODELS = "list_models", ManagementParameters
+    MODEL_INFO = "model_info", ManagementParameters
+    LOAD_MODEL = "load_model", LoadModelParameters
+    SWITCH_MODEL = "switch_model", SwitchModelParameters
+    UNLOAD_MODELS = "unload_models", ManagementParameters
+    HEALTH_CHECK = "health_check", ManagementParameters
+
+    parameters: type[Parameters]
+
+    def __new__(cls, name: str, parameters: type[Parameters]) -> Self:
+        """Make a type of job whose value is its name alone."""
+        job_type = str.__new__(cls, name)
+        job_type._value_ = name
+        job_type.parameters = parameters
+        return job_type
 
     @property
     def kind(self) -> Kind:
         """The capacity that a job of this type takes up, unless its parameters say otherwise."""
-        if self in {JobType.TXT2IMG, JobType.IMG2IMG}:
+        if issubclass(self.parameters, ImageParameters):
             return Kind.IMAGE
-        return Kind.MANAGE if self in _MANAGEMENT else Kind.TEXT
+        return Kind.MANAGE if issubclass(self.parameters, ManagementParameters) else Kind.TEXT
 
 
-WRITING: Final = frozenset({JobType.COMPLETION, JobType.CHAT_COMPLETION, JobType.INFILL})
+WRITING: Final = frozenset(job_type for job_type in JobType if issubclass(job_type.parameters, TextParameters))
 """The types of job that write text."""
-
-_MANAGEMENT: Final = frozenset(
-    {
-        JobType.LIST_MODELS,
-        JobType.MODEL_INFO,
-        JobType.LOAD_MODEL,
-        JobType.SWITCH_MODEL,
-        JobType.UNLOAD_MODELS,
-        JobType.HEALTH_CHECK,
-    }
-)
-
 
 PRIVATE: Final = frozenset(
     {
@@ -123,24 +121,6 @@ PRIVATE: Final = frozenset(
     }
 )
 """Fields whose values are never repeated in an error, since errors are logged."""
-
-_PARAMETERS: Final[Mapping[JobType, type[Parameters]]] = {
-    JobType.COMPLETION: CompletionParameters,
-    JobType.CHAT_COMPLETION: ChatCompletionParameters,
-    JobType.INFILL: InfillParameters,
-    JobType.EMBEDDING: EmbeddingParameters,
-    JobType.RERANK: RerankParameters,
-    JobType.TOKENIZE: TokenizeParameters,
-    JobType.DETOKENIZE: DetokenizeParameters,
-    JobType.TXT2IMG: Txt2ImgParameters,
-    JobType.IMG2IMG: Img2ImgParameters,
-    JobType.LIST_MODELS: ManagementParameters,
-    JobType.MODEL_INFO: ManagementParameters,
-    JobType.LOAD_MODEL: LoadModelParameters,
-    JobType.SWITCH_MODEL: SwitchModelParameters,
-    JobType.UNLOAD_MODELS: ManagementParameters,
-    JobType.HEALTH_CHECK: ManagementParameters,
-}
 
 
 class Envelope(BaseModel):
@@ -197,9 +177,9 @@ class Job(Envelope):
     @property
     def mode_after_loss(self) -> Literal["continue", "restart"]:
         """How a later attempt begins: by going on from the text that is published, or anew."""
-        if self.on_crash == "restart" or not self.streamed:
-            return "restart"
-        return "continue" if isinstance(self.parameters, TextParameters) and self.parameters.continuable else "restart"
+        asked = self.parameters
+        kept = isinstance(asked, TextParameters) and asked.stream and asked.continuable
+        return "continue" if kept and self.on_crash != "restart" else "restart"
 
     @property
     def streamed(self) -> bool:
@@ -236,11 +216,7 @@ def is_job_id(value: object) -> TypeGuard[str]:
 
 def job_id_in(payload: bytes) -> str | None:
     """Return the id of a job that may be wrong otherwise; None if it has no usable one."""
-    try:
-        fields = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return None
-    job_id = cast("dict[str, Any]", fields).get("id") if isinstance(fields, dict) else None
+    job_id = json_object(payload).get("id")
     return job_id if is_job_id(job_id) else None
 
 
@@ -285,7 +261,7 @@ def _checked_job(fields: dict[str, Any]) -> Job:
         shown = type_ if isinstance(type_, str) else _REPR.repr(type_)
         raise UnknownTypeError(f"Unknown job type: {_shorten(shown)}")
     data: Any = fields.get("data")
-    if data is None and job_type in _MANAGEMENT:
+    if data is None and issubclass(job_type.parameters, ManagementParameters):
         data = {}
     if not isinstance(data, dict):
         raise BadJobError(f"data must be an object with the parameters of {job_type}, not {_json_type(data)}.")
@@ -293,15 +269,14 @@ def _checked_job(fields: dict[str, Any]) -> Job:
         orjson.dumps(data)  # what cannot be written again could not be sent to an engine
     except TypeError:
         raise BadJobError("data is nested too deeply.") from None
-    model = _PARAMETERS[job_type]
     try:
-        parameters = model.model_validate(data)
+        parameters = job_type.parameters.model_validate(data)
     except ValidationError as error:
-        raise BadJobError(_sentences(error, ("data",), known=tuple(model.model_fields))) from None
+        raise BadJobError(_sentences(error, "data", known=job_type.parameters.model_fields)) from None
     try:
         envelope = Envelope.model_validate(fields)
     except ValidationError as error:
-        raise BadJobError(_sentences(error, ())) from None
+        raise BadJobError(_sentences(error)) from None
     return Job.model_construct(id=fields["id"], type=job_type, parameters=parameters, **dict(envelope))
 
 
@@ -309,7 +284,7 @@ def _known_type(type_: object) -> JobType | None:
     return next((known for known in JobType if known == type_), None)
 
 
-def _sentences(error: ValidationError, prefix: tuple[str, ...], *, known: tuple[str, ...] = ()) -> str:
+def _sentences(error: ValidationError, *prefix: str, known: Iterable[str] = ()) -> str:
     """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
     sentences: list[str] = []
     mistakes = error.errors(include_url=False, include_context=False)
@@ -330,10 +305,8 @@ def _sentences(error: ValidationError, prefix: tuple[str, ...], *, known: tuple[
 
 
 def _json_type(value: object) -> str:
-    if value is None:
-        return "null"
     names = {"bool": "a boolean", "int": "a number", "float": "a number", "str": "a string", "list": "an array"}
-    return names.get(type(value).__name__, "an object")
+    return "null" if value is None else names.get(type(value).__name__, "an object")
 
 
 def _shorten(text: str, limit: int = 80) -> str:
