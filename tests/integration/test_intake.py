@@ -16,10 +16,9 @@ from velesio_worker.core.settings import LogFormat
 from velesio_worker.execution.handler import JobHandler
 from velesio_worker.execution.published import complete_stream
 from velesio_worker.queue import slots as slots_module
-from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.control import request_cancel
-from velesio_worker.queue.intake import Intake
+from velesio_worker.queue.intake import Arrivals, Intake
 from velesio_worker.wire.events import Done
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]

@@ -50,12 +50,12 @@ def parse_model_source(text: str) -> ModelSource:
     if fragment and checksum is None:
         raise ValueError("a URL or hf:owner/repo/file, and behind it #sha256= with 64 hexadecimal digits")
     endpoint = os.environ.get("HF_ENDPOINT") or _HUB
-    hub = _split(endpoint)
+    hub = split_http_url(endpoint)
     if location.startswith("hf:"):
         if hub is None:
             raise ValueError(f"a URL, or HF_ENDPOINT one such as {_HUB}")
         location = _hub_url(endpoint.rstrip("/"), location.removeprefix("hf:"))
-    parts = _split(location)
+    parts = split_http_url(location)
     filename = PurePosixPath(unquote(parts.path)).name if parts else ""
     if parts is None or not filename.endswith(".gguf") or not filename.isprintable():
         raise ValueError("a URL such as https://host/model.gguf, or hf:owner/repo/model.gguf")
@@ -78,7 +78,7 @@ def hub_token() -> str | None:
     return token or None
 
 
-def _split(url: str) -> SplitResult | None:
+def split_http_url(url: str) -> SplitResult | None:
     """Split a URL; None if it is none that HTTP could reach."""
     try:
         parts = urlsplit(url)

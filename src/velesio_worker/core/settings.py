@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from velesio_worker.core.model_source import parse_model_source
+from velesio_worker.core.model_source import parse_model_source, split_http_url
 from velesio_worker.core.redis_url import parse_redis_url
 from velesio_worker.core.secrets import masked
 from velesio_worker.wire.errors import SettingsError
@@ -51,59 +52,41 @@ class CacheMode(StrEnum):
     ALL = "all"
 
 
-def _command(value: str | None) -> str | None:
-    if value is not None:
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            raise ValueError(f"a command line with balanced quotes ({error})") from None
-        if not words:
-            raise ValueError("a command line")
-    return value
-
-
-def _well_formed(url: str) -> SplitResult | None:
-    """Split a URL; None if it has no ``//`` behind its scheme, or a host or port that is none."""
+def _words(value: str) -> list[str]:
     try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts if url.partition(":")[2].startswith("//") else None
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"a command line with balanced quotes ({error})") from None
+    if not words:
+        raise ValueError("a command line")
+    return words
 
 
-def _http_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    parts = _well_formed(value)
-    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+def _read_by(read: Callable[[str], object]) -> AfterValidator:
+    """Have a text stay as it is, if whoever needs it can read it."""
+
+    def check(value: str) -> str:
+        read(value)
+        return value
+
+    return AfterValidator(check)
+
+
+def _http_url(value: str) -> str:
+    if split_http_url(value) is None:
         raise ValueError("a URL such as http://127.0.0.1:8080")
     return value.rstrip("/")
 
 
-def _redis_url(value: str) -> str:
-    parse_redis_url(value)
-    return value
-
-
-def _llama_arguments(value: str | None) -> str | None:
-    value = _command(value)
-    for word in shlex.split(value or ""):
+def _llama_arguments(value: str) -> None:
+    for word in _words(value):
         if word.partition("=")[0] in {"-m", "--model", "--host", "--port"}:
             raise ValueError("arguments other than --model, --host and --port: see MODEL_PATH and LLAMA_PORT")
-    return value
 
 
-def _model_source(value: str | None) -> str | None:
-    if value is not None:
-        parse_model_source(value)
-    return value
-
-
-def _queue_name(value: str) -> str:
+def _queue_name(value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
         raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
-    return value
 
 
 def _upper(value: object) -> object:
@@ -114,8 +97,8 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-Command = Annotated[str | None, AfterValidator(_command)]
-HttpUrl = Annotated[str | None, AfterValidator(_http_url)]
+Command = Annotated[str, _read_by(_words)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -127,11 +110,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+    redis_url: Annotated[str, _read_by(parse_redis_url)] = Field(
         default="redis://redis:6379",
         description="Where Redis is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://.",
     )
-    queue_name: Annotated[str, AfterValidator(_queue_name)] = Field(
+    queue_name: Annotated[str, _read_by(_queue_name)] = Field(
         default="llama_queue", description="The list that producers push to; every other queue key is named after it."
     )
     run_llm: bool = Field(default=True, description="Run text jobs.")
@@ -147,10 +130,10 @@ class Settings(BaseSettings):
         default=None,
         description="Text jobs at a time. Default: the engine's slots, which are 4 where the worker starts it.",
     )
-    startup_command: Command = Field(
+    startup_command: Command | None = Field(
         default=None, description="The command that starts llama-server, instead of the worker's own (no shell)."
     )
-    llama_server_url: HttpUrl = Field(
+    llama_server_url: HttpUrl | None = Field(
         default=None, description="Use this llama-server, which already runs, instead of starting one."
     )
     llama_api_key: str | None = Field(
@@ -159,10 +142,10 @@ class Settings(BaseSettings):
     llama_port: Port = Field(
         default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
     )
-    llama_args: Annotated[str | None, AfterValidator(_llama_arguments)] = Field(
+    llama_args: Annotated[str, _read_by(_llama_arguments)] | None = Field(
         default=None, description="Further arguments for the worker's own llama-server, such as --lora or --mmproj."
     )
-    model_url: Annotated[str | None, AfterValidator(_model_source)] = Field(
+    model_url: Annotated[str, _read_by(parse_model_source)] | None = Field(
         default=None,
         description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it. "
         "HF_TOKEN is used for the hub.",
@@ -190,15 +173,15 @@ class Settings(BaseSettings):
         default=Path("./data/models/image/"),
         description="The folder of image models (--ckpt-dir of the WebUI in data/sd).",
     )
-    sd_startup_command: Command = Field(
+    sd_startup_command: Command | None = Field(
         default=None,
         description="The command that starts the Stable Diffusion WebUI (no shell), in data/sd if launch.py is there. "
         "Default: that launch.py.",
     )
-    sd_args: Command = Field(
+    sd_args: Command | None = Field(
         default=None, description="Further arguments for the WebUI in data/sd, such as --medvram or --xformers."
     )
-    sd_server_url: HttpUrl = Field(
+    sd_server_url: HttpUrl | None = Field(
         default=None,
         description="Use this WebUI, which already runs, instead of starting one; "
         "http://user:password@host:port with --api-auth.",
@@ -233,7 +216,7 @@ class Settings(BaseSettings):
     result_store: str | None = Field(
         default=None, description="Where large images go instead of into the result: a folder, or s3://bucket/prefix."
     )
-    result_store_url: HttpUrl = Field(
+    result_store_url: HttpUrl | None = Field(
         default=None, description="Where readers find RESULT_STORE. Default: file:// or signed URLs."
     )
     result_inline_bytes: Annotated[int, Field(ge=0)] = Field(
@@ -284,23 +267,16 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [
-            _complaint(str(mistake["loc"][0]), str(mistake["input"]), mistake["type"], mistake["msg"])
-            for mistake in error.errors(include_url=False)
-        ]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(map(_complaint, error.errors(include_url=False)))) from None
 
 
-def _complaint(name: str, value: str, kind: str, message: str) -> str:
+def _complaint(mistake: ErrorDetails) -> str:
     """Say one mistake: the variable, its value and what is allowed."""
-    value = os.environ.get(name.upper(), value)
-    return f"{name.upper()}={masked(name, value)!r}: {_allowed(kind, message)}"
-
-
-def _allowed(kind: str, message: str) -> str:
-    if kind == "value_error":
-        return f"must be {message.removeprefix('Value error, ')}"
-    plain = {"bool_parsing": "true or false", "int_parsing": "a whole number", "float_parsing": "a number"}
-    if kind in plain:
-        return f"must be {plain[kind]}"
-    return message.replace("Input should be", "must be")
+    name = str(mistake["loc"][0])
+    value = os.environ.get(name.upper(), str(mistake["input"]))
+    plain = {"bool_parsing": "true or false", "float_parsing": "a number", "int_parsing_size": "a whole number"}
+    plain["int_parsing"] = plain["int_parsing_size"]
+    allowed = plain.get(mistake["type"]) or mistake["msg"].removeprefix("Value error, ").removeprefix(
+        "Input should be "
+    )
+    return f"{name.upper()}={masked(name, value)!r}: must be {allowed}"

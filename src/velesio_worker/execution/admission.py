@@ -11,8 +11,8 @@ from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import QUEUE_WAIT
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
-from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.claims import Claim, Held
+from velesio_worker.queue.intake import Arrivals
 from velesio_worker.queue.keys import Slot, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus

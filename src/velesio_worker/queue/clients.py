@@ -11,9 +11,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 
-from velesio_worker.core.redis_url import RedisURL
-
-_CLUSTER_HAS_NO: Final = ("host", "port", "db", "connection_class")
+from velesio_worker.core.redis_url import RedisURL, Topology
 
 _ODD: Final = (RedisClusterException, AttributeError, RuntimeError)
 """What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster that lacks a
@@ -68,17 +66,19 @@ class _Cluster(RedisCluster):
         return await super()._determine_slot(command, *args)
 
 
-def single(url: RedisURL, options: dict[str, Any]) -> Redis:
-    """Make a client of one server."""
-    return _Single.from_url(url.plain, **options)  # pyright: ignore[reportUnknownMemberType]
-
-
-def primary(url: RedisURL, options: dict[str, Any]) -> Redis:
-    """Make a client of the primary that Sentinels watch over."""
+def make_client(url: RedisURL, options: dict[str, Any]) -> Redis:
+    """Make a client of one server, of the primary that Sentinels watch over, or of a Cluster."""
+    if url.topology is Topology.STANDALONE:
+        return _Single.from_url(url.plain, **options)  # pyright: ignore[reportUnknownMemberType]
     parsed: dict[str, Any] = dict(parse_url(url.plain))
+    tls = parsed.pop("connection_class", None) is SSLConnection
     for name in ("host", "port"):
         parsed.pop(name, None)
-    tls = parsed.pop("connection_class", None) is SSLConnection
+    if url.topology is Topology.CLUSTER:
+        parsed.pop("db", None)
+        nodes = [ClusterNode(host, port) for host, port in url.hosts]
+        of_nodes: dict[str, Any] = {**options, **parsed, "ssl": tls}
+        return cast("Redis", _Cluster(startup_nodes=nodes, **of_nodes))
     ours = {name: value for name, value in options.items() if name != "max_connections"}
     theirs = {name: value for name, value in parsed.items() if name.startswith("ssl_")}
     of_sentinels: dict[str, Any] = {**ours, **theirs, **url.sentinel_auth, "ssl": tls}
@@ -87,18 +87,6 @@ def primary(url: RedisURL, options: dict[str, Any]) -> Redis:
     client = cast("_Primary", sentinel.master_for(url.service, redis_class=_Primary))  # pyright: ignore[reportUnknownMemberType]
     client.watchers = tuple(sentinel.sentinels)
     return client
-
-
-def cluster(url: RedisURL, options: dict[str, Any]) -> Redis:
-    """Make a client of a Cluster."""
-    parsed: dict[str, Any] = dict(parse_url(url.plain))
-    tls = parsed.get("connection_class") is SSLConnection
-    for name in _CLUSTER_HAS_NO:
-        parsed.pop(name, None)
-    nodes = [ClusterNode(host, port) for host, port in url.hosts]
-    of_nodes: dict[str, Any] = {**options, **parsed, "ssl": tls}
-    client = _Cluster(startup_nodes=nodes, **of_nodes)
-    return cast("Redis", client)
 
 
 async def execute(pipe: Any, *, raise_on_error: bool = True) -> list[Any]:  # noqa: ANN401 (a pipeline of any client)

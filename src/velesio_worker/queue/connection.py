@@ -11,18 +11,12 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.redis_url import Topology, parse_redis_url
+from velesio_worker.core.redis_url import parse_redis_url
 from velesio_worker.core.secrets import hide_password
-from velesio_worker.queue.clients import cluster, is_cluster, primary, single
+from velesio_worker.queue.clients import is_cluster, make_client
 from velesio_worker.queue.outage import Backoff, passes, remedy
 from velesio_worker.wire.errors import RedisUnusableError
 
@@ -60,10 +54,8 @@ def connect(url: str, *, name: str, socket_timeout: float = 5.0, max_connections
     Raises:
         ValueError: the URL is none.
     """
-    where = parse_redis_url(url)
-    make = {Topology.STANDALONE: single, Topology.SENTINEL: primary, Topology.CLUSTER: cluster}[where.topology]
-    return make(
-        where,
+    return make_client(
+        parse_redis_url(url),
         {
             "client_name": name,
             "protocol": 2,

@@ -63,13 +63,7 @@ class Control:
         jobs: the jobs that run here.
     """
 
-    def __init__(
-        self,
-        blocking: Redis,
-        link: Link,
-        *,
-        jobs: RunningJobs,
-    ) -> None:
+    def __init__(self, blocking: Redis, link: Link, *, jobs: RunningJobs) -> None:
         self._blocking: Any = blocking
         self._link = link
         self._jobs = jobs
@@ -113,8 +107,7 @@ class Control:
                 pipe.hmget(job_key(claim.job.id), "cancel", "owner", "attempt")
                 pipe.exists(reader_key(claim.job.id))
             replies = await execute(pipe)
-        unread = self._unread
-        self._unread = {}
+        unread, self._unread = self._unread, dict[str, float]()
         for claim, (flag, owner, attempt), read in zip(claims, replies[::2], replies[1::2], strict=True):
             held = claim.held
             if flag == b"1":
@@ -122,14 +115,10 @@ class Control:
             elif _is_anothers(held, owner, attempt):
                 self._jobs.fence(held.job_id, held.attempt)
             elif claim.job.unread_timeout is not None and not read:
-                before = unread.get(held.job_id)
-                self._unread[held.job_id] = 0.0 if before is None else before + passed
-                self._stop_if_unread(claim)
-
-    def _stop_if_unread(self, claim: Claim) -> None:
-        if self._unread[claim.job.id] > (claim.job.unread_timeout or 0.0):
-            log.info("nobody reads the job's stream", action="job_unread", job_id=claim.job.id)
-            self._jobs.cancel(claim.job.id)
+                self._unread[held.job_id] = unread.get(held.job_id, -passed) + passed  # from 0 on when it is first seen
+                if self._unread[held.job_id] > claim.job.unread_timeout:
+                    log.info("nobody reads the job's stream", action="job_unread", job_id=held.job_id)
+                    self._jobs.cancel(held.job_id)
 
 
 def _is_anothers(held: Held, owner: bytes | None, attempt: bytes | None) -> bool:

@@ -55,11 +55,8 @@ class Fleet:
 
     async def waiting(self, kind: Kind) -> int:
         """How many jobs wait that are, or may become, of a kind."""
-        counts = [
-            await self._link.asked(partial(self._link.commands.llen, key))
-            for key in (self._link.keys.incoming, self._link.keys.ready(kind))
-        ]
-        return sum(counts)
+        lists = (self._link.keys.incoming, self._link.keys.ready(kind))
+        return sum([await self._link.asked(partial(self._link.commands.llen, key)) for key in lists])
 
     async def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
         """Keep what the last job was, and its time for whoever stops hosts that have none; trouble is no matter.

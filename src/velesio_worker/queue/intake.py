@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import anyio
 
-from velesio_worker.queue.arrivals import Arrivals
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.errors import NoWorkerError, UnusablePayloadError
 from velesio_worker.wire.jobs import Job, RefusedJobError, parse_job
 
+MOST_ARRIVALS: Final = 10_000
+"""The arrivals of so many jobs are remembered."""
+
 Refuse = Callable[[RefusedJobError, Slot, bytes], Awaitable[None]]
+
+
+class Arrivals:
+    """Remembers when jobs came in, for those whose producers did not say when they were made.
+
+    Only what this worker has sorted itself; a job that another one claims is forgotten after ``MOST_ARRIVALS`` more.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def note(self, job: Job) -> None:
+        """Take note that a job came in now."""
+        if job.submitted_at is None:
+            self._seen.pop(job.id, None)
+            self._seen[job.id] = time.time()
+            if len(self._seen) > MOST_ARRIVALS:
+                del self._seen[next(iter(self._seen))]
+
+    def waited(self, job: Job) -> float | None:
+        """Return how long a job has waited, in seconds, and forget it; None if that is not known."""
+        since = self._seen.pop(job.id, None) if job.submitted_at is None else job.submitted_at
+        return None if since is None else max(0.0, time.time() - since)
 
 
 class Intake:
@@ -28,14 +55,7 @@ class Intake:
     """
 
     def __init__(
-        self,
-        slots: Slots,
-        keys: Keys,
-        slot: Slot,
-        arrivals: Arrivals,
-        *,
-        max_bytes: int,
-        refuse: Refuse,
+        self, slots: Slots, keys: Keys, slot: Slot, arrivals: Arrivals, *, max_bytes: int, refuse: Refuse
     ) -> None:
         self._slots = slots
         self._keys = keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import re
 import time
@@ -11,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import anyio
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
     BusyLoadingError,
@@ -146,9 +146,8 @@ class Outage:
 
     async def over_within(self, seconds: float) -> None:
         """Wait until the outage is over, or for so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, 0.0)):
-                await self._is_over.wait()
+        with anyio.move_on_after(max(seconds, 0.0)):
+            await self._is_over.wait()
 
     def away_since(self, moment: float) -> float:
         """How long Redis was away since a moment in monotonic seconds; in seconds."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -25,23 +25,15 @@ _SETTINGS: Final = ("maxmemory-policy", "appendonly", "save")
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One server to ask.
-
-    Attributes:
-        name: what to call it in the log.
-        cli: the redis-cli command that talks to it.
-        target: the arguments that have a client of a Cluster ask it.
-    """
+class _Node(NamedTuple):
+    """One server to ask, by the arguments that have a client of a Cluster ask it; ``cli`` is how redis-cli does."""
 
     name: str
     cli: str
     target: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Risk:
+class Risk(NamedTuple):
     """Something by which Redis may lose jobs.
 
     Attributes:
@@ -55,12 +47,11 @@ class Risk:
     action: str
     what: str
     remedy: str
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    facts: Mapping[str, Any] = MappingProxyType({})
     certain: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What one server tells of itself; None stands for what it does not tell.
 
     Attributes:
@@ -81,15 +72,7 @@ class Reading:
 
 
 async def warn_of_risks(redis: Redis, url: str) -> None:
-    """Warn in the log of settings by which Redis may delete jobs, or lose them when it restarts.
-
-    Args:
-        redis: a client; every primary of a Cluster is asked.
-        url: where Redis is.
-
-    Raises:
-        redis.exceptions.RedisError: Redis does not answer. That it does not tell its settings is no error.
-    """
+    """Warn in the log of what :func:`risks` finds, and raise as it does."""
     for risk in await risks(redis, url):
         if risk.certain:
             log.warning(f"{risk.what}. To change that: {risk.remedy}", action=risk.action, **risk.facts)
@@ -114,34 +97,20 @@ async def risks(redis: Redis, url: str) -> list[Risk]:
         if policy is None:
             unknown.add("maxmemory-policy")
         elif policy != _SAFE_POLICY:
-            found.append(_eviction(node, policy))
+            victims = "results and streams" if policy.startswith("volatile-") else "jobs and results"
+            what = f"{node.name} has maxmemory-policy {policy}: it will delete {victims} when its memory is full"
+            remedy = f"{node.cli} CONFIG SET maxmemory-policy {_SAFE_POLICY} {_FOR_GOOD}"
+            found.append(Risk("redis_evicts", what, remedy, {"policy": policy}))
         if persistent is None:
             unknown.add("appendonly")
         elif not persistent:
-            found.append(_restarts(node))
+            what = f"{node.name} keeps no data on disk: all jobs are lost when it restarts"
+            found.append(Risk("redis_not_persistent", what, f"{node.cli} CONFIG SET appendonly yes {_FOR_GOOD}"))
     if unknown:
         what = f"Redis at {hide_password(url)} does not tell {' and '.join(sorted(unknown))}"
         remedy = f"see to it that its maxmemory-policy is {_SAFE_POLICY} and {_KEEPS}"
         found.append(Risk("redis_settings_unknown", what, remedy, certain=False))
     return found
-
-
-def _eviction(node: _Node, policy: str) -> Risk:
-    victims = "results and streams" if policy.startswith("volatile-") else "jobs and results"
-    return Risk(
-        "redis_evicts",
-        f"{node.name} has maxmemory-policy {policy}: it will delete {victims} when its memory is full",
-        f"{node.cli} CONFIG SET maxmemory-policy {_SAFE_POLICY} {_FOR_GOOD}",
-        {"policy": policy},
-    )
-
-
-def _restarts(node: _Node) -> Risk:
-    return Risk(
-        "redis_not_persistent",
-        f"{node.name} keeps no data on disk: all jobs are lost when it restarts",
-        f"{node.cli} CONFIG SET appendonly yes {_FOR_GOOD}",
-    )
 
 
 async def readings(redis: Redis, url: str) -> list[Reading]:
@@ -176,9 +145,9 @@ async def _ahead(commands: Any, node: _Node) -> float | None:  # noqa: ANN401 (r
     """Compare the clocks; the reply is taken to be made halfway between question and answer."""
     before = time.time()
     reply = await _answer(commands.time(**node.target))
-    seconds, micros = reply or (None, None)
-    if seconds is None or micros is None:
+    if not reply:
         return None
+    seconds, micros = reply
     return seconds + micros / 1_000_000 - (before + time.time()) / 2
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from velesio_worker.queue.arrivals import MOST, Arrivals
+from velesio_worker.queue.intake import MOST_ARRIVALS, Arrivals
 from velesio_worker.wire.jobs import Job, parse_job
 
 
@@ -55,7 +55,7 @@ def test_a_job_that_comes_in_again_waits_anew(monkeypatch: pytest.MonkeyPatch) -
 
 def test_only_so_many_are_remembered_and_the_oldest_are_forgotten() -> None:
     arrivals = Arrivals()
-    noted = [job(f"job-{number}") for number in range(MOST + 10)]
+    noted = [job(f"job-{number}") for number in range(MOST_ARRIVALS + 10)]
     for one in noted:
         arrivals.note(one)
     assert [arrivals.waited(one) is None for one in noted[:12]] == [True] * 10 + [False] * 2
