@@ -274,9 +274,7 @@ def _complaint(mistake: ErrorDetails) -> str:
     """Say one mistake: the variable, its value and what is allowed."""
     name = str(mistake["loc"][0])
     value = os.environ.get(name.upper(), str(mistake["input"]))
-    plain = {"bool_parsing": "true or false", "float_parsing": "a number", "int_parsing_size": "a whole number"}
-    plain["int_parsing"] = plain["int_parsing_size"]
-    allowed = plain.get(mistake["type"]) or mistake["msg"].removeprefix("Value error, ").removeprefix(
-        "Input should be "
-    )
+    plain = {"bool_parsing": "true or false", "float_parsing": "a number", "int_parsing": "a whole number"}
+    said = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    allowed = plain.get(mistake["type"].replace("int_parsing_size", "int_parsing"), said)
     return f"{name.upper()}={masked(name, value)!r}: must be {allowed}"

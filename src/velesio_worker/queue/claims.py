@@ -93,12 +93,10 @@ class Claims:
         A large one goes in parts, each of which has a reply's time: as one it might never get through a slow line, and
         nothing else would be done meanwhile.
         """
+        sent = len(result) if len(result) > PART_BYTES else 0
         while True:
-            sent = 0
-            if len(result) > PART_BYTES:
-                sent = len(result)
-                if not await self._send_parts(held, result):
-                    continue
+            if sent and not await self._send_parts(held, result):
+                continue
             finish = partial(
                 self._link.scripts.finish,
                 *(held.job_id, held.slot.worker, held.attempt, b"" if sent else result, self._result_ttl),
@@ -119,16 +117,13 @@ class Claims:
         return True
 
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
-        """Give the attempt up and put the job to the front of its list.
-
-        Args:
-            held: the attempt.
-            in_good_order: whether the attempt does not count against ``max_attempts``.
-        """
-        await self._link.done(
-            lambda: self._link.scripts.release(held.job_id, held.slot.worker, held.attempt, in_good_order=in_good_order)
-        )
+        """Give the attempt up and put the job to the front of its list; in good order it counts for nothing."""
+        await self._release(held.job_id, held.slot, held.attempt, in_good_order=in_good_order)
         await self._slots.hand_back(held.slot)
+
+    async def _release(self, job_id: str, slot: Slot, attempt: int, *, in_good_order: bool) -> None:
+        release = self._link.scripts.release
+        await self._link.done(partial(release, job_id, slot.worker, attempt, in_good_order=in_good_order))
 
     async def give_up(self, slots: Iterable[Slot]) -> None:
         """Give up, in good order, whatever jobs still lie in slots of a worker that ends; they stay there."""
@@ -139,5 +134,4 @@ class Claims:
                 asked = partial(self._link.commands.hmget, job_key(job_id), "owner", "slot", "attempt")
                 owner, name, attempt = await self._link.asked(asked)
                 if (owner, name) == (slot.worker.encode(), slot.name.encode()):
-                    release = partial(self._link.scripts.release, job_id, slot.worker, int(attempt), in_good_order=True)
-                    await self._link.done(release)
+                    await self._release(job_id, slot, int(attempt), in_good_order=True)

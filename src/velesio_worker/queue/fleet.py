@@ -24,12 +24,7 @@ _FAILED: Final = "failed"
 
 
 class Fleet:
-    """Looks at the other workers and at the lists that all take jobs from.
-
-    Args:
-        link: the line to Redis.
-        worker: this worker's id.
-    """
+    """Looks at the workers other than ``worker``, which is this one's id, and at the lists that all take jobs from."""
 
     def __init__(self, link: Link, worker: str) -> None:
         self._link = link

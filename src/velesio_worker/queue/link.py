@@ -24,11 +24,7 @@ class Link:
         job_ttl: how long a job's hash is kept at least, in seconds.
 
     Attributes:
-        redis: as above.
-        commands: the same; redis-py's methods are typed for two kinds of client at once.
-        keys: as above.
-        outage: as above.
-        scripts: the scripts, run by that client.
+        commands: the client again; redis-py's methods are typed for two kinds of client at once.
     """
 
     def __init__(self, redis: Redis, keys: Keys, outage: Outage, *, job_ttl: int = 0) -> None:

@@ -100,9 +100,8 @@ class Reaper:
         except ResponseError as error:
             if passes(error):
                 raise
-            log.info(
-                f"lost workers are noticed when their lease runs out, not before: {error}", action="no_client_list"
-            )
+            why = f"lost workers are noticed when their lease runs out, not before: {error}"
+            log.info(why, action="no_client_list")
             self._may_list_clients = False
             return None
         return _names(listing)

@@ -111,12 +111,7 @@ class Slots:
         return await self._link.asked(read)
 
     async def ack(self, slot: Slot, payload: bytes) -> None:
-        """Forget the job in the slot: it is over.
-
-        Args:
-            slot: where the job lies.
-            payload: the job, as it was taken.
-        """
+        """Forget the job in the slot, as it was taken: it is over."""
         if not await self._link.done(lambda: self._link.scripts.ack(slot)):
             self._doubtful.add(slot.key)
             await self._link.done(lambda: self._link.commands.lrem(slot.key, -1, payload))
@@ -135,13 +130,7 @@ class Slots:
         return await self._link.done(lambda: self._link.scripts.send_to_worker(self._link.keys, slot, worker))
 
     async def bury(self, slot: Slot, payload: bytes, reason: str) -> None:
-        """Move the job in the slot to the dead letters.
-
-        Args:
-            slot: where the job lies.
-            payload: the job, as it was taken.
-            reason: why it can't be run, for people.
-        """
+        """Move the job in the slot, as it was taken, to the dead letters; ``reason``: why it can't be run."""
         log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
         letter = _letter(slot.worker, payload, reason, size=len(payload))
         if len(letter) > _LETTER_BYTES:
@@ -161,14 +150,7 @@ class Slots:
 
 
 def _letter(worker: str, payload: bytes, reason: str, *, size: int) -> bytes:
-    """A dead letter (wire protocol, section 2); a payload that is no text is kept as base64.
-
-    Args:
-        worker: who writes it.
-        payload: the job, or the beginning of one that is too large.
-        reason: why it is dead.
-        size: the whole job's, in bytes.
-    """
+    """A dead letter (wire protocol, section 2), ``size`` being the whole job's; what is no text is kept as base64."""
     letter: dict[str, Any] = {"reason": reason, "at": round(time.time(), 3), "worker": worker, "bytes": size}
     try:
         return orjson.dumps(letter | {"payload": payload.decode()})

@@ -72,11 +72,7 @@ class Done:
 
     def entry(self) -> dict[str, Any]:
         """Return the ``done`` entry's data."""
-        entry: dict[str, Any] = {
-            "finish_reason": self.finish_reason,
-            "usage": self.usage,
-            "timings": self.timings,
-        }
+        entry: dict[str, Any] = {"finish_reason": self.finish_reason, "usage": self.usage, "timings": self.timings}
         return entry | {"cached": True} if self.result.get("cached") else entry
 
 
@@ -90,14 +86,8 @@ def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mod
         model: the name of the model that is loaded; None where none is used.
         mode: ``fresh``, ``restart`` or ``continue``.
     """
-    return {
-        "type": job_type,
-        "attempt": attempt,
-        "worker": worker,
-        "model": model,
-        "mode": mode,
-        "created": round(time.time(), 3),
-    }
+    entry: dict[str, Any] = {"type": job_type, "attempt": attempt, "worker": worker, "model": model, "mode": mode}
+    return entry | {"created": round(time.time(), 3)}
 
 
 EngineEvent = Token | Begun | Progress | Done
@@ -155,12 +145,7 @@ def split_id(entry_id: str) -> tuple[int, int]:
 
 
 def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:
-    """Return the terminal entry, event and data, that belongs to a stored result.
-
-    Args:
-        result: the result.
-        partial: whether tokens were published before.
-    """
+    """Return the terminal entry, event and data, of a stored result; ``partial``: tokens were published before."""
     if "error" in result:
         return ERROR, job_error(result.get("code", InternalError.code), result["error"]).entry(partial=partial)
     reason = result.get("finish_reason", "stop")

@@ -57,10 +57,7 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 80, 80  # repr() fails on w
 
 
 class Kind(StrEnum):
-    """The kinds of capacity that a worker has; each has a ready list of its own.
-
-    Jobs that look after image models have one, too, since only a worker with an image engine can answer them.
-    """
+    """The kinds of capacity that a worker has, each with a ready list: what looks after image models needs its own."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -140,13 +137,7 @@ class Envelope(BaseModel):
 
 
 class Job(Envelope):
-    """A job that was found right.
-
-    Attributes:
-        id: the job's id.
-        type: what is to be done.
-        parameters: how; the job's ``data``, checked.
-    """
+    """A job that was found right; its parameters are its ``data``, checked."""
 
     id: str
     type: JobType
@@ -188,13 +179,7 @@ class Job(Envelope):
 
 
 class RefusedJobError(VelesioError):
-    """A job with a usable id that is otherwise wrong: it is answered with ``error``.
-
-    Attributes:
-        job_id: whom to answer.
-        error: what to answer.
-        type: the job's type; None if it has none that is known.
-    """
+    """A job with a usable id that is otherwise wrong: it is answered with ``error``. Its type is None if unknown."""
 
     def __init__(self, job_id: str, error: JobError, job_type: JobType | None = None) -> None:
         super().__init__(str(error))

@@ -81,14 +81,7 @@ class Transcript:
         *,
         chat: bool,
     ) -> dict[str, Any]:
-        """Return the job's result as it stands.
-
-        Args:
-            finish_reason: why it ends.
-            usage: the counts of tokens, where they are known.
-            timings: the engine's own timings, where it has them.
-            chat: whether the answer is a chat's message.
-        """
+        """Return the job's result as it stands: that of a ``chat`` has a message."""
         text = "".join(self._texts)
         result: dict[str, Any] = {"text": text, "finish_reason": finish_reason, "usage": usage, "timings": timings}
         if self._probabilities:
