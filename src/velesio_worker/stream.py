@@ -25,14 +25,7 @@ from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, passes
 from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_with
-from velesio_worker.wire.errors import (
-    AbandonedError,
-    FencedError,
-    InternalError,
-    StoppedError,
-    StreamLostError,
-    VelesioError,
-)
+from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 from velesio_worker.wire.events import TERMINAL, StreamEvent, parse_entry
 
 FLUSH_ENTRIES: Final = 512
@@ -61,7 +54,6 @@ class JobStream:
     What waits is kept as it is sent: events and data in turn, so that a token costs no object of its own.
 
     Attributes:
-        next_sequence: the sequence that the next entry gets.
         oldest_at: when the oldest of the entries that wait was put; moments are in monotonic seconds.
         expire_at: when its life in Redis is to be set again.
         failure: why no entry gets into Redis any more; None while they do.
@@ -73,7 +65,7 @@ class JobStream:
         self.next_sequence = 0
         self.oldest_at = self._next_oldest_at = self.opened_at = time.monotonic()
         self.expire_at = 0.0
-        self.failure: VelesioError | None = None
+        self.failure: Exception | None = None
         self._publisher = publisher
         self._waiting: list[str | bytes] = []
         self._under_way = 0
@@ -94,11 +86,6 @@ class JobStream:
         self._bytes += len(data)
         self.next_sequence += 1
         self._publisher.has_entries(self)
-
-    @property
-    def waits(self) -> bool:
-        """Whether there are entries that are not in Redis yet."""
-        return bool(self._waiting)
 
     @property
     def first_waiting(self) -> int:
@@ -166,10 +153,9 @@ class JobStream:
         self._recent_bytes = 0
         return bool(self._waiting) and self.first_waiting <= at + 1
 
-    def fail(self, failure: VelesioError) -> None:
+    def fail(self, failure: Exception) -> None:
         """Take note that no entry of this attempt gets into Redis any more."""
-        if self.failure is None:
-            self.failure = failure
+        self.failure = self.failure or failure
         self._waiting.clear()
         self._recent.clear()
         self._moved.ring()
@@ -205,9 +191,9 @@ class Publisher:
         """Have the stream's entries leave with the next flush."""
         if self._ended:
             stream.fail(StoppedError())
-            return
-        self._dirty[stream] = None
-        self._wake.ring()
+        else:
+            self._dirty[stream] = None
+            self._wake.ring()
 
     async def run(self) -> None:
         """Flush for ever. To be run once, in a task group; what was put and flushed before its end is in Redis."""
@@ -251,7 +237,7 @@ class Publisher:
                 stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
             elif stream.failure is None:
                 self._settle(stream, parts, PublishReply.read(reply))
-            if stream.waits:
+            if stream.first_waiting < stream.next_sequence:
                 self._dirty[stream] = None
         sent = sum(len(parts) // 2 for _, parts in self._batch)
         self._batch = []
@@ -260,8 +246,13 @@ class Publisher:
             PUBLISH_BATCH.observe(sent)
             self._link.outage.over()
             self._backoff.reset()
+            return
+        if isinstance(trouble, NoScriptError):
+            await self._link.asked(self._link.scripts.load_publish)
         else:
-            await self._wait_out(trouble)
+            self._link.outage.noticed(trouble)
+        await self._backoff.pause(self._link.outage)
+        await forget_topology(self._link.redis)
 
     async def _send(self) -> list[Any]:
         """Send the batch in one round trip; returns Redis's replies, errors among them."""
@@ -277,15 +268,6 @@ class Publisher:
                     stream.expire_at = now + self._ttl / 4
                 publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
             return await execute(pipe, raise_on_error=False)
-
-    async def _wait_out(self, trouble: RedisError) -> None:
-        """Wait before what did not get through is sent again."""
-        if isinstance(trouble, NoScriptError):
-            await self._link.asked(self._link.scripts.load_publish)
-        else:
-            self._link.outage.noticed(trouble)
-        await self._backoff.pause(self._link.outage)
-        await forget_topology(self._link.redis)
 
     def _settle(self, stream: JobStream, parts: Sequence[str | bytes], reply: PublishReply) -> None:
         match reply.status:
@@ -305,16 +287,14 @@ class Publisher:
 
     def _repair(self, stream: JobStream, at: int) -> None:
         """Write again what Redis had acknowledged and does not have any more: a failover lost it."""
-        if not stream.rewind(at):
+        what = "entries that Redis had lost are written again"
+        if stream.rewind(at):
+            log.warning(what, action="stream_repaired", stream=stream.key, after=at)
+        else:
             stream.fail(StreamLostError())
-            return
-        log.warning(
-            "entries that Redis had lost are written again", action="stream_repaired", stream=stream.key, after=at
-        )
 
 
 async def last_entry(redis: Redis, key: str) -> StreamEvent | None:
     """Return the newest entry of a stream; None if there is none."""
-    commands: Any = redis
-    entries = await commands.xrevrange(key, count=1)
+    entries: Any = await redis.xrevrange(key, count=1)  # pyright: ignore[reportUnknownMemberType]
     return parse_entry(*entries[0]) if entries else None

@@ -15,10 +15,8 @@ from velesio_worker.core.settings import LogFormat
 ENGINES: Final = ("llama-server", "webui")
 """The loggers of what engines write. Less than warnings are shown with ``LOG_LEVEL=debug`` only."""
 
-Logger = structlog.stdlib.BoundLogger
 
-
-def get_logger(name: str) -> Logger:
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of a module or of an engine.
 
     It hands its lines to the standard library's logging, with their fields as ``extra``; so a program that imports

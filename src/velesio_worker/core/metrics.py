@@ -32,10 +32,7 @@ _FIRST_TOKEN_BUCKETS: Final = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(20.0, 40.0, 80.0, 160.0, 320.0, 640.0),
 )
-_PER_TOKEN_BUCKETS: Final = (
-    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
-    *(5.0, 10.0),
-)
+_PER_TOKEN_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 _DURATION_BUCKETS: Final = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
     *(163.84, 327.68, 655.36, 1310.72),
@@ -66,9 +63,6 @@ class Tally(Collector):
     Args:
         name: the metric's name, without ``_total``.
         documentation: what is counted.
-
-    Attributes:
-        count: how often it has happened.
     """
 
     def __init__(self, name: str, documentation: str) -> None:
@@ -181,21 +175,13 @@ def model_label(model: str | None) -> str:
 
 
 def count_engines(kind: str) -> None:
-    """Have the counters of an engine begin at 0.
-
-    Args:
-        kind: the kind of its jobs.
-    """
+    """Have the counters of an engine begin at 0; ``kind`` is that of its jobs."""
     for counter in (STARTS, RESTARTS, START_FAILURES):
         counter.labels(kind)
 
 
 def count_jobs(types: Iterable[JobType]) -> None:
-    """Have the counters of jobs begin at 0, for each way of ending that says something of this worker.
-
-    Args:
-        types: the types of job that it runs.
-    """
+    """Have the counters of jobs begin at 0, for each way of ending that says something of the worker that runs them."""
     for job_type in types:
         for outcome in ("done", *FAULTS):
             JOBS.labels(job_type, outcome)

@@ -19,7 +19,10 @@ _NO_DATABASES: Final = "a URL without a database, since a Redis Cluster has but 
 _ENCODE: Final = "in passwords write / ? # @ as %2F %3F %23 %40"
 
 _NUMBERS: Final = frozenset({"db", "socket_connect_timeout", "health_check_interval"})
-_URL: Final = re.compile(r"(?P<scheme>[a-z+]+)://(?P<netloc>[^/?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?")
+_URL: Final = re.compile(
+    r"(?P<scheme>rediss?(\+(?P<topology>sentinel|cluster))?|unix)://"
+    r"(?P<netloc>[^/?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
+)
 OPTIONS: Final = (
     *("db", "username", "password", "socket_connect_timeout", "health_check_interval"),
     *("ssl_ca_certs", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
@@ -36,17 +39,6 @@ class Topology(StrEnum):
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
     CLUSTER = "cluster"
-
-
-_SCHEMES: Final = {
-    "redis": Topology.STANDALONE,
-    "rediss": Topology.STANDALONE,
-    "unix": Topology.STANDALONE,
-    "redis+sentinel": Topology.SENTINEL,
-    "rediss+sentinel": Topology.SENTINEL,
-    "redis+cluster": Topology.CLUSTER,
-    "rediss+cluster": Topology.CLUSTER,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +67,9 @@ def parse_redis_url(url: str) -> RedisURL:
         ValueError: it is none; the message says what would be one.
     """
     match = _URL.fullmatch(url)
-    topology = _SCHEMES.get(match["scheme"]) if match else None
-    if match is None or topology is None:
+    if match is None:
         raise ValueError(f"a URL such as {EXAMPLES}")
+    topology = Topology(match["topology"] or Topology.STANDALONE)
     options = _options(match["scheme"], match["query"] or "")
     if topology is Topology.STANDALONE:
         parts = _split(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Final
 
 from velesio_worker.wire.errors import UnusablePayloadError
@@ -34,7 +35,7 @@ class Affinity:
         known_as: Callable[[str | None], Hashable],
         most: Callable[[], int],
     ) -> None:
-        self._max_bytes = max_bytes
+        self._read = partial(_read, max_bytes=max_bytes)
         self._loaded = loaded
         self._known_as = known_as
         self._most = most
@@ -78,20 +79,17 @@ class Affinity:
                 room -= job.parameters.batch_size
         return mates
 
-    def _read(self, payload: bytes) -> Job | None:
-        return _read(payload, self._max_bytes)
-
 
 def first_check(waiting: Sequence[bytes], *, max_bytes: int) -> bytes | None:
     """Return the first of the jobs that wait which is a health check; any worker can answer it."""
     for payload in waiting:
-        job = _read(payload, max_bytes)
+        job = _read(payload, max_bytes=max_bytes)
         if job is not None and job.type is JobType.HEALTH_CHECK:
             return payload
     return None
 
 
-def _read(payload: bytes, max_bytes: int) -> Job | None:
+def _read(payload: bytes, *, max_bytes: int) -> Job | None:
     """Read a job; None if it is too large to be looked at here, or wrong, which whoever takes it will say."""
     try:
         return parse_job(payload, max_bytes=max_bytes)

@@ -23,8 +23,6 @@ class Held:
     """A job's next attempt, owned by one slot of this worker.
 
     Attributes:
-        job_id: the job.
-        slot: the slot that holds it.
         payload: the job, as it was taken.
         attempt: which attempt, counted from 1.
         type: the job's type, for what is counted; None if it could not be read.
@@ -42,7 +40,6 @@ class Claim:
     """A job that this worker is to run.
 
     Attributes:
-        job: what is to be done.
         held: the attempt that is this worker's.
         first: whether it is the first attempt.
         last: whether no further one is allowed, should this one be lost.
@@ -60,8 +57,6 @@ class Claims:
     """Claims attempts, stores their results, gives them up. All of it survives lost replies.
 
     Args:
-        link: the line to Redis.
-        slots: this worker's slots.
         result_ttl: how long results are kept, in seconds.
     """
 

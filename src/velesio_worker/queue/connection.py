@@ -39,17 +39,13 @@ log = get_logger(__name__)
 
 
 def connect(url: str, *, name: str, socket_timeout: float = 5.0, max_connections: int | None = None) -> Redis:
-    """Make a client that never repeats a command by itself; it connects when it is first used.
+    """Make a client, for any topology, that never repeats a command by itself; it connects when it is first used.
 
     Args:
         url: where Redis is, and how it is run (:func:`velesio_worker.core.redis_url.parse_redis_url`).
         name: the client name that its connections carry.
         socket_timeout: the longest wait for a reply, in seconds; above the block time for blocking reads.
         max_connections: the most connections at a time; None: no limit (redis-py's own default is 100).
-
-    Returns:
-        a client of one server, of the primary that Sentinels watch over, or of a Cluster; it takes the commands that
-        all of them have.
 
     Raises:
         ValueError: the URL is none.

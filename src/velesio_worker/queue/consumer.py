@@ -111,11 +111,8 @@ class Picker(Consumer):
     """Takes certain jobs out of a list whose other jobs are left to other workers; it looks once a second.
 
     Args:
-        slots: this worker's slots.
-        source: the list.
-        slot: the picker's own slot.
+        slots, source, slot, process: as a :class:`Consumer` has them.
         choose: returns the job to take; None if there is none.
-        process: runs a job from its slot to its end; afterwards the slot is empty.
     """
 
     def __init__(
@@ -137,7 +134,6 @@ class Choice(Protocol):
 
     def first(self, waiting: Sequence[bytes]) -> bytes | None:
         """Return the job to take; None for the one that is next, whatever it is."""
-        ...
 
     def has_mates(self, payload: bytes) -> bool:
         """Whether there may be others that are to be run together with a job that was taken."""
@@ -152,13 +148,11 @@ class GroupConsumer(Consumer):
     """Takes a job from one list, and others that go with it, and has them processed before it takes the next.
 
     Args:
-        slots: this worker's slots.
+        slots, gate, number: as a :class:`Consumer` has them.
         own: this consumer's own slots, of which the list is the home; the first is for the job that is chosen, the
             others for those that go with it.
-        gate: whether the engine can run jobs.
         choice: chooses.
         process: runs a group of jobs to their ends; afterwards their slots are empty.
-        number: which consumer it is, from 0: the gate lets the lowest through.
     """
 
     def __init__(

@@ -26,13 +26,7 @@ log = get_logger(__name__)
 
 
 async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
-    """Ask that a job be stopped: the flag is the truth, the control entry the doorbell.
-
-    Args:
-        redis: a client.
-        keys: the queue's keys.
-        job_id: the job; if its result is there, nothing happens.
-    """
+    """Ask that a job be stopped: the flag is the truth, the control entry the doorbell. One that has ended is left."""
     if await Scripts(redis).cancel(job_id, ask=True):
         commands: Any = redis
         await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
@@ -47,19 +41,16 @@ class RunningJobs(Protocol):
 
     def cancel(self, job_id: str) -> None:
         """Stop a job for good."""
-        ...
 
     def fence(self, job_id: str, attempt: int) -> None:
         """Stop an attempt that is not this worker's any more."""
-        ...
 
 
 class Control:
     """Hears of jobs that are to be stopped: cancelled, read by nobody, or taken over by another worker.
 
     Args:
-        blocking: the client for blocking reads.
-        link: the line to Redis for everything else.
+        blocking: the client for blocking reads; the link is for everything else.
         jobs: the jobs that run here.
     """
 

@@ -46,9 +46,7 @@ class Letter:
     Attributes:
         raw: the letter, as it lies in Redis.
         reference: 32 hex digits that stand for ``raw``, wherever in the list it is.
-        reason: why the job was put aside, for people.
-        at: when, in Unix seconds; None if it does not say.
-        worker: who put it aside.
+        at: when the job was put aside, in Unix seconds; None if it does not say.
         payload: the job, or its beginning; None if the letter is none that a worker wrote.
         size: what the whole job has, in bytes.
     """

@@ -46,8 +46,6 @@ class Intake:
     """Sorts what producers push. Wrong jobs end here; whatever happens, none is lost.
 
     Args:
-        slots: this worker's slots.
-        keys: the queue's keys.
         slot: the intake's own slot.
         arrivals: is told what came in.
         max_bytes: the largest job that is accepted, in bytes.

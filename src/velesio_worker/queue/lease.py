@@ -32,8 +32,6 @@ class Lease:
     """Keeps a worker in the list of those that live, with the slots in which whoever reaps it looks for jobs.
 
     Args:
-        link: the line to Redis.
-        worker: the worker's id.
         seconds: how long it counts as alive after a beat.
         facts: says what the worker is and does, for its hash.
         changed: rung when that has changed: the hash then says so at once.

@@ -35,7 +35,6 @@ class Reaper:
     """Looks after the other workers of a queue.
 
     Args:
-        link: the line to Redis.
         worker: the worker that looks; never reaped by itself.
         lease_seconds: how long a worker counts as alive after a beat.
     """

@@ -34,12 +34,10 @@ class _Node(NamedTuple):
 
 
 class Risk(NamedTuple):
-    """Something by which Redis may lose jobs.
+    """Something by which Redis may lose jobs: what is the matter and what to do about it, for people.
 
     Attributes:
         action: what it is called in the log.
-        what: what is the matter, for people.
-        remedy: what to do about it.
         facts: more of it, for programs.
         certain: False where Redis does not tell, so that nothing may be the matter.
     """

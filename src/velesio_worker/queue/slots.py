@@ -36,8 +36,7 @@ class Slots:
     """Moves jobs into slots and out of them. Nothing here loses a job, whichever reply is lost.
 
     Args:
-        blocking: the client for blocking moves and for reading payloads; patient.
-        link: the line to Redis for everything else.
+        blocking: the client for blocking moves and for reading payloads, patient; the link is for everything else.
         lease: is told of each slot before a job is moved there.
     """
 

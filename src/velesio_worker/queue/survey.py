@@ -6,8 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -23,8 +22,7 @@ _SPARE_SECONDS: Final = 30.0
 _CREATED_AT: Final = re.compile(rb'"created_at"\s*:\s*([0-9]+(?:\.[0-9]+)?)')
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(NamedTuple):
     """The job that is next in a list: what tells it from others, since when it waits, when it is read again."""
 
     mark: bytes
@@ -32,8 +30,7 @@ class _Head:
     spare_until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """What waits in one list.
 
     Attributes:
@@ -46,8 +43,7 @@ class Waiting:
     oldest: float
 
 
-@dataclass(frozen=True, slots=True)
-class QueueView:
+class QueueView(NamedTuple):
     """The queue at a moment.
 
     Attributes:
@@ -72,7 +68,6 @@ class Survey:
     """Looks at the queue, and remembers since when it has seen the same job at the head of a list.
 
     Args:
-        link: the line to Redis.
         seconds: how long a look may take.
     """
 
@@ -93,9 +88,8 @@ class Survey:
     async def _look(self) -> QueueView:
         now = time.time()
         spared = {name for name, head in self._heads.items() if head.spare_until > now}
-        heads = await self._link.scripts.heads(
-            {key: name not in spared for name, key in self._lists.items()}, _HEAD_BYTES
-        )
+        lists = {key: name not in spared for name, key in self._lists.items()}
+        heads = await self._link.scripts.heads(lists, _HEAD_BYTES)
         leases = await self._link.scripts.leases(self._link.keys, _ANY_TIME)
         dead: int = await self._link.commands.llen(self._link.keys.dead)
         waiting: dict[str, Waiting] = {}

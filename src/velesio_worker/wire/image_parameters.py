@@ -51,11 +51,6 @@ class ImageParameters(ModelParameters):
         """How many images are asked for."""
         return self.batch_size * self.n_iter
 
-    @property
-    def mergeable(self) -> bool:
-        """Whether the job may be run together with others that are equal in everything but the seed."""
-        return False
-
 
 class Txt2ImgParameters(ImageParameters):
     """Parameters of a ``txt2img`` job."""

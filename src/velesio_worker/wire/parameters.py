@@ -198,21 +198,13 @@ class ChatCompletionParameters(TextParameters):
 
 
 class ManagementParameters(_Parameters):
-    """Parameters of a job that looks after models.
-
-    Attributes:
-        kind: whose models.
-    """
+    """Parameters of a job that looks after models, those of a kind."""
 
     kind: Literal["text", "image"] = "text"
 
 
 class LoadModelParameters(ManagementParameters):
-    """Parameters of a ``load_model`` job.
-
-    Attributes:
-        model: a file of the model folder.
-    """
+    """Parameters of a ``load_model`` job: a file of the model folder."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024)]
 

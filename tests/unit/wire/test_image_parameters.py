@@ -206,10 +206,6 @@ def test_jobs_that_differ_in_anything_are_not_the_same(more: dict[str, Any]) -> 
     assert not txt(**more).same_but_for_seed(txt())
 
 
-def test_jobs_with_an_image_to_begin_from_are_run_alone() -> None:
-    assert not img().mergeable
-
-
 def outcome(type_: str, data: dict[str, Any]) -> object:
     try:
         return job(type_, data).parameters

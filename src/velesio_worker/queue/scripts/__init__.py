@@ -34,15 +34,11 @@ class ClaimStatus(StrEnum):
 
 
 class ClaimReply(NamedTuple):
-    """The reply of ``claim.lua``.
+    """The reply of ``claim.lua``, whose head says more.
 
     Attributes:
-        status: what the claim came to.
         attempt: the job's attempt, counted from 1.
-        first: whether this is the first attempt of its submission.
         owner: the worker that owns the job now; empty for none.
-        slot: the name of the owner's slot.
-        nonce: the owner's claim.
         counted: how many attempts of the submission count against ``max_attempts``, this one too.
         base: the last attempt of earlier submissions under the same id; 0 if there were none.
     """
@@ -68,12 +64,7 @@ class PublishStatus(StrEnum):
 
 
 class PublishReply(NamedTuple):
-    """The reply of ``publish.lua``.
-
-    Attributes:
-        status: what became of the entries.
-        at: the sequence of the last entry of the attempt in the stream; -1 for none.
-    """
+    """The reply of ``publish.lua``; ``at``: the sequence of the attempt's last entry in the stream, -1 for none."""
 
     status: PublishStatus
     at: int
@@ -86,13 +77,7 @@ class PublishReply(NamedTuple):
 
 
 class LeaseEnd(NamedTuple):
-    """A worker whose lease ends soon, or has ended.
-
-    Attributes:
-        worker: the worker's id.
-        ends: the end of its lease, just as Redis has it.
-        left: how long it still runs, in seconds; negative once it is over.
-    """
+    """A worker, the end of its lease just as Redis has it, and the seconds that are left of it, perhaps negative."""
 
     worker: str
     ends: str
