@@ -54,8 +54,8 @@ class JobStream:
     What waits is kept as it is sent: events and data in turn, so that a token costs no object of its own.
 
     Attributes:
-        oldest_at: when the oldest of the entries that wait was put; moments are in monotonic seconds.
-        expire_at: when its life in Redis is to be set again.
+        oldest_at: when the oldest of the entries that wait was put, in monotonic seconds.
+        expire_at: when its life in Redis is to be set again, in monotonic seconds.
         failure: why no entry gets into Redis any more; None while they do.
     """
 
@@ -162,13 +162,12 @@ class JobStream:
 
 
 class Publisher:
-    """Writes the entries of all jobs of a worker, in order, one round trip at a time.
+    """Writes the entries of all jobs of a worker, in order, one round trip at a time, by a link of its own.
 
     While a flush is under way the next entries gather; so the first entry leaves at once, and under load batches
     grow by themselves.
 
     Args:
-        link: a line to Redis of its own.
         ttl: how long a stream is kept after its terminal entry, in seconds.
         longest: how long a job may run without an entry, in seconds; its stream is kept that much longer.
     """

@@ -30,11 +30,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def fields_in_log(**fields: str | int) -> AbstractContextManager[None]:
-    """Have every line that is logged in the context, and in tasks begun there, carry these fields.
-
-    Args:
-        fields: such as ``job_id`` or ``engine``; a line's own fields win.
-    """
+    """Have every line that is logged in the context, and in tasks begun there, carry these fields; its own win."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 

@@ -22,11 +22,7 @@ def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """List every setting with its value, where that comes from, its default and its meaning; secrets are hidden.
-
-    Args:
-        settings: what to list.
-        environ: the environment that they were read from.
+    """List every setting as read from ``environ``, where it comes from, default and meaning; secrets are hidden.
 
     Returns:
         one ``{"name", "value", "source", "default", "description"}`` per setting, ``source`` being ``environment``

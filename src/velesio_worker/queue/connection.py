@@ -76,11 +76,7 @@ _SIGNS: Final = {
 
 
 async def wait_for_redis(redis: Redis, url: str) -> None:
-    """Wait until Redis answers, however long that takes, and say so while it does not.
-
-    Raises:
-        RedisUnusableError: Redis answers, but refuses the credentials or is too old.
-    """
+    """Wait until Redis answers, however long that takes, and say so while it does not; else as :func:`check_redis`."""
     backoff = Backoff(first=0.5, longest=10.0)
     while True:
         try:

@@ -134,7 +134,6 @@ class DeadLetters:
 
     Args:
         redis: a client; patient, since letters are large.
-        keys: the queue's keys.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:

@@ -62,7 +62,6 @@ class Slot:
 
     Attributes:
         key: the list's name.
-        worker: the worker's id.
         name: which of its slots, such as ``text-0``.
         home: the list to whose front a job goes that is handed back.
     """

@@ -157,12 +157,7 @@ class Outage:
 
 
 async def until_done(outage: Outage, operation: Callable[[], Awaitable[T]], *, writes: bool = True) -> T:
-    """Run an operation that is safe to repeat until Redis answers it.
-
-    Args:
-        outage: whom to tell when Redis does not answer.
-        operation: what to do.
-        writes: whether its success shows that Redis takes writes again.
+    """Run an operation that is safe to repeat until Redis answers it; unless it ``writes``, that ends no outage.
 
     Raises:
         redis.exceptions.RedisError: Redis answered with an error that waiting does not mend.

@@ -79,11 +79,7 @@ async def warn_of_risks(redis: Redis, url: str) -> None:
 
 
 async def risks(redis: Redis, url: str) -> list[Risk]:
-    """Return the settings by which Redis may delete jobs, or lose them when it restarts.
-
-    Args:
-        redis: a client; every primary of a Cluster is asked.
-        url: where Redis is.
+    """Return the settings by which Redis, every primary of a Cluster, may delete jobs, or lose them when it restarts.
 
     Raises:
         redis.exceptions.RedisError: Redis does not answer. That it does not tell its settings is no error.

@@ -184,10 +184,5 @@ class InternalError(JobError, code="internal", retryable=True):
 
 
 def job_error(code: str, message: str) -> JobError:
-    """Return the exception that stands for an error read off the wire.
-
-    Args:
-        code: one of the wire protocol's codes; an unknown one gives a plain :class:`JobError`.
-        message: the error's text, for people.
-    """
+    """Return the exception that stands for an error read off the wire, a plain :class:`JobError` for a new code."""
     return _BY_CODE.get(code, JobError)(message)

@@ -97,7 +97,6 @@ class Scripts:
     """The scripts, bound to a client. All are safe to repeat.
 
     Args:
-        redis: the client.
         job_ttl: how long a job's hash is kept, in seconds.
     """
 
