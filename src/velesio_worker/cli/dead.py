@@ -19,7 +19,7 @@ from velesio_worker.queue.connection import PAYLOAD_SECONDS, connect
 from velesio_worker.queue.dead import REFERENCE_BYTES, DeadLetters, Letter, utc
 from velesio_worker.queue.keys import Keys
 from velesio_worker.wire.errors import VelesioError
-from velesio_worker.wire.jobs import is_job_id
+from velesio_worker.wire.payload import is_job_id
 
 _LIMIT: Final = 50
 _LINE: Final = 80

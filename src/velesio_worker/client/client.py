@@ -18,7 +18,7 @@ from velesio_worker.queue.keys import Keys, result_key
 from velesio_worker.queue.outage import Outage
 from velesio_worker.wire.errors import BadJobError, JobError, VelesioError, job_error
 from velesio_worker.wire.events import ERROR, START, StreamEvent
-from velesio_worker.wire.jobs import is_job_id
+from velesio_worker.wire.payload import is_job_id
 
 
 class JobOptions(TypedDict, total=False):

@@ -17,7 +17,8 @@ from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.errors import StoppedError
-from velesio_worker.wire.jobs import RefusedJobError, job_id_in
+from velesio_worker.wire.jobs import RefusedJobError
+from velesio_worker.wire.payload import job_id_in
 
 log = get_logger(__name__)
 

@@ -12,7 +12,8 @@ from velesio_worker.queue.keys import Slot, job_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
-from velesio_worker.wire.jobs import Job, JobType, job_id_in
+from velesio_worker.wire.jobs import Job, JobType
+from velesio_worker.wire.payload import job_id_in
 
 PART_BYTES: Final = 1024 * 1024
 """A larger result is sent in parts of so many bytes."""

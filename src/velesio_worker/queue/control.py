@@ -18,7 +18,7 @@ from velesio_worker.queue.keys import Keys, job_key, reader_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
 from velesio_worker.queue.scripts import Scripts
-from velesio_worker.wire.jobs import is_job_id
+from velesio_worker.wire.payload import is_job_id
 
 CONTROL_ENTRIES: Final = 1000
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import reprlib
 import time
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self, TypeGuard, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,8 +36,8 @@ from velesio_worker.wire.parameters import (
     TextParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.payload import LOOKED_AT, is_job_id, job_id_in, read_payload
 
-JOB_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_MAX_ATTEMPTS: Final = 3
 READABLE: Final = 4
 """Up to so many times MAX_JOB_BYTES a job is read for its id, so that somebody can be told that it is too large."""
@@ -194,17 +193,6 @@ def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
     return float(value) if usable and _EARLIEST < value < time.time() + _CLOCKS_DIFFER else None
 
 
-def is_job_id(value: object) -> TypeGuard[str]:
-    """Whether ``value`` may be a job's id: 1 to 128 of ``A-Z a-z 0-9 . _ : -``."""
-    return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
-
-
-def job_id_in(payload: bytes) -> str | None:
-    """Return the id of a job that may be wrong otherwise; None if it has no usable one."""
-    job_id = json_object(payload).get("id")
-    return job_id if is_job_id(job_id) else None
-
-
 def parse_job(payload: bytes, *, max_bytes: int) -> Job:
     """Read a job off a list.
 
@@ -217,11 +205,13 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
         RefusedJobError: it has an id but is otherwise wrong.
     """
     if len(payload) > READABLE * max_bytes:
-        raise UnusablePayloadError(f"too large to be read: {len(payload)} bytes, MAX_JOB_BYTES allows {max_bytes}")
+        raise _unread(
+            payload, TooLargeError(f"too large to be read: {len(payload)} bytes, MAX_JOB_BYTES allows {max_bytes}")
+        )
     try:
-        fields = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise UnusablePayloadError(f"not JSON: {error}") from None
+        fields, odd = read_payload(payload)
+    except UnusablePayloadError as error:
+        raise _unread(payload, BadJobError(str(error))) from None
     if not isinstance(fields, dict):
         raise UnusablePayloadError(f"not a JSON object but {_json_type(fields)}")
     fields = cast("dict[str, Any]", fields)
@@ -232,9 +222,17 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
     try:
         if len(payload) > max_bytes:
             raise TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
+        if odd is not None:
+            raise BadJobError(f"{odd}: NaN and Infinity are no numbers of JSON: leave the field out.")
         return _checked_job(fields)
     except JobError as error:
         raise RefusedJobError(job_id, error, _known_type(fields.get("type"))) from None
+
+
+def _unread(payload: bytes, error: JobError) -> RefusedJobError | UnusablePayloadError:
+    """Whatever cannot be read is answered if its id can be found."""
+    job_id = job_id_in(payload[:LOOKED_AT])
+    return UnusablePayloadError(str(error)) if job_id is None else RefusedJobError(job_id, error)
 
 
 def _checked_job(fields: dict[str, Any]) -> Job:

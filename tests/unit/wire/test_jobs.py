@@ -7,8 +7,9 @@ import pytest
 
 from velesio_worker.wire.errors import UnusablePayloadError
 from velesio_worker.wire.image_parameters import ImageParameters
-from velesio_worker.wire.jobs import Job, JobType, Kind, RefusedJobError, is_job_id, parse_job
+from velesio_worker.wire.jobs import Job, JobType, Kind, RefusedJobError, parse_job
 from velesio_worker.wire.parameters import ChatCompletionParameters, CompletionParameters
+from velesio_worker.wire.payload import is_job_id
 
 LIMIT = 64 * 1024
 USER = {"role": "user", "content": "hi"}
@@ -57,12 +58,6 @@ def test_anything_else_is_no_id(value: object) -> None:
     [
         (b"", "not JSON"),
         (b"hello", "not JSON"),
-        (b'{"id": "a1"', "not JSON"),
-        (b'{"id": "a1"} x', "not JSON"),
-        (b'{"id": "a1", "data": NaN}', "not JSON"),
-        (b'{"id": "a1", "data": 1e999}', "not JSON"),
-        (b'{"id": "a1", "type": "\xff"}', "not JSON"),
-        (rb'{"id": "a1", "type": "\ud800"}', "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"null", "null"),
         (b"true", "a boolean"),

@@ -1,0 +1,145 @@
+"""What standard writers write is read; of what cannot be read, the id is found all the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from velesio_worker.wire.errors import BadJobError, TooLargeError, UnusablePayloadError
+from velesio_worker.wire.jobs import RefusedJobError, parse_job
+from velesio_worker.wire.parameters import CompletionParameters
+from velesio_worker.wire.payload import LOOKED_AT, job_id_in
+
+JOB: dict[str, Any] = {"id": "a1", "type": "completion", "data": {"prompt": "hi"}}
+
+
+def prompt_of(payload: bytes) -> str:
+    job = parse_job(payload, max_bytes=10_000)
+    assert job.id == "a1"
+    assert isinstance(job.parameters, CompletionParameters)
+    assert isinstance(job.parameters.prompt, str)
+    return job.parameters.prompt
+
+
+def refusal(payload: bytes, *, max_bytes: int = 10_000) -> RefusedJobError:
+    with pytest.raises(RefusedJobError) as caught:
+        parse_job(payload, max_bytes=max_bytes)
+    return caught.value
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00", "\ude00\ud83d"])
+def test_half_a_character_is_replaced(half: str) -> None:
+    assert prompt_of(json.dumps(JOB | {"data": {"prompt": f"Thanks {half}!"}}).encode()) == (
+        "Thanks " + "\ufffd" * len(half) + "!"
+    )
+
+
+def test_a_whole_character_beside_a_half_one_stays() -> None:
+    payload = rb'{"id":"a1","type":"completion","data":{"prompt":"\ud83d\ude00 \ud83d"}}'
+    assert prompt_of(payload) == "\U0001f600 \ufffd"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_in_an_encoding_that_json_has_had_is_read(encoding: str) -> None:
+    whole = JOB | {"data": {"prompt": "gr\u00fc\u00df \U0001f600"}}
+    assert prompt_of(json.dumps(whole, ensure_ascii=False).encode(encoding)) == "gr\u00fc\u00df \U0001f600"
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    assert prompt_of(b'{"id":"a1","type":"completion","data":{"prompt":"a\xff\xfeb"}}') == "a\ufffd\ufffdb"
+
+
+def test_a_line_break_within_a_text_is_read() -> None:
+    assert prompt_of(b'{"id":"a1","type":"completion","data":{"prompt":"a\nb"}}') == "a\nb"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ('{"prompt":"hi","temperature":%s}', "data.temperature"),
+        ('{"prompt":"hi","logit_bias":[[1,%s]]}', "data.logit_bias.0.1"),
+        ('{"prompt":"hi","json_schema":{"a":{"b":%s}}}', "data.json_schema.a.b"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(number: str, data: str, path: str) -> None:
+    refused = refusal(f'{{"id":"a1","type":"completion","data":{data % number}}}'.encode())
+    assert (refused.job_id, refused.type) == ("a1", "completion")
+    assert isinstance(refused.error, BadJobError)
+    assert str(refused.error).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"id": "a1"',
+        b'{"id": "a1"} x',
+        b'{"id": "a1", "type": ',
+        b'{"type": "completion", "data": {"id": "b", "prompt": "}"}, "id": "a1", "x": tru}',
+        b'{"type": "completion", "data": [{"id": "b"}], "id" : "a1", }',
+        b'{"note": "the \\"id\\": \\"b\\"", "id": "a1", data: {}}',
+        b"{'type': 'completion', \"id\": \"a1\"}",
+        b'{"id": "a1", "data": ' + b"[" * 100_000,
+    ],
+)
+def test_the_id_of_what_is_no_json_is_found(payload: bytes) -> None:
+    refused = refusal(payload, max_bytes=1_000_000)
+    assert refused.job_id == "a1"
+    assert isinstance(refused.error, BadJobError)
+    assert "not JSON" in str(refused.error)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'["id", "a1"',
+        b'{"data": {"id": "a1"}',
+        b'{"data": "id", "a1": ',
+        b'{"id": "a b", "x": ',
+        b'{"id": 7, "x": "a1", ',
+        b'{"id": ["a1"], ',
+        b'"id": "a1"',
+        b'{} "id": "a1"',
+    ],
+)
+def test_what_is_no_id_of_the_job_is_not_taken_for_it(payload: bytes) -> None:
+    with pytest.raises(UnusablePayloadError):
+        parse_job(payload, max_bytes=10_000)
+
+
+def test_the_id_of_what_is_too_large_to_be_read_is_found_at_its_beginning() -> None:
+    refused = refusal(json.dumps(JOB | {"data": {"prompt": "x" * 5000}}).encode(), max_bytes=1000)
+    assert refused.job_id == "a1"
+    assert isinstance(refused.error, TooLargeError)
+    late = json.dumps({"data": {"prompt": "x" * LOOKED_AT}, "id": "a1"}).encode()
+    with pytest.raises(UnusablePayloadError, match="too large to be read"):
+        parse_job(late, max_bytes=1000)
+
+
+@given(st.data())
+def test_damage_behind_the_id_hides_it_from_nobody(data: st.DataObject) -> None:
+    payload = bytearray(orjson.dumps(JOB | {"data": {"prompt": data.draw(st.text(max_size=40)), "seed": 1}}))
+    behind = payload.index(b"a1") + 3
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(behind, len(payload) - 1))
+        match data.draw(st.sampled_from(["replaced", "left out", "put in", "cut off"])):
+            case "replaced":
+                payload[place] = data.draw(st.integers(0, 255))
+            case "left out" if len(payload) > behind + 1:
+                del payload[place]
+            case "put in":
+                payload.insert(place, data.draw(st.integers(0, 255)))
+            case _ if place > behind:
+                del payload[place:]
+            case _:
+                pass
+    assert job_id_in(bytes(payload)) in {"a1", None if b'"id"' in payload[behind:] else "a1"}
+    try:
+        assert parse_job(bytes(payload), max_bytes=10_000).id == "a1"
+    except RefusedJobError as error:
+        assert error.job_id == "a1"
