@@ -36,7 +36,7 @@ from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
 from velesio_worker.stream import Publisher
 from velesio_worker.wire.events import Token
-from velesio_worker.wire.parameters import CompletionParameters
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 HERE = Path(__file__).parent
 
@@ -100,7 +100,7 @@ async def publishing(url: str) -> AsyncGenerator[Publisher]:
 async def our_job(http: EngineHTTP, publisher: Publisher, job_id: str) -> None:
     stream = publisher.open(job_id, 1)
     stream.put("start", b"{}")
-    generation = CompletionGeneration(http, CompletionParameters(prompt="x", stream=True))
+    generation = CompletionGeneration(http, CompletionParameters(prompt="x", stream=True), 4096)
     async for batch in generation.events():
         for event in batch:
             if isinstance(event, Token):

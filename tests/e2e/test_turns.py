@@ -22,7 +22,7 @@ from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.events import Done
-from velesio_worker.wire.parameters import CompletionParameters
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(400)]
 

@@ -8,8 +8,9 @@ from typing import Any
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.events import Done, EngineEvent, Progress, Token
-from velesio_worker.wire.parameters import ChatCompletionParameters, CompletionParameters
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 COMPLETION = "/completion"
 CHAT = "/v1/chat/completions"

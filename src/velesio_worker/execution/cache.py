@@ -18,7 +18,8 @@ from velesio_worker.queue.connection import REPLY_SECONDS
 from velesio_worker.queue.outage import within
 from velesio_worker.wire.events import Done, EngineEvent, Token
 from velesio_worker.wire.jobs import Job
-from velesio_worker.wire.parameters import EmbeddingParameters, RerankParameters, TextParameters
+from velesio_worker.wire.parameters import EmbeddingParameters, RerankParameters
+from velesio_worker.wire.text_parameters import TextParameters
 from velesio_worker.wire.transcript import Transcript
 
 CACHE_SECONDS: Final = 7200

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import reprlib
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import (
     BadJobError,
     JobError,
@@ -19,24 +20,21 @@ from velesio_worker.wire.errors import (
     UnusablePayloadError,
     VelesioError,
 )
-from velesio_worker.wire.fields import json_object
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 from velesio_worker.wire.parameters import (
-    ChatCompletionParameters,
-    CompletionParameters,
     DetokenizeParameters,
     EmbeddingParameters,
-    InfillParameters,
+    Fields,
     LoadModelParameters,
     ManagementParameters,
     ModelParameters,
     Parameters,
     RerankParameters,
     SwitchModelParameters,
-    TextParameters,
     TokenizeParameters,
 )
 from velesio_worker.wire.payload import LOOKED_AT, is_job_id, job_id_in, read_payload
+from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
 READABLE: Final = 4
@@ -119,10 +117,10 @@ PRIVATE: Final = frozenset(
 """Fields whose values are never repeated in an error, since errors are logged."""
 
 
-class Envelope(BaseModel):
+class Envelope(Fields):
     """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
 
     timeout: Annotated[float, Field(gt=0)] | None = None
     expires_at: float | None = None
@@ -255,7 +253,7 @@ def _checked_job(fields: dict[str, Any]) -> Job:
     try:
         parameters = job_type.parameters.model_validate(data)
     except ValidationError as error:
-        raise BadJobError(_sentences(error, "data", known=job_type.parameters.model_fields)) from None
+        raise BadJobError(_sentences(error, "data", known=job_type.parameters.known())) from None
     try:
         envelope = Envelope.model_validate(fields)
     except ValidationError as error:
@@ -267,15 +265,17 @@ def _known_type(type_: object) -> JobType | None:
     return next((known for known in JobType if known == type_), None)
 
 
-def _sentences(error: ValidationError, *prefix: str, known: Iterable[str] = ()) -> str:
+def _sentences(error: ValidationError, *prefix: str, known: Sequence[str] = ()) -> str:
     """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
     sentences: list[str] = []
+    told = f"; known ones: {', '.join(known)}" if known else ""
     mistakes = error.errors(include_url=False, include_context=False)
     for mistake in mistakes[:_MISTAKES]:
         path = ".".join([*prefix, *(_shorten(str(step)) for step in mistake["loc"])])
         match mistake["type"]:
             case "extra_forbidden":
-                sentences.append(f"{path}: unknown parameter; known ones: {', '.join(sorted(known))}")
+                sentences.append(f"{path}: unknown parameter{told}")
+                told = ""
             case "missing":
                 sentences.append(f"{path}: required")
             case _:

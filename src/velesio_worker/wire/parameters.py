@@ -5,23 +5,41 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_INT32: Final = 2**31 - 1
-_RANDOM_SEED: Final = 2**32 - 1
-"""To llama.cpp, a seed of this value asks for any seed, as -1 does."""
-
+INT32: Final = 2**31 - 1
 FETCHED: Final = re.compile(r"\s{0,64}[a-z][a-z0-9+.-]{0,31}://", re.IGNORECASE)
 """How what an engine would have to fetch begins. Bounded: a megabyte of base64 is not to be walked through for it."""
 
 
-class _Parameters(BaseModel):
-    """Parameters of a job; an unknown one is refused by name."""
+class Fields(BaseModel):
+    """An object that a producer wrote: a field that is null counts as not given, an unknown one is refused by name."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_given(cls, value: Any) -> Any:  # noqa: ANN401 (any JSON)
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
 
-class ModelParameters(_Parameters):
+    @classmethod
+    def known(cls) -> list[str]:
+        """The names of all fields that are taken, in order."""
+        return sorted(name for name, field in cls.model_fields.items() if REFUSED not in field.metadata)
+
+
+REFUSED: Final = object()
+"""Marks a field that is known only to say why it is refused."""
+
+NoEffect = Annotated[Any, Field(exclude=True)]
+"""What others send and what changes nothing here; any value may be there."""
+
+Only1 = Annotated[Literal[1] | None, Field(exclude=True)]
+
+
+class ModelParameters(Fields):
     """Parameters of a job that a model runs.
 
     Attributes:
@@ -29,83 +47,35 @@ class ModelParameters(_Parameters):
     """
 
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    defaults: Literal["velesio", "engine"] = "velesio"
+
+    def given(self, *but: str) -> dict[str, Any]:
+        """Return the parameters as an engine is to get them, without those that are named.
+
+        With ``defaults`` of the engine only what the job gave is among them.
+        """
+        own = self.defaults == "engine"
+        return self.model_dump(exclude_none=True, exclude_unset=own, exclude={"model", "defaults", *but})
 
 
-class LoraAdapter(_Parameters):
-    """One LoRA adapter that the engine has loaded, and how strongly it counts."""
-
-    id: Annotated[int, Field(ge=0, le=_INT32)]
-    scale: float
+Count = Annotated[int, Field(ge=0, le=INT32)]
 
 
-class TextParameters(ModelParameters):
-    """What the jobs that write text have in common. Defaults are the wire protocol's."""
+class OpenAIFields(ModelParameters):
+    """What gateways pass on from bodies of OpenAI's API and what changes nothing here."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=_INT32)] = 150
-    temperature: Annotated[float, Field(ge=0)] = 0.7
-    top_k: Annotated[int, Field(ge=0, le=_INT32)] = 40
-    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0)] = 1.1
-    repeat_last_n: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
-    stream: bool = False
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
-    logit_bias: list[Any] | dict[str, Any] | None = None
-    n_probs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-    id_slot: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
-    cache_prompt: bool | None = None
-    ignore_eos: bool | None = None
-    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    samplers: Annotated[list[str], Field(fail_fast=True)] | None = None
-    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    dynatemp_range: Annotated[float, Field(ge=0)] | None = None
-    dynatemp_exponent: float | None = None
-    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    dry_multiplier: Annotated[float, Field(ge=0)] | None = None
-    dry_base: float | None = None
-    dry_allowed_length: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
-    dry_sequence_breakers: Annotated[list[str], Field(fail_fast=True)] | None = None
-    lora: Annotated[list[LoraAdapter], Field(fail_fast=True)] | None = None
-
-    @property
-    def continuable(self) -> bool:
-        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
-        return not (self.grammar or self.json_schema is not None or self.n_probs)
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the same parameters give the same text again."""
-        if self.seed is not None and 0 <= self.seed < _RANDOM_SEED:
-            return True
-        greedy = self.temperature == 0 and self.samplers is None  # which may leave the temperature out
-        return greedy and not self.dynatemp_range and not self.xtc_probability
+    n: Only1 = None
+    user: NoEffect = None
+    store: NoEffect = None
+    metadata: NoEffect = None
+    service_tier: NoEffect = None
+    stream_options: NoEffect = None
+    prompt_cache_key: NoEffect = None
+    safety_identifier: NoEffect = None
+    verbosity: NoEffect = None
 
 
-class CompletionParameters(TextParameters):
-    """Parameters of a ``completion`` job."""
-
-    prompt: str
-
-
-class InfillParameters(TextParameters):
-    """Parameters of an ``infill`` job: what stands between a prefix and a suffix. They go to the engine as they are."""
-
-    input_prefix: str
-    input_suffix: str
-    input_extra: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    prompt: str = ""
-
-
-class AnswerParameters(ModelParameters):
+class AnswerParameters(OpenAIFields):
     """Parameters of a job that has one answer and writes no text: llama-server's own fields in and out."""
 
 
@@ -115,8 +85,8 @@ class EmbeddingParameters(AnswerParameters):
     input: Any = None
     content: Any = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=_INT32)] | None = None
-    embd_normalize: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=INT32)] | None = None
+    embd_normalize: Annotated[int, Field(ge=-1, le=INT32)] | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -130,7 +100,7 @@ class RerankParameters(AnswerParameters):
 
     query: str
     documents: Annotated[list[str], Field(min_length=1, fail_fast=True)]
-    top_n: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    top_n: Annotated[int, Field(ge=1, le=INT32)] | None = None
 
 
 class TokenizeParameters(AnswerParameters):
@@ -145,59 +115,10 @@ class TokenizeParameters(AnswerParameters):
 class DetokenizeParameters(AnswerParameters):
     """Parameters of a ``detokenize`` job."""
 
-    tokens: Annotated[list[Annotated[int, Field(ge=0, le=_INT32)]], Field(fail_fast=True)]
+    tokens: Annotated[list[Count], Field(fail_fast=True)]
 
 
-def _message(value: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(value.get("role"), str):
-        raise ValueError("a message needs a role, such as system, user or assistant")  # noqa: TRY004
-    content = value.get("content")
-    for part in cast("list[Any]", content) if isinstance(content, list) else ():
-        if isinstance(part, dict) and _is_fetched(cast("dict[str, Any]", part)):
-            raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
-    return value
-
-
-def _is_fetched(part: dict[str, Any]) -> bool:
-    """Whether the engine would have to fetch a part of a message: an image, a sound or a video elsewhere."""
-    kind = part.get("type")
-    if not isinstance(kind, str):
-        return False
-    media = part.get(kind)
-    fields: dict[str, Any] = cast("dict[str, Any]", media) if isinstance(media, dict) else {}
-    if kind.endswith("_url"):
-        url = fields.get("url")
-        return not (isinstance(url, str) and url.startswith("data:"))
-    return any(isinstance(field, str) and FETCHED.match(field) is not None for field in fields.values())
-
-
-Message = Annotated[dict[str, Any], AfterValidator(_message)]
-
-
-class ChatCompletionParameters(TextParameters):
-    """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
-
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_format: str | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-
-    @property
-    def continuable(self) -> bool:
-        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
-        plain = self.response_format is None or self.response_format.get("type") == "text"
-        last = self.messages[-1]
-        begun = last["role"] == "assistant"
-        can_grow = not begun or (isinstance(last.get("content"), str | None) and not last.get("tool_calls"))
-        return super().continuable and plain and can_grow and not (self.tools or self.logprobs or self.top_logprobs)
-
-
-class ManagementParameters(_Parameters):
+class ManagementParameters(Fields):
     """Parameters of a job that looks after models, those of a kind."""
 
     kind: Literal["text", "image"] = "text"

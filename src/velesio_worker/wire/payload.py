@@ -1,8 +1,8 @@
 """The bytes of a job, read as producers really write them (wire protocol, section 1).
 
-Strict JSON is read by orjson. What is not that is read once more, more slowly, since standard writers make more than the
-standard allows: Python's ``json.dumps`` writes ``NaN`` and ``Infinity``, ``JSON.stringify`` cuts a character outside the
-basic plane in half, .NET puts a byte-order mark before the text or writes UTF-16.
+Strict JSON is read by orjson. What is not that is read once more, more slowly, since standard writers make more than
+the standard allows: Python's ``json.dumps`` writes ``NaN`` and ``Infinity``, ``JSON.stringify`` halves of characters
+outside the basic plane, .NET a byte-order mark before the text, or UTF-16.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ from typing import Any
 import orjson
 import pytest
 
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import UnusablePayloadError
 from velesio_worker.wire.image_parameters import ImageParameters
 from velesio_worker.wire.jobs import Job, JobType, Kind, RefusedJobError, parse_job
-from velesio_worker.wire.parameters import ChatCompletionParameters, CompletionParameters
 from velesio_worker.wire.payload import is_job_id
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 LIMIT = 64 * 1024
 USER = {"role": "user", "content": "hi"}
@@ -231,7 +232,8 @@ def test_a_job_that_says_little_has_the_documented_defaults() -> None:
     assert (read.id, read.type, read.type.kind, read.streamed) == ("a1", JobType.COMPLETION, Kind.TEXT, False)
     assert (read.timeout, read.expires_at, read.max_attempts, read.on_crash) == (None, None, 3, "continue")
     assert (read.cache, read.worker, read.traceparent, read.unread_timeout) == (None, None, None, None)
-    assert read.parameters.model_dump(exclude_none=True) == {
+    assert isinstance(read.parameters, CompletionParameters)
+    assert read.parameters.given() == {
         "prompt": "hi",
         "max_tokens": 150,
         "temperature": 0.7,

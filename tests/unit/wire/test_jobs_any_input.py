@@ -13,20 +13,18 @@ from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.engines.llama.generation import LlamaGeneration
 from velesio_worker.execution.cache import cache_key
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import UnusablePayloadError
 from velesio_worker.wire.jobs import Job, JobType, RefusedJobError, parse_job
 from velesio_worker.wire.parameters import (
     AnswerParameters,
-    ChatCompletionParameters,
-    CompletionParameters,
     DetokenizeParameters,
     EmbeddingParameters,
-    InfillParameters,
     LoadModelParameters,
     RerankParameters,
-    TextParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 LIMIT = 1024 * 1024
 LEAVES = (

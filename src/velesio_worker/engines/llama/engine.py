@@ -12,15 +12,11 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.generation import engine_errors
 from velesio_worker.engines.llama.refusals import BUSY, OK
 from velesio_worker.engines.llama.runs import AnswerGeneration, ChatGeneration, CompletionGeneration, InfillGeneration
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.fields import count_in, known_object
-from velesio_worker.wire.parameters import (
-    AnswerParameters,
-    ChatCompletionParameters,
-    CompletionParameters,
-    InfillParameters,
-    Parameters,
-)
+from velesio_worker.wire.parameters import AnswerParameters, Parameters
+from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters
 
 SERVER_ERRORS: Final = 500
 MOST_SLOTS: Final = 4096
@@ -57,15 +53,16 @@ class LlamaEngine:
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
+        http, context = self._http, self.properties.context_length
         match parameters:
             case CompletionParameters():
-                return CompletionGeneration(self._http, parameters, after, pieces)
+                return CompletionGeneration(http, parameters, context, after, pieces)
             case InfillParameters():
-                return InfillGeneration(self._http, parameters, after, pieces)
+                return InfillGeneration(http, parameters, context, after, pieces)
             case ChatCompletionParameters():
-                return ChatGeneration(self._http, parameters, after, pieces)
+                return ChatGeneration(http, parameters, context, after, pieces)
             case AnswerParameters():
-                return AnswerGeneration(self._http, parameters, self.model)
+                return AnswerGeneration(http, parameters, self.model)
             case _:
                 raise BadJobError("A text engine runs no image jobs.")
 

@@ -26,11 +26,12 @@ from velesio_worker.wire.errors import (
 )
 from velesio_worker.wire.events import Done, EngineEvent, Progress
 from velesio_worker.wire.fields import count_in, known_object
-from velesio_worker.wire.parameters import TextParameters
+from velesio_worker.wire.text_parameters import UNLIMITED, WHOLE_CONTEXT, TextParameters
 from velesio_worker.wire.transcript import Transcript
 
 CANCELLED: Final = "cancelled"
 _DONE_MARK: Final = b"[DONE]"
+_LOOK_BACK: Final = frozenset({"repeat_last_n", "dry_penalty_last_n"})
 
 
 P = TypeVar("P", bound=TextParameters)
@@ -42,6 +43,7 @@ class LlamaGeneration(ABC, Generic[P]):
     Args:
         http: the server.
         parameters: the job's.
+        context: how many tokens its context has.
         after: the text that an earlier attempt made, from which this one goes on; it counts as this run's own.
         pieces: in how many pieces that came; it has at least so many tokens.
     """
@@ -49,8 +51,9 @@ class LlamaGeneration(ABC, Generic[P]):
     path: str
     chat = False
 
-    def __init__(self, http: EngineHTTP, parameters: P, after: str = "", pieces: int = 0) -> None:
+    def __init__(self, http: EngineHTTP, parameters: P, context: int, after: str = "", pieces: int = 0) -> None:
         self._http = http
+        self._context = context
         self._parameters = parameters
         self._after = after
         self._tokens_before = pieces
@@ -95,7 +98,12 @@ class LlamaGeneration(ABC, Generic[P]):
         told = isinstance(tokens, list)
         self._tokens_again = len(cast("list[Any]", tokens)) if told else self._tokens_before
         self._tokens_before = max(self._tokens_before, self._tokens_again)
-        return self._tokens_before >= self._parameters.max_tokens
+        return self._tokens_left() == 0
+
+    def _tokens_left(self) -> int:
+        """How many tokens the run may still make."""
+        most = self._parameters.max_tokens
+        return most if most == UNLIMITED else max(most - self._tokens_before, 0)
 
     def _refused(self, status: int, body: object) -> JobError:
         error = decode_refusal(status, body)
@@ -188,7 +196,10 @@ class LlamaGeneration(ABC, Generic[P]):
 
     def _request(self) -> dict[str, Any]:
         """What both requests have in common: the parameters that go to the server as they are, and how it answers."""
-        given = self._parameters.model_dump(exclude_none=True, exclude={"stream", "max_tokens", "model"})
+        given = self._parameters.given("stream", "max_tokens")
+        for name in _LOOK_BACK & given.keys():
+            if given[name] == WHOLE_CONTEXT:  # which some builds of llama-server know, and others refuse
+                given[name] = self._context
         return given | {"stream": True, "return_progress": True}
 
 

@@ -8,19 +8,18 @@ from typing import Any, Final, cast
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import EngineRefusedError
 from velesio_worker.wire.events import Done, EngineEvent, Token
 from velesio_worker.wire.fields import count_in, known_object, list_in, object_in, text_in
 from velesio_worker.wire.parameters import (
     AnswerParameters,
-    ChatCompletionParameters,
-    CompletionParameters,
     DetokenizeParameters,
     EmbeddingParameters,
-    InfillParameters,
     RerankParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters
 
 _LIMIT: Final = "limit"
 """The ``stop_type`` of a text that is as long as it may be."""
@@ -46,9 +45,16 @@ class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParamete
     def request(self) -> dict[str, Any]:
         """Return the request's body."""
         return self._request() | {
-            "prompt": self._parameters.prompt + self._after,
-            "n_predict": self._parameters.max_tokens - self._tokens_before,
+            "prompt": self._prompt(),
+            "n_predict": self._tokens_left(),
         }
+
+    def _prompt(self) -> str | list[int | str]:
+        """Return the prompt; llama-server takes texts among token ids."""
+        prompt = self._parameters.prompt
+        if isinstance(prompt, str):
+            return prompt + self._after
+        return [*prompt, self._after] if self._after else [*prompt]
 
     def take(self, chunk: dict[str, Any]) -> Token | None:
         """Take one chunk."""
@@ -86,7 +92,7 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         """Return the request's body."""
         return self._request() | {
             "messages": self._continued(),
-            "max_tokens": self._parameters.max_tokens - self._tokens_before,
+            "max_tokens": self._tokens_left(),
             "stream_options": {"include_usage": True},
         }
 
@@ -139,7 +145,7 @@ class AnswerGeneration:
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
         path, name, kind = _ENDPOINTS[type(self._parameters)]
-        fields = self._parameters.model_dump(exclude_none=True, exclude={"model"})
+        fields = self._parameters.given()
         if isinstance(self._parameters, EmbeddingParameters) and self._parameters.input is None:
             path = _OWN_EMBEDDING
         with engine_errors():

@@ -19,17 +19,17 @@ from velesio_worker.core.metrics import count_usage, figure
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, decode_json
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, JobError, VelesioError
 from velesio_worker.wire.events import Done, EngineEvent, Progress, StreamEvent, Token
 from velesio_worker.wire.parameters import (
     AnswerParameters,
-    ChatCompletionParameters,
-    CompletionParameters,
     DetokenizeParameters,
     EmbeddingParameters,
     RerankParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 TOKENIZE: Final = "/tokenize"
 DEEP: Final = {f"deep-{depth}": b"[" * depth + b"]" * depth for depth in (150, 199, 230, 300, 1000)}

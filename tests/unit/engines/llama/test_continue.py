@@ -27,6 +27,7 @@ from tests.support.waiting import until
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import (
     BadJobError,
     ContextExceededError,
@@ -38,7 +39,7 @@ from velesio_worker.wire.errors import (
 )
 from velesio_worker.wire.events import StreamEvent, Token, piece_text
 from velesio_worker.wire.jobs import Job, parse_job
-from velesio_worker.wire.parameters import ChatCompletionParameters, CompletionParameters
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 TOKENIZE: Final = "/tokenize"
 USER: Final = {"role": "user", "content": "hi"}
@@ -100,12 +101,11 @@ def test_a_streamed_text_job_whose_text_is_all_there_is_goes_on(sound: Job) -> N
         chat_job(grammar='root ::= "a"'),
         chat_job(json_schema={"type": "object"}),
         chat_job(n_probs=2),
-        chat_job(tools=[{"type": "function"}]),
+        chat_job(tools=[{"type": "function", "function": {"name": "f"}}]),
         chat_job(logprobs=True),
         chat_job(top_logprobs=3),
         chat_job(response_format={"type": "json_object"}),
-        chat_job(response_format={"type": "json_schema", "json_schema": {}}),
-        chat_job(response_format={}),
+        chat_job(response_format={"type": "json_schema", "json_schema": {"schema": {}}}),
         chat_job(messages=assistant(content=[{"type": "text", "text": "Sure: "}])),
         chat_job(messages=assistant(content=None, tool_calls=[CALL])),
         completion_job(stream=False),

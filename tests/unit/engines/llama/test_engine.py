@@ -201,7 +201,7 @@ async def test_the_documented_defaults_are_sent(double: EngineDouble, http: Engi
     double.answers[COMPLETION] = [Answer([sse(last_piece())])]
     double.answers[CHAT] = [Answer([sse(*chat_end())])]
     await run(completion(http))
-    await run(conversation(http, stop=["x"], tools=[{"type": "function"}]))
+    await run(conversation(http, stop=["x"], tools=[{"type": "function", "function": {"name": "f"}}]))
     sampling = {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "repeat_penalty": 1.1}
     common = {"stream": True, "return_progress": True}
     assert [request.body for request in double.requests] == [
@@ -210,7 +210,7 @@ async def test_the_documented_defaults_are_sent(double: EngineDouble, http: Engi
             "messages": [{"role": "user", "content": "hi"}],
             "max_tokens": 150,
             "stop": ["x"],
-            "tools": [{"type": "function"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}],
             "stream_options": {"include_usage": True},
             **sampling,
             **common,

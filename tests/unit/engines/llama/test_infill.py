@@ -14,7 +14,7 @@ from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.wire.errors import BadJobError, EngineCrashedError
-from velesio_worker.wire.parameters import InfillParameters
+from velesio_worker.wire.text_parameters import InfillParameters
 
 pytestmark = pytest.mark.anyio
 

@@ -30,7 +30,7 @@ from velesio_worker.engines.supervision import failures
 from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.wire.errors import EngineCrashedError, EngineFailedError, EngineUnavailableError
-from velesio_worker.wire.parameters import CompletionParameters
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,170 @@
+"""The parameters of ``chat_completion`` jobs (wire protocol, section 5)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self, cast
+
+import orjson
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from velesio_worker.wire.fields import known_object
+from velesio_worker.wire.parameters import FETCHED, INT32, Count
+from velesio_worker.wire.text_parameters import TextParameters
+
+
+def _message(value: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value.get("role"), str):
+        raise ValueError("a message needs a role, such as system, user or assistant")  # noqa: TRY004
+    content = value.get("content")
+    for part in cast("list[Any]", content) if isinstance(content, list) else ():
+        if isinstance(part, dict) and _is_fetched(cast("dict[str, Any]", part)):
+            raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
+    for call in cast("list[Any]", value.get("tool_calls") or []):
+        _check_call(call)
+    return value
+
+
+def _check_call(call: Any) -> None:  # noqa: ANN401 (any JSON)
+    """Check a call of an earlier answer, whose mistakes llama-server answers with status 500."""
+    match call:
+        case {"function": {"arguments": str(arguments)}}:
+            try:
+                orjson.loads(arguments)
+            except orjson.JSONDecodeError:
+                raise ValueError("the arguments of a tool call are no JSON: send them whole") from None
+        case _:
+            pass
+
+
+def _is_fetched(part: dict[str, Any]) -> bool:
+    """Whether the engine would have to fetch a part of a message: an image, a sound or a video elsewhere."""
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return False
+    media = part.get(kind)
+    fields: dict[str, Any] = cast("dict[str, Any]", media) if isinstance(media, dict) else {}
+    if kind.endswith("_url"):
+        url = fields.get("url")
+        return not (isinstance(url, str) and url.startswith("data:"))
+    return any(isinstance(field, str) and FETCHED.match(field) is not None for field in fields.values())
+
+
+def _is_empty_answer(message: dict[str, Any]) -> bool:
+    more = any(value for name, value in message.items() if name not in {"role", "content"})
+    return message["role"] == "assistant" and not message.get("content") and not more
+
+
+def _tool(value: dict[str, Any]) -> dict[str, Any]:
+    """Check a tool, whose mistakes llama-server answers with status 500. Fields that are null are left out."""
+    function = value.get("function")
+    if value.get("type", "function") != "function" or not isinstance(function, dict):
+        raise ValueError('a tool is {"type": "function", "function": {"name": "…", "parameters": {…}}}')
+    fields = {name: item for name, item in cast("dict[str, Any]", function).items() if item is not None}
+    wanted = (("name", str), ("description", str), ("parameters", dict))
+    if not fields.get("name") or not all(isinstance(fields.get(name, kind()), kind) for name, kind in wanted):
+        raise ValueError("a tool's function has a name, and may have a description and parameters, a JSON schema")
+    return {"type": "function", "function": fields}
+
+
+def _response_format(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a format in OpenAI's form, which is the one of which llama-server enforces the schema.
+
+    Its own form has the schema at the top, and many producers have it as ``json_schema`` itself.
+    """
+    kind, wrapped = value.get("type"), known_object(value, "json_schema") or {}
+    if kind == "text":
+        return {"type": "text"}
+    if kind not in ("json_object", "json_schema"):
+        raise ValueError('type is text, json_object or json_schema, with {"json_schema": {"schema": {…}}}')
+    schema = known_object(wrapped, "schema")
+    if schema is None:
+        schema = known_object(value, "schema")
+    if schema is None and _SCHEMA_WORDS & wrapped.keys():
+        schema, wrapped = wrapped, {}
+    if schema is not None:
+        return {"type": "json_schema", "json_schema": {**wrapped, "schema": schema}}
+    if kind == "json_schema":
+        raise ValueError("json_schema.schema is missing: the JSON schema that the answer is to obey")
+    return {"type": "json_object"}
+
+
+_SCHEMA_WORDS: Final = frozenset(
+    {"type", "properties", "items", "$ref", "enum", "const", "anyOf", "oneOf", "allOf", "required", "prefixItems"}
+)
+"""What a JSON schema begins with, and the wrapper around one never has."""
+
+Message = Annotated[dict[str, Any], AfterValidator(_message)]
+Tool = Annotated[dict[str, Any], AfterValidator(_tool)]
+
+
+class ChatCompletionParameters(TextParameters):
+    """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
+
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
+    reasoning_effort: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+    thinking_budget_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Count | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _with_something_last(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Leave out empty beginnings of an answer: the prompt would lose the assistant's header with them."""
+        said = len(messages)
+        while said and _is_empty_answer(messages[said - 1]):
+            said -= 1
+        if not said:
+            raise ValueError("there is nothing but an empty answer")
+        return messages[:said]
+
+    @field_validator("response_format")
+    @classmethod
+    def _usual_form(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if value is None else _response_format(value)
+
+    @model_validator(mode="after")
+    def _named_tool(self) -> Self:
+        """Offer the tool that is named alone, since llama-server knows no other way to have it called."""
+        names = [tool["function"]["name"] for tool in self.tools or []]
+        match self.tool_choice:
+            case None | "none" | "auto":
+                pass
+            case "required" if names:
+                pass
+            case {"type": "function", "function": {"name": str(name)}} if name in names:
+                self.tools = [tool for tool in self.tools or [] if tool["function"]["name"] == name]
+                self.tool_choice = "required"
+            case {"type": "function", "function": {"name": str(name)}}:
+                raise ValueError(f"tool_choice: no tool has the name {name[:80]!r}")
+            case "required":
+                raise ValueError("tool_choice: there are no tools")
+            case _:
+                raise ValueError(
+                    'tool_choice: none, auto, required or {"type": "function", "function": {"name": "…"}} is wanted'
+                )
+        return self
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer has to obey; None if there is none."""
+        wanted = known_object(self.response_format or {}, "json_schema") or {}
+        return known_object(wanted, "schema") or self.json_schema
+
+    @property
+    def continuable(self) -> bool:
+        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
+        plain = self.response_format is None or self.response_format.get("type") == "text"
+        last = self.messages[-1]
+        begun = last["role"] == "assistant"
+        can_grow = not begun or (isinstance(last.get("content"), str | None) and not last.get("tool_calls"))
+        as_usual = self.add_generation_prompt is None and self.continue_final_message is None
+        more = self.tools or self.logprobs or self.top_logprobs
+        return super().continuable and plain and can_grow and as_usual and not more

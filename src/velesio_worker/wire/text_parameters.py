@@ -1,0 +1,209 @@
+"""The parameters of the jobs that write a text from a prompt (wire protocol, section 5)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self, cast
+
+from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
+
+from velesio_worker.wire.parameters import INT32, REFUSED, Count, Fields, NoEffect, Only1, OpenAIFields
+
+_RANDOM_SEED: Final = 2**32 - 1
+"""To llama.cpp, a seed of this value asks for any seed, as -1 does."""
+
+UNLIMITED: Final = -1
+"""To ``max_tokens``: until the model ends, or the context is full."""
+
+WHOLE_CONTEXT: Final = -1
+"""To ``repeat_last_n`` and ``dry_penalty_last_n``: as many tokens as the context has."""
+
+
+def _limit(value: int) -> int:
+    if not value:
+        raise ValueError("1 or more; -1 for no limit")
+    return value
+
+
+def _refused(reason: str) -> AfterValidator:
+    """Have a field refused, with the reason in place of a list of known ones."""
+
+    def refuse(_: Any) -> None:  # noqa: ANN401 (any JSON)
+        raise ValueError(reason)
+
+    return AfterValidator(refuse)
+
+
+_OwnWay = Annotated[
+    Any,
+    REFUSED,
+    Field(exclude=True),
+    _refused("llama-server and the worker settle this between themselves: leave it out"),
+]
+_AtStart = Annotated[Any, REFUSED, Field(exclude=True), _refused("is set when llama-server is started: use LLAMA_ARGS")]
+
+
+Text = Annotated[str, Field(min_length=1)]
+Sampler = Literal[
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "typical_p", "top_p", "min_p", "xtc", "temperature", "infill",
+    "adaptive_p",
+]  # fmt: skip
+Limit = Annotated[int, Field(ge=UNLIMITED, le=INT32), AfterValidator(_limit)]
+
+
+class LoraAdapter(Fields):
+    """One LoRA adapter that the engine has loaded, and how strongly it counts."""
+
+    id: Annotated[int, Field(ge=0, le=INT32)]
+    scale: float
+
+
+class TextParameters(OpenAIFields):
+    """What the jobs that write text have in common. Defaults are the wire protocol's.
+
+    Attributes:
+        max_tokens: the most tokens of the answer; ``UNLIMITED``: until the model ends it, or the context is full.
+    """
+
+    max_tokens: Limit = 150
+    max_completion_tokens: Annotated[Limit | None, Field(exclude=True)] = None
+    n_predict: Annotated[Limit | None, Field(exclude=True)] = None
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_k: Count = 40
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_n_sigma: float | None = None
+    min_keep: Count | None = None
+    repeat_penalty: Annotated[float, Field(gt=0)] = 1.1
+    repeat_last_n: Annotated[int, Field(ge=WHOLE_CONTEXT, le=INT32)] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    stream: bool = False
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    logit_bias: list[Any] | dict[str, Any] | None = None
+    n_probs: Count | None = None
+    post_sampling_probs: bool | None = None
+    id_slot: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    cache_prompt: bool | None = None
+    n_cache_reuse: Count | None = None
+    n_keep: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    n_discard: Count | None = None
+    n_indent: Count | None = None
+    t_max_predict_ms: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    ignore_eos: bool | None = None
+    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    samplers: Annotated[list[Sampler], Field(fail_fast=True)] | None = None
+    backend_sampling: bool | None = None
+    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    adaptive_target: Annotated[float, Field(le=1)] | None = None
+    adaptive_decay: Annotated[float, Field(ge=0, le=0.99)] | None = None
+    dynatemp_range: Annotated[float, Field(ge=0)] | None = None
+    dynatemp_exponent: float | None = None
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    dry_multiplier: Annotated[float, Field(ge=0)] | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Count | None = None
+    dry_penalty_last_n: Annotated[int, Field(ge=WHOLE_CONTEXT, le=INT32)] | None = None
+    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
+    lora: Annotated[list[LoraAdapter], Field(fail_fast=True)] | None = None
+    reasoning_budget_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    reasoning_budget_start_tag: Text | None = None
+    reasoning_budget_end_tag: Text | None = None
+    reasoning_budget_end_tags: Annotated[list[Text], Field(fail_fast=True)] | None = None
+    reasoning_budget_message: str | None = None
+    n_cmpl: Only1 = None
+    return_progress: NoEffect = None
+    chat_format: _OwnWay = None
+    chat_parser: _OwnWay = None
+    echo: _OwnWay = None
+    generation_prompt: _OwnWay = None
+    grammar_lazy: _OwnWay = None
+    grammar_triggers: _OwnWay = None
+    grammar_type: _OwnWay = None
+    parse_tool_calls: _OwnWay = None
+    preserved_tokens: _OwnWay = None
+    reasoning_control: _OwnWay = None
+    reasoning_in_content: _OwnWay = None
+    response_fields: _OwnWay = None
+    return_tokens: _OwnWay = None
+    sse_ping_interval: _OwnWay = None
+    timings_per_token: _OwnWay = None
+    verbose: _OwnWay = None
+    speculative_types: Annotated[_AtStart, Field(validation_alias="speculative.types")] = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        """Take the other names of ``max_tokens``; the engine's own limit is none."""
+        names = self.model_fields_set & {"max_tokens", "max_completion_tokens", "n_predict"}
+        limits = {getattr(self, name) for name in names}
+        if len(limits) > 1:
+            raise ValueError(f"{', '.join(sorted(names))} are names of one limit, and they differ: give one of them")
+        if limits:
+            self.max_tokens = limits.pop()
+        elif self.defaults == "engine":
+            self.max_tokens = UNLIMITED
+        return self
+
+    @field_validator("stop")
+    @classmethod
+    def _stops(cls, value: str | list[str] | None) -> list[str] | None:
+        """An empty string would end every text before it begins."""
+        stops = [value] if isinstance(value, str) else value or []
+        return [stop for stop in stops if stop] or None
+
+    @property
+    def continuable(self) -> bool:
+        """Whether a text that was cut off can be gone on with (wire protocol, section 4)."""
+        return not (self.grammar or self.json_schema is not None or self.n_probs)
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer has to obey; None if there is none."""
+        return self.json_schema
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same parameters give the same text again."""
+        if self.seed is not None and 0 <= self.seed < _RANDOM_SEED:
+            return True
+        greedy = self.temperature == 0 and self.samplers is None  # which may leave the temperature out
+        return greedy and not self.dynatemp_range and not self.xtc_probability
+
+
+def _prompt(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
+    if isinstance(value, str):
+        return value
+    tokens = cast("list[Any]", value) if isinstance(value, list) else []
+    if not tokens or not all(type(token) is int and 0 <= token <= INT32 for token in tokens):
+        raise ValueError("a text is wanted, or a list of token ids")
+    return tokens
+
+
+class CompletionParameters(TextParameters):
+    """Parameters of a ``completion`` job."""
+
+    prompt: Annotated[str | list[int], PlainValidator(_prompt)]
+    logprobs: Annotated[Count | None, Field(exclude=True)] = None
+
+    @model_validator(mode="after")
+    def _probabilities(self) -> Self:
+        """Take OpenAI's name of ``n_probs``."""
+        if self.logprobs is not None:
+            if self.n_probs not in {None, self.logprobs}:
+                raise ValueError("logprobs and n_probs are names of one number, and they differ: give one of them")
+            self.n_probs = self.logprobs
+        return self
+
+
+class InfillParameters(TextParameters):
+    """Parameters of an ``infill`` job: what stands between a prefix and a suffix. They go to the engine as they are."""
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    prompt: str = ""
