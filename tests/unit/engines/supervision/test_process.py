@@ -25,13 +25,14 @@ from velesio_worker.wire.errors import EngineStartError
 
 pytestmark = pytest.mark.anyio
 
+# Parent and child write to one pipe: each line is one write, which no other interrupts; print() makes several.
 PYTHON = [sys.executable, "-I", "-S", "-u", "-c"]
-SLEEPER = "import time; print('up'); time.sleep(300)"
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(300)"
+SLEEPER = "import sys, time; sys.stdout.write('up\\n'); time.sleep(300)"
+DEAF = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.stdout.write('up\\n'); time.sleep(300)"
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, '-I', '-S', '-u', '-c', {child!r}], start_new_session={away})
-print('child', child.pid)
+sys.stdout.write(f'child {{child.pid}}\\n')
 {then}
 """
 
