@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 # Parent and child write to one pipe: each line is one write, which no other interrupts; print() makes several.
 PYTHON = [sys.executable, "-I", "-S", "-u", "-c"]
 SLEEPER = "import sys, time; sys.stdout.write('up\\n'); time.sleep(300)"
-DEAF = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.stdout.write('up\\n'); time.sleep(300)"
+DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, '-I', '-S', '-u', '-c', {child!r}], start_new_session={away})
