@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -193,6 +194,14 @@ class Publisher:
         else:
             self._dirty[stream] = None
             self._wake.ring()
+
+    async def conclude(self, job_id: str, event: str, data: bytes) -> None:
+        """Add the last entry to a stream that cannot be gone on with: others have written into it.
+
+        Raises:
+            redis.exceptions.RedisError: the key cannot be used at all.
+        """
+        await self._link.done(partial(self._link.scripts.conclude, stream_key(job_id), event, data, self._ttl))
 
     async def run(self) -> None:
         """Flush for ever. To be run once, in a task group; what was put and flushed before its end is in Redis."""

@@ -60,7 +60,8 @@ class Worker:
         self._health = Health(self.id, self._engines.supervisors, self._monitor)
         self._output = ImageOutput(clients.commands, open_store(settings), inline_bytes=settings.result_inline_bytes)
         self._executor = self._make_executor()
-        handler = JobHandler(self._redis.slots, self._redis.admission, self._executor, self._redis.fleet, self._monitor)
+        closer, admission = self._redis.closer, self._redis.admission
+        handler = JobHandler(closer, admission, self._executor, self._redis.fleet, self._monitor)
         self._consumers = ConsumerFactory(self._redis, settings, handler)
         self._stopping = anyio.Event()
         self._began = time.time()

@@ -366,7 +366,7 @@ async def test_a_job_that_could_not_be_handled_is_named_in_the_log(
 
     configure_logging("INFO", LogFormat.JSON, worker="w1")
     admission = cast("Any", SimpleNamespace(admit=break_off))
-    desk = JobHandler(side.slots, admission, cast("Any", None), cast("Any", None), cast("Any", None))
+    desk = JobHandler(side.closer, admission, cast("Any", None), cast("Any", None), cast("Any", None))
     await commands.lpush(side.slot().key, job())
     await desk.process(side.slot(), job())
     assert await commands.llen("{llama_queue}:dead") == 1

@@ -242,6 +242,9 @@ class Settings(BaseSettings):
         default=3600, description="How long a stream is kept after its last entry, in seconds."
     )
     max_job_bytes: Count = Field(default=32 * _MEBIBYTE, description="The largest job that is accepted, in bytes.")
+    max_result_bytes: Count = Field(
+        default=256 * _MEBIBYTE, description="The largest result that is stored, in bytes; Redis takes 512 MiB at most."
+    )
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         default="INFO", description="The least important lines that are logged: debug, info, warning or error."

@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from typing import Any, Final
 
 import orjson
+from redis.exceptions import ResponseError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN
 from velesio_worker.queue.claims import Claims, Held
+from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.outage import words
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
-from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, JobError, StreamLostError
+from velesio_worker.wire.errors import (
+    AbandonedError,
+    BadJobError,
+    FencedError,
+    InternalError,
+    JobError,
+    ResultTooLargeError,
+    StreamLostError,
+)
 from velesio_worker.wire.events import DONE, ERROR, Done
 from velesio_worker.wire.jobs import WRITING, JobType
+from velesio_worker.wire.payload import job_id_in
+
+_TOO_LARGE: Final = "maximum allowed size"
+"""What Redis says of a string that is longer than its proto-max-bulk-len."""
 
 log = get_logger(__name__)
 
 
 class Closer:
-    """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing."""
+    """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing.
 
-    def __init__(self, claims: Claims, slots: Slots, publisher: Publisher) -> None:
+    Args:
+        claims: stores results.
+        slots: this worker's slots.
+        publisher: writes terminal entries.
+        largest: the largest result, in bytes (``MAX_RESULT_BYTES``).
+    """
+
+    def __init__(self, claims: Claims, slots: Slots, publisher: Publisher, *, largest: int) -> None:
         self.claims = claims
         self.slots = slots
         self.publisher = publisher
+        self._largest = largest
 
     async def done(self, held: Held, done: Done, stream: JobStream | None = None) -> bool:
-        """End an attempt with a result; False if another attempt owns the job, or has to end it."""
-        owned = await self._close(held, done.result, DONE, done.entry(), stream)
+        """End an attempt with a result; False if another attempt owns the job, or has to end it.
+
+        A result that is too large, or that Redis does not take, ends it with an error.
+        """
+        stream = stream or self.publisher.open(held.job_id, held.attempt)
+        partial = bool(done.result.get("text"))
+        if trouble := await self._trouble_with(stream):
+            done.result["warnings"] = [*done.result.get("warnings", ()), trouble]
+        result = orjson.dumps(done.result)
+        if len(result) > self._largest:
+            error = ResultTooLargeError(
+                f"The result has {len(result)} bytes; MAX_RESULT_BYTES allows {self._largest}: ask for less."
+            )
+            return await self.failed(held, error, stream, partial=partial)
+        try:
+            owned = await self._close(held, result, (DONE, orjson.dumps(done.entry())), stream)
+        except ResponseError as error:
+            refused = ResultTooLargeError if _TOO_LARGE in str(error) else InternalError
+            reason = refused(f"Redis does not take the result of {len(result)} bytes: {error}")
+            return await self.failed(held, reason, stream, partial=partial)
         if owned:
             outcome = "cancelled" if done.finish_reason == "cancelled" else "done"
             JOBS.labels(held.type or UNKNOWN, outcome).inc()
@@ -47,10 +87,35 @@ class Closer:
             partial: whether tokens were published before.
             bury: if given, the job goes to the dead letters, with this as the reason.
         """
-        owned = await self._close(held, error.result(), ERROR, error.entry(partial=partial), stream, bury=bury)
+        stream = stream or self.publisher.open(held.job_id, held.attempt)
+        last = ERROR, orjson.dumps(error.entry(partial=partial))
+        owned = await self._close(held, orjson.dumps(error.result()), last, stream, bury=bury)
         if owned:
             JOBS.labels(held.type or UNKNOWN, error.code).inc()
         return owned
+
+    async def shut_out(self, held: Held, stream: JobStream, *, partial: bool) -> bool:
+        """End an attempt whose entries the stream does not take any more; False if another attempt owns the job.
+
+        If none does, whatever stands in the stream behind its own entries was written by no worker.
+        """
+        reason = await self._trouble_with(stream)
+        return await self.failed(held, BadJobError(reason), stream, partial=partial, bury=reason)
+
+    async def answer(self, slot: Slot, payload: bytes, trouble: Exception) -> None:
+        """End a job that could not be handled, as far as its keys let that be; it goes to the dead letters as well."""
+        job_id = job_id_in(payload)
+        reason = _sentence(trouble)
+        if job_id is not None:
+            try:
+                reason = await self.claims.foreign_key(job_id) or reason
+                error = InternalError(f"The job could not be handled: {reason}.")
+                if await self.claims.answer_unclaimed(job_id, slot, orjson.dumps(error.result())):
+                    JOBS.labels(UNKNOWN, error.code).inc()
+                    await self.publisher.conclude(job_id, ERROR, orjson.dumps(error.entry(partial=False)))
+            except ResponseError as error:
+                log.warning(f"the job could not be answered: {error}", action="job_unanswered")
+        await self.slots.bury(slot, payload, f"the worker could not handle it: {reason}")
 
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
         """Put a job back; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
@@ -62,45 +127,60 @@ class Closer:
         await self.slots.ack(held.slot, held.payload)
 
     async def _close(
-        self,
-        held: Held,
-        result: dict[str, Any],
-        event: str,
-        data: dict[str, Any],
-        stream: JobStream | None,
-        *,
-        bury: str = "",
+        self, held: Held, result: bytes, last: tuple[str, bytes], stream: JobStream, *, bury: str = ""
     ) -> bool:
-        stream = stream or self.publisher.open(held.job_id, held.attempt)
-        try:
-            owned = await self._publish(held, stream, result, event, data)
-        except StreamLostError:
+        await self._trouble_with(stream)
+        if isinstance(stream.failure, StreamLostError):
             await self.hand_back(held, in_good_order=True)
             return False
-        except FencedError:
-            owned = False
-        if not owned:
+        if not await self.claims.finish(held, result):
             log.warning("another attempt owns the job", action="job_fenced")
             FENCED.inc()
-        if bury and owned:
+            await self.drop(held)
+            return False
+        bury = await self._say(held, last, stream) or bury
+        if bury:
             await self.slots.bury(held.slot, held.payload, bury)
         else:
             await self.drop(held)
-        return owned
+        return True
 
-    async def _publish(
-        self, held: Held, stream: JobStream, result: dict[str, Any], event: str, data: dict[str, Any]
-    ) -> bool:
-        with contextlib.suppress(AbandonedError, InternalError):  # whatever becomes of the stream, the result is owed
-            await stream.flushed()
-        if not await self.claims.finish(held, orjson.dumps(result)):
-            return False
-        stream.put(event, orjson.dumps(data))
+    async def _trouble_with(self, stream: JobStream) -> str:
+        """Wait until a stream is written; returns why it cannot be, if others keep it from that.
+
+        Whatever becomes of the stream, the result is owed; if another attempt owns the job, the claim says so.
+        """
         try:
             await stream.flushed()
-        except (AbandonedError, InternalError, StreamLostError) as error:
-            log.warning(f"no terminal entry: {error}", action="stream_lost")
-        return True
+        except FencedError:
+            return f"{stream.key} has entries that no worker wrote: delete it, or use another id."
+        except InternalError as error:
+            return str(error)
+        except (AbandonedError, StreamLostError):
+            pass
+        return ""
+
+    async def _say(self, held: Held, last: tuple[str, bytes], stream: JobStream) -> str:
+        """Write the last entry; returns why that cannot be, if it cannot."""
+        stream.put(*last)
+        try:
+            await stream.flushed()
+        except AbandonedError:
+            log.warning("no terminal entry: the stream was deleted", action="stream_lost")
+        except (FencedError, InternalError, StreamLostError):
+            try:
+                await self.publisher.conclude(held.job_id, *last)
+            except ResponseError as error:
+                log.warning(f"no terminal entry: {error}", action="stream_lost")
+                return f"{stream.key} takes no entries: {await self.claims.foreign_key(held.job_id) or error}"
+        return ""
+
+
+def _sentence(trouble: Exception) -> str:
+    """Say what went wrong without quoting a job: Redis's own words, else the kind of mistake."""
+    if isinstance(trouble, ResponseError):
+        return words(trouble)
+    return f"the worker made a mistake ({type(trouble).__name__}); its log has the details"
 
 
 def cancelled_while_waiting(job_type: JobType, text: str) -> Done:

@@ -208,8 +208,7 @@ class Executor:
             case EngineUnavailableError() if not final:
                 await self._closer.hand_back(held, in_good_order=True)
             case FencedError():
-                FENCED.inc()
-                await self._closer.drop(held)
+                return await self._fenced(run)
             case JobError() if run.goes_on:
                 await self._closer.hand_back(held, in_good_order=False)
             case JobError():
@@ -219,6 +218,14 @@ class Executor:
             case Done():
                 return await self._closer.done(held, outcome, run.stream)
         return False
+
+    async def _fenced(self, run: Run) -> bool:
+        """End a run that the claims, or the stream, say is no attempt of this job any more."""
+        if run.stop.halted is Halt.FENCED:
+            FENCED.inc()
+            await self._closer.drop(run.claim.held)
+            return False
+        return await self._closer.shut_out(run.claim.held, run.stream, partial=await self._is_partial(run))
 
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""

@@ -9,13 +9,13 @@ import anyio
 
 from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.execution.admission import Admission
+from velesio_worker.execution.closing import Closer
 from velesio_worker.execution.executor import Executor
 from velesio_worker.execution.run import BatchMember, batch_of
 from velesio_worker.observability.monitor import Monitor
 from velesio_worker.queue.consumer import Group
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.keys import Slot
-from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.errors import StoppedError
 from velesio_worker.wire.jobs import RefusedJobError
 from velesio_worker.wire.payload import job_id_in
@@ -29,8 +29,10 @@ class JobHandler:
     What the last job was is kept by the fleet for all, and by the monitor for this worker.
     """
 
-    def __init__(self, slots: Slots, admission: Admission, executor: Executor, fleet: Fleet, monitor: Monitor) -> None:
-        self._slots = slots
+    def __init__(
+        self, closer: Closer, admission: Admission, executor: Executor, fleet: Fleet, monitor: Monitor
+    ) -> None:
+        self._closer = closer
         self._admission = admission
         self._executor = executor
         self._fleet = fleet
@@ -64,7 +66,7 @@ class JobHandler:
                 member.give_up()
 
     async def _guarded(self, slot: Slot, payload: bytes, work: Coroutine[Any, Any, None]) -> None:
-        """Do what is to be done with a payload; if that fails, bury the payload rather than end the worker."""
+        """Do what is to be done with a payload; if that fails, it is answered and buried rather than end the worker."""
         try:
             await work
         except StoppedError:
@@ -73,4 +75,4 @@ class JobHandler:
             job_id = job_id_in(payload)
             with fields_in_log(**{} if job_id is None else {"job_id": job_id}):
                 log.exception("a job could not be handled", action="job_unhandled", slot=slot.name)
-                await self._slots.bury(slot, payload, f"the worker could not handle it: {error}")
+                await self._closer.answer(slot, payload, error)

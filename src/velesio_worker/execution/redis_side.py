@@ -65,7 +65,7 @@ class RedisSide:
         self.claims = Claims(self.link, self.slots, result_ttl=settings.result_ttl)
         publishing = Link(clients.publishing, keys, outage)
         self.publisher = Publisher(publishing, ttl=settings.stream_ttl, longest=settings.worker_timeout)
-        self.closer = Closer(self.claims, self.slots, self.publisher)
+        self.closer = Closer(self.claims, self.slots, self.publisher, largest=settings.max_result_bytes)
         self.admission = Admission(
             self.link, self.closer, max_bytes=settings.max_job_bytes, stream_ttl=settings.stream_ttl
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from velesio_worker.queue.keys import Slot, job_key
+from redis.exceptions import ResponseError
+
+from velesio_worker.queue.keys import Slot, job_key, result_key, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
@@ -127,7 +130,40 @@ class Claims:
             payload = await self._slots.inside(slot)
             job_id = None if payload is None else job_id_in(payload)
             if job_id is not None:
-                asked = partial(self._link.commands.hmget, job_key(job_id), "owner", "slot", "attempt")
-                owner, name, attempt = await self._link.asked(asked)
-                if (owner, name) == (slot.worker.encode(), slot.name.encode()):
+                owner, name, attempt = await self._holder(job_id)
+                if (owner, name) == (slot.worker, slot.name):
                     await self._release(job_id, slot, int(attempt), in_good_order=True)
+
+    async def _holder(self, job_id: str) -> tuple[str, str, str]:
+        """Whose the job is by its hash: worker, slot, attempt; empty where it does not say, or is no hash."""
+        try:
+            asked = partial(self._link.commands.hmget, job_key(job_id), "owner", "slot", "attempt")
+            owner, name, attempt = [(value or b"").decode(errors="replace") for value in await self._link.asked(asked)]
+        except ResponseError:
+            return "", "", ""
+        return owner, name, attempt
+
+    async def answer_unclaimed(self, job_id: str, slot: Slot, result: bytes) -> bool:
+        """Store a result for a job whose attempt could not be claimed or ended, should it have none.
+
+        False if another worker holds the job: it has to be ended there.
+        """
+        owner, name, _ = await self._holder(job_id)
+        if owner and (owner, name) != (slot.worker, slot.name) and await self._slots.holder_has(owner, name, job_id):
+            return False
+        store = partial(self._link.commands.set, result_key(job_id), result, ex=self._result_ttl, nx=True)
+        if not await self._link.done(store):
+            return True
+        with contextlib.suppress(ResponseError):  # what is no hash needs no end
+            await self._link.done(partial(self._link.commands.hset, job_key(job_id), "finished_by", f"{slot.worker}:0"))
+            await self._link.done(partial(self._link.commands.hdel, job_key(job_id), "owner", "slot", "nonce"))
+        return True
+
+    async def foreign_key(self, job_id: str) -> str:
+        """Say which of the job's keys somebody else uses, and for what; empty if none is seen to be."""
+        wanted = {stream_key(job_id): "stream", result_key(job_id): "string", job_key(job_id): "hash"}
+        for key, kind in wanted.items():
+            found = (await self._link.asked(partial(self._link.commands.type, key))).decode()
+            if found not in {kind, "none"}:
+                return f"{key} is a {found}, where a {kind} belongs: delete it, or use another id"
+        return ""

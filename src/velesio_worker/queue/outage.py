@@ -54,10 +54,10 @@ def passes(error: RedisError) -> bool:
     """Whether an error passes by itself, or once an operator mends Redis: then wait and repeat."""
     if isinstance(error, (*_PASSING, OutOfMemoryError, ReadOnlyError)):
         return True
-    return isinstance(error, ResponseError) and _PASSING_REPLY.search(_reply(error)) is not None
+    return isinstance(error, ResponseError) and _PASSING_REPLY.search(words(error)) is not None
 
 
-def _reply(error: Exception) -> str:
+def words(error: Exception) -> str:
     """Redis's own words; redis-py puts the command in front, and that may hold anything."""
     return str(error).rpartition(_PIPELINE_PREFIX)[2]
 
@@ -76,7 +76,7 @@ def remedy(error: Exception, url: str) -> str:
     where = f"Redis at {hide_password(url)}"
     if isinstance(error, MasterNotFoundError):
         return f"{where} has no primary now, or no Sentinel answers: check the addresses and the service in REDIS_URL"
-    found = _PASSING_REPLY.search(_reply(error))
+    found = _PASSING_REPLY.search(words(error))
     word = _WORDS.get(type(error)) or (found.group() if found else "")
     if not word and not isinstance(error, ResponseError):
         return f"{where} does not answer ({error}): check REDIS_URL and that Redis runs"

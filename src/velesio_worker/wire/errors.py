@@ -119,6 +119,10 @@ class TooLargeError(JobError, code="too_large"):
     """The job is larger than MAX_JOB_BYTES."""
 
 
+class ResultTooLargeError(TooLargeError):
+    """The result is larger than Redis takes, or than MAX_RESULT_BYTES."""
+
+
 class ExpiredError(JobError, code="expired"):
     """The job waited past its expires_at."""
 

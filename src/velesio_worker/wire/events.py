@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from velesio_worker.wire.errors import InternalError, job_error
+from velesio_worker.wire.fields import json_object
 
 START: Final = "start"
 TOKEN: Final = "token"  # noqa: S105 (an event's name)
@@ -73,7 +72,7 @@ class Done:
     def entry(self) -> dict[str, Any]:
         """Return the ``done`` entry's data."""
         entry: dict[str, Any] = {"finish_reason": self.finish_reason, "usage": self.usage, "timings": self.timings}
-        return entry | {"cached": True} if self.result.get("cached") else entry
+        return entry | {name: self.result[name] for name in _IN_BOTH if self.result.get(name)}
 
 
 def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mode: str) -> dict[str, Any]:
@@ -89,6 +88,9 @@ def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mod
     entry: dict[str, Any] = {"type": job_type, "attempt": attempt, "worker": worker, "model": model, "mode": mode}
     return entry | {"created": round(time.time(), 3)}
 
+
+_IN_BOTH: Final = ("cached", "warnings")
+"""What stands in the result and in the ``done`` entry, where there is any."""
 
 EngineEvent = Token | Begun | Progress | Done
 
@@ -117,15 +119,21 @@ class StreamEvent:
         """The text that this entry adds to the job's output; empty where it adds none."""
         if self.event != TOKEN:
             return ""
-        return "".join(piece_text(choice) for choice in self.data.get("choices", ()))
+        try:
+            return "".join(piece_text(choice) for choice in self.data.get("choices", ()))
+        except (AttributeError, TypeError):  # no worker wrote it
+            return ""
 
     @property
     def plain(self) -> bool:
         """Whether this entry adds nothing to the job's output but text."""
         if self.event != TOKEN:
             return True
-        deltas: list[dict[str, Any]] = [choice.get("delta") or {} for choice in self.data.get("choices", ())]
-        return not any(delta[name] for delta in deltas for name in delta.keys() - _TEXT)
+        try:
+            deltas: list[dict[str, Any]] = [choice.get("delta") or {} for choice in self.data.get("choices", ())]
+            return not any(delta[name] for delta in deltas for name in delta.keys() - _TEXT)
+        except (AttributeError, TypeError):  # no worker wrote it
+            return True
 
 
 _TEXT: Final = frozenset({"role", "content"})
@@ -153,5 +161,6 @@ def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, 
 
 
 def parse_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> StreamEvent:
-    """Return an entry as Redis has it."""
-    return StreamEvent(entry_id.decode(), fields[b"event"].decode(), orjson.loads(fields[b"data"]))
+    """Return an entry as Redis has it; of one that no worker wrote, what can be read of it."""
+    event = fields.get(b"event", b"").decode(errors="replace")
+    return StreamEvent(entry_id.decode(), event, json_object(fields.get(b"data", b"")))

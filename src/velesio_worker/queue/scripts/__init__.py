@@ -226,6 +226,10 @@ class Scripts:
         reply = await self._run("publish", keys=[key], args=[attempt, first, "" if life is None else life, *parts])
         return PublishReply.read(reply)
 
+    async def conclude(self, key: str, event: str, data: bytes, life: int) -> bool:
+        """Add a last entry to a stream that its writer cannot go on with; False if there is one."""
+        return bool(await self._run("conclude", keys=[key], args=[event, data, life]))
+
     async def load_publish(self) -> None:
         """Have Redis know the script that a pipeline found missing: a restart or a failover forgets scripts."""
         await self._redis.script_load(_SOURCES["publish"])

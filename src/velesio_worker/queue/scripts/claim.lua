@@ -17,13 +17,20 @@
 --   cancelled  the attempt is the caller's, to end it: somebody asked for that
 --   exhausted  the attempt is the caller's, to end it: max_attempts were lost already
 --
+-- An error beginning with DAMAGED: somebody else has written into the hash.
+--
 -- Hash: attempt (counts up for ever), base (attempts of earlier submissions under this id), returned (attempts
 -- handed back in good order, which do not count), owner, slot, nonce, cancel, claimed_at, finished_at, finished_by.
 local state = redis.call('HMGET', KEYS[1],
   'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by')
-local attempt = tonumber(state[1] or 0)
-local base = tonumber(state[2] or 0)
-local returned = tonumber(state[3] or 0)
+local function count(place)
+  local value = tonumber(state[place] or 0)
+  return value and value >= 0 and value < 2 ^ 31 and value == math.floor(value) and value
+end
+local attempt, base, returned = count(1), count(2), count(3)
+if not (attempt and base and returned) then
+  return redis.error_reply('DAMAGED ' .. KEYS[1] .. ' holds counts that are none')
+end
 local owner, slot, nonce = state[4] or '', state[5] or '', state[6] or ''
 
 if redis.call('EXISTS', KEYS[2]) == 1 then

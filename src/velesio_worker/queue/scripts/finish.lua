@@ -26,6 +26,7 @@ if not mine and not claim_lost then
 end
 local now = redis.call('TIME')
 if ARGV[6] == '0' then
+  redis.call('DEL', KEYS[3])  -- of a result that was too large
   redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
 elseif redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[6]) then
   redis.call('RENAME', KEYS[3], KEYS[2])

@@ -11,7 +11,7 @@
 --   written  the entries are in the stream
 --   behind   the stream lacks entries before the first one (a failover lost what was acknowledged)
 --   fenced   a newer attempt has begun
---   taken    somebody else has begun this very attempt (a failover lost the claim)
+--   taken    somebody else has begun this very attempt (a failover lost the claim), or wrote entries of its ids
 --   gone     there is no stream (any more)
 local attempt, first = tonumber(ARGV[1]), tonumber(ARGV[2])
 local at = -1
@@ -30,11 +30,13 @@ end
 if at < first - 1 then
   return {'behind', at}
 end
-if first == 0 and at >= 0 and ARGV[4] == 'start' then
-  local id = ARGV[1] .. '-0'
-  local begun = redis.call('XRANGE', KEYS[1], id, id)[1]
-  if not begun or begun[2][4] ~= ARGV[5] then
-    return {'taken', at}
+if at >= first then
+  local there = redis.call('XRANGE', KEYS[1], ARGV[1] .. '-' .. first, ARGV[1] .. '-' .. at)
+  for i = 1, math.min(at - first + 1, (#ARGV - 3) / 2) do
+    local id, fields = unpack(there[i] or {'', {}})
+    if id ~= ARGV[1] .. '-' .. (first + i - 1) or fields[2] ~= ARGV[2 + 2 * i] or fields[4] ~= ARGV[3 + 2 * i] then
+      return {'taken', at}
+    end
   end
 end
 for i = 4 + 2 * (at + 1 - first), #ARGV, 2 do
