@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -15,9 +16,11 @@ from redis.exceptions import ResponseError
 from tests.support.llama_chunks import COMPLETION
 from tests.support.text_bench import PATIENCE, READY, Bench, whole
 from velesio_worker.execution.handler import JobHandler
+from velesio_worker.execution.published import read_published
 from velesio_worker.observability.monitor import Monitor
 from velesio_worker.queue.claims import Held
 from velesio_worker.queue.keys import job_key, result_key, stream_key
+from velesio_worker.wire.errors import BadJobError
 from velesio_worker.wire.events import TERMINAL, Done
 
 pytestmark = pytest.mark.anyio
@@ -29,10 +32,11 @@ LIVE = {"id": "a", "type": "completion", "data": {"prompt": "hi", "stream": True
 class Handled:
     """A worker's handler between the real Redis and a scripted engine."""
 
-    def __init__(self, bench: Bench, commands: Any) -> None:
+    def __init__(self, bench: Bench, commands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bench = bench
         self.commands = commands
         side = bench.side
+        monkeypatch.setattr(bench, "published", partial(read_published, commands))
         monitor = cast("Monitor", type("MonitorDouble", (), {"utilisation": None, "last_job": None})())
         self.handler = JobHandler(side.closer, side.admission, bench.executor(), side.fleet, monitor)
 
@@ -68,9 +72,9 @@ class Handled:
 
 
 @pytest.fixture
-def handled(bench: Bench, commands: Any) -> Handled:
+def handled(bench: Bench, commands: Any, monkeypatch: pytest.MonkeyPatch) -> Handled:
     bench.double.answers[COMPLETION] = [whole("Once", " upon")]
-    return Handled(bench, commands)
+    return Handled(bench, commands, monkeypatch)
 
 
 def live(**fields: Any) -> bytes:
@@ -87,7 +91,7 @@ async def test_a_job_ends_as_soon_as_its_stream_is_seen_to_hold_what_no_worker_w
     handled.bench.double.answers[COMPLETION] = [whole(*["x"] * 3000)]
     await handled.handle(live())
     assert await handled.result() == {"error": FOREIGN, "code": "bad_job"}
-    assert [event for event, _ in await handled.last_entries() or []] == ["error"]
+    assert await handled.last_entries() == [("error", BadJobError(FOREIGN).entry(partial=False))]
     assert await handled.letters() == [FOREIGN]
 
 

@@ -94,13 +94,13 @@ class Closer:
             JOBS.labels(held.type or UNKNOWN, error.code).inc()
         return owned
 
-    async def shut_out(self, held: Held, stream: JobStream, *, partial: bool) -> bool:
-        """End an attempt whose entries the stream does not take any more; False if another attempt owns the job.
+    async def shut_out(self, held: Held, stream: JobStream, *, partial: bool) -> JobError | None:
+        """End an attempt whose entries the stream does not take any more; None if another attempt owns the job.
 
-        If none does, whatever stands in the stream behind its own entries was written by no worker.
+        If none does, whatever stands in the stream behind its own entries was written by no worker: that is the error.
         """
-        reason = await self._trouble_with(stream)
-        return await self.failed(held, BadJobError(reason), stream, partial=partial, bury=reason)
+        error = BadJobError(await self._trouble_with(stream))
+        return error if await self.failed(held, error, stream, partial=partial, bury=str(error)) else None
 
     async def answer(self, slot: Slot, payload: bytes, trouble: Exception) -> None:
         """End a job that could not be handled, as far as its keys let that be; it goes to the dead letters as well."""

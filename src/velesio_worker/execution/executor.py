@@ -225,7 +225,10 @@ class Executor:
             FENCED.inc()
             await self._closer.drop(run.claim.held)
             return False
-        return await self._closer.shut_out(run.claim.held, run.stream, partial=await self._is_partial(run))
+        partial = (await self._performer.published(run.job.id)).has_output
+        error = await self._closer.shut_out(run.claim.held, run.stream, partial=partial)
+        run.outcome = error or run.outcome
+        return error is not None
 
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""
