@@ -193,6 +193,8 @@ WITH_MARK: list[tuple[str, dict[str, Any]]] = [
     ("chat_completion", {"messages": [{"content": MARK}], "max_tokens": 4}),
     ("chat_completion", {"messages": [{"role": MARK, "content": MARK}], "max_tokens": 4}),
     ("chat_completion", {"messages": [{"role": "user", "content": MARK}], "response_format": {"type": MARK}}),
+    ("chat_completion", {"messages": [{"role": "user", "content": MARK, "tool_calls": [{MARK: MARK}]}]}),
+    ("chat_completion", {"messages": [{"role": "user", "content": MARK}], "json_schema": {"$ref": f"#/{MARK}"}}),
     (
         "chat_completion",
         {

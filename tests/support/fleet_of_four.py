@@ -275,7 +275,7 @@ class Producers:
     def unanswerable(self) -> list[bytes]:
         """Payloads that name no job."""
         made = [b"{", b"[]", b"null", b'"x"', b'{"id": "a b"}', b"\xff\xfe", b"", b'{"type": "completion"}']
-        made += [json.dumps({"id": "huge", "data": "x" * 5 * MAX_JOB_BYTES}).encode()]
+        made += [json.dumps({"data": "x" * 5 * MAX_JOB_BYTES, "id": "huge"}).encode()]
         self.unusable += len(made)
         return made
 
