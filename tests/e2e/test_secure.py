@@ -46,7 +46,7 @@ def test_a_worker_needs_no_more_than_a_users_rights_and_speaks_tls(
         (("worker:s3cret@", "worker:wrong@"), "refuses the user or password"),
         (("?", "?decode_responses=true&"), "known options: db, username"),
         (("rediss", "redis"), "begins with rediss"),
-        (("authority.pem", "another.pem"), "does not answer"),
+        (("authority.pem", "another.pem"), "ssl_ca_certs names a file that this user can read"),
     ],
     ids=["a wrong password", "an unknown option", "an option of TLS without TLS", "no such authority"],
 )

@@ -10,18 +10,42 @@ SECRETS: Final = frozenset({"llama_api_key"})
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url", "model_url"})
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
 _PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+_LOGIN: Final = re.compile(r"^(?!https?:)[^:]*://(?=[^@]*[:/?#]).*@", re.DOTALL)
+"""One in which it cannot be told where the user ends."""
+
 _USER: Final = re.compile(r"(?<=://)[^/?#]*@")
 _QUERY: Final = re.compile(r"\?[^#]*")
 _AFTER_SCHEME: Final = re.compile(r"(?<=://).*", re.DOTALL)
 _PASSWORD_PARAMETER: Final = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
+_PARAMETER: Final = re.compile(r"(?<=[?&])([^=&#?]+)(=?)([^&#]*)")
+_HARMLESS: Final = re.compile(r"db|(sentinel_)?username|socket_\w+|health_check_interval|ssl_\w+|decode_responses")
+"""Parameters of a URL whose values may be shown; of any other one the name may have a slip."""
+
+_NO_PORT: Final = re.compile(r"(?<=://)([^:@/?#,\[\]]*):(?!([0-9]{1,5}|port|)(?:[,/?#]|$))[^/?#,]*")
+"""A login whose host was left out, which then stands where host and port would; a number may be a port."""
 
 
 def hide_password(url: str) -> str:
-    """Return ``url`` with its password, if any, replaced by ``***``."""
+    """Return ``url`` with its password, if any, replaced by ``***``, however wrong the URL is."""
+    if "://" not in url:
+        return f"***{url[url.rindex('@') :]}" if "@" in url else url
     parameter = _PASSWORD_PARAMETER.search(unquote(url))
     if parameter and ("@" in parameter.group() or not _PASSWORD_PARAMETER.search(url)):
         return _AFTER_SCHEME.sub("***", url)  # what belongs to which password cannot be told
-    return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+    shown = _PASSWORD.sub(r"\1:***@", url, count=1)
+    if shown == url and _LOGIN.match(url):
+        shown = f"{url.partition('://')[0]}://***{url[url.rindex('@') :]}"
+    if "@" not in shown:
+        shown = _NO_PORT.sub(r"\1:***", shown)
+    return _PARAMETER.sub(_parameter, shown)
+
+
+def _parameter(found: re.Match[str]) -> str:
+    name, equals, _ = found.groups()
+    if _HARMLESS.fullmatch(name):
+        return found.group()
+    is_rest = "pass" not in name and "password=" in found.string[: found.start()]  # of one with an & in it
+    return f"{name}=***" if equals and not is_rest else "***"
 
 
 def masked(name: str, value: str) -> str:

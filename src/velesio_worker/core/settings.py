@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.core.model_source import parse_model_source, split_http_url
-from velesio_worker.core.redis_url import parse_redis_url
+from velesio_worker.core.redis_url import check_redis_url
 from velesio_worker.core.secrets import masked
 from velesio_worker.wire.errors import SettingsError
 
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
-    redis_url: Annotated[str, _read_by(parse_redis_url)] = Field(
+    redis_url: Annotated[str, _read_by(check_redis_url)] = Field(
         default="redis://redis:6379",
         description="Where Redis is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://.",
     )
