@@ -24,7 +24,8 @@ from velesio_worker.core.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENT
 from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.link import Link
-from velesio_worker.queue.outage import Backoff, passes
+from velesio_worker.queue.outage import Backoff
+from velesio_worker.queue.remedies import passes
 from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_with
 from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 from velesio_worker.wire.events import TERMINAL, StreamEvent, parse_entry

@@ -17,6 +17,7 @@ from velesio_worker import __version__
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import REGISTRY, count_jobs
+from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.gpu import Gpus
 from velesio_worker.execution.cache import PromptCache
@@ -36,6 +37,7 @@ from velesio_worker.observability.server import served
 from velesio_worker.queue.connection import wait_for_redis
 from velesio_worker.queue.control import Control
 from velesio_worker.queue.keys import new_worker_id
+from velesio_worker.queue.remedies import known_remedy
 from velesio_worker.queue.risks import warn_of_risks
 from velesio_worker.queue.survey import Survey
 from velesio_worker.wire.errors import RedisUnusableError, StoppedError, VelesioError
@@ -84,7 +86,9 @@ class Worker:
                         await self._serve(side)
                 side.cancel_scope.cancel()
         except* RedisError as errors:
-            self._failure = RedisUnusableError(f"Redis refuses what the worker needs: {_first(errors)}")
+            first = _first(errors)
+            why = known_remedy(first) or f"refuses what the worker needs: {first}"
+            self._failure = RedisUnusableError(f"Redis at {hide_password(self._settings.redis_url)} {why}")
         except* StoppedError:
             log.info("jobs that could not be ended are handed back", action="jobs_returned")
         if self._failure is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from velesio_worker.cli.base import run_async
-from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings, load_settings
-from velesio_worker.queue.outage import remedy
+from velesio_worker.queue.remedies import remedy
 from velesio_worker.wire.errors import VelesioError
 
 
@@ -24,8 +23,5 @@ def run_with_redis(main: Callable[[Settings], Awaitable[int]]) -> int:
     settings = load_settings()
     try:
         return run_async(partial(main, settings))
-    except (AuthenticationError, NoPermissionError) as error:
-        where = hide_password(settings.redis_url)
-        raise VelesioError(f"Redis at {where} refuses the user or password ({error}): check REDIS_URL") from None
     except RedisError as error:
         raise VelesioError(remedy(error, settings.redis_url)) from None

@@ -11,7 +11,7 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN
 from velesio_worker.queue.claims import Claims, Held
 from velesio_worker.queue.keys import Slot
-from velesio_worker.queue.outage import words
+from velesio_worker.queue.remedies import words
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
 from velesio_worker.wire.errors import (

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import LOOP_LAG
 from velesio_worker.engines.gpu import ANSWER_SECONDS, Gpu, Gpus, read_soon
-from velesio_worker.queue.outage import Outage, remedy
+from velesio_worker.queue.outage import Outage
+from velesio_worker.queue.remedies import remedy
 from velesio_worker.queue.survey import QueueView, Survey
 
 BEAT_SECONDS: Final = 0.5

@@ -6,18 +6,20 @@ client here repeats anything by itself: :func:`until_done` repeats what is safe 
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.redis_url import parse_redis_url
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.queue.clients import is_cluster, make_client
-from velesio_worker.queue.outage import Backoff, passes, remedy
+from velesio_worker.queue.outage import Backoff
+from velesio_worker.queue.remedies import kind_of, known_remedy, passes, remedy
 from velesio_worker.wire.errors import RedisUnusableError
 
 BLOCK_SECONDS: Final = 1.0
@@ -31,10 +33,15 @@ PAYLOAD_SECONDS: Final = 60.0
 
 CONNECT_SECONDS: Final = 3.0
 
+REMIND_SECONDS: Final = 60.0
+"""How often a worker that waits for Redis to begin with says so again."""
+
 _NO_LIMIT: Final = 2**31 - 1
 OLDEST_REDIS: Final = (6, 2)
 
-_REFUSED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+_FINAL: Final = frozenset({"NOAUTH", "NODB", "NOPERM", "PROTOCOL"})
+"""Troubles that no patience mends, so that a worker does not begin with them; while it runs they are waited for."""
+
 log = get_logger(__name__)
 
 
@@ -77,13 +84,15 @@ _SIGNS: Final = {
 
 async def wait_for_redis(redis: Redis, url: str) -> None:
     """Wait until Redis answers, however long that takes, and say so while it does not; else as :func:`check_redis`."""
-    backoff = Backoff(first=0.5, longest=10.0)
+    backoff, told, told_at = Backoff(first=0.5, longest=10.0), "", 0.0
     while True:
         try:
             await check_redis(redis, url)
             break
         except RedisError as error:
-            log.warning(f"{remedy(error, url)}; trying again", action="redis_absent")
+            if kind_of(error) != told or time.monotonic() - told_at >= REMIND_SECONDS or not told_at:
+                told, told_at = kind_of(error), time.monotonic()
+                log.warning(f"{remedy(error, url)}; trying again", action="redis_absent")
             await backoff.pause()
 
 
@@ -98,16 +107,15 @@ async def check_redis(redis: Redis, url: str) -> None:
     try:
         await redis.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]
         await _check_server(redis, url)
-    except _REFUSED as error:
-        raise RedisUnusableError(
-            f"REDIS_URL={hide_password(url)!r}: Redis refuses the user or password ({error})"
-        ) from None
     except RedisError as error:
         mistake = next((meant for sign, meant in _SIGNS.items() if sign in str(error)), "")
-        if passes(error) and not mistake:
+        kind = kind_of(error)
+        if passes(error) and not mistake and kind not in _FINAL:
             raise
-        trouble = mistake or f"Redis answers {error}"
-        raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: {trouble}") from None
+        if kind == "NOAUTH":
+            mistake = f"Redis refuses the user or password ({error})"
+        known = f"Redis {known_remedy(error) or f'answers {error}'}"
+        raise RedisUnusableError(f"REDIS_URL={hide_password(url)!r}: {mistake or known}") from None
 
 
 async def _check_server(redis: Redis, url: str) -> None:

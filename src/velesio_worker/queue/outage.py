@@ -3,84 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import anyio
-from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterError,
-    ExecAbortError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import RECONNECTS
-from velesio_worker.core.secrets import hide_password
+from velesio_worker.queue.remedies import kind_of, passes, remedy
 
 log = get_logger(__name__)
 
 OUTAGES_KEPT: Final = 100
 
-_PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterError, ExecAbortError, NoScriptError, TryAgainError)
-_PASSING_REPLY: Final = re.compile(
-    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b"
-)
-_WORDS: Final[dict[type[Exception], str]] = {
-    BusyLoadingError: "LOADING",
-    OutOfMemoryError: "OOM",
-    ReadOnlyError: "READONLY",
-}
-"""redis-py cuts the first word off some replies and makes a class of it."""
+QUIET_SECONDS: Final = 30.0
+"""What comes again within so many seconds after it was over is told no more: it comes and goes."""
 
-_PIPELINE_PREFIX: Final = "caused error: "
+_PER_CONNECTION: Final = frozenset({"MAXCLIENTS", "NOAUTH", "FILES"})
+"""What is refused to new connections alone: that those which stand go on does not show that it is over."""
 
 T = TypeVar("T")
-
-
-def passes(error: RedisError) -> bool:
-    """Whether an error passes by itself, or once an operator mends Redis: then wait and repeat."""
-    if isinstance(error, (*_PASSING, OutOfMemoryError, ReadOnlyError)):
-        return True
-    return isinstance(error, ResponseError) and _PASSING_REPLY.search(words(error)) is not None
-
-
-def words(error: Exception) -> str:
-    """Redis's own words; redis-py puts the command in front, and that may hold anything."""
-    return str(error).rpartition(_PIPELINE_PREFIX)[2]
-
-
-_REMEDIES: Final = {
-    "LOADING": "is loading its data",
-    "MISCONF": "cannot save its data and takes no writes: look at its log and its disk",
-    "NOREPLICAS": "has too few replicas to take writes: check min-replicas-to-write",
-    "OOM": "is out of memory: raise its maxmemory or remove keys",
-    "READONLY": "is a read-only replica: point REDIS_URL at the primary",
-}
-
-
-def remedy(error: Exception, url: str) -> str:
-    """Say what is the matter with Redis, and what to do about it."""
-    where = f"Redis at {hide_password(url)}"
-    if isinstance(error, MasterNotFoundError):
-        return f"{where} has no primary now, or no Sentinel answers: check the addresses and the service in REDIS_URL"
-    found = _PASSING_REPLY.search(words(error))
-    word = _WORDS.get(type(error)) or (found.group() if found else "")
-    if not word and not isinstance(error, ResponseError):
-        return f"{where} does not answer ({error}): check REDIS_URL and that Redis runs"
-    return f"{where} {_REMEDIES.get(word, f'takes no commands now ({error})')}"
 
 
 class Backoff:
@@ -107,42 +56,75 @@ class Backoff:
 
 
 class Outage:
-    """Says once that Redis is lost and once that it is back, however many tasks notice, and remembers when that was.
+    """Says once that Redis is lost, and why, and once that it is back, however many tasks notice, and remembers when.
+
+    What comes and goes is told once, too: its end is told when it has not come again for ``QUIET_SECONDS``.
 
     One for a whole worker.
+
+    Args:
+        url: where Redis is.
+        clock: the time, in monotonic seconds.
 
     Attributes:
         past: when it was away, as (from, until) in monotonic seconds.
         trouble: what is the matter with it now and what to do, for people; empty if it answers.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
+        self._clock = clock
         self._began: float | None = None
         self.past: deque[tuple[float, float]] = deque(maxlen=OUTAGES_KEPT)
         self._is_over = asyncio.Event()
         self.trouble = ""
         self._unconnected = False
+        self._noticed_at = -math.inf
+        self._told: set[str] = set()
+        self._end_untold = False
+        self._flaps = False
 
     def noticed(self, error: Exception) -> None:
         """Take note of a command that failed for a reason that passes."""
+        now, begins = self._clock(), self._began is None
         self.trouble = remedy(error, self._url)
         self._unconnected |= isinstance(error, (RedisConnectionError, RedisTimeoutError))
-        if self._began is None:
-            self._began = time.monotonic()
+        if begins:
+            self._began = now
             self._is_over = asyncio.Event()
+            if now - self._noticed_at >= QUIET_SECONDS:
+                self._told.clear()
+                self._flaps = False
+        self._noticed_at = now
+        self._tell(kind_of(error), begins=begins)
+
+    def _tell(self, kind: str, *, begins: bool) -> None:
+        """Say what is the matter, unless that was said a moment ago."""
+        if kind not in self._told:
+            self._told.add(kind)
+            self._end_untold = True
             log.warning(self.trouble, action="redis_lost")
+        elif begins and not self._end_untold:
+            self._end_untold = self._flaps = True
+            log.warning(f"{self.trouble}; it comes and goes", action="redis_lost")
 
     def over(self) -> None:
         """Take note of a command that went through."""
         if self._began is not None:
-            self.past.append((self._began, time.monotonic()))
+            self.past.append((self._began, self._clock()))
             self._began = None
             self.trouble = ""
             self._is_over.set()
             RECONNECTS.inc(int(self._unconnected))
             self._unconnected = False
+        if self._end_untold and self._has_settled():
+            self._end_untold = False
             log.info("Redis answers again", action="redis_back")
+
+    def _has_settled(self) -> bool:
+        """Whether what went through shows that it is over: not yet where it comes and goes."""
+        comes_again = self._flaps or not self._told.isdisjoint(_PER_CONNECTION)
+        return not comes_again or self._clock() - self._noticed_at >= QUIET_SECONDS
 
     async def over_within(self, seconds: float) -> None:
         """Wait until the outage is over, or for so many seconds."""
@@ -151,7 +133,7 @@ class Outage:
 
     def away_since(self, moment: float) -> float:
         """How long Redis was away since a moment in monotonic seconds; in seconds."""
-        now = time.monotonic()
+        now = self._clock()
         spans = [*self.past, (self._began, now)] if self._began is not None else self.past
         return sum(max(0.0, end - max(begin, moment)) for begin, end in spans)
 

@@ -19,7 +19,7 @@ from velesio_worker.core.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
 from velesio_worker.queue.lease import overdue
 from velesio_worker.queue.link import Link
-from velesio_worker.queue.outage import passes
+from velesio_worker.queue.remedies import passes
 from velesio_worker.queue.scripts import LeaseEnd
 
 LOOK_SECONDS: Final = 0.5

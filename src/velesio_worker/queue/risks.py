@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.queue.clients import is_cluster
-from velesio_worker.queue.outage import passes
+from velesio_worker.queue.remedies import passes
 
 _SAFE_POLICY: Final = "noeviction"
 _FOR_GOOD: Final = "(and in redis.conf, or in the settings of your provider)"

@@ -18,7 +18,8 @@ from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPL
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.link import Link
-from velesio_worker.queue.outage import Backoff, passes, within
+from velesio_worker.queue.outage import Backoff, within
+from velesio_worker.queue.remedies import passes
 from velesio_worker.wire.jobs import job_id_in
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024

@@ -4,7 +4,10 @@ import pytest
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
     ExecAbortError,
+    InvalidResponse,
+    MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -16,12 +19,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.support.figures import rise
 from velesio_worker.queue.connection import connect
-from velesio_worker.queue.outage import Outage, passes
+from velesio_worker.queue.outage import QUIET_SECONDS, Outage
+from velesio_worker.queue.remedies import kind_of, passes
 
 
 @pytest.mark.parametrize(
     "error",
     [
+        InvalidResponse("Protocol error"),
         RedisConnectionError("gone"),
         RedisTimeoutError("slow"),
         BusyLoadingError("loading"),
@@ -62,7 +67,16 @@ def test_what_stays_wrong_is_not_waited_for(error: RedisError) -> None:
         (ResponseError("MISCONF x"), "disk"),
         (ResponseError("NOREPLICAS x"), "min-replicas-to-write"),
         (RedisConnectionError("refused"), "check REDIS_URL"),
-        (AuthenticationError("x"), "check REDIS_URL"),
+        (InvalidResponse("Protocol error, got H"), "check host and port"),
+        (ResponseError("CLUSTERDOWN x"), "CLUSTER INFO"),
+        (ClusterDownError("Hash slot not served"), "CLUSTER INFO"),
+        (MasterDownError("x"), "start the primary"),
+        (BusyLoadingError("x"), "INFO persistence"),
+        (ResponseError("BUSY x"), "SCRIPT KILL"),
+        (RedisConnectionError("Error 1: certificate verify failed: self-signed certificate"), "ssl_ca_certs"),
+        (RedisConnectionError("Error 1: certificate verify failed: Hostname mismatch"), "of another name"),
+        (RedisConnectionError("Error 1: [SSL: WRONG_VERSION_NUMBER] wrong version number"), "redis instead of rediss"),
+        (RedisConnectionError("Connection closed by server."), "rediss instead of redis"),
     ],
     ids=str,
 )
@@ -87,3 +101,98 @@ def test_an_outage_is_said_once_with_its_remedy(
 def test_connections_are_not_limited_to_redis_pys_hundred() -> None:
     assert connect("redis://host", name="x").connection_pool.max_connections > 10_000
     assert connect("redis://host", name="x", max_connections=7).connection_pool.max_connections == 7
+
+
+class Clock:
+    """A clock that is put forward by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, by the names of the actions."""
+    return [record.__dict__["action"] for record in caplog.records]
+
+
+REFUSED_TO_NEW_CONNECTIONS = [
+    (RedisConnectionError("max number of clients reached"), "CONFIG SET maxclients"),
+    (AuthenticationError("invalid username-password pair"), "refuses the user or password"),
+    (RedisConnectionError("Error 24 connecting to host:6379. Too many open files."), "ulimit -n"),
+]
+
+
+@pytest.mark.parametrize(("error", "remedy"), REFUSED_TO_NEW_CONNECTIONS, ids=str)
+def test_what_is_refused_to_new_connections_is_one_line_however_well_the_others_work(
+    error: RedisError, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    outage = Outage("redis://host:6379", clock)
+    for _ in range(60):
+        outage.noticed(error)
+        assert remedy in outage.trouble
+        outage.over()
+        assert not outage.trouble
+        clock.now += 1
+    assert said(caplog) == ["redis_lost"]
+    assert remedy in caplog.records[0].getMessage()
+    clock.now += QUIET_SECONDS
+    outage.over()
+    outage.over()
+    assert said(caplog) == ["redis_lost", "redis_back"]
+    assert len(outage.past) == 60, "what is told is one thing, what is true of Redis another"
+
+
+def test_an_outage_that_comes_and_goes_is_told_once_as_such_and_its_end_when_it_stays_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    outage = Outage("redis://host:6379", clock)
+    for _ in range(60):
+        outage.noticed(RedisConnectionError("Connection lost"))
+        clock.now += 0.5
+        outage.over()
+        clock.now += 0.5
+    assert said(caplog) == ["redis_lost", "redis_back", "redis_lost"]
+    assert "it comes and goes" in caplog.records[-1].getMessage()
+    clock.now += QUIET_SECONDS
+    outage.over()
+    assert said(caplog)[3:] == ["redis_back"]
+    clock.now += QUIET_SECONDS
+    outage.noticed(RedisConnectionError("Connection lost"))
+    outage.over()
+    assert said(caplog)[4:] == ["redis_lost", "redis_back"], "that is another outage"
+
+
+def test_another_reason_within_an_outage_is_told_once_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    outage = Outage("redis://host:6379", Clock())
+    for _ in range(3):
+        for error in (RedisConnectionError("refused"), BusyLoadingError("x"), ResponseError("MISCONF x")):
+            outage.noticed(error)
+    outage.over()
+    assert said(caplog) == ["redis_lost"] * 3 + ["redis_back"]
+    assert "loading" in caplog.records[1].getMessage()
+
+
+def test_a_long_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    outage = Outage("redis://host:6379", clock)
+    for _ in range(10):
+        outage.noticed(RedisConnectionError("refused"))
+        clock.now += 2 * QUIET_SECONDS
+    outage.over()
+    assert said(caplog) == ["redis_lost", "redis_back"]
+
+
+def test_words_of_trouble_in_what_a_reply_repeats_are_not_taken_for_it() -> None:
+    error = ResponseError(
+        "Command # 1 (SET a max number of clients WRONGTYPE) of pipeline caused error: ERR no: LOADINGS"
+    )
+    assert kind_of(error) == ""

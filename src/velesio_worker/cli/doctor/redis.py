@@ -15,7 +15,7 @@ from velesio_worker.core.secrets import hide_password
 from velesio_worker.queue.connection import check_redis as check_server
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.outage import remedy
+from velesio_worker.queue.remedies import RIGHTS, remedy
 from velesio_worker.queue.risks import Reading, readings, risks
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import RedisUnusableError
@@ -32,8 +32,7 @@ _ALL_LEASES: Final = 10**9
 """Seconds; every lease ends sooner."""
 
 _WITH_USER: Final = "redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
-_RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
-_ALLOW: Final = f"let the user do what the worker needs: redis-cli ACL SETUSER NAME {_RIGHTS}"
+_ALLOW: Final = f"let the user do what the worker needs: redis-cli ACL SETUSER NAME {RIGHTS}"
 
 
 async def check_redis(report: CheckReport, slow: float = SLOW_SECONDS) -> None:
@@ -95,7 +94,9 @@ def _trouble(error: RedisError | RedisUnusableError, url: str) -> tuple[str, str
     if "too old" in text:
         return text, "update Redis, or point REDIS_URL at a newer one"
     message, writes, right = text.rpartition(": write ")
-    return (message, f"in REDIS_URL, write {right}") if writes else (text, look)
+    if writes:
+        return message, f"in REDIS_URL, write {right}"
+    return (text, look) if "Redis answers" in text else parted(text, look)
 
 
 async def _look(redis: Redis, url: str, report: CheckReport, slow: float) -> None:
