@@ -93,6 +93,7 @@ _REMEDIES: Final = {
     "?ssl_certfile=/path/crt.pem&ssl_keyfile=/path/key.pem",
     "PROTOCOL": "does not speak Redis's protocol, as another program might ({said}): check host and port in REDIS_URL",
     "READONLY": "is a read-only replica: point REDIS_URL at the primary",
+    "UNBLOCKED": "has just become a replica: wait for the failover, or point REDIS_URL at the primary",
     "WRONGTYPE": "has a key of another type under one of the worker's names ({said}): rename or delete it, or set "
     "QUEUE_NAME to one that is free",
 }
