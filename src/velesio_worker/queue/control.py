@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
+import anyio
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.queue.claims import Claim, Held
@@ -17,6 +19,7 @@ from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS
 from velesio_worker.queue.keys import Keys, job_key, reader_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
+from velesio_worker.queue.remedies import FOREIGN, kind_of, words
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.payload import is_job_id
 
@@ -60,12 +63,22 @@ class Control:
         self._jobs = jobs
         self._looked_at = -math.inf
         self._unread: dict[str, float] = {}
+        self._foreign: set[str] = set()
 
     async def run(self) -> None:
         """Listen for ever: to the doorbell at once, and once a second to the truth, should it not have rung."""
-        after = await self._link.asked(self._newest)
+        after = ""
         while True:
-            reply = await self._link.asked(partial(self._next, after))
+            try:
+                after = after or await self._link.asked(self._newest)
+                reply = await self._link.asked(partial(self._next, after))
+            except ResponseError as error:
+                foreign = await self._link.foreign({self._link.keys.control: "stream"}, error)
+                if foreign is None:
+                    raise
+                self._link.outage.noticed(foreign)
+                after, reply = "", None
+                await anyio.sleep(BLOCK_SECONDS)
             for entry_id, fields in reply[0][1] if reply else ():
                 after = entry_id.decode()
                 await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
@@ -74,7 +87,14 @@ class Control:
 
     async def _rung(self, job_id: str) -> None:
         """Stop a job if its flag says so: it may have ended since, and the next one of that id may run."""
-        if is_job_id(job_id) and await self._link.done(partial(self._link.scripts.cancel, job_id, ask=False)):
+        if not is_job_id(job_id):
+            return
+        try:
+            flagged = await self._link.done(partial(self._link.scripts.cancel, job_id, ask=False))
+        except ResponseError as error:  # a key of the job's is somebody else's; there is no flag in it
+            log.warning(f"a cancel cannot be looked at: {job_key(job_id)}: {words(error)}", action="foreign_key")
+            return
+        if flagged:
             self._jobs.cancel(job_id)
 
     async def _next(self, after: str) -> Any:  # noqa: ANN401 (redis-py's)
@@ -97,10 +117,14 @@ class Control:
             for claim in claims:
                 pipe.hmget(job_key(claim.job.id), "cancel", "owner", "attempt")
                 pipe.exists(reader_key(claim.job.id))
-            replies = await execute(pipe)
+            replies = await execute(pipe, raise_on_error=False)
+        self._foreign &= {claim.held.job_id for claim in claims}
         unread, self._unread = self._unread, dict[str, float]()
-        for claim, (flag, owner, attempt), read in zip(claims, replies[::2], replies[1::2], strict=True):
+        for claim, known, read in zip(claims, replies[::2], replies[1::2], strict=True):
             held = claim.held
+            flag, owner, attempt = self._read(held.job_id, known)
+            if isinstance(read, RedisError):
+                raise read
             if flag == b"1":
                 self._jobs.cancel(held.job_id)
             elif _is_anothers(held, owner, attempt):
@@ -111,9 +135,22 @@ class Control:
                     log.info("nobody reads the job's stream", action="job_unread", job_id=held.job_id)
                     self._jobs.cancel(held.job_id)
 
+    def _read(self, job_id: str, known: Sequence[bytes | None] | RedisError) -> Sequence[bytes | None]:
+        """Return flag, owner and attempt as a job's hash has them; nothing of one that is no hash."""
+        if not isinstance(known, RedisError):
+            return known
+        if kind_of(known) != FOREIGN:
+            raise known
+        if job_id not in self._foreign:
+            self._foreign.add(job_id)
+            log.warning(
+                f"{job_key(job_id)} is no hash: the job cannot be cancelled", action="foreign_key", job_id=job_id
+            )
+        return None, None, None
+
 
 def _is_anothers(held: Held, owner: bytes | None, attempt: bytes | None) -> bool:
     """Whether somebody else has the job; an attempt that is older than ours shows a claim that a failover lost."""
-    if attempt is None or int(attempt) < held.attempt:
+    if attempt is None or not attempt.isdigit() or int(attempt) < held.attempt:
         return False
     return int(attempt) > held.attempt or owner != held.slot.worker.encode()

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from velesio_worker.core.logs import get_logger
 from velesio_worker.queue.connection import REPLY_SECONDS
 from velesio_worker.queue.keys import LAST_JOB_TIME, metrics_key
 from velesio_worker.queue.link import Link
@@ -22,6 +23,8 @@ METRICS_TTL: Final = 86400
 
 _FAILED: Final = "failed"
 
+log = get_logger(__name__)
+
 
 class Fleet:
     """Looks at the workers other than ``worker``, which is this one's id, and at the lists that all take jobs from."""
@@ -32,18 +35,25 @@ class Fleet:
 
     async def serves(self, kind: Kind) -> bool:
         """Whether another worker lives that may run jobs of a kind."""
-        names: list[bytes] = await self._link.asked(partial(self._link.commands.zrange, self._link.keys.workers, 0, -1))
-        for name in (name.decode() for name in names):
+        workers = self._link.keys.workers
+        read = partial(self._link.commands.zrange, workers, 0, -1)
+        names: list[bytes] = await self._link.on_keys({workers: "zset"}, read, writes=False)
+        for name in (name.decode(errors="replace") for name in names):
             if name != self._worker and await self._may_run(name, kind):
                 return True
         return False
 
     async def _may_run(self, worker: str, kind: Kind) -> bool:
         fields = ("kinds", f"{kind}_state")
-        known: list[bytes | None] = await self._link.asked(
-            partial(self._link.commands.hmget, self._link.keys.worker(worker), fields)
-        )
-        kinds, state = ((value or b"").decode() for value in known)
+        key = self._link.keys.worker(worker)
+        try:
+            known: list[bytes | None] = await self._link.asked(partial(self._link.commands.hmget, key, fields))
+        except ResponseError as error:
+            if (foreign := await self._link.foreign({key: "hash"}, error)) is None:
+                raise
+            log.debug(f"what worker {worker} runs is not known: {foreign}", action="foreign_key")
+            return False
+        kinds, state = ((value or b"").decode(errors="replace") for value in known)
         if kind not in kinds.split(",") or state == _FAILED:
             return False
         return await self._link.asked(partial(self._link.scripts.alive, self._link.keys, worker))
@@ -51,7 +61,9 @@ class Fleet:
     async def waiting(self, kind: Kind) -> int:
         """How many jobs wait that are, or may become, of a kind."""
         lists = (self._link.keys.incoming, self._link.keys.ready(kind))
-        return sum([await self._link.asked(partial(self._link.commands.llen, key)) for key in lists])
+        lengths = [partial(self._link.commands.llen, key) for key in lists]
+        types = dict.fromkeys(lists, "list")
+        return sum([await self._link.on_keys(types, length, writes=False) for length in lengths])
 
     async def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
         """Keep what the last job was, and its time for whoever stops hosts that have none; trouble is no matter.

@@ -54,9 +54,15 @@ class Lease:
         """The slots that the worker has used."""
         return list(self._slots.values())
 
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """The keys that a beat writes to, and their types."""
+        keys = self._link.keys
+        return {keys.workers: "zset", keys.slots(self._worker): "hash"}
+
     async def beat(self) -> None:
         """Renew the lease once."""
-        await self._link.done(self._beat)
+        await self._link.on_keys(self.keys, self._beat)
 
     async def _beat(self, unless: Callable[[], bool] = lambda: False) -> None:
         async with self._beating:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.outage import Outage, until_done
+from velesio_worker.queue.outage import Backoff, Outage, until_done
+from velesio_worker.queue.remedies import FOREIGN, kind_of
 from velesio_worker.queue.scripts import Scripts
 
 T = TypeVar("T")
@@ -45,3 +47,37 @@ class Link:
     async def asked(self, question: Callable[[], Awaitable[T]]) -> T:
         """Have something read; that Redis answers does not show that it takes writes. Raises as :meth:`done` does."""
         return await until_done(self.outage, question, writes=False)
+
+    async def on_keys(
+        self, keys: Mapping[str, str], operation: Callable[[], Awaitable[T]], *, writes: bool = True
+    ) -> T:
+        """As :meth:`done`, for keys of the queue: should one be somebody else's, wait until it is put right.
+
+        Args:
+            keys: the types that the keys have to have, by key.
+            operation: what is to be done with them.
+            writes: as :func:`velesio_worker.queue.outage.until_done` has it.
+
+        Raises:
+            redis.exceptions.RedisError: Redis answered with an error that waiting does not mend.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                return await until_done(self.outage, operation, writes=writes)
+            except ResponseError as error:
+                foreign = await self.foreign(keys, error)
+                if foreign is None:
+                    raise
+                self.outage.noticed(foreign)
+                await backoff.pause()
+
+    async def foreign(self, keys: Mapping[str, str], error: Exception) -> ResponseError | None:
+        """Return the error that names the key which is of another type than ``keys`` says; None if that is not it."""
+        if kind_of(error) != FOREIGN:
+            return None
+        for key, kind in keys.items():
+            found = (await self.asked(lambda key=key: self.commands.type(key))).decode()
+            if found not in {kind, "none"}:
+                return ResponseError(f"{FOREIGN} {key} is a {found}, where a {kind} belongs")
+        return None

@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import RECONNECTS
-from velesio_worker.queue.remedies import kind_of, passes, remedy
+from velesio_worker.queue.remedies import FOREIGN, kind_of, passes, remedy, words
 
 log = get_logger(__name__)
 
@@ -26,8 +26,8 @@ OUTAGES_KEPT: Final = 100
 QUIET_SECONDS: Final = 30.0
 """What comes again within so many seconds after it was over is told no more: it comes and goes."""
 
-_PER_CONNECTION: Final = frozenset({"MAXCLIENTS", "NOAUTH", "FILES"})
-"""What is refused to new connections alone: that those which stand go on does not show that it is over."""
+_PARTIAL: Final = frozenset({"MAXCLIENTS", "NOAUTH", "FILES", FOREIGN})
+"""What is refused to new connections alone, or for one key: that others go on does not show that it is over."""
 
 T = TypeVar("T")
 
@@ -96,12 +96,14 @@ class Outage:
                 self._told.clear()
                 self._flaps = False
         self._noticed_at = now
-        self._tell(kind_of(error), begins=begins)
+        self._tell(error, begins=begins)
 
-    def _tell(self, kind: str, *, begins: bool) -> None:
+    def _tell(self, error: Exception, *, begins: bool) -> None:
         """Say what is the matter, unless that was said a moment ago."""
-        if kind not in self._told:
-            self._told.add(kind)
+        kind = kind_of(error)
+        about = words(error) if kind == FOREIGN else kind  # of keys each is told
+        if about not in self._told:
+            self._told |= {kind, about}
             self._end_untold = True
             log.warning(self.trouble, action="redis_lost")
         elif begins and not self._end_untold:
@@ -123,7 +125,7 @@ class Outage:
 
     def _has_settled(self) -> bool:
         """Whether what went through shows that it is over: not yet where it comes and goes."""
-        comes_again = self._flaps or not self._told.isdisjoint(_PER_CONNECTION)
+        comes_again = self._flaps or not self._told.isdisjoint(_PARTIAL)
         return not comes_again or self._clock() - self._noticed_at >= QUIET_SECONDS
 
     async def over_within(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from typing import Any, Final, cast
 
 import anyio
@@ -26,6 +27,7 @@ LOOK_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 4.0
 """How much longer it may take the others to be connected and to beat once Redis was away."""
 
+_NO_TEXT: Final = "\ufffd"
 _CLIENT_NAME: Final = re.compile(r"\bname=(\S+)")
 
 log = get_logger(__name__)
@@ -44,6 +46,7 @@ class Reaper:
         self._worker = worker
         self._lease_seconds = lease_seconds
         self._may_list_clients = True
+        self._told: set[str] = set()
         self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(link.redis) else {}
 
     async def run(self) -> None:
@@ -57,7 +60,8 @@ class Reaper:
         missed = overdue(self._lease_seconds)
         connected: set[str] | None = None
         moved = 0
-        for lease in await self._link.scripts.leases(self._link.keys, self._lease_seconds - missed):
+        leases = partial(self._link.scripts.leases, self._link.keys, self._lease_seconds - missed)
+        for lease in await self._link.on_keys({self._link.keys.workers: "zset"}, leases, writes=False):
             if lease.worker == self._worker:
                 continue
             silent, away = self._silent(lease)
@@ -81,14 +85,32 @@ class Reaper:
         return since_beat - away, away
 
     async def _reap(self, lease: LeaseEnd, *, over: bool) -> int:
-        moved = await self._link.scripts.reap(self._link.keys, lease.worker, lease.ends, gone=not over)
+        keys = self._link.keys
+        try:
+            moved = await self._link.scripts.reap(keys, lease.worker, lease.ends, gone=not over)
+        except ResponseError as error:
+            foreign = await self._link.foreign({keys.slots(lease.worker): "hash"}, error)
+            if foreign is None:
+                raise
+            self._tell(lease.worker, f"the jobs of the lost worker {lease.worker} cannot be put back: {foreign}")
+            return 0
         if moved < 0:
+            if not lease.worker.isprintable() or _NO_TEXT in lease.worker:
+                self._tell(
+                    lease.worker, f"{keys.workers} names a worker that is none: {lease.worker!r}; ZREM removes it"
+                )
             return 0
         why = "its lease ran out" if over else "it missed a beat and has no connection"
         REAPED_WORKERS.inc()
         REAPED_JOBS.inc(moved)
         log.warning(f"worker {lease.worker} is lost: {why}", action="worker_reaped", lost=lease.worker, jobs=moved)
         return moved
+
+    def _tell(self, worker: str, trouble: str) -> None:
+        """Say what is the matter with a worker's keys, once."""
+        if worker not in self._told:
+            self._told.add(worker)
+            log.warning(trouble, action="foreign_key", lost=worker)
 
     async def _connected(self) -> set[str] | None:
         """Return the names of all connected clients; None if Redis does not tell."""

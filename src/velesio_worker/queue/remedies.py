@@ -65,6 +65,9 @@ _SAID: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
 
 _PIPELINE_PREFIX: Final = "caused error: "
 
+FOREIGN: Final = "WRONGTYPE"
+"""The kind of trouble where somebody else's key has a name of the worker's."""
+
 RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
 """What a Redis user of the worker's may do; the guide to Redis has a narrower list."""
 
@@ -94,7 +97,7 @@ _REMEDIES: Final = {
     "PROTOCOL": "does not speak Redis's protocol, as another program might ({said}): check host and port in REDIS_URL",
     "READONLY": "is a read-only replica: point REDIS_URL at the primary",
     "UNBLOCKED": "has just become a replica: wait for the failover, or point REDIS_URL at the primary",
-    "WRONGTYPE": "has a key of another type under one of the worker's names ({said}): rename or delete it, or set "
+    FOREIGN: "has a key of another type under one of the worker's names ({said}): rename or delete it, or set "
     "QUEUE_NAME to one that is free",
 }
 
@@ -106,12 +109,12 @@ def passes(error: RedisError) -> bool:
     return isinstance(error, ResponseError) and _PASSING_REPLY.search(words(error)) is not None
 
 
-def words(error: Exception) -> str:
+def words(error: BaseException) -> str:
     """Redis's own words; redis-py puts the command in front, and that may hold anything."""
     return str(error).rpartition(_PIPELINE_PREFIX)[2]
 
 
-def kind_of(error: Exception) -> str:
+def kind_of(error: BaseException) -> str:
     """Return the word for a kind of trouble, by which one is told from another; empty: Redis does not answer."""
     said = words(error)
     for pattern, word in _SAID:
@@ -124,7 +127,7 @@ def kind_of(error: Exception) -> str:
     return found.group() if found else ""
 
 
-def known_remedy(error: Exception) -> str:
+def known_remedy(error: BaseException) -> str:
     """Say what Redis does or is, and what to do about it; empty where only its own words are known."""
     return _REMEDIES.get(kind_of(error), "").format(said=words(error).strip())
 

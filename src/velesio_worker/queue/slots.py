@@ -62,11 +62,16 @@ class Slots:
             move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
             payload = await within(BLOCK_SECONDS + REPLY_SECONDS, move)
         except RedisError as error:
-            if not passes(error):
+            trouble = (
+                error
+                if passes(error)
+                else await self._link.foreign({**_lists(source, slot.key), **self._lease.keys}, error)
+            )
+            if trouble is None:
                 raise
-            self._link.outage.noticed(error)
+            self._link.outage.noticed(trouble)
             self._doubtful.add(slot.key)
-            await backoff.pause(self._link.outage)
+            await backoff.pause(self._link.outage if trouble is error else None)
             return None
         self._link.outage.over()
         backoff.reset()
@@ -83,18 +88,20 @@ class Slots:
     async def waiting(self, source: str) -> list[bytes]:
         """Return the jobs at the front of a list, the next one first; an empty string for one that is large."""
         read = partial(self._link.scripts.waiting, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
-        return await self._link.asked(read)
+        return await self._link.on_keys(_lists(source), read, writes=False)
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job of a list into the slot; False if it does not wait there any more."""
-        await self._link.done(partial(self._lease.cover, slot))
-        return await self._link.done(partial(self._link.scripts.pick, source, slot, payload))
+        await self._link.on_keys(self._lease.keys, partial(self._lease.cover, slot))
+        pick = partial(self._link.scripts.pick, source, slot, payload)
+        return await self._link.on_keys(_lists(source, slot.key), pick)
 
     async def lingers(self, source: str) -> bool:
         """Whether a job has been in a list for a moment: nobody else takes it. Returns after that moment."""
-        waits = await self._link.asked(lambda: self._link.commands.llen(source))
+        length = partial(self._link.on_keys, _lists(source), partial(self._link.commands.llen, source), writes=False)
+        waits = await length()
         await anyio.sleep(_LINGER_SECONDS)
-        return bool(waits) and bool(await self._link.asked(lambda: self._link.commands.llen(source)))
+        return bool(waits) and bool(await length())
 
     async def inside(self, slot: Slot) -> bytes | None:
         """Return what lies in a slot; None if nothing does.
@@ -108,7 +115,7 @@ class Slots:
             patience = min(2 * patience, PAYLOAD_SECONDS)
             return await within(patience, self._blocking.lindex(slot.key, -1))
 
-        return await self._link.asked(read)
+        return await self._link.on_keys(_lists(slot.key), read, writes=False)
 
     async def ack(self, slot: Slot, payload: bytes) -> None:
         """Forget the job in the slot, as it was taken: it is over."""
@@ -118,16 +125,19 @@ class Slots:
 
     async def send(self, slot: Slot, destination: str) -> None:
         """Move the job in the slot to the end of a list."""
-        await self._link.done(lambda: self._link.commands.lmove(slot.key, destination, "RIGHT", "LEFT"))
+        move = partial(self._link.commands.lmove, slot.key, destination, "RIGHT", "LEFT")
+        await self._link.on_keys(_lists(slot.key, destination), move)
 
     async def hand_back(self, slot: Slot) -> bool:
         """Move the job in the slot to the front of the slot's home list; False if there was none."""
-        moved = await self._link.done(lambda: self._link.commands.lmove(slot.key, slot.home, "RIGHT", "RIGHT"))
-        return moved is not None
+        move = partial(self._link.commands.lmove, slot.key, slot.home, "RIGHT", "RIGHT")
+        return await self._link.on_keys(_lists(slot.key, slot.home), move) is not None
 
     async def send_to_worker(self, slot: Slot, worker: str) -> bool:
         """Move the job in the slot to the list of one worker; False if that worker does not live."""
-        return await self._link.done(lambda: self._link.scripts.send_to_worker(self._link.keys, slot, worker))
+        keys = self._link.keys
+        send = partial(self._link.scripts.send_to_worker, keys, slot, worker)
+        return await self._link.on_keys({**_lists(slot.key, keys.only(worker)), keys.workers: "zset"}, send)
 
     async def bury(self, slot: Slot, payload: bytes, reason: str) -> None:
         """Move the job in the slot, as it was taken, to the dead letters; ``reason``: why it can't be run."""
@@ -136,17 +146,25 @@ class Slots:
         if len(letter) > _LETTER_BYTES:
             why = f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
             letter = _letter(slot.worker, payload[:_LETTER_HEAD], why, size=len(payload))
-        if not await self._link.done(lambda: self._link.scripts.bury(self._link.keys, slot, letter)):
+        lists, move = _lists(slot.key, self._link.keys.dead), partial(self._link.scripts.bury, self._link.keys, slot)
+        if not await self._link.on_keys(lists, partial(move, letter)):
             self._doubtful.add(slot.key)
-            await self._link.done(lambda: self._link.scripts.bury(self._link.keys, slot, letter, payload))
+            await self._link.on_keys(lists, partial(move, letter, payload))
         DEAD_LETTERS.inc()
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
         """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""
-        if not await self._link.asked(lambda: self._link.scripts.alive(self._link.keys, owner)):
+        keys = self._link.keys
+        alive = partial(self._link.scripts.alive, keys, owner)
+        if not await self._link.on_keys({keys.workers: "zset"}, alive, writes=False):
             return False
         payload = await self.inside(self._link.keys.slot(owner, name))
         return payload is not None and job_id_in(payload) == job_id
+
+
+def _lists(*keys: str) -> dict[str, str]:
+    """Return what :meth:`velesio_worker.queue.link.Link.on_keys` wants to know of keys that are lists."""
+    return dict.fromkeys(keys, "list")
 
 
 def _letter(worker: str, payload: bytes, reason: str, *, size: int) -> bytes:

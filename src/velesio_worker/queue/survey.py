@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import orjson
+from redis.exceptions import ResponseError
 
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
@@ -83,7 +84,12 @@ class Survey:
         Raises:
             redis.exceptions.RedisError: Redis does not answer, or not in time.
         """
-        return await within(self._seconds, self._look())
+        try:
+            return await within(self._seconds, self._look())
+        except ResponseError as error:
+            keys = self._link.keys
+            types = {**dict.fromkeys((*self._lists.values(), keys.dead), "list"), keys.workers: "zset"}
+            raise await self._link.foreign(types, error) or error from None
 
     async def _look(self) -> QueueView:
         now = time.time()

@@ -193,7 +193,7 @@ class Scripts:
         """Return the workers whose leases end within so many seconds, or have ended."""
         reply: list[Any] = await self._run("leases", keys=[keys.workers], args=[within])
         return [
-            LeaseEnd(worker.decode(), ends.decode(), left / 1000)
+            LeaseEnd(worker.decode(errors="replace"), ends.decode(), left / 1000)
             for worker, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 

@@ -20,16 +20,36 @@ local now = redis.call('TIME')
 if ARGV[3] ~= '1' and tonumber(ends) > tonumber(now[1]) + tonumber(now[2]) / 1000000 then
   return -1
 end
+-- Move a job; false: there is none, or somebody else's key is no list.
+local function move(from, to, side)
+  local job = redis.pcall('LMOVE', from, to, side, 'RIGHT')
+  if type(job) ~= 'table' then
+    return job, false
+  elseif string.find(job.err, 'WRONGTYPE', 1, true) ~= 1 then
+    error(job.err)
+  end
+  return false, true
+end
+-- Put what lies in a list back to another one; where that is no list, to the one that all jobs come from.
+local function back(from, to, side)
+  local moved = 0
+  while true do
+    local job, foreign = move(from, to, side)
+    if foreign and to ~= KEYS[4] then
+      to = KEYS[4]
+    elseif not job then
+      return moved
+    else
+      moved = moved + 1
+    end
+  end
+end
 local moved = 0
 local slots = redis.call('HGETALL', KEYS[2])
 for i = 1, #slots, 2 do
-  while redis.call('LMOVE', slots[i], slots[i + 1], 'RIGHT', 'RIGHT') do
-    moved = moved + 1
-  end
+  moved = moved + back(slots[i], slots[i + 1], 'RIGHT')
 end
-while redis.call('LMOVE', KEYS[3], KEYS[4], 'LEFT', 'RIGHT') do
-  moved = moved + 1
-end
+moved = moved + back(KEYS[3], KEYS[4], 'LEFT')
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('ZREM', KEYS[1], ARGV[1])
 return moved
