@@ -18,6 +18,7 @@ from tests.support.servers import Topology
 from tests.support.text_bench import ONCE, ROLE, Bench, Source, cut, delta, refused, text, whole
 from tests.support.waiting import until
 from velesio_worker.core.settings import CacheMode
+from velesio_worker.engines.base import Traits
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.execution import cache as cache_module
 from velesio_worker.execution.cache import CACHE_SECONDS, LARGEST, Kept, PromptCache, Replay
@@ -511,3 +512,26 @@ async def test_an_answer_is_kept_with_the_name_of_the_model_that_made_it(caching
 async def test_pieces_that_no_engine_sends_are_a_miss(commands: Any, broken: dict[str, Any]) -> None:
     await commands.set(KEY, damaged(tokens=[{"choices": [broken]}]))
     assert await PromptCache(commands, ALL).find(KEY) is None
+
+
+async def test_an_answer_of_an_engine_that_was_exchanged_meanwhile_is_not_kept(caching: Bench, commands: Any) -> None:
+    class Exchanged(Source):
+        """Somebody else puts another in the engine's place while the job runs."""
+
+        traits = Traits(foreign=True)
+
+        async def identity(self, model: str | None) -> str | None:
+            return "beta" if len(caching.double.requests) > exchanged_after else await super().identity(model)
+
+    caching.source = Exchanged(LlamaEngine(caching.http, LlamaProperties("tiny", 2048, 2)))
+    caching.double.answers[COMPLETION] = [whole("Once")]
+    exchanged_after = 0
+    await caching.submit(data={"seed": 1})
+    await caching.run()
+    assert (await caching.result())["text"] == "Once"
+    assert await commands.keys("prompt_cache:*") == []
+    exchanged_after = 2
+    await commands.delete("result:a", "stream:a", "{result:a}:job")
+    await caching.submit(data={"seed": 1})
+    await caching.run()
+    assert len(await commands.keys("prompt_cache:*")) == 1, "one that stayed the same is believed"

@@ -46,14 +46,17 @@ class Place:
 
     def run(self, type_: str, data: Mapping[str, Any] | None = None, **fields: Any) -> tuple[dict[str, Any], Entries]:
         """Run a job; returns its result and its entries."""
-        job_id = self.push(type_, data, **fields)
+        return self.follow(self.push(type_, data, **fields))
+
+    def follow(self, job_id: str) -> tuple[dict[str, Any], Entries]:
+        """Wait for a job's end; returns its result and its entries."""
         found: Entries = []
 
         def ended() -> bool:
             found[:] = entries(self.redis, job_id)
             return bool(found) and found[-1][1] in {"done", "error"}
 
-        wait_for(ended, (type_, data))
+        wait_for(ended, (job_id, found))
         return result_of(self.redis, job_id), found
 
     def result(self, type_: str, data: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:

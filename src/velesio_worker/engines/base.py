@@ -66,11 +66,13 @@ class Traits:
     """What the engines of a kind are like.
 
     Attributes:
+        foreign: whether somebody else runs it, who may put another in its place at any time.
         queues: whether jobs stand in a line of the engine's own, which says by :class:`Begun` when it begins with one.
         leaks: whether it may hold on to memory once it ran out of it: it is replaced then, and the job tried once more.
         previews: whether its progress comes with pictures.
     """
 
+    foreign: bool = False
     queues: bool = False
     leaks: bool = False
     previews: bool = False
@@ -118,6 +120,9 @@ class Serving(Generic[E_co]):
             reached.
         exchange: loads another model in the engine that runs, while no job does; None if it has to be started anew for
             that. Raises JobError if it cannot be loaded.
+        look: asks an engine that somebody else runs whether it is what it was, unless that was asked less than so many
+            seconds ago. Returns what it is now, empty if it is the same; None if it does not say. None: nobody else can
+            change it.
         spare: how many may have a lease beside those, to wait in the engine's own line.
         excused: whether its end was wished for, so that it does not count as a failure.
         rest: has it let go of the GPU's memory until the next job, while none runs; None if it cannot. Raises JobError.
@@ -132,6 +137,7 @@ class Serving(Generic[E_co]):
     probe: Callable[[], Awaitable[None]]
     exchange: Callable[[Spec], Awaitable[None]] | None = None
     rest: Callable[[], Awaitable[None]] | None = None
+    look: Callable[[float], Awaitable[str | None]] | None = None
     excused: Callable[[], bool] = lambda: False
     spare: int = 0
 
@@ -215,7 +221,10 @@ class EngineSource(Protocol):
         ...
 
     async def identity(self, model: str | None) -> str | None:
-        """Return what tells a job's model from others, however it is called; None where that is not known."""
+        """Return what tells a job's model from others, however it is called; None where that is not known.
+
+        An engine that somebody else runs is asked for it each time.
+        """
         ...
 
     async def lost(self) -> None:

@@ -102,25 +102,41 @@ class EngineHTTP:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def get(self, path: str, *, timeout: float) -> tuple[int, Any]:  # noqa: ASYNC109 (httpx's own time-out)
+    async def get(
+        self,
+        path: str,
+        *,
+        timeout: float,  # noqa: ASYNC109 (httpx's own time-out)
+        keep: bool = True,
+    ) -> tuple[int, Any]:
         """GET a JSON document; returns the status, and the document or None if the body is no JSON.
+
+        Args:
+            path: what to get.
+            timeout: for how many seconds it is waited for.
+            keep: whether the connection may be used again; it takes up one of llama-server's threads until then.
 
         Raises:
             ConnectionLostError: there was no answer within ``timeout`` seconds.
         """
-        response = await self._get(path, timeout)
+        response = await self._get(path, timeout, {} if keep else {"Connection": "close"})
         return response.status_code, decode_json(response.content)
 
     async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (httpx's own time-out)
         """GET a text; returns the status and the text. Otherwise as :meth:`get`."""
-        response = await self._get(path, timeout)
+        response = await self._get(path, timeout, {})
         return response.status_code, response.text
 
-    async def _get(self, path: str, timeout: float) -> httpx.Response:  # noqa: ASYNC109 (httpx's own time-out)
+    async def _get(
+        self,
+        path: str,
+        timeout: float,  # noqa: ASYNC109 (httpx's own time-out)
+        headers: Mapping[str, str],
+    ) -> httpx.Response:
         if self._client.is_closed:
             raise ConnectionLostError(_CLOSED)
         try:
-            return await self._client.get(path, timeout=timeout)
+            return await self._client.get(path, timeout=timeout, headers=headers)
         except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
 

@@ -67,6 +67,7 @@ class TextModels:
 
     async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:  # noqa: ARG002 (they are files)
         """List what lies in the folder; of a server that runs elsewhere, what it has loaded."""
+        await self.supervisor.look()
         loaded = self.supervisor.loaded
         if self._launcher.owned:
             path = loaded.model if loaded else None
@@ -76,6 +77,7 @@ class TextModels:
 
     async def info(self, on_wait: OnWait) -> dict[str, Any]:  # noqa: ARG002 (as above)
         """Describe the loaded model; if there is none, that which the next job gets, as far as its file tells."""
+        await self.supervisor.look()
         serving = self.supervisor.serving
         if serving is not None:
             try:

@@ -276,6 +276,16 @@ class Performer:
 
     async def keep(self, run: Run) -> None:
         """Keep an answer that is whole and was made in one go."""
-        outcome, in_one_go = run.outcome, run.stop.halted is None
-        if run.answer.cache_key and in_one_go and isinstance(outcome, Done) and outcome.finish_reason != "cancelled":
-            await self._cache.keep(run.answer.cache_key, Kept(run.model or "", run.answer.pieces, outcome))
+        key, outcome, in_one_go = run.answer.cache_key, run.outcome, run.stop.halted is None
+        if key is None or not in_one_go or not isinstance(outcome, Done) or outcome.finish_reason == "cancelled":
+            return
+        if not run.traits.foreign or await self._is_by_whom_it_was_asked(run):
+            await self._cache.keep(key, Kept(run.model or "", run.answer.pieces, outcome))
+
+    async def _is_by_whom_it_was_asked(self, run: Run) -> bool:
+        """Whether an engine that somebody else runs is after the job what it was before it."""
+        try:
+            identity = await self.engines[run.job.kind].identity(run.job.model)
+        except JobError:
+            return False
+        return identity is not None and cache_key(run.job, identity) == run.answer.cache_key

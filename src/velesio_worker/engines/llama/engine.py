@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, cast
+
+import orjson
 
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
@@ -26,6 +29,8 @@ _ANSWER_SECONDS: Final = 5.0
 _DECODED: Final = re.compile(r"^llamacpp:n_decode_total (\d+(?:\.\d+)?(?:e\+?\d+)?)$", re.MULTILINE)
 _PROBE: Final = b'{"prompt":"a","n_predict":1,"cache_prompt":false,"temperature":0}'
 _UNAUTHORISED: Final = frozenset({401, 403})
+_SHAPING: Final = ("model_alias", "model_ftype", "chat_template", "bos_token", "eos_token", "modalities", "build_info")
+_MARKER_OF_OLD: Final = "<__media__>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +41,34 @@ class LlamaProperties:
         model: the model's name: its file name without the ending.
         context_length: tokens of context that one job has.
         slots: how many jobs it runs at a time.
+        path: the model's file, as the server knows it.
+        manner: a hash of what else shapes its answers: its template, its default parameters, its build.
+        process: what tells one run of the program from another; empty where it does not say.
     """
 
     model: str
     context_length: int
     slots: int
+    path: str = field(default="", compare=False)
+    manner: str = field(default="", compare=False)
+    process: str = field(default="", compare=False)
+
+    @property
+    def told(self) -> tuple[str, int, int, str]:
+        """All that makes a difference to jobs and their answers."""
+        return self.path, self.context_length, self.slots, self.manner
 
 
 class LlamaEngine:
-    """A llama-server that answers."""
+    """A llama-server that answers.
 
-    def __init__(self, http: EngineHTTP, properties: LlamaProperties) -> None:
+    Attributes:
+        identity: what tells a server that somebody else runs from others; empty for the worker's own.
+    """
+
+    def __init__(self, http: EngineHTTP, properties: LlamaProperties, identity: str = "") -> None:
         self._http = http
+        self.identity = identity
         self.properties = properties
         self.model = properties.model
 
@@ -129,18 +150,36 @@ async def read_properties(http: EngineHTTP) -> LlamaProperties | None:
     status, _ = await http.get("/health", timeout=5)
     if status == BUSY:
         return None
-    status, props = await http.get("/props", timeout=5)
+    return properties_in(*await http.get("/props", timeout=5))
+
+
+def properties_in(status: int, props: object) -> LlamaProperties | None:
+    """Read a llama-server's answer to ``/props``; otherwise as :func:`read_properties`."""
     if status == BUSY:
         return None
     if status >= SERVER_ERRORS:
         raise ConnectionLostError(f"status {status}")
     match props:
         case {"model_path": str(path), "default_generation_settings": dict(), "total_slots": int()}:
-            slots, context = count_in(props, "total_slots"), count_in(props["default_generation_settings"], "n_ctx")
+            said = cast("dict[str, Any]", props)
+            slots, context = count_in(said, "total_slots"), count_in(said["default_generation_settings"], "n_ctx")
             if slots and slots <= MOST_SLOTS and context:
-                return LlamaProperties(PurePath(path).stem, context, slots)
+                name = PurePath(path).stem
+                return LlamaProperties(name, context, slots, path, _manner(said), _process(said))
         case _:
             pass
     if status in _UNAUTHORISED:
         raise EngineRefusedError("it wants another API key: set LLAMA_API_KEY to the one it was given")
     raise EngineRefusedError(f"it answers /props with status {status}, which is not llama-server's way")
+
+
+def _manner(props: dict[str, Any]) -> str:
+    settings = known_object(props, "default_generation_settings") or {}
+    shaping = [settings.get("params"), *(props.get(name) for name in _SHAPING)]
+    return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _process(props: dict[str, Any]) -> str:
+    """Return the marker of media, which llama-server draws anew at each start; older builds have the same for ever."""
+    marker = props.get("media_marker")
+    return marker if isinstance(marker, str) and marker != _MARKER_OF_OLD else ""

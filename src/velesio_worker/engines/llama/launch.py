@@ -16,11 +16,12 @@ import anyio.to_thread
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import GpuSizing, Settings
-from velesio_worker.engines.base import PLAIN, Serving, Spec
+from velesio_worker.engines.base import PLAIN, Serving, Spec, Traits
 from velesio_worker.engines.gpu import Gpu, Gpus, free_memory, read_soon, until_free
 from velesio_worker.engines.llama.command import LOCAL_BINARY, check_model, llama_command, model_of
 from velesio_worker.engines.llama.engine import LlamaEngine
-from velesio_worker.engines.llama.server import foreign_server, own_server
+from velesio_worker.engines.llama.foreign import foreign_server
+from velesio_worker.engines.llama.server import own_server
 from velesio_worker.engines.llama.sizing import Sizing, lower, sized
 from velesio_worker.engines.models.download import fetch_missing
 from velesio_worker.engines.models.folder import ModelFolder
@@ -45,7 +46,6 @@ class LlamaLauncher:
     name = "llama-server"
     kind: str = Kind.TEXT
     exchanges = False
-    traits = PLAIN
 
     def __init__(self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] | None = None) -> None:
         self._settings = settings
@@ -53,7 +53,9 @@ class LlamaLauncher:
         self._environ = os.environ if environ is None else environ
         self.folder = ModelFolder(settings.model_path.parent)
         self.owned = settings.llama_server_url is None
+        self.traits = PLAIN if self.owned else Traits(foreign=True)
         self._served = ""
+        self._identity = ""
         self.trouble = ""
         self._swept = False
         self._free_before: int | None = None
@@ -90,9 +92,11 @@ class LlamaLauncher:
         """Return what tells an engine's answers from those of others; None where that is not known yet."""
         settings = self._settings
         host = socket.gethostname()
+        if not self.owned:
+            known = f"{self._served} at {settings.llama_server_url} on {host}: {self._identity}"
+            return known if self._identity else None
         if spec.model is None:
-            where = settings.llama_server_url or settings.startup_command
-            return f"{self._served} at {where} on {host}" if self._served else None
+            return f"{self._served} at {settings.startup_command} on {host}" if self._served else None
         model = self.folder.content_of(spec.model)
         if model is None:
             return None
@@ -119,13 +123,16 @@ class LlamaLauncher:
             url = self._settings.llama_server_url
             if url is not None:
                 serving = await stack.enter_async_context(
-                    foreign_server(self._settings, url, partial(setattr, self, "trouble"))
+                    foreign_server(self._settings, url, self.folder.content_of, partial(setattr, self, "trouble"))
                 )
             else:
                 await self._prepare(spec)
                 serving = await self._start(stack, spec)
-            self._served = serving.engine.model
-            yield serving
+            self._served, self._identity = serving.engine.model, serving.engine.identity
+            try:
+                yield serving
+            finally:
+                self._identity = ""
 
     async def _prepare(self, spec: Spec) -> None:
         """End what an earlier run left, get the model, and wait for the memory that the last engine had."""

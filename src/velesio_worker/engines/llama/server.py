@@ -1,4 +1,4 @@
-"""A llama-server that serves: one that the worker starts, or one that runs elsewhere."""
+"""A llama-server that the worker starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Final
 import anyio
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import TAIL, Serving
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
@@ -112,7 +111,7 @@ async def own_server(
         )
         reported = Reported()
         gone = partial(until_gone, process, reported, partial(_answers, http), _last_words)
-        yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
+        yield serving_of(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
 
 
 async def _answers(http: EngineHTTP) -> bool:
@@ -125,7 +124,7 @@ async def _answers(http: EngineHTTP) -> bool:
     return True
 
 
-async def _asked(http: EngineHTTP) -> LlamaProperties | str:
+async def asked(http: EngineHTTP) -> LlamaProperties | str:
     """Ask a server what it is, or why it does not say so yet."""
     try:
         return await read_properties(http) or _LOADING
@@ -133,13 +132,15 @@ async def _asked(http: EngineHTTP) -> LlamaProperties | str:
         return f"does not answer ({error})"
 
 
-def _serving(
+def serving_of(
     settings: Settings,
     engine: LlamaEngine,
     gone: Callable[[], Awaitable[str]],
     report: Callable[[], None],
     kill: Callable[[], None] | None,
+    look: Callable[[float], Awaitable[str | None]] | None = None,
 ) -> Serving[LlamaEngine]:
+    """Return a server that is ready, for as many jobs as it has slots, or fewer."""
     slots = engine.properties.slots
     wanted = settings.llm_concurrency or slots
     if wanted > slots:
@@ -148,7 +149,8 @@ def _serving(
             f"Start it with --parallel {wanted}",
             action="concurrency_lowered",
         )
-    return Serving(engine, min(wanted, slots), gone, report, kill, engine.decoded, engine.probe)
+    jobs = min(wanted, slots)
+    return Serving(engine, jobs, gone, report, kill, engine.decoded, engine.probe, look=look)
 
 
 async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float) -> LlamaProperties:
@@ -160,7 +162,7 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float
             await process.drained()
             raise _start_error(process)
         try:
-            answer = await _asked(http)
+            answer = await asked(http)
         except EngineRefusedError as error:
             check = "" if "LLAMA_API_KEY" in str(error) else " Check STARTUP_COMMAND."
             text = f"What was started does not serve as llama-server: {error}.{check}"
@@ -189,50 +191,3 @@ def _start_error(process: EngineProcess) -> EngineStartError:
 def _last_words(process: EngineProcess) -> str:
     said = tail_of(process).lower()
     return last_words(process, next((hint for sign, hint in _HINTS if sign.search(said)), ""))
-
-
-@contextlib.asynccontextmanager
-async def foreign_server(
-    settings: Settings, url: str, on_trouble: Callable[[str], None]
-) -> AsyncGenerator[Serving[LlamaEngine], None]:
-    """Wait until the server at ``url`` answers, however long that takes; ``on_trouble`` is told why it does not.
-
-    Raises:
-        EngineStartError: what answers is no llama-server.
-    """
-    shown = hide_password(url)
-    reported = Reported()
-    async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
-        properties = await _until_it_answers(http, shown, on_trouble)
-        log.info(
-            f"llama-server at {shown} is ready: {properties.model}, {properties.slots} slots of "
-            f"{properties.context_length} tokens",
-            action="engine_ready",
-        )
-
-        async def gone() -> str:
-            while True:
-                await reported.wait()
-                try:
-                    if await read_properties(http) is None:
-                        return "loads its model again"
-                except (ConnectionLostError, EngineRefusedError):
-                    return "does not answer any more"
-
-        yield _serving(settings, LlamaEngine(http, properties), gone, reported.set, None)
-
-
-async def _until_it_answers(http: EngineHTTP, shown: str, on_trouble: Callable[[str], None]) -> LlamaProperties:
-    said = ""
-    while True:
-        try:
-            answer = await _asked(http)
-        except EngineRefusedError as error:
-            raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}", final=True) from None
-        if isinstance(answer, LlamaProperties):
-            return answer
-        if answer != said:
-            said = answer
-            on_trouble(f"llama-server at {shown} {answer}")
-            log.warning(f"llama-server at {shown} {answer}; trying again", action="engine_absent")
-        await anyio.sleep(1)

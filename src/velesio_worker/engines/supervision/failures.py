@@ -88,6 +88,10 @@ class Failures:
         if not ended.lost:
             log.info(f"{self._name} was stopped: {ended.reason}", action="engine_stopped", model=model)
             return
+        if ended.exchanged:
+            self.last_error = f"{self._name} {ended.lost}"
+            log.warning(self.last_error, action="engine_exchanged", model=model)
+            return
         RESTARTS.labels(self._kind).inc()
         self.losses += 1
         shown = f"{self._name} {ended.lost}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Generic
+from typing import Final, Generic
 
 import anyio
 
@@ -28,6 +28,9 @@ from velesio_worker.wire.errors import (
     OutOfMemoryError,
 )
 
+LOOK_SECONDS: Final = 2.0
+"""How often an engine that somebody else runs is looked at while nobody asks for it."""
+
 log = get_logger(__name__)
 
 
@@ -41,6 +44,7 @@ class Ended:
         lost: what happened to it; empty if it was stopped.
         reason: why it was stopped.
         steady: whether what happened before its start does not count any more.
+        exchanged: whether it is another one now, which is ready.
     """
 
     spec: Spec
@@ -48,6 +52,7 @@ class Ended:
     lost: str = ""
     reason: str = ""
     steady: bool = False
+    exchanged: bool = False
 
 
 class EngineRun(Generic[E]):
@@ -75,6 +80,7 @@ class EngineRun(Generic[E]):
         self._serving: Serving[E] | None = None
         self._served = Served(spec)
         self._pardoned = False
+        self._exchanged = False
         self._over = anyio.Event()
         self._reason = ""
 
@@ -129,16 +135,39 @@ class EngineRun(Generic[E]):
         async with anyio.create_task_group() as watching:
             watching.start_soon(self._note_end, serving)
             watching.start_soon(watchdog.run)
+            if serving.look is not None:
+                watching.start_soon(self._keep_looking, serving)
             await self._over.wait()
             watching.cancel_scope.cancel()
         why = self._served.why
         lost = {Condition.GONE: why, Condition.HANGS: f"was replaced: it {why}"}.get(self._served.condition, "")
         steady = self._pardoned or serving.excused() or anyio.current_time() - began > self._patience.steady
-        return Ended(self._spec, lost=lost, reason=self._reason, steady=steady)
+        return Ended(self._spec, lost=lost, reason=self._reason, steady=steady, exchanged=self._exchanged)
 
     async def _note_end(self, serving: Serving[E]) -> None:
         how = await serving.gone()
         self._inbox.post(partial(self.find, Condition.GONE, how))
+
+    async def _keep_looking(self, serving: Serving[E]) -> None:
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            if await self.look(LOOK_SECONDS) is None and not self._leases.live:  # jobs find out by themselves
+                serving.report()
+
+    async def look(self, age: float) -> bool | None:
+        """Return whether the engine is what it was ``age`` seconds ago at most; None if it does not say."""
+        look = self._serving and self._serving.look
+        if look is None:
+            return True
+        found = await look(age)
+        if found and self.serving is not None:
+            self._leases.close()  # whoever comes now wants the other
+            self._inbox.post(partial(self._replaced_elsewhere, found))
+        return None if found is None else not found
+
+    def _replaced_elsewhere(self, how: str) -> None:
+        self.find(Condition.GONE, how)
+        self._exchanged = self._served.why == how
 
     def _hangs(self, serving: Serving[E], reason: str) -> None:
         """The watchdog found that the engine does nothing for anybody."""
@@ -153,6 +182,8 @@ class EngineRun(Generic[E]):
         if self._served.condition is Condition.HANGS:
             text = f"{name} was replaced while the job ran: it {self._served.why}."
             self._leases.dismiss(EngineUnavailableError, text)
+        elif self._exchanged:
+            self._leases.dismiss(EngineUnavailableError, f"{name} {self._served.why}.")
         else:
             self._leases.dismiss(EngineCrashedError, f"{name} went away while the job ran.")
 

@@ -32,6 +32,9 @@ ASK_SECONDS: Final = 1.0
 
 NOTICE_SECONDS: Final = 2.0
 
+SEEN_SECONDS: Final = 0.05
+"""How long it is believed, before a job begins, what an engine that somebody else runs has said that it is."""
+
 log = get_logger(__name__)
 
 
@@ -128,12 +131,31 @@ class Supervisor(Generic[E]):
         self, model: str | None = None, *, on_wait: Callable[[EngineState], None] = lambda _: None
     ) -> AsyncGenerator[E, None]:
         """Lease the engine with a model loaded; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
-        spec = None if model is None else await self._launcher.resolve(model)
-        async with self._leases.lease(spec, lambda: on_wait(self.state)) as engine:
-            yield engine
+        while True:
+            await self.look(SEEN_SECONDS)
+            spec = None if model is None else await self._launcher.resolve(model)
+            async with self._leases.lease(spec, lambda: on_wait(self.state)) as engine:
+                if self._engine is None or await self._engine.look(SEEN_SECONDS) is not False:
+                    yield engine
+                    return
+
+    async def look(self, age: float = 0.0) -> bool:
+        """Have an engine that somebody else runs say what it is, unless it has ``age`` seconds ago at most.
+
+        If it is another one now, that is waited for, ``NOTICE_SECONDS`` at most. Returns whether it says so.
+        """
+        engine = self._engine
+        same = await engine.look(age) if engine is not None else True
+        if same is False:
+            with anyio.move_on_after(NOTICE_SECONDS):
+                while self._engine is engine or self.state is not EngineState.READY:
+                    await self._changed.wait()
+        return same is not None
 
     async def identity(self, model: str | None) -> str | None:
         """Return what tells a job's model from others; see :class:`velesio_worker.engines.base.EngineSource`."""
+        if not await self.look():
+            return None
         spec = self._leases.default if model is None else await self._launcher.resolve(model)
         return await anyio.to_thread.run_sync(self._launcher.identity, spec)
 
@@ -174,7 +196,9 @@ class Supervisor(Generic[E]):
 
         Returns once the state says so too, or after ``NOTICE_SECONDS``, should the engine serve others all the same.
         """
-        if self.state not in {EngineState.READY, EngineState.DRAINING}:
+        engine = self._engine
+        await self.look()
+        if self._engine is not engine or self.state not in {EngineState.READY, EngineState.DRAINING}:
             return
         if self.serving is not None:
             self.serving.report()
