@@ -104,6 +104,48 @@ def test_a_token_that_there_is_not_is_an_error(place: Place) -> None:
     assert "49152" in message
 
 
+CALL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"messages": [USER]},
+        {"messages": [USER, {"role": "assistant", "content": "Blue, or"}]},
+        {"messages": [USER], "tools": [CALL]},
+        {"messages": [USER], "add_generation_prompt": False},
+        {"messages": [{"role": "system", "content": "Be brief."}, USER, {"role": "assistant", "content": ""}]},
+    ],
+    ids=["plain", "begun", "tools", "bare", "empty-end"],
+)
+def test_a_chat_has_as_many_tokens_as_are_counted_and_its_prompt_is_that_of_the_template(
+    place: Place, chat: dict[str, Any]
+) -> None:
+    answer = place.result("chat_completion", chat | {"max_tokens": 1})
+    assert place.result("count_tokens", chat) == {"tokens": answer["usage"]["prompt_tokens"]}
+    result, found = place.run("apply_template", chat)
+    assert [event for _, event, _ in found] == ["start", "done"]
+    assert result.keys() == {"prompt"}
+    assert "Name a colour." in result["prompt"]
+    assert place.result("count_tokens", {"prompt": result["prompt"]}) == {"tokens": answer["usage"]["prompt_tokens"]}
+
+
+@pytest.mark.parametrize("prompt", ["Hello, world", "<|im_start|>user\nnaïve 猫", [1, 2, 3]])
+def test_a_prompt_has_as_many_tokens_as_are_counted(place: Place, prompt: str | list[int]) -> None:
+    usage = place.result("completion", {"prompt": prompt, "max_tokens": 1})["usage"]
+    assert place.result("count_tokens", {"prompt": prompt}) == {"tokens": usage["prompt_tokens"]}
+
+
+def test_an_image_that_the_model_cannot_see_is_not_counted(place: Place) -> None:
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}
+    for type_ in ("count_tokens", "apply_template"):
+        code, message = place.error(type_, {"messages": [image]})
+        assert (code, "--mmproj" in message) == ("bad_job", True), message
+
+
 def cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
 

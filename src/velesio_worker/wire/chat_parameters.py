@@ -95,14 +95,55 @@ _SCHEMA_WORDS: Final = frozenset(
 
 Message = Annotated[dict[str, Any], AfterValidator(_message)]
 Tool = Annotated[dict[str, Any], AfterValidator(_tool)]
+Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+Tools = Annotated[list[Tool], Field(fail_fast=True)] | None
+ToolChoice = str | dict[str, Any] | None
+
+
+def without_empty_end(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out empty beginnings of an answer: the prompt would lose the assistant's header with them.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    said = len(messages)
+    while said and _is_empty_answer(messages[said - 1]):
+        said -= 1
+    if not said:
+        raise ValueError("there is nothing but an empty answer")
+    return messages[:said]
+
+
+def offered(tools: Tools, choice: ToolChoice) -> tuple[Tools, ToolChoice]:
+    """Offer the tool that is named alone, since llama-server knows no other way to have it called.
+
+    Raises:
+        ValueError: the choice is none, or names no tool.
+    """
+    names = [tool["function"]["name"] for tool in tools or []]
+    match choice:
+        case None | "none" | "auto":
+            return tools, choice
+        case "required" if names:
+            return tools, choice
+        case {"type": "function", "function": {"name": str(name)}} if name in names:
+            return [tool for tool in tools or [] if tool["function"]["name"] == name], "required"
+        case {"type": "function", "function": {"name": str(name)}}:
+            raise ValueError(f"tool_choice: no tool has the name {name[:80]!r}")
+        case "required":
+            raise ValueError("tool_choice: there are no tools")
+        case _:
+            raise ValueError(
+                'tool_choice: none, auto, required or {"type": "function", "function": {"name": "…"}} is wanted'
+            )
 
 
 class ChatCompletionParameters(TextParameters):
     """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
 
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    messages: Messages
+    tools: Tools = None
+    tool_choice: ToolChoice = None
     response_format: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -114,16 +155,7 @@ class ChatCompletionParameters(TextParameters):
     logprobs: bool | None = None
     top_logprobs: Count | None = None
 
-    @field_validator("messages")
-    @classmethod
-    def _with_something_last(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Leave out empty beginnings of an answer: the prompt would lose the assistant's header with them."""
-        said = len(messages)
-        while said and _is_empty_answer(messages[said - 1]):
-            said -= 1
-        if not said:
-            raise ValueError("there is nothing but an empty answer")
-        return messages[:said]
+    _with_something_last = field_validator("messages")(without_empty_end)
 
     @field_validator("response_format")
     @classmethod
@@ -132,24 +164,9 @@ class ChatCompletionParameters(TextParameters):
 
     @model_validator(mode="after")
     def _named_tool(self) -> Self:
-        """Offer the tool that is named alone, since llama-server knows no other way to have it called."""
-        names = [tool["function"]["name"] for tool in self.tools or []]
-        match self.tool_choice:
-            case None | "none" | "auto":
-                pass
-            case "required" if names:
-                pass
-            case {"type": "function", "function": {"name": str(name)}} if name in names:
-                self.tools = [tool for tool in self.tools or [] if tool["function"]["name"] == name]
-                self.tool_choice = "required"
-            case {"type": "function", "function": {"name": str(name)}}:
-                raise ValueError(f"tool_choice: no tool has the name {name[:80]!r}")
-            case "required":
-                raise ValueError("tool_choice: there are no tools")
-            case _:
-                raise ValueError(
-                    'tool_choice: none, auto, required or {"type": "function", "function": {"name": "…"}} is wanted'
-                )
+        tools, choice = offered(self.tools, self.tool_choice)
+        if choice != self.tool_choice:
+            self.tools, self.tool_choice = tools, choice
         return self
 
     @property

@@ -34,6 +34,7 @@ from velesio_worker.wire.parameters import (
     TokenizeParameters,
 )
 from velesio_worker.wire.payload import LOOKED_AT, is_job_id, job_id_in, read_payload
+from velesio_worker.wire.template_parameters import ApplyTemplateParameters, CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
@@ -77,6 +78,8 @@ class JobType(StrEnum):
     RERANK = "rerank", RerankParameters
     TOKENIZE = "tokenize", TokenizeParameters
     DETOKENIZE = "detokenize", DetokenizeParameters
+    COUNT_TOKENS = "count_tokens", CountTokensParameters
+    APPLY_TEMPLATE = "apply_template", ApplyTemplateParameters
     TXT2IMG = "txt2img", Txt2ImgParameters
     IMG2IMG = "img2img", Img2ImgParameters
     LIST_MODELS = "list_models", ManagementParameters

@@ -175,7 +175,8 @@ class TextParameters(OpenAIFields):
         return greedy and not self.dynatemp_range and not self.xtc_probability
 
 
-def _prompt(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
+def prompt_in(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
+    """Return a completion's prompt. Raises ValueError."""
     if isinstance(value, str):
         return value
     tokens = cast("list[Any]", value) if isinstance(value, list) else []
@@ -187,7 +188,7 @@ def _prompt(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
 class CompletionParameters(TextParameters):
     """Parameters of a ``completion`` job."""
 
-    prompt: Annotated[str | list[int], PlainValidator(_prompt)]
+    prompt: Annotated[str | list[int], PlainValidator(prompt_in)]
     logprobs: Annotated[Count | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")

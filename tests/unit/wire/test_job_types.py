@@ -19,6 +19,7 @@ from velesio_worker.wire.parameters import (
     SwitchModelParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.template_parameters import ApplyTemplateParameters, CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 LEAST: Final[dict[JobType, dict[str, Any]]] = {
@@ -29,6 +30,8 @@ LEAST: Final[dict[JobType, dict[str, Any]]] = {
     JobType.RERANK: {"query": "hi", "documents": ["ho"]},
     JobType.TOKENIZE: {"content": "hi"},
     JobType.DETOKENIZE: {"tokens": [1, 2]},
+    JobType.COUNT_TOKENS: {"prompt": "hi"},
+    JobType.APPLY_TEMPLATE: {"messages": [{"role": "user", "content": "hi"}]},
     JobType.TXT2IMG: {"prompt": "a cat"},
     JobType.IMG2IMG: {"prompt": "a cat", "init_images": ["aaaa"]},
     JobType.LIST_MODELS: {},
@@ -44,7 +47,13 @@ IMAGES: Final = {JobType.TXT2IMG, JobType.IMG2IMG}
 CHECKED: Final = [type_ for type_ in JobType if type_ not in IMAGES]
 MANAGING: Final = [type_ for type_ in JobType if type_.kind is Kind.MANAGE]
 WRITING: Final = [JobType.COMPLETION, JobType.CHAT_COMPLETION, JobType.INFILL]
-ANSWERING: Final = [JobType.EMBEDDING, JobType.RERANK, JobType.TOKENIZE, JobType.DETOKENIZE]
+ANSWERING: Final = [
+    *(JobType.EMBEDDING, JobType.RERANK, JobType.TOKENIZE, JobType.DETOKENIZE),
+    *(JobType.COUNT_TOKENS, JobType.APPLY_TEMPLATE),
+]
+CHAT: Final = LEAST[JobType.CHAT_COMPLETION]
+TOOL: Final = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+OTHER: Final = {"type": "function", "function": {"name": "g"}}
 NO_DATA: Final = object()
 PNG: Final = "data:image/png;base64,iVBORw0KGgo="
 
@@ -75,6 +84,8 @@ def mistake(type_: JobType, data: Any = NO_DATA) -> str:
         (JobType.RERANK, RerankParameters),
         (JobType.TOKENIZE, TokenizeParameters),
         (JobType.DETOKENIZE, DetokenizeParameters),
+        (JobType.COUNT_TOKENS, CountTokensParameters),
+        (JobType.APPLY_TEMPLATE, ApplyTemplateParameters),
         (JobType.LIST_MODELS, ManagementParameters),
         (JobType.MODEL_INFO, ManagementParameters),
         (JobType.LOAD_MODEL, LoadModelParameters),
@@ -145,6 +156,14 @@ def test_what_is_right_for_one_type_is_wrong_for_another(type_: JobType, name: s
         (JobType.DETOKENIZE, {"tokens": [1, -1]}, "data.tokens.1: "),
         (JobType.DETOKENIZE, {"tokens": [2**31]}, "data.tokens.0: "),
         (JobType.DETOKENIZE, {"tokens": [1.5]}, "data.tokens.0: "),
+        (JobType.COUNT_TOKENS, CHAT, "data: a count needs messages or prompt, one of the two"),
+        (JobType.COUNT_TOKENS, {"tools": [TOOL]}, "data: tools go with messages"),
+        (JobType.COUNT_TOKENS, {"prompt": ["hi"]}, "data.prompt: "),
+        (JobType.COUNT_TOKENS, {"prompt": None, "messages": []}, "data.messages: "),
+        (JobType.COUNT_TOKENS, {"prompt": None, **CHAT, "tool_choice": "required"}, "data: tool_choice: "),
+        (JobType.APPLY_TEMPLATE, {"messages": [{"content": "hi"}]}, "data.messages.0: "),
+        (JobType.APPLY_TEMPLATE, {"tools": [{"type": "function"}]}, "data.tools.0: "),
+        (JobType.APPLY_TEMPLATE, {"tool_choice": "required"}, "data: tool_choice: "),
         (JobType.LOAD_MODEL, {"model": ""}, "data.model: "),
         (JobType.LOAD_MODEL, {"model": None}, "data.model: "),
         (JobType.LOAD_MODEL, {"kind": "video"}, "data.kind: "),
@@ -157,6 +176,16 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(type_: JobType, data:
     message = mistake(type_, LEAST[type_] | data)
     assert message.startswith(field)
     assert len(message) < 500
+
+
+@pytest.mark.parametrize("type_", [JobType.COUNT_TOKENS, JobType.APPLY_TEMPLATE])
+def test_a_chat_is_counted_as_it_would_be_answered(type_: JobType) -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": ""}]
+    more = {"tools": [TOOL, OTHER], "tool_choice": OTHER, "chat_template_kwargs": {"a": 1}, "reasoning_effort": "low"}
+    asked, answered = (parsed(kind, {"messages": messages, **more}) for kind in (type_, JobType.CHAT_COMPLETION))
+    fields = asked.parameters.model_dump(exclude_none=True, exclude={"defaults"})
+    assert fields == answered.parameters.model_dump(include=set(fields))
+    assert (fields["tools"], fields["messages"]) == ([OTHER], CHAT["messages"])
 
 
 @pytest.mark.parametrize(
@@ -197,6 +226,10 @@ SECRET: Final = "my secret"
         (JobType.TOKENIZE, {"content": [SECRET]}),
         (JobType.DETOKENIZE, {"tokens": SECRET}),
         (JobType.DETOKENIZE, {"tokens": [SECRET]}),
+        (JobType.COUNT_TOKENS, {"prompt": [SECRET]}),
+        (JobType.COUNT_TOKENS, {"messages": SECRET}),
+        (JobType.APPLY_TEMPLATE, {"messages": [SECRET]}),
+        (JobType.APPLY_TEMPLATE, {"tools": [SECRET]}),
         (JobType.TOKENIZE, {"text": SECRET}),
     ],
 )

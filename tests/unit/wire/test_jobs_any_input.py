@@ -24,6 +24,7 @@ from velesio_worker.wire.parameters import (
     RerankParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.template_parameters import ApplyTemplateParameters, CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 LIMIT = 1024 * 1024
@@ -46,6 +47,8 @@ NEEDED: dict[JobType, dict[str, Any]] = {
     JobType.RERANK: {"query": "x", "documents": ["y"]},
     JobType.TOKENIZE: {"content": "x"},
     JobType.DETOKENIZE: {"tokens": [1]},
+    JobType.COUNT_TOKENS: {"prompt": "x"},
+    JobType.APPLY_TEMPLATE: {"messages": [{"role": "user"}]},
 }
 """What each type of text job cannot do without."""
 
@@ -55,6 +58,7 @@ PARAMETERS = sorted(
         for kind in (
             *(CompletionParameters, ChatCompletionParameters, InfillParameters, LoadModelParameters),
             *(EmbeddingParameters, RerankParameters, TokenizeParameters, DetokenizeParameters),
+            *(CountTokensParameters, ApplyTemplateParameters),
         )
         for name in kind.model_fields
     }

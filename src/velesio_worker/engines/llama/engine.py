@@ -14,11 +14,18 @@ from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.generation import engine_errors
 from velesio_worker.engines.llama.refusals import BUSY, OK
-from velesio_worker.engines.llama.runs import AnswerGeneration, ChatGeneration, CompletionGeneration, InfillGeneration
+from velesio_worker.engines.llama.runs import (
+    AnswerGeneration,
+    ChatGeneration,
+    CompletionGeneration,
+    CountGeneration,
+    InfillGeneration,
+)
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.fields import count_in, known_object
 from velesio_worker.wire.parameters import AnswerParameters, Parameters
+from velesio_worker.wire.template_parameters import CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters
 
 SERVER_ERRORS: Final = 500
@@ -82,6 +89,8 @@ class LlamaEngine:
                 return InfillGeneration(http, parameters, context, after, pieces)
             case ChatCompletionParameters():
                 return ChatGeneration(http, parameters, context, after, pieces)
+            case CountTokensParameters():
+                return CountGeneration(http, parameters, self.model)
             case AnswerParameters():
                 return AnswerGeneration(http, parameters, self.model)
             case _:

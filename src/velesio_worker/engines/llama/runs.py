@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from velesio_worker.engines.http import EngineHTTP
+import orjson
+
+from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
@@ -19,17 +21,22 @@ from velesio_worker.wire.parameters import (
     RerankParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.template_parameters import ApplyTemplateParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters
 
 _LIMIT: Final = "limit"
 """The ``stop_type`` of a text that is as long as it may be."""
 
 _ASSISTANT: Final = "assistant"
+_TEMPLATE: Final = "/apply-template"
+_COUNT: Final = "/v1/chat/completions/input_tokens"
+_NOT_FOUND: Final = 404
 _ENDPOINTS: Final[Mapping[type[AnswerParameters], tuple[str, str, type]]] = {
     EmbeddingParameters: ("/v1/embeddings", "data", list),
     RerankParameters: ("/v1/rerank", "results", list),
     TokenizeParameters: ("/tokenize", "tokens", list),
     DetokenizeParameters: ("/detokenize", "content", str),
+    ApplyTemplateParameters: (_TEMPLATE, "prompt", str),
 }
 """Where a request goes, what its answer cannot be without, and of which type that is."""
 
@@ -132,7 +139,7 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
 
 
 class AnswerGeneration:
-    """An ``embedding``, ``rerank``, ``tokenize`` or ``detokenize`` job: one request, whose answer is the job's result.
+    """A job of one request, whose answer is the job's result.
 
     That is as llama-server gives it, but for its model, which is called by its name and not by its file's path.
     """
@@ -152,13 +159,7 @@ class AnswerGeneration:
             answer = await ask(self._http, path, fields)
         if isinstance(answer, list):
             answer = {"data": cast("list[Any]", answer)}
-        if not isinstance(answer, dict):
-            raise EngineRefusedError("llama-server's answer is no JSON object, or is nested too deep.")
-        result = cast("dict[str, Any]", answer)
-        if "error" in result:
-            raise decode_refusal(OK, result)
-        if not isinstance(result.get(name), kind):
-            raise EngineRefusedError(f"llama-server's answer is not in its usual form: it has no {name}.")
+        result = _with(answer, name, kind)
         if "model" in result:
             result["model"] = self._model
         if "usage" in result:
@@ -168,3 +169,44 @@ class AnswerGeneration:
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is: it has nothing yet."""
         return Done({"finish_reason": finish_reason}, finish_reason)
+
+
+class CountGeneration(AnswerGeneration):
+    """A ``count_tokens`` job: as many tokens as llama-server would count for the same chat, or completion."""
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        """Run the requests; see :meth:`velesio_worker.engines.base.Generation.events`."""
+        with engine_errors():
+            count = await self._count(self._parameters.given())
+        yield [Done({"tokens": count}, "stop")]
+
+    async def _count(self, fields: dict[str, Any]) -> int:
+        if "messages" not in fields:
+            return await self._tokens_of(fields["prompt"])
+        async with self._http.post(_COUNT, orjson.dumps(fields)) as response:
+            answer = decode_json(await response.body())
+        if response.status == _NOT_FOUND:  # of a build that does not count
+            return await self._tokens_of(_with(await ask(self._http, _TEMPLATE, fields), "prompt", str)["prompt"])
+        if response.status != OK:
+            raise decode_refusal(response.status, answer)
+        count = count_in(_with(answer, "input_tokens", int), "input_tokens")
+        if count is None:
+            raise EngineRefusedError("llama-server's answer is not in its usual form: input_tokens is no count.")
+        return count
+
+    async def _tokens_of(self, prompt: str | list[int]) -> int:
+        """Have a prompt put into tokens as that of a completion is."""
+        wanted = {"content": prompt, "add_special": True, "parse_special": True}
+        return len(_with(await ask(self._http, "/tokenize", wanted), "tokens", list)["tokens"])
+
+
+def _with(answer: object, name: str, kind: type) -> dict[str, Any]:
+    """Return an answer that has what it cannot be without."""
+    if not isinstance(answer, dict):
+        raise EngineRefusedError("llama-server's answer is no JSON object, or is nested too deep.")
+    fields = cast("dict[str, Any]", answer)
+    if "error" in fields:
+        raise decode_refusal(OK, fields)
+    if not isinstance(fields.get(name), kind):
+        raise EngineRefusedError(f"llama-server's answer is not in its usual form: it has no {name}.")
+    return fields

@@ -29,6 +29,7 @@ from velesio_worker.wire.parameters import (
     RerankParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.template_parameters import ApplyTemplateParameters, CountTokensParameters
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +38,10 @@ EMBEDDING: Final = "/embedding"
 RERANK: Final = "/v1/rerank"
 TOKENIZE: Final = "/tokenize"
 DETOKENIZE: Final = "/detokenize"
+TEMPLATE: Final = "/apply-template"
+COUNT: Final = "/v1/chat/completions/input_tokens"
+USER: Final = {"role": "user", "content": "a"}
+TOOL: Final = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 FILE: Final = "/models/tiny.gguf"
 USAGE: Final = {"prompt_tokens": 4, "total_tokens": 4}
 
@@ -60,6 +65,22 @@ ASKED: Final[list[tuple[str, AnswerParameters, dict[str, Any]]]] = [
     ),
     (TOKENIZE, TokenizeParameters(content=""), {"content": ""}),
     (DETOKENIZE, DetokenizeParameters(tokens=[1, 2]), {"tokens": [1, 2]}),
+    (
+        TEMPLATE,
+        ApplyTemplateParameters(messages=[USER], chat_template_kwargs={"a": 1}, add_generation_prompt=False),
+        {"messages": [USER], "chat_template_kwargs": {"a": 1}, "add_generation_prompt": False},
+    ),
+    (COUNT, CountTokensParameters(messages=[USER], tools=[TOOL], model="tiny"), {"messages": [USER], "tools": [TOOL]}),
+    (
+        TOKENIZE,
+        CountTokensParameters(prompt="a <|im_end|>"),
+        {"content": "a <|im_end|>", "add_special": True, "parse_special": True},
+    ),
+    (
+        TOKENIZE,
+        CountTokensParameters(prompt=[1, 2]),
+        {"content": [1, 2], "add_special": True, "parse_special": True},
+    ),
 ]
 
 ANSWERED: Final[list[tuple[str, AnswerParameters, Any, dict[str, Any]]]] = [
@@ -89,6 +110,9 @@ ANSWERED: Final[list[tuple[str, AnswerParameters, Any, dict[str, Any]]]] = [
         {"tokens": [{"id": 1, "piece": [231, 140]}, {"id": 2, "piece": "a"}]},
     ),
     (DETOKENIZE, DetokenizeParameters(tokens=[29]), {"content": "naïve 猫"}, {"content": "naïve 猫"}),
+    (TEMPLATE, ApplyTemplateParameters(messages=[USER]), {"prompt": "<user>a"}, {"prompt": "<user>a"}),
+    (COUNT, CountTokensParameters(messages=[USER]), {"input_tokens": 31, "object": "x"}, {"tokens": 31}),
+    (TOKENIZE, CountTokensParameters(prompt="a b"), {"tokens": [1, 2, 3]}, {"tokens": 3}),
 ]
 
 EACH: Final = pytest.mark.parametrize(("path", "parameters"), [row[:2] for row in ANSWERED])
@@ -113,7 +137,9 @@ async def answer(http: EngineHTTP, parameters: AnswerParameters) -> Done:
 async def test_the_server_is_asked_for_what_the_job_says_and_for_nothing_else(
     double: EngineDouble, http: EngineHTTP, path: str, parameters: AnswerParameters, body: dict[str, Any]
 ) -> None:
-    double.answers[path] = [document({"data": [], "results": [], "tokens": [], "content": ""})]
+    double.answers[path] = [
+        document({"data": [], "results": [], "tokens": [], "content": "", "prompt": "", "input_tokens": 1})
+    ]
     await answer(http, parameters)
     (request,) = double.requests
     assert (request.path, request.body) == (path, body)
@@ -164,6 +190,20 @@ async def test_what_the_server_was_not_started_for_is_said_with_the_setting_that
     assert message in str(caught.value)
     assert "data.model" in str(caught.value)
     assert remedy in str(caught.value)
+
+
+async def test_where_the_server_does_not_count_a_chat_its_prompt_is_counted(
+    double: EngineDouble, http: EngineHTTP
+) -> None:
+    double.answers[COUNT] = [refusal("File Not Found", 404, "not_found_error")]
+    double.answers[TEMPLATE] = [document({"prompt": "<s>a</s>"})]
+    double.answers[TOKENIZE] = [document({"tokens": [1, 81, 2]})]
+    done = await answer(http, CountTokensParameters(messages=[USER], tools=[TOOL]))
+    assert done.result == {"tokens": 3}
+    assert [(request.path, request.body) for request in double.requests[1:]] == [
+        (TEMPLATE, {"messages": [USER], "tools": [TOOL]}),
+        (TOKENIZE, {"content": "<s>a</s>", "add_special": True, "parse_special": True}),
+    ]
 
 
 TOO_LONG: Final = {

@@ -29,6 +29,7 @@ from velesio_worker.wire.parameters import (
     RerankParameters,
     TokenizeParameters,
 )
+from velesio_worker.wire.template_parameters import ApplyTemplateParameters, CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 TOKENIZE: Final = "/tokenize"
@@ -293,6 +294,9 @@ JOBS: Final[Sequence[tuple[str, AnswerParameters]]] = [
     ("/v1/rerank", RerankParameters(query="a", documents=["b"])),
     ("/tokenize", TokenizeParameters(content="a")),
     ("/detokenize", DetokenizeParameters(tokens=[1])),
+    ("/apply-template", ApplyTemplateParameters(messages=[{"role": "user"}])),
+    ("/tokenize", CountTokensParameters(prompt="a")),
+    ("/v1/chat/completions/input_tokens", CountTokensParameters(messages=[{"role": "user"}])),
 ]
 
 
@@ -301,14 +305,24 @@ JOBS: Final[Sequence[tuple[str, AnswerParameters]]] = [
 def test_an_odd_answer_is_a_result_or_an_error_of_the_engine(
     path: str, parameters: AnswerParameters, value: Any
 ) -> None:
-    good: dict[str, Any] = {"data": [], "results": [], "tokens": [], "content": ""}
+    good: dict[str, Any] = {"data": [], "results": [], "tokens": [], "content": "", "prompt": "", "input_tokens": 1}
     outcome(llama({path: dumped(value)}).generate(parameters))
     for name in (*good, "usage", "model", "error", "cached", "finish_reason", "timings"):
         outcome(llama({path: dumped(good | {name: value})}).generate(parameters))
 
 
+BAD: Final[dict[str, Any]] = {
+    "data": {},
+    "results": {},
+    "tokens": {},
+    "content": [],
+    "prompt": [],
+    "input_tokens": True,
+}
+
+
 @pytest.mark.parametrize(("path", "parameters"), [JOBS[0], *JOBS[2:]])
-@pytest.mark.parametrize("answer", [{}, {"data": {}, "results": {}, "tokens": {}, "content": []}, {"error": "no"}])
+@pytest.mark.parametrize("answer", [{}, BAD, {"error": "no"}])
 def test_an_answer_without_what_was_asked_for_is_an_error_of_the_engine(
     path: str, parameters: AnswerParameters, answer: Any
 ) -> None:
