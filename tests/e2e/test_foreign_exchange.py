@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.support.environment import base_environment
+from tests.support.llama_elsewhere import Elsewhere
 from tests.support.places import Place, wait_for
 from tests.support.processes import MakeWorker
-from tests.support.servers import free_port
 
 pytestmark = pytest.mark.engine
 
 QUESTION: Final = {"prompt": "The capital of France is", "max_tokens": 5, "temperature": 0}
-
-
-class Elsewhere:
-    """llama-servers at one address, one after the other, each with a copy of the small model under another name."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._model = model
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def serve(self, name: str, *flags: str, context: int, slots: int) -> None:
-        """End the server that there is, and start one with other properties; returns once that answers."""
-        self.end()
-        model = self._folder / f"{name}.gguf"
-        if not model.exists():
-            model.symlink_to(self._model)
-        command = [sys.executable, "-m", "velesio_worker.engines.llama.embedded", "--model", str(model)]
-        command += ["--ctx-size", str(context), "--parallel", str(slots), "--threads", "1", "--no-warmup", *flags]
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--port", str(self.port)],
-                env=base_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        wait_for(self._is_ready, f"llama-server with {name} answers")
-
-    def _is_ready(self) -> bool:
-        with suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:  # noqa: S310 (http)
-            return answer.status == 200
-        return False
-
-    def end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(60)
-            self._process = None
 
 
 @pytest.fixture
