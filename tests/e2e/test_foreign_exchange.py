@@ -62,6 +62,7 @@ def test_a_server_exchanged_while_nobody_asks_is_noticed_before_the_next_job(
 def test_model_info_and_list_models_ask_the_server_that_is_there(place: Place, elsewhere: Elsewhere) -> None:
     for name, context, slots in (("beta", 512, 1), ("alpha", 2048, 2)):
         elsewhere.serve(name, context=context, slots=slots)
+        wait_for(lambda: place.run("model_info")[1][-1][1] == "done", "it is not waited for, so it may be met first")
         info = place.result("model_info")
         assert (info["name"], info["slots"], info["context_length"]) == (name, slots, context // slots)
         assert [model["name"] for model in place.result("list_models")["models"]] == [name]
