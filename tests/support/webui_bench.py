@@ -39,7 +39,7 @@ LIMITS = Settings(
     sd_max_batch=4,
     sd_max_images=16,
     sd_override_settings="CLIP_stop_at_last_layers",
-    sd_scripts="x/y/z plot",
+    sd_scripts="x/y/z plot,Loopback",
 )
 
 

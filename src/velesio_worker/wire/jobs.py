@@ -114,6 +114,7 @@ PRIVATE: Final = frozenset(
         *("prompt", "messages", "input", "content", "query", "documents", "tokens"),
         *("input_prefix", "input_suffix", "input_extra"),
         *("negative_prompt", "init_images", "mask", "script_args", "alwayson_scripts"),
+        *("hr_prompt", "hr_negative_prompt"),
         *("tools", "stop", "grammar", "json_schema", "response_format", "chat_template_kwargs", "logit_bias"),
     }
 )

@@ -170,6 +170,12 @@ def find_sampler(name: str | None) -> dict[str, Any]:
     return next(one for one in SAMPLERS if one["name"] == FALLBACK_SAMPLER)
 
 
+def corrected(sampler: dict[str, Any], scheduler: str | None) -> tuple[str, str]:
+    """Sampler and scheduler as the real program calls them: it warns in its log of any other words for them."""
+    label = next((one["label"] for one in SCHEDULERS if scheduler in {one["name"], one["label"]}), "Automatic")
+    return sampler["name"], label
+
+
 def schedule(sampler: dict[str, Any], scheduler: str | None) -> str | None:
     """The label of the schedule that is used, where it is not the sampler's own; unknown ones are ignored."""
     for wanted in (scheduler, sampler["options"].get("scheduler")):

@@ -47,6 +47,11 @@ class WebUIDouble:
         return self.studio.fetched
 
     @property
+    def log(self) -> list[str]:
+        """The warnings that the real program would have written into its log."""
+        return self.studio.log
+
+    @property
     def loads(self) -> list[str]:
         return self.studio.shelf.loads
 

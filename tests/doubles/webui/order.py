@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from PIL import Image
 
-from tests.doubles.webui.catalogue import VERSION, find_sampler, schedule
+from tests.doubles.webui.catalogue import (
+    LATENT_UPSCALE_MODES,
+    SAMPLERS,
+    UPSCALERS,
+    VERSION,
+    corrected,
+    find_sampler,
+    schedule,
+)
 from tests.doubles.webui.pictures import CELL, fingerprint, is_blank
 from tests.doubles.webui.setup import crash
 from tests.doubles.webui.shelf import Checkpoint, Shelf
 
 _SEEDS: Final = 4294967294
 _ALMOST_ONE: Final = 0.999
+_SIGN: Final = re.compile(r"\\.|([()\[\]:|])", re.DOTALL)
+_MICRO: Final = 1e-7
+_GROWTH: Final = 2.6
 _FILLS: Final = {0: "fill", 2: "latent noise", 3: "latent nothing"}
 
 
@@ -45,6 +57,10 @@ class Order:
             self.extra["Denoising strength"] = self.fields["denoising_strength"]
         if self.mask is not None:
             self._describe_mask(self.mask)
+        if self.fields.get("enable_hr") and self.fields["hr_upscaler"]:
+            self.extra["Hires upscaler"] = self.fields["hr_upscaler"]
+        if self.refiner:
+            self.extra["Refiner"] = self.refiner
         if label := schedule(self.sampler, self.fields["scheduler"]):
             self.extra["Schedule type"] = label
 
@@ -58,6 +74,32 @@ class Order:
             self.extra["Masked area padding"] = self.fields["inpaint_full_res_padding"]
         if self.fields["inpainting_fill"] in _FILLS:
             self.extra["Masked content"] = _FILLS[self.fields["inpainting_fill"]]
+
+    @property
+    def warning(self) -> str | None:
+        """What the real program says of words for sampler and scheduler that it would have put otherwise."""
+        given = self.fields["sampler_name"] or self.fields["sampler_index"], self.fields["scheduler"]
+        real = corrected(self.sampler, self.fields["scheduler"])
+        if given == real:
+            return None
+        return f'Sampler Scheduler autocorrection: "{given[0]}" -> "{real[0]}", "{given[1]}" -> "{real[1]}"'
+
+    @property
+    def parsing(self) -> float:
+        """How long the real program's parser takes for the prompts, in seconds."""
+        prompts = (self.fields[name] or "" for name in ("prompt", "negative_prompt"))
+        return sum(len([one for one in _SIGN.findall(prompt) if one]) ** _GROWTH * _MICRO for prompt in prompts)
+
+    @property
+    def refiner(self) -> str | None:
+        name = self.fields["refiner_checkpoint"]
+        return None if name in {None, "", "None", "none"} else name
+
+    @property
+    def batch(self) -> int:
+        """How many pictures are made at once: as many as there are images, if there is more than one."""
+        several = self.sources is not None and len(self.sources) > 1
+        return len(self.sources) if several and self.sources else int(self.fields["batch_size"])
 
     @property
     def count(self) -> int:
@@ -88,12 +130,26 @@ class Order:
             return wide or high * width // height, high or wide * height // width
         return int(width * self.fields["hr_scale"]), int(height * self.fields["hr_scale"])
 
-    def check(self) -> None:
+    def _check_names(self, shelf: Shelf) -> None:
+        checkpoints = [self.refiner]
+        if self.fields.get("enable_hr"):
+            upscaler, sampler = self.fields["hr_upscaler"], self.fields["hr_sampler_name"]
+            checkpoints.append(self.fields["hr_checkpoint_name"])
+            if upscaler and upscaler not in {one["name"] for one in (*UPSCALERS, *LATENT_UPSCALE_MODES)}:
+                raise crash("Exception", f"could not find upscaler named {upscaler}")
+            if sampler and sampler not in {one["name"] for one in SAMPLERS}:
+                raise crash("AssertionError", f"bad sampler name: {sampler}")
+        for checkpoint in checkpoints:
+            if checkpoint and shelf.find(checkpoint) is None:
+                raise crash("Exception", f"Could not find checkpoint with name {checkpoint}")
+
+    def check(self, shelf: Shelf) -> None:
         """Fail as sampling would.
 
         Raises:
             RefusedError: 500.
         """
+        self._check_names(shelf)
         if self.sources is not None:
             if not self.sources:
                 text = "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: [0]"
@@ -116,7 +172,21 @@ class Order:
     def content(self, number: int, model: str, passed: list[int]) -> tuple[object, ...]:
         """What a picture is made from; ``passed`` are the steps that were really done."""
         names = ("prompt", "negative_prompt", "cfg_scale", "width", "height", "steps", "subseed_strength")
-        given = tuple(self.fields[name] for name in names)
+        more = (
+            "tiling",
+            "restore_faces",
+            "s_churn",
+            "s_tmin",
+            "s_tmax",
+            "s_noise",
+            "eta",
+            "refiner_switch_at",
+            "styles",
+        )
+        second = ("hr_prompt", "hr_negative_prompt", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler")
+        given = tuple(
+            self.fields.get(name) for name in (*names, *more, *(second if self.fields.get("enable_hr") else ()))
+        )
         images = tuple(fingerprint(one) for one in (*(self.sources or ()), *([self.mask] if self.mask else ())))
         return (given, self.seeds[number], model, self.sampler["name"], self.extra, images, passed)
 
@@ -150,9 +220,10 @@ def infotext(order: Order, model: Checkpoint, shelf: Shelf, number: int) -> str:
 def describe(order: Order, model: Checkpoint, shelf: Shelf, infotexts: list[str], first: int) -> dict[str, Any]:
     """The document that an answer's ``info`` is the text of; nothing in it says that a generation was interrupted."""
     fields = order.fields
+    prompt = ", ".join([fields["prompt"], *(text for name, text in shelf.styles if name in (fields["styles"] or ()))])
     return {
-        "prompt": fields["prompt"],
-        "all_prompts": [fields["prompt"]] * order.count,
+        "prompt": prompt,
+        "all_prompts": [prompt] * order.count,
         "negative_prompt": fields["negative_prompt"],
         "all_negative_prompts": [fields["negative_prompt"]] * order.count,
         "seed": order.seeds[0],

@@ -92,9 +92,12 @@ class Routes:
             "sd-models": lambda: [one.listed() for one in shelf.checkpoints],
             "sd-vae": lambda: [{"model_name": name, "filename": f"{FOLDER}/VAE/{name}"} for name in setup.vaes],
             "loras": lambda: [_lora(name) for name in setup.loras],
-            "prompt-styles": list,
+            "prompt-styles": lambda: [
+                {"name": name, "prompt": text, "negative_prompt": ""} for name, text in setup.styles
+            ],
             "extensions": list,
-            "hypernetworks": list,
+            "hypernetworks": lambda: [{"name": name, "path": f"{FOLDER}/{name}.pt"} for name in setup.hypernetworks],
+            "face-restorers": lambda: [{"name": name, "cmd_dir": None} for name in setup.restorers],
             "embeddings": lambda: {"loaded": {}, "skipped": {}},
             "scripts": lambda: SCRIPTS,
             "memory": lambda: _MEMORY,

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-MISSING: Final = frozenset({"progress", "interrupt", "options", "memory", "unload-checkpoint", "loras", "info"})
+MISSING: Final = frozenset(
+    {
+        *("progress", "interrupt", "options", "memory", "unload-checkpoint", "loras", "info"),
+        *("upscalers", "latent-upscale-modes", "prompt-styles", "hypernetworks", "face-restorers", "scripts"),
+    }
+)
 """What a server of the same routes may lack: ``options`` is POST only, ``info`` means an empty text."""
 
 
@@ -22,6 +27,8 @@ class Setup:
         decode_seconds: the pause after sampling, in which progress is 0; None for one step.
         load_seconds: one load of a model, the first of all included, which happens behind the open port.
         models: the names of the checkpoints, the first of which is loaded.
+        styles: the styles of prompts by their names, each a text that is put behind the prompt.
+        restorers: the names of what restores faces.
         ckpt_dir: read the checkpoints from this folder instead.
         hashing: titles and hashes change once a model was loaded, as without --no-hashing.
         api: with the routes of the API (--api).
@@ -43,6 +50,9 @@ class Setup:
     models: tuple[str, ...] = ("tinyA", "tinyB")
     loras: tuple[str, ...] = ()
     vaes: tuple[str, ...] = ()
+    hypernetworks: tuple[str, ...] = ()
+    styles: tuple[tuple[str, str], ...] = ()
+    restorers: tuple[str, ...] = ("CodeFormer", "GFPGAN")
     ckpt_dir: Path | None = None
     hashing: bool = False
     api: bool = True

@@ -64,6 +64,7 @@ class Shelf:
         self._journal = journal
         self._closing = closing
         self._loading = threading.RLock()
+        self.styles = setup.styles
         self.checkpoints: list[Checkpoint] = []
         self.loads: list[str] = []
         self.loaded: Checkpoint | None = None

@@ -16,6 +16,7 @@ from tests.doubles.webui.faults import Faults
 from tests.doubles.webui.fields import check_scripts, parse
 from tests.doubles.webui.order import Order, describe, infotext
 from tests.doubles.webui.pictures import decode, draw, encode, grid
+from tests.doubles.webui.scripts import scripted
 from tests.doubles.webui.setup import ClosingError, Journal, RefusedError, Setup, crash, http_error
 from tests.doubles.webui.shelf import CHECKPOINT, Checkpoint, Shelf
 from tests.doubles.webui.state import GpuTurns, State, Tasks
@@ -32,6 +33,7 @@ class Studio:
         pause_at: the step after which it is shut.
         made: the number of pictures of each generation that came to its end.
         fetched: the addresses that requests named as images.
+        log: the warnings that the real program would have written.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -49,6 +51,7 @@ class Studio:
         self.pause_at: int | None = None
         self.made: list[int] = []
         self.fetched: list[str] = []
+        self.log: list[str] = []
         self._ids = count(1)
 
     def load_first(self) -> None:
@@ -113,15 +116,17 @@ class Studio:
             for key, value in settings.items():
                 self.shelf.set(key, value)
             model = self.shelf.load_wanted()
-            order.check()
+            order.check(self.shelf)
             return self._sample_all(order, model)
         finally:
             if order.fields["override_settings_restore_afterwards"]:
                 self.shelf.data.update(stored)
 
     def _sample_all(self, order: Order, model: Checkpoint) -> tuple[list[tuple[Image.Image, str]], dict[str, Any]]:
-        self.pause(self.setup.step_seconds)
-        rounds, batch = order.fields["n_iter"], order.fields["batch_size"]
+        if order.warning:
+            self.log.append(order.warning)
+        self.pause(self.setup.step_seconds + order.parsing)
+        rounds, batch = order.fields["n_iter"], order.batch
         self.state.count(rounds * len(order.passes))
         self.pause(self.setup.step_seconds)
         fault = self.faults.take(order.fields["width"] * order.fields["height"] * batch)
@@ -139,7 +144,7 @@ class Studio:
         self.state.end()
         decode_seconds = self.setup.decode_seconds
         self.pause(self.setup.step_seconds if decode_seconds is None else decode_seconds)
-        first = 0
+        pictures, first = scripted(order, pictures)
         if order.fields["save_images"] and len(pictures) > 1 and self.shelf.value("return_grid"):
             pictures.insert(0, (grid([picture for picture, _ in pictures]), pictures[0][1]))
             first = 1

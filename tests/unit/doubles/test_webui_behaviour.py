@@ -17,6 +17,8 @@ from PIL import Image
 
 from tests.doubles.webui import Setup, WebUIDouble, sample_image
 from tests.doubles.webui.client import Asking, ask, ask_raw, until
+from tests.doubles.webui.fields import parse
+from tests.doubles.webui.order import Order
 
 CAT: Final = {"prompt": "a cat", "seed": 7, "steps": 4, "width": 64, "height": 64}
 FAST: Final = Setup(step_seconds=0.001)
@@ -125,6 +127,62 @@ def test_pictures_have_the_size_in_multiples_of_eight(wanted: tuple[int, int], r
 def test_high_resolution_multiplies_the_size() -> None:
     with WebUIDouble(FAST) as double:
         assert picture(make(double, enable_hr=True, hr_scale=2)).size == (128, 128)
+
+
+def test_names_of_samplers_and_schedulers_that_it_corrects_are_in_its_log() -> None:
+    with WebUIDouble(FAST) as double:
+        make(double, sampler_name="Euler a", scheduler="Automatic")
+        make(double, sampler_name="DPM++ 2M", scheduler="SGM Uniform")
+        assert double.log == []
+        make(double, sampler_name="Euler a")
+        make(double, sampler_name="k_euler_a", scheduler="karras")
+        assert double.log == [
+            'Sampler Scheduler autocorrection: "Euler a" -> "Euler a", "None" -> "Automatic"',
+            'Sampler Scheduler autocorrection: "k_euler_a" -> "Euler a", "karras" -> "Karras"',
+        ]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"enable_hr": True, "hr_upscaler": "x"}, "could not find upscaler named x"),
+        ({"enable_hr": True, "hr_checkpoint_name": "x"}, "Could not find checkpoint with name x"),
+        ({"enable_hr": True, "hr_sampler_name": "x"}, "bad sampler name: x"),
+        ({"refiner_checkpoint": "x"}, "Could not find checkpoint with name x"),
+    ],
+)
+def test_names_that_are_not_there_fail(more: dict[str, Any], said: str) -> None:
+    with WebUIDouble(FAST) as double:
+        status, body = ask(double, "POST", "txt2img", CAT | more)
+        assert (status, body["errors"]) == (500, said)
+
+
+def test_a_style_that_is_not_there_is_left_out() -> None:
+    with WebUIDouble(dataclasses.replace(FAST, styles=(("Noir", "black and white"),))) as double:
+        assert info(make(double, styles=["Noir", "x"]))["prompt"] == "a cat, black and white"
+
+
+def test_as_many_pictures_are_made_at_once_as_images_were_sent() -> None:
+    with WebUIDouble(FAST) as double:
+        two = {"init_images": [sample_image()] * 2, "batch_size": 3}
+        status, body = ask(double, "POST", "img2img", CAT | two)
+        assert (status, len(body["images"]), len(info(body)["all_seeds"])) == (200, 2, 3)
+
+
+def test_scripts_put_grids_before_their_pictures_and_count_them_or_not() -> None:
+    with WebUIDouble(FAST) as double:
+        plot = make(double, script_name="X/Y/Z plot", script_args=[4, "1,2"])
+        assert (len(plot["images"]), info(plot)["index_of_first_image"]) == (1, 1)
+        looped = {"init_images": [sample_image()], "script_name": "Loopback", "script_args": [3]}
+        _, body = ask(double, "POST", "img2img", CAT | looped)
+        assert [picture(body, number).size for number in range(4)] == [(192, 64), *[(64, 64)] * 3]
+        assert info(body)["index_of_first_image"] == 0
+
+
+def test_a_prompt_of_many_brackets_takes_its_time() -> None:
+    few, many = (Order(parse("txt2img", {"prompt": "(" * count})).parsing for count in (400, 3000))
+    assert few < 1
+    assert many > 60
 
 
 def test_a_grid_stands_first_only_where_pictures_are_saved() -> None:

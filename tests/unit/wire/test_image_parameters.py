@@ -121,8 +121,8 @@ def test_wrong_images_are_refused_with_their_place_and_what_is_right(
 
 
 def test_an_unknown_parameter_is_refused_with_those_there_are() -> None:
-    said = refused("txt2img", {"prompt": SECRET, "hr_scale": 2})
-    assert "data.hr_scale: unknown parameter" in said
+    said = refused("txt2img", {"prompt": SECRET, "hires_scale": 2})
+    assert "data.hires_scale: unknown parameter" in said
     assert "sampler_name" in said
     assert "init_images" in refused("img2img", {"prompt": SECRET, "images": [PICTURE]})
     assert "data.init_images: unknown" in refused("txt2img", {"prompt": SECRET, "init_images": [PICTURE]})

@@ -1,4 +1,4 @@
-"""What a WebUI has: models, samplers, schedulers, LoRAs, VAEs."""
+"""What a WebUI has: models, samplers, schedulers, LoRAs, VAEs, upscalers, styles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from velesio_worker.wire.errors import EngineRefusedError
 
 _SHOWN: Final = 40
 _NO_LETTER: Final = re.compile(r"[^\w+]|_")
+AUTOMATIC: Final = "automatic"
+"""The scheduler that leaves the choice to the WebUI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class Catalogue:
         lora_aliases: what prompts may call them beside that.
         options: its settings; empty if it does not tell.
         vaes: the names of its VAEs; None if it does not tell.
+        labels: by a scheduler's name the one that is shown to people, which AUTOMATIC1111 takes without a warning.
+        upscalers: as samplers, those of latent images among them; None if it does not tell, and has no hires fix.
+        styles: the names of its styles of prompts; None if it does not tell.
+        hypernetworks: likewise.
+        face_restorers: likewise.
+        refiner: whether it can go on with another checkpoint.
     """
 
     models: Sequence[ImageModel] = ()
@@ -64,6 +72,12 @@ class Catalogue:
     lora_aliases: frozenset[str] = frozenset()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     vaes: frozenset[str] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    upscalers: Mapping[str, str] | None = None
+    styles: frozenset[str] | None = None
+    hypernetworks: frozenset[str] | None = None
+    face_restorers: frozenset[str] | None = None
+    refiner: bool = False
 
     def model(self, name: str) -> ImageModel | None:
         """Return the model that ``name`` means; None if there is none.
@@ -78,16 +92,24 @@ class Catalogue:
 
         WebUIs before 1.9 had names for both together, such as ``DPM++ 2M Karras``.
         """
-        known = self.samplers.get(plain(name))
+        said = plain(name)
+        known = self.samplers.get(said)
         if known is not None:
             return known, None
-        first, _, last = name.strip().rpartition(" ")
-        both, scheduler = self.samplers.get(plain(first)), self.schedulers.get(plain(last))
-        return (both, scheduler) if first and both is not None and scheduler is not None else None
+        for cut in range(len(said) - 1, 0, -1):
+            both, scheduler = self.samplers.get(said[:cut]), self.schedulers.get(said[cut:])
+            if both is not None and scheduler is not None:
+                return both, scheduler
+        return None
 
     def scheduler(self, name: str) -> str | None:
         """Return the scheduler that ``name`` means; None if there is none."""
         return self.schedulers.get(plain(name))
+
+    def label(self, scheduler: str | None) -> str | None:
+        """Return what is sent for a scheduler; for None the one that leaves the choice to the WebUI, if it has it."""
+        name = self.scheduler(AUTOMATIC) if scheduler is None else scheduler
+        return None if name is None else self.labels.get(name, name)
 
 
 def _untagged(title: str) -> str:
@@ -124,16 +146,42 @@ async def read_catalogue(api: WebUIApi) -> Catalogue:
     loaded = Catalogue(models).model(said) if isinstance(said, str) else None
     loras = _fields(await api.get("loras"))
     vaes = _fields(await api.get("sd-vae"))
+    schedulers = await api.get("schedulers")
+    upscalers = [_fields(await api.get(route)) for route in ("upscalers", "latent-upscale-modes")]
     return Catalogue(
         models,
         loaded or (models[0] if len(models) == 1 else None),
         _named(await api.get("samplers"), "aliases"),
-        _named(await api.get("schedulers"), "aliases", "label"),
+        _named(schedulers, "aliases", "label"),
         None if loras is None else _words(loras, "name"),
         _words(loras or [], "alias"),
         options,
         None if vaes is None else _words(vaes, "model_name"),
+        _labels(schedulers),
+        None if upscalers == [None, None] else _named([entry for part in upscalers for entry in part or []]),
+        await _names(api, "prompt-styles"),
+        await _names(api, "hypernetworks"),
+        await _names(api, "face-restorers"),
+        _has_refiner(await api.get("scripts")),
     )
+
+
+async def _names(api: WebUIApi, route: str) -> frozenset[str] | None:
+    entries = _fields(await api.get(route))
+    return None if entries is None else _words(entries, "name")
+
+
+def _labels(schedulers: object) -> dict[str, str]:
+    """Return schedulers' labels by their names."""
+    pairs = ((fields.get("name"), fields.get("label")) for fields in _fields(schedulers) or [])
+    return {name: label for name, label in pairs if isinstance(name, str) and isinstance(label, str) and label}
+
+
+def _has_refiner(scripts: object) -> bool:
+    names: Any = cast("dict[str, Any]", scripts).get("txt2img") if isinstance(scripts, dict) else None
+    if not isinstance(names, list):
+        return False
+    return any(isinstance(name, str) and plain(name) == "refiner" for name in cast("list[object]", names))
 
 
 def _model(fields: Mapping[str, Any]) -> ImageModel | None:

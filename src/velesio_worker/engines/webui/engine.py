@@ -241,5 +241,6 @@ class ImageGeneration:
         """Return the end of a job that stops where it is: a half-done image is no result."""
         asked = self.parameters
         names = {"prompt", "negative_prompt", "steps", "width", "height"}
-        parameters = asked.model_dump(include=names) | {"seed": None if asked.seed == RANDOM else asked.seed}
+        parameters = {name: value for name, value in asked.given().items() if name in names}
+        parameters["seed"] = None if asked.seed == RANDOM else asked.seed
         return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)

@@ -29,8 +29,8 @@ from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
-from velesio_worker.engines.webui.request import names_in
 from velesio_worker.engines.webui.start import answers, clean, is_passing, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
 from velesio_worker.wire.jobs import Kind

@@ -114,6 +114,15 @@ def png_seed(picture: str) -> int | None:
     return int(seeds[-1]) if seeds else None
 
 
+def picture_size(picture: str) -> tuple[int, int] | None:
+    """Return width and height of any image in base64, in pixels; None if it is none."""
+    size = png_size(picture)
+    if size is None:
+        with suppress(ValueError), _opened(picture) as image:
+            size = image.size
+    return size if size is not None and all(size) else None
+
+
 def as_png(picture: str) -> str:
     """Return an image of another format as a PNG, both in base64. Raises ValueError if it is no image."""
     with _opened(picture) as image:

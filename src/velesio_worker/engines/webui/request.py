@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio.to_thread
 
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
+from velesio_worker.engines.webui.extras import NAMES, extras, told_of
+from velesio_worker.engines.webui.limits import check_allowed, check_limits
+from velesio_worker.engines.webui.networks import kinds_in, unknown, warnings_of
 from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.wire.errors import BadJobError, OutOfMemoryError
-from velesio_worker.wire.image_parameters import RANDOM, ImageParameters, Img2ImgParameters
-from velesio_worker.wire.parameters import FETCHED
+from velesio_worker.wire.image_parameters import RANDOM, ImageParameters, Img2ImgParameters, Txt2ImgParameters
 
-_LORA: Final = re.compile(r"<lora:([^:>]+)")
-_SMUGGLED: Final = re.compile(r"<\s*+/?+\s*+sd_cpp_extra_args", re.IGNORECASE)
-"""In a prompt, sd-server takes what stands in this tag for parameters, past every limit. Possessive: a megabyte of
-spaces is not to be walked through over and over."""
+_WEBUI_STEPS: Final = 50
+"""What a WebUI takes for ``steps`` where a job leaves that to it."""
 
 _LARGEST_DRAWN: Final = 2**31 - 1
 """sd-server takes a larger seed for any seed."""
 
-_MODEL_OPTIONS: Final = frozenset({"sd_model_checkpoint", "sd_checkpoint_hash"})
 _VAE: Final = "sd_vae"
 _NO_VAE_FILES: Final = frozenset({"Automatic", "None"})
 _WHOLE: Final = "a whole number"
@@ -54,11 +52,6 @@ UNKEPT: Final[dict[str, Any]] = {
 """With these a WebUI sends its images and keeps none."""
 
 
-def names_in(text: str) -> frozenset[str]:
-    """Return the names in a setting that lists some, such as ``SD_SCRIPTS``."""
-    return frozenset(name for part in text.split(",") if (name := part.strip()))
-
-
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
     """What one job asks of a WebUI.
@@ -80,6 +73,15 @@ class ImageRequest:
     def body_with(self, seed: int, batch_size: int) -> dict[str, Any]:
         """Return the body of a request that begins with ``seed`` and makes ``batch_size`` images at once."""
         return self.body | {"seed": seed, "batch_size": batch_size}
+
+    @property
+    def steps(self) -> int:
+        """The steps of one image, those of its second pass among them."""
+        asked = self.parameters
+        first = asked.steps if asked.decides("steps") else _WEBUI_STEPS
+        if not isinstance(asked, Txt2ImgParameters) or not asked.enable_hr:
+            return first
+        return first + (asked.hr_second_pass_steps or first)
 
 
 def draw_seed(images: int) -> int:
@@ -107,41 +109,65 @@ async def prepare(
     Raises:
         BadJobError: the job asks for what there is not, or too much, and what to change.
     """
-    _check_limits(parameters, settings)
-    _check_allowed(parameters, settings)
+    check_limits(parameters, settings)
+    check_allowed(parameters, settings)
     found = None
     with suppress(BadJobError):
-        found = _looked_up(parameters, catalogue)
-    if found is None or (found[-1] and settable):
+        found = _looked_up(parameters, catalogue, settable=settable)
+    if found is None or (settable and unknown(_prompts(parameters), catalogue)):
         catalogue = await refresh()
-        found = _looked_up(parameters, catalogue)
-    sampler, scheduler, missing = found
-    body = parameters.model_dump(exclude={"model", "seed"}) | UNKEPT | {"sampler_name": sampler, "scheduler": scheduler}
+        found = _looked_up(parameters, catalogue, settable=settable)
+    elsewhere = {*NAMES, "seed", "sampler_name", "scheduler"}
+    if isinstance(parameters, Txt2ImgParameters):
+        elsewhere.add("denoising_strength")  # a hires fix's
+    body = parameters.given(*elsewhere) | UNKEPT | found
     if parameters.override_settings:
         body["override_settings_restore_afterwards"] = True
     route = "txt2img"
     if isinstance(parameters, Img2ImgParameters):
         route = "img2img"
         body |= await anyio.to_thread.run_sync(_pictures, parameters, settings.sd_max_pixels)
-    warnings = [f"The LoRA {name!r} is not known to the WebUI and has no effect." for name in missing if settable]
-    if not settable and (names := _without_effect(parameters)):
+    seed = None if parameters.seed == RANDOM else parameters.seed
+    return ImageRequest(parameters, route, body, seed, tuple(_warnings(parameters, catalogue, settable=settable)))
+
+
+def _prompts(parameters: ImageParameters) -> str:
+    """Return the prompts whose tags are obeyed."""
+    second = parameters.hr_prompt if isinstance(parameters, Txt2ImgParameters) and parameters.enable_hr else None
+    return f"{parameters.prompt}\n{second}" if second else parameters.prompt
+
+
+def _warnings(parameters: ImageParameters, catalogue: Catalogue, *, settable: bool) -> list[str]:
+    warnings = told_of(parameters)
+    if settable:
+        warnings += warnings_of(_prompts(parameters), parameters.negative_prompt, catalogue)
+    elif names := _without_effect(parameters):
         warnings.append(f"This image engine does not know {', '.join(names)}: of no effect.")
     if parameters.scheduler is not None and not catalogue.schedulers:
         warnings.append(f"This image engine lists no schedulers: {parameters.scheduler!r} may have had no effect.")
-    body = {name: value for name, value in body.items() if value is not None}
-    seed = None if parameters.seed == RANDOM else parameters.seed
-    return ImageRequest(parameters, route, body, seed, tuple(warnings))
+    return warnings
 
 
-def _looked_up(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None, list[str]]:
-    """Return the sampler and the scheduler as the WebUI calls them, None: it chooses; and LoRAs that it has not."""
+def _looked_up(parameters: ImageParameters, catalogue: Catalogue, *, settable: bool) -> dict[str, Any]:
+    """Return the part of a request that names what the WebUI has, as it calls it."""
     check_overrides(parameters.override_settings or {}, catalogue)
+    named = {"sampler_name", "scheduler"} & parameters.given().keys()
+    sampler, scheduler = _sampling(parameters, catalogue)
+    body = extras(parameters, catalogue, settable=settable)
+    if named:  # else the engine's own defaults are asked for
+        label = catalogue.label(scheduler)  # without one AUTOMATIC1111 warns in its log, each time
+        body |= {name: value for name, value in (("sampler_name", sampler), ("scheduler", label)) if value is not None}
+    return body
+
+
+def _sampling(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str | None, str | None]:
+    """Return the sampler and the scheduler as the WebUI calls them, None: it chooses."""
     wanted, scheduler = parameters.scheduler, None
-    sampler: str | None = parameters.sampler_name
-    if catalogue.samplers:
-        found = catalogue.sampler(parameters.sampler_name)
+    sampler: str | None = parameters.given().get("sampler_name")
+    if sampler is not None and catalogue.samplers:
+        found = catalogue.sampler(sampler)
         if found is None and "sampler_name" in parameters.model_fields_set:
-            known = listed(catalogue.samplers.values())
+            known = listed(set(catalogue.samplers.values()))
             raise BadJobError(f"data.sampler_name: no sampler {sampler!r}; there are {known}.")
         sampler, scheduler = found or (None, None)
     if wanted is not None:
@@ -149,48 +175,7 @@ def _looked_up(parameters: ImageParameters, catalogue: Catalogue) -> tuple[str |
         if scheduler is None:
             known = listed(set(catalogue.schedulers.values()))
             raise BadJobError(f"data.scheduler: no scheduler {wanted!r}; there are {known}.")
-    if catalogue.loras is None:
-        return sampler, scheduler, []
-    loras = catalogue.loras | catalogue.lora_aliases
-    return sampler, scheduler, [name for name in dict.fromkeys(_LORA.findall(parameters.prompt)) if name not in loras]
-
-
-def _check_limits(parameters: ImageParameters, settings: Settings) -> None:
-    if _SMUGGLED.search(parameters.prompt):
-        raise BadJobError("data.prompt: <sd_cpp_extra_args> is not allowed: give parameters by their names.")
-    pixels, batch, images = parameters.width * parameters.height, parameters.batch_size, parameters.images
-    for asked, most, said, remedy in (
-        (pixels, settings.sd_max_pixels, f"width x data.height is {pixels} pixels; SD_MAX_PIXELS", " Ask for fewer."),
-        (batch, settings.sd_max_batch, f"batch_size is {batch}; SD_MAX_BATCH", " Use n_iter for more."),
-        (images, settings.sd_max_images, f"batch_size x data.n_iter is {images} images; SD_MAX_IMAGES", ""),
-    ):
-        if asked > most:
-            raise BadJobError(f"data.{said} allows {most}.{remedy}")
-    if isinstance(parameters, Img2ImgParameters) and len(parameters.init_images) > parameters.batch_size:
-        raise BadJobError(
-            f"data.init_images has {len(parameters.init_images)} images, and batch_size is {batch}: send as many as "
-            "batch_size at most."
-        )
-
-
-def _check_allowed(parameters: ImageParameters, settings: Settings) -> None:
-    options = parameters.override_settings or {}
-    if named := _MODEL_OPTIONS.intersection(options):
-        raise BadJobError(f"data.override_settings.{min(named)}: name the model with data.model instead.")
-    names = names_in(settings.sd_override_settings)
-    allowed = f"allowed are {listed(names)}" if names else "none is"
-    for key in options:
-        if key not in names:
-            raise BadJobError(f"data.override_settings.{key[:80]} is not allowed: {allowed} (SD_OVERRIDE_SETTINGS).")
-    names = names_in(settings.sd_scripts)
-    allowed = f"allowed are {listed(names)}" if names else "none is"
-    scripts = [("script_name", parameters.script_name)] if parameters.script_name else []
-    for place, name in (*scripts, *(("alwayson_scripts", name) for name in parameters.alwayson_scripts or {})):
-        if name not in names:
-            raise BadJobError(f"data.{place}: the script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
-    for place in ("script_args", "alwayson_scripts"):
-        if any(FETCHED.match(text) for text in _texts(getattr(parameters, place))):  # as ControlNet's images are
-            raise BadJobError(f"data.{place}: images are taken as base64, never fetched; send no URL.")
+    return sampler, scheduler
 
 
 def check_overrides(settings: Mapping[str, Any], catalogue: Catalogue) -> None:
@@ -216,27 +201,12 @@ def _kind(value: object) -> str | None:
     return next((name for kind, name in _KINDS if isinstance(value, kind)), None)
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Walk through all texts in a JSON value; a loop, since it may be deep."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, list):
-            waiting += cast("list[object]", one)
-        elif isinstance(one, dict):
-            waiting += cast("dict[str, object]", one).values()
-
-
 def _without_effect(parameters: ImageParameters) -> list[str]:
     """Name what a job asks for that a server without the WebUI's settings, as sd-server is one, leaves out."""
     names = [name for name in _UNUSUAL if getattr(parameters, name, None)]
     if isinstance(parameters, Img2ImgParameters) and len(parameters.init_images) > 1:
         names.append("init_images after the first")
-    if "<lora:" in parameters.prompt:
-        names.append("<lora:…> in the prompt")
-    return names
+    return names + [f"<{kind}:…> in the prompt" for kind in kinds_in(parameters.prompt)]
 
 
 def _pictures(parameters: Img2ImgParameters, max_pixels: int) -> dict[str, Any]:
@@ -255,7 +225,8 @@ def _pictures(parameters: Img2ImgParameters, max_pixels: int) -> dict[str, Any]:
 def with_numbers(error: OutOfMemoryError, request: ImageRequest, memory: str) -> OutOfMemoryError:
     """Return an error for too little memory that says how much was asked for and how much there is."""
     asked, said = request.parameters, str(error).rstrip(" .")
+    width, height = asked.final_size
     return OutOfMemoryError(
-        f"{said}. {asked.width}x{asked.height} pixels, {asked.batch_size} at once, were asked for; {memory}. "
+        f"{said}. {width}x{height} pixels, {asked.batch_size} at once, were asked for; {memory}. "
         "Ask for smaller images or a smaller batch_size, or start the WebUI with --medvram (SD_ARGS)."
     )

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from velesio_worker.engines.http import decode_json
-from velesio_worker.engines.webui.catalogue import plain
-from velesio_worker.engines.webui.pictures import as_png, png_seed, png_size
+from velesio_worker.engines.webui.catalogue import AUTOMATIC, plain
+from velesio_worker.engines.webui.pictures import as_png, picture_size, png_seed, png_size
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.wire.errors import EngineRefusedError
 from velesio_worker.wire.events import Done
 
 _TEXTS: Final = "infotexts"
-_ANY: Final = "automatic"
-"""The scheduler that leaves the choice to the WebUI."""
-
 _PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", _TEXTS)
 
 
@@ -33,8 +30,11 @@ def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: i
     """
     images = [image for answer in answers for image in images_of(answer)]
     info = _info(answers[0])
+    if _grids(info) >= len(_pictures(answers[0])):
+        info["index_of_first_image"] = 0  # a grid alone
     counts = [request.parameters.images for request in requests]
     if len(requests) == 1 and requests[0].parameters.script_name and images:
+        images = _without_grids(images)
         counts = [len(images)]  # a script makes as many as it likes
     wanted = sum(counts)
     if len(images) < wanted:
@@ -50,23 +50,44 @@ def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: i
 
 
 def images_of(answer: object) -> list[str]:
-    """Return the images in an answer, without a grid that stands before them.
+    """Return the images in an answer, without a grid that stands before them; a grid that stands alone is one.
 
     Raises:
         EngineRefusedError: there are none.
     """
+    images = _pictures(answer)
+    return images[_grids(_info(answer)) :] or images
+
+
+def _pictures(answer: object) -> list[str]:
+    """Return all images in an answer, grids too. Raises EngineRefusedError if there is no place for them."""
     fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
     pictures: Any = fields.get("images")
     if not isinstance(pictures, list):
         raise EngineRefusedError("The WebUI's answer has no images.")
-    images = [picture for picture in cast("list[object]", pictures) if isinstance(picture, str)]
-    return images[_grids(_info(fields)) :]
+    return [picture for picture in cast("list[object]", pictures) if isinstance(picture, str)]
 
 
 def _grids(info: dict[str, Any]) -> int:
     """Return how many images of images stand before the images."""
     first: Any = info.get("index_of_first_image")
     return max(first, 0) if isinstance(first, int) else 0
+
+
+def _without_grids(images: list[str]) -> list[str]:
+    """Leave out the grids that scripts put before their images and do not count, as Loopback does."""
+    sizes = [picture_size(image) for image in images]
+    last = sizes[-1]
+    first = 0
+    while first < len(images) - 1 and _is_grid(sizes[first], last):
+        first += 1
+    return images[first:]
+
+
+def _is_grid(size: tuple[int, int] | None, of: tuple[int, int] | None) -> bool:
+    if size is None or of is None or size == of:
+        return False
+    return size[0] % of[0] == 0 and size[1] % of[1] == 0
 
 
 def _info(answer: object) -> dict[str, Any]:
@@ -80,7 +101,7 @@ def _info(answer: object) -> dict[str, Any]:
 def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int) -> list[int]:
     told: Any = info.get("all_seeds")
     seeds = cast("list[Any]", told)[:count] if isinstance(told, list) else []
-    if len(seeds) == count and all(type(one) is int for one in seeds):
+    if len(seeds) == count and all(type(one) is int and one >= 0 for one in seeds):
         return seeds
     written = [png_seed(image) for image in images[:count]]
     return [seed + number if told is None else told for number, told in enumerate(written)]
@@ -106,7 +127,8 @@ def _share(info: dict[str, Any], first: int, last: int) -> dict[str, Any]:
 
 def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds: list[int], model: str) -> Done:
     parameters = request.parameters
-    warnings = [*request.warnings, *_fallbacks(request, info, model)]
+    alike = not parameters.script_name  # a script varies what it likes
+    warnings = [*request.warnings, *(_fallbacks(request, info, model) if alike else ())]
     sizes: set[tuple[int, int]] = set()
     for number, image in enumerate(images):
         size = png_size(image)
@@ -118,13 +140,20 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
             size = png_size(images[number]) or (0, 0)
             warnings.append("The WebUI made an image that is no PNG (its samples_format); it was converted.")
         sizes.add(size)
-    if request.seed is not None and seeds[0] != request.seed:
+    if alike and request.seed is not None and seeds[0] != request.seed:
         warnings.append(f"The WebUI used the seed {seeds[0]} instead of {request.seed}.")
     width, height = min(sizes)
-    if sizes != {(parameters.width, parameters.height)}:
-        warnings.append(f"The images have {width}x{height} pixels, not {parameters.width}x{parameters.height}.")
-    asked = parameters.model_dump(include={"prompt", "negative_prompt", "steps", "cfg_scale", "batch_size", "n_iter"})
-    used = asked | {
+    wide, high = parameters.final_size
+    if alike and sizes != {(wide, high)} and parameters.decides("width", "height"):
+        odd = next(size for size in sorted(sizes) if size != (wide, high))
+        warnings.append(f"The images have {odd[0]}x{odd[1]} pixels, not {wide}x{high}.")
+    used = {
+        "prompt": parameters.prompt,
+        "negative_prompt": parameters.negative_prompt,
+        "steps": parameters.steps if parameters.decides("steps") else info.get("steps"),
+        "cfg_scale": parameters.cfg_scale if parameters.decides("cfg_scale") else info.get("cfg_scale"),
+        "batch_size": parameters.batch_size,
+        "n_iter": parameters.n_iter,
         "seed": seeds[0],
         "width": width,
         "height": height,
@@ -144,7 +173,7 @@ def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[
     schedule = cast("dict[str, Any]", extra).get("Schedule type") if isinstance(extra, dict) else None
     for what, used in (("sampler", info.get("sampler_name")), ("scheduler", schedule)):
         asked = request.body.get("sampler_name" if what == "sampler" else what)
-        if isinstance(used, str) and isinstance(asked, str) and plain(asked) not in {plain(used), _ANY}:
+        if isinstance(used, str) and isinstance(asked, str) and plain(asked) not in {plain(used), AUTOMATIC}:
             said.append(f"The WebUI used the {what} {used!r} instead of {asked!r}.")
     loaded = _other_model(info, model)
     if loaded and model:

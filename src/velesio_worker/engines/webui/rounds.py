@@ -91,7 +91,7 @@ class Round:
         self.sent_at = math.inf
         self.task = f"task({secrets.token_hex(8)})"
         self.batch_size = sum(ticket.request.parameters.batch_size for ticket in tickets)
-        self.course = Course(request.parameters.steps, request.parameters.n_iter)
+        self.course = Course(request.steps, request.parameters.n_iter)
         self.seed = draw_seed(self.batch_size * request.parameters.n_iter) if request.seed is None else request.seed
 
     def leave(self, ticket: Ticket) -> None:

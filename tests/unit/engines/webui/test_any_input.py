@@ -17,11 +17,14 @@ from tests.unit.engines.webui.test_result import picture, request
 from tests.unit.wire.test_jobs_any_input import VALUES
 from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.engines.webui.api import WebUIApi, decode_answer, state_of
-from velesio_worker.engines.webui.catalogue import read_catalogue
+from velesio_worker.engines.webui.catalogue import Catalogue, read_catalogue
+from velesio_worker.engines.webui.extras import extras
+from velesio_worker.engines.webui.networks import warnings_of
 from velesio_worker.engines.webui.request import check_overrides
 from velesio_worker.engines.webui.result import results
 from velesio_worker.engines.webui.rounds import Course
 from velesio_worker.wire.errors import BadJobError, JobError
+from velesio_worker.wire.image_parameters import Txt2ImgParameters
 
 IMAGE: Final = picture(1)
 MODEL: Final = {"title": "tiny.safetensors [abc]", "model_name": "tiny", "filename": "/m/tiny.safetensors", "hash": "a"}
@@ -52,6 +55,12 @@ ROUTES: Final[dict[str, Any]] = {
     "sd-vae": [NAMED],
     "samplers": [NAMED],
     "schedulers": [NAMED],
+    "upscalers": [NAMED],
+    "latent-upscale-modes": [NAMED],
+    "prompt-styles": [NAMED],
+    "hypernetworks": [NAMED],
+    "face-restorers": [NAMED],
+    "scripts": {"txt2img": ["refiner"], "img2img": ["refiner"]},
     "progress": {"state": STATE},
 }
 
@@ -87,6 +96,16 @@ class WebUI:
         yield Reply(self._answer(path))
 
 
+def check_extras(name: str, catalogue: Catalogue) -> None:
+    """Ask for all that a catalogue names."""
+    named = {"hr_upscaler": name, "hr_sampler_name": name, "refiner_checkpoint": name, "styles": [name]}
+    prompt = f"<lora:{name}> <hypernet:{name}>"
+    asked = {"prompt": prompt, "enable_hr": True, "restore_faces": True} | named
+    with suppress(BadJobError):
+        orjson.dumps(extras(Txt2ImgParameters.model_validate(asked), catalogue, settable=True))
+    warnings_of(prompt, "", catalogue)
+
+
 async def look(answers: Mapping[str, Any]) -> None:
     """Ask a WebUI all that is asked of it, and do with the answers what is done with them."""
     api = WebUIApi(cast("EngineHTTP", WebUI(answers)))
@@ -97,7 +116,8 @@ async def look(answers: Mapping[str, Any]) -> None:
         for name in ("tiny", "a", "", "Euler a"):
             catalogue.model(name)
             catalogue.sampler(name)
-            catalogue.scheduler(name)
+            catalogue.label(catalogue.scheduler(name))
+            check_extras(name, catalogue)
         orjson.dumps(dict(catalogue.options))
         with suppress(BadJobError):
             check_overrides({"CLIP_stop_at_last_layers": 2, "sd_vae": "v"}, catalogue)
@@ -110,7 +130,8 @@ async def look(answers: Mapping[str, Any]) -> None:
 def answers_with(value: Any) -> list[dict[str, Any]]:
     """The answers of a WebUI in each of which one, or a field of one, is the value."""
     with_routes = [ROUTES | {route: value} for route in (*ROUTES, "progress-task")]
-    with_entries = [ROUTES | {route: [value]} for route in ("sd-models", "loras", "sd-vae", "samplers", "schedulers")]
+    lists = [route for route, answer in ROUTES.items() if isinstance(answer, list)]
+    with_entries = [ROUTES | {route: [value]} for route in lists]
     with_models = [ROUTES | {"sd-models": [MODEL | {name: value}]} for name in MODEL]
     with_names = [
         ROUTES | {route: [NAMED | {name: value}]}

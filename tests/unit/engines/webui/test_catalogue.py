@@ -148,6 +148,33 @@ async def test_an_older_webui_has_such_names_itself_and_no_schedulers() -> None:
     assert catalogue.schedulers == {}
 
 
+@pytest.mark.parametrize("said", ["Euler a SGM Uniform", "euler_a_sgm_uniform", "k_euler_ancestral SGMUniform"])
+async def test_any_scheduler_may_stand_behind_a_sampler(said: str) -> None:
+    assert (await read(samplers=SAMPLERS, schedulers=SCHEDULERS)).sampler(said) == ("Euler a", "sgm_uniform")
+
+
+async def test_a_scheduler_is_sent_as_the_webui_shows_it() -> None:
+    catalogue = await read(schedulers=[{"name": "automatic", "label": "Automatic"}, *SCHEDULERS, {"name": "bare"}])
+    assert [catalogue.label(name) for name in ("sgm_uniform", "bare", None)] == ["SGM Uniform", "bare", "Automatic"]
+    assert (await read(schedulers=SCHEDULERS)).label(None) is None
+
+
+async def test_what_a_webui_can_do_beside_plain_images_is_read() -> None:
+    names = [{"name": "Noir"}]
+    catalogue = await read(
+        upscalers=[{"name": "Lanczos"}],
+        latent_upscale_modes=[{"name": "Latent (bicubic)"}],
+        prompt_styles=names,
+        hypernetworks=[],
+        scripts={"txt2img": ["seed", "refiner"], "img2img": []},
+    )
+    assert catalogue.upscalers == {"lanczos": "Lanczos", "latentbicubic": "Latent (bicubic)"}
+    assert (catalogue.styles, catalogue.hypernetworks, catalogue.face_restorers) == ({"Noir"}, frozenset(), None)
+    assert catalogue.refiner
+    nothing = await read()
+    assert (nothing.upscalers, nothing.styles, nothing.hypernetworks, nothing.refiner) == (None, None, None, False)
+
+
 @pytest.mark.parametrize("said", ["SGM Uniform", "sgm_uniform", "SGMUniform", "sgm uniform"])
 async def test_a_scheduler_is_found_by_name_label_and_alias(said: str) -> None:
     assert (await read(schedulers=SCHEDULERS)).scheduler(said) == "sgm_uniform"
@@ -223,7 +250,7 @@ def recorded(name: str) -> Any:
 
 @pytest.mark.skipif(not TRANSCRIPTS.is_dir(), reason="the transcripts are not there")
 async def test_what_a_real_webui_says_is_read() -> None:
-    routes = ("sd-models", "options", "samplers", "schedulers", "loras")
+    routes = ("sd-models", "options", "samplers", "schedulers", "loras", "upscalers", "latent-upscale-modes", "scripts")
     catalogue = await read_catalogue(Told(**{route.replace("-", "_"): recorded(f"get_{route}") for route in routes}))
     assert [found.name for found in catalogue.models] == ["tinyA", "tinyB"]
     assert catalogue.loras == frozenset()
@@ -233,5 +260,13 @@ async def test_what_a_real_webui_says_is_read() -> None:
     for scheduler in recorded("get_schedulers"):
         for said in (scheduler["name"], scheduler["label"], *(scheduler["aliases"] or ())):
             assert catalogue.scheduler(said) == scheduler["name"]
+        assert catalogue.label(scheduler["name"]) == scheduler["label"]
+    for sampler in recorded("get_samplers"):
+        for scheduler in recorded("get_schedulers"):
+            both = f"{sampler['name']} {scheduler['label']}"
+            assert catalogue.sampler(both) == (sampler["name"], scheduler["name"])
+    assert catalogue.refiner
+    upscalers = [*recorded("get_upscalers"), *recorded("get_latent-upscale-modes")]
+    assert sorted((catalogue.upscalers or {}).values()) == sorted(one["name"] for one in upscalers)
     assert catalogue.sampler("DPM++ 2M Karras") == ("DPM++ 2M", "karras")
     assert catalogue.sampler("NoSuch") is None

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.doubles.webui import sample_image
 from velesio_worker.core.settings import Settings
-from velesio_worker.engines.webui.catalogue import Catalogue, plain
-from velesio_worker.engines.webui.request import ImageRequest, draw_seed, names_in, prepare, with_numbers
+from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, plain
+from velesio_worker.engines.webui.limits import names_in
+from velesio_worker.engines.webui.request import ImageRequest, draw_seed, prepare, with_numbers
 from velesio_worker.wire.errors import BadJobError, EngineUnavailableError, OutOfMemoryError
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 
@@ -44,6 +45,19 @@ def named(*names: str) -> dict[str, str]:
 FULL = Catalogue(
     samplers=named("Euler a", "Euler", "DPM++ 2M"), schedulers=named("karras", "simple"), loras=frozenset({"details"})
 )
+ABLE = replace(
+    FULL,
+    models=(ImageModel("tinyB", "tinyB.safetensors [0123]", "/m/tinyB.safetensors", "0123"),),
+    schedulers=named("automatic", "karras", "sgm_uniform"),
+    labels={"automatic": "Automatic", "karras": "Karras", "sgm_uniform": "SGM Uniform"},
+    upscalers=named("None", "Latent", "R-ESRGAN 4x+"),
+    styles=frozenset({"Noir", "Sketch"}),
+    hypernetworks=frozenset({"ink"}),
+    face_restorers=frozenset({"CodeFormer"}),
+    refiner=True,
+)
+"""What an AUTOMATIC1111 of today tells."""
+
 SILENT = Catalogue()
 """Of a server that does not tell what it has."""
 
@@ -140,7 +154,17 @@ async def test_no_field_of_a_job_is_left_out() -> None:
         "override_settings": {"sd_vae": "None"},
         "script_name": "loopback",
         "script_args": [1],
-        "alwayson_scripts": {"refiner": {"args": []}},
+        "alwayson_scripts": {"hypertile": {"args": []}},
+        "styles": ["Noir"],
+        "tiling": True,
+        "restore_faces": True,
+        "refiner_checkpoint": "tinyB.safetensors [0123]",
+        "refiner_switch_at": 0.7,
+        "s_churn": 0.5,
+        "s_tmin": 0.1,
+        "s_tmax": 9,
+        "s_noise": 1.1,
+        "eta": 0.3,
         "init_images": [IMAGE],
         "denoising_strength": 0.5,
         "mask": IMAGE,
@@ -151,12 +175,30 @@ async def test_no_field_of_a_job_is_left_out() -> None:
         "inpaint_full_res_padding": 32,
         "resize_mode": 1,
     }
-    allowing = limits(sd_scripts="loopback,refiner")
-    request = await prepared(img(**everything, model="tinyA"), limits=allowing)
+    everything |= {"scheduler": "Karras"}
+    allowing = limits(sd_scripts="loopback,hypertile")
+    request = await prepared(img(**everything, model="tinyA"), ABLE, allowing)
     body = request.body_with(3, 2)
     assert {name: body.get(name) for name in everything} == everything
-    assert set(Img2ImgParameters.model_fields) - set(body) == {"model"}, "the model is loaded before"
+    assert set(Img2ImgParameters.model_fields) - set(body) == {"model", "defaults"}, "the model is loaded before"
     assert request.seed == 3
+    hires: dict[str, Any] = {
+        "denoising_strength": 0.6,
+        "enable_hr": True,
+        "hr_scale": 1.5,
+        "hr_upscaler": "R-ESRGAN 4x+",
+        "hr_second_pass_steps": 3,
+        "hr_resize_x": 128,
+        "hr_resize_y": 136,
+        "hr_checkpoint_name": "tinyB.safetensors [0123]",
+        "hr_sampler_name": "Euler",
+        "hr_scheduler": "SGM Uniform",
+        "hr_prompt": "a second cat",
+        "hr_negative_prompt": "no dog",
+    }
+    body = (await prepared(txt(**hires), ABLE)).body
+    assert {name: body.get(name) for name in hires} == hires
+    assert set(Txt2ImgParameters.model_fields) - set(Img2ImgParameters.model_fields) <= set(hires)
 
 
 async def test_overrides_are_taken_back_afterwards() -> None:
@@ -251,6 +293,7 @@ async def test_parameters_cannot_be_smuggled_into_a_prompt(tag: str) -> None:
         ({"init_images": [TORN]}, "data.init_images.0", "damaged or cut off"),
         ({"init_images": [IMAGE, TORN], "batch_size": 2}, "data.init_images.1", "damaged or cut off"),
         ({"init_images": [IMAGE, IMAGE]}, "data.init_images has 2 images", "batch_size is 1"),
+        ({"init_images": [IMAGE, IMAGE], "batch_size": 3}, "data.init_images has 2 images", "send one, or as many"),
         ({"mask": "!!! no base64 !!!"}, "data.mask", "base64"),
         ({"mask": NO_IMAGE}, "data.mask", "send a PNG"),
         ({"init_images": [sample_image(128, 128)]}, "data.init_images.0 has 128x128 pixels", "SD_MAX_PIXELS"),
@@ -278,7 +321,7 @@ async def test_scripts_run_only_where_their_names_are_allowed() -> None:
     assert (await prepared(txt(script_name="loopback", script_args=[1]), limits=allowing)).body["script_args"] == [1]
     said = await refused(txt(script_name="x/y/z plot"), limits=allowing)
     assert "allowed are loopback (SD_SCRIPTS)" in said
-    await refused(txt(script_name="loopback", alwayson_scripts={"refiner": {}}), limits=allowing)
+    await refused(txt(script_name="loopback", alwayson_scripts={"hypertile": {}}), limits=allowing)
 
 
 async def test_addresses_in_what_scripts_are_given_are_refused() -> None:

@@ -160,6 +160,59 @@ def test_images_beyond_those_asked_for_are_left_out() -> None:
     assert result(answer([7, 8, 9]))["images"] == [picture(7)]
 
 
+def test_a_plot_that_is_a_grid_alone_is_the_jobs_image() -> None:
+    plot = picture(0, (136, 72))
+    whole = {
+        "images": [plot],
+        "info": json.dumps(info([7, 7, 8], index_of_first_image=1, infotexts=["plot", "a", "b"])),
+    }
+    made = result(whole, request(script_name="x/y/z plot", seed=7))
+    assert made["images"] == [plot]
+    assert made["seeds"] == [7]
+    assert made["info"]["infotexts"] == ["plot"]
+    assert (made["parameters"]["width"], made["parameters"]["height"]) == (136, 72)
+    assert "warnings" not in made
+
+
+@pytest.mark.parametrize("format_", ["png", "jpeg"])
+def test_a_grid_that_a_script_does_not_count_is_no_image(format_: str) -> None:
+    loops = [picture(seed, format_=format_) for seed in (7, 8, 9)]
+    whole = {"images": [picture(0, (192, 64), format_), *loops], "info": json.dumps(info([7]))}
+    made = result(whole, request(script_name="Loopback"))
+    assert len(made["images"]) == len(made["seeds"]) == 3
+    assert not [warning for warning in made.get("warnings", ()) if "pixels" in warning]
+
+
+def test_larger_images_of_a_script_are_no_grid() -> None:
+    larger = [picture(seed, (128, 128)) for seed in (7, 8)]
+    made = result({"images": larger, "info": json.dumps(info([7, 8]))}, request(script_name="SD upscale"))
+    assert made["images"] == larger
+    assert "warnings" not in made
+
+
+def test_a_job_that_leaves_the_defaults_to_the_engine_is_told_what_they_were() -> None:
+    whole = answer([7], steps=50, cfg_scale=7.0)
+    made = result(whole, request(defaults="engine"))
+    assert (made["parameters"]["steps"], made["parameters"]["cfg_scale"]) == (50, 7.0)
+    assert made["parameters"]["sampler_name"] == "Euler a"
+    asked = request(defaults="engine", steps=3)
+    assert result(whole, asked)["parameters"]["steps"] == 3
+    free = ImageRequest(Txt2ImgParameters(prompt=SECRET, defaults="engine"), "txt2img", {}, None)
+    assert "warnings" not in result(whole, free), "the size was the engine's to choose"
+
+
+def test_the_size_of_a_hires_fix_is_the_one_that_was_asked_for() -> None:
+    whole = {"images": [picture(7, (128, 128))], "info": json.dumps(info([7]))}
+    assert "warnings" not in result(whole, request(enable_hr=True))
+    said = result(whole, request(enable_hr=True, hr_scale=3))["warnings"]
+    assert said == ["The images have 128x128 pixels, not 192x192."]
+
+
+def test_of_several_sizes_the_one_that_is_not_right_is_told() -> None:
+    whole = {"images": [picture(7), picture(8, (128, 64))], "info": json.dumps(info([7, 8]))}
+    assert result(whole, request(batch_size=2))["warnings"] == ["The images have 128x64 pixels, not 64x64."]
+
+
 @pytest.mark.parametrize("seeds", [[7], [7, 8, 9]])
 def test_a_script_makes_as_many_images_as_it_likes(seeds: list[int]) -> None:
     made = result(answer(seeds), request(batch_size=2, script_name="x/y/z plot"))
