@@ -203,7 +203,8 @@ class Settings(BaseSettings):
         "Large answers hold up the worker for some milliseconds a megabyte.",
     )
     sd_max_pixels: Count = Field(
-        default=2048 * 2048, description="The most pixels of an image, width times height: of one made or one sent."
+        default=2048 * 2048,
+        description="The most pixels of an image, width times height: of one made (after a hires fix) or one sent.",
     )
     sd_override_settings: str = Field(
         default="CLIP_stop_at_last_layers,sd_vae",

@@ -26,7 +26,7 @@ Seed = Annotated[int, Field(ge=RANDOM, le=LARGEST_SEED)]
 Picture = Annotated[str, Field(min_length=1), AfterValidator(_encoded)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=150)]
-Sigma = Annotated[float, Field(ge=0, le=1000)]
+Sigma = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(max_length=1024)]
 """A name that may be empty, which is none."""
 

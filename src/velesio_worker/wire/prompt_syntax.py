@@ -23,7 +23,8 @@ _SIGN: Final = re.compile(r"\\.|([()\[\]:|])", re.DOTALL)
 _AND: Final = re.compile(r"\bAND\b")
 
 
-def _checked(prompt: str) -> str:
+def check_prompt(prompt: str) -> str:
+    """Return the prompt. Raises ValueError, with the limit, if a WebUI would take too long for it."""
     signs = [sign for sign in _SIGN.findall(prompt) if sign]
     if len(signs) > MOST_SIGNS:
         raise ValueError(
@@ -40,5 +41,5 @@ def _checked(prompt: str) -> str:
     return prompt
 
 
-Prompt = Annotated[str, AfterValidator(_checked)]
+Prompt = Annotated[str, AfterValidator(check_prompt)]
 """A prompt that a WebUI can read in seconds."""

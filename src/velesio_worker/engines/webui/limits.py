@@ -11,6 +11,7 @@ from velesio_worker.engines.webui.catalogue import listed
 from velesio_worker.wire.errors import BadJobError
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 from velesio_worker.wire.parameters import FETCHED
+from velesio_worker.wire.prompt_syntax import check_prompt
 
 _SMUGGLED: Final = re.compile(r"<\s*+/?+\s*+sd_cpp_extra_args", re.IGNORECASE)
 """In a prompt, sd-server takes what stands in this tag for parameters, past every limit. Possessive: a megabyte of
@@ -95,6 +96,11 @@ def check_allowed(parameters: ImageParameters, settings: Settings) -> None:
     for place, name in (*scripts, *(("alwayson_scripts", name) for name in parameters.alwayson_scripts or {})):
         if name not in names:
             raise BadJobError(f"data.{place}: the script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
+    for line in (line for text in _texts(parameters.script_args) for line in text.splitlines()):
+        try:
+            check_prompt(line)  # there are scripts that make prompts of them
+        except ValueError as error:
+            raise BadJobError(f"data.script_args: a line {error}.") from None
     for place in ("script_args", "alwayson_scripts"):
         if any(FETCHED.match(text) for text in _texts(getattr(parameters, place))):  # as ControlNet's images are
             raise BadJobError(f"data.{place}: images are taken as base64, never fetched; send no URL.")

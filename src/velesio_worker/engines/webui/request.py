@@ -155,7 +155,7 @@ def _looked_up(parameters: ImageParameters, catalogue: Catalogue, *, settable: b
     sampler, scheduler = _sampling(parameters, catalogue)
     body = extras(parameters, catalogue, settable=settable)
     if named:  # else the engine's own defaults are asked for
-        label = catalogue.label(scheduler)  # without one AUTOMATIC1111 warns in its log, each time
+        label = catalogue.label(scheduler) if settable else scheduler  # AUTOMATIC1111 warns in its log of all else
         body |= {name: value for name, value in (("sampler_name", sampler), ("scheduler", label)) if value is not None}
     return body
 

@@ -202,6 +202,16 @@ async def test_a_job_that_leaves_the_defaults_to_the_engine_sends_what_it_gave()
     assert (await prepared(img(defaults="engine"), ABLE)).body.keys() == {"prompt", "init_images"} | sent
 
 
+async def test_prompts_in_the_arguments_of_a_script_have_the_limits_of_prompts() -> None:
+    allowed = limits(sd_scripts="prompts from file or textbox")
+    lines = "(a cat:1.1), [a dog]\n" * 500
+    asked = {"script_name": "prompts from file or textbox", "script_args": [False, lines]}
+    assert (await prepared(txt(**asked), ABLE, allowed)).body["script_args"] == [False, lines]
+    asked["script_args"] = [False, {"lines": ["a cat\n" + "(" * 3000]}]
+    said = await refused(txt(**asked), ABLE, allowed)
+    assert said.startswith("data.script_args: a line has 3000 of the signs")
+
+
 NAMED_TWICE = [("Euler a SGM Uniform", "Euler a", "SGM Uniform"), ("dpm++_2m_sgm_uniform", "DPM++ 2M", "SGM Uniform")]
 
 
@@ -214,6 +224,8 @@ async def test_any_scheduler_may_stand_behind_a_samplers_name(said: str, sampler
 async def test_the_scheduler_is_always_sent_and_as_the_webui_shows_it() -> None:
     assert (await prepared(txt(), ABLE)).body["scheduler"] == "Automatic"
     assert (await prepared(txt(scheduler="karras"), ABLE)).body["scheduler"] == "Karras"
+    assert (await prepared(txt(scheduler="Karras"), ABLE, settable=False)).body["scheduler"] == "karras", "no WebUI"
+    assert "scheduler" not in (await prepared(txt(), ABLE, settable=False)).body
     assert "scheduler" not in (await prepared(txt(), Catalogue(samplers=ABLE.samplers))).body, "where there is none"
 
 
