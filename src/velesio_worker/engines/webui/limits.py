@@ -87,6 +87,10 @@ def check_allowed(parameters: ImageParameters, settings: Settings) -> None:
     for key in options:
         if key not in names:
             raise BadJobError(f"data.override_settings.{key[:80]} is not allowed: {allowed} (SD_OVERRIDE_SETTINGS).")
+    _check_scripts(parameters, settings)
+
+
+def _check_scripts(parameters: ImageParameters, settings: Settings) -> None:
     for name in parameters.alwayson_scripts or {}:
         if (instead := _BUILT_IN.get(name.lower())) is not None:
             raise BadJobError(f"data.alwayson_scripts.{name}: the WebUI takes that of its pages alone; use {instead}.")
@@ -96,6 +100,10 @@ def check_allowed(parameters: ImageParameters, settings: Settings) -> None:
     for place, name in (*scripts, *(("alwayson_scripts", name) for name in parameters.alwayson_scripts or {})):
         if name not in names:
             raise BadJobError(f"data.{place}: the script {name[:80]!r} is not allowed: {allowed} (SD_SCRIPTS).")
+    _check_arguments(parameters)
+
+
+def _check_arguments(parameters: ImageParameters) -> None:
     for line in (line for text in _texts(parameters.script_args) for line in text.splitlines()):
         try:
             check_prompt(line)  # there are scripts that make prompts of them

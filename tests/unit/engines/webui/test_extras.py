@@ -205,7 +205,7 @@ async def test_a_job_that_leaves_the_defaults_to_the_engine_sends_what_it_gave()
 async def test_prompts_in_the_arguments_of_a_script_have_the_limits_of_prompts() -> None:
     allowed = limits(sd_scripts="prompts from file or textbox")
     lines = "(a cat:1.1), [a dog]\n" * 500
-    asked = {"script_name": "prompts from file or textbox", "script_args": [False, lines]}
+    asked: dict[str, Any] = {"script_name": "prompts from file or textbox", "script_args": [False, lines]}
     assert (await prepared(txt(**asked), ABLE, allowed)).body["script_args"] == [False, lines]
     asked["script_args"] = [False, {"lines": ["a cat\n" + "(" * 3000]}]
     said = await refused(txt(**asked), ABLE, allowed)
