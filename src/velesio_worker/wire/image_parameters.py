@@ -74,6 +74,17 @@ class ImageParameters(ModelParameters):
     s_tmax: Sigma | None = None
     s_noise: Sigma | None = None
     eta: Share | None = None
+    enable_hr: bool | None = None
+    hr_scale: Annotated[float, Field(ge=0, le=16)] | None = None
+    hr_upscaler: Name | None = None
+    hr_second_pass_steps: Annotated[int, Field(ge=0, le=150)] | None = None
+    hr_resize_x: ResizedSide | None = None
+    hr_resize_y: ResizedSide | None = None
+    hr_checkpoint_name: Name | None = None
+    hr_sampler_name: Annotated[str, Field(max_length=128)] | None = None
+    hr_scheduler: Annotated[str, Field(max_length=128)] | None = None
+    hr_prompt: Prompt | None = None
+    hr_negative_prompt: Prompt | None = None
     send_images: OnlyTrue = None
     save_images: OnlyFalse = None
     do_not_save_samples: NoEffect = None
@@ -108,17 +119,6 @@ class Txt2ImgParameters(ImageParameters):
     """
 
     denoising_strength: Share | None = None
-    enable_hr: bool | None = None
-    hr_scale: Annotated[float, Field(ge=0, le=16)] | None = None
-    hr_upscaler: Name | None = None
-    hr_second_pass_steps: Annotated[int, Field(ge=0, le=150)] | None = None
-    hr_resize_x: ResizedSide | None = None
-    hr_resize_y: ResizedSide | None = None
-    hr_checkpoint_name: Name | None = None
-    hr_sampler_name: Annotated[str, Field(max_length=128)] | None = None
-    hr_scheduler: Annotated[str, Field(max_length=128)] | None = None
-    hr_prompt: Prompt | None = None
-    hr_negative_prompt: Prompt | None = None
 
     @property
     def enlarged(self) -> tuple[int, int]:

@@ -55,7 +55,7 @@ def extras(parameters: ImageParameters, catalogue: Catalogue, *, settable: bool)
     Raises:
         BadJobError: the WebUI does not have what is asked for.
     """
-    body = _hires(parameters, catalogue, settable=settable) if isinstance(parameters, Txt2ImgParameters) else {}
+    body = _hires(parameters, catalogue, settable=settable)
     body |= _refiner(parameters, catalogue, settable=settable) | _styles(parameters, catalogue, settable=settable)
     for name, without in _NO_EFFECT.items():
         value: object = getattr(parameters, name)
@@ -80,9 +80,11 @@ def _absent(name: str, why: str) -> BadJobError:
     return BadJobError(f"data.{name}: this image engine {why}.")
 
 
-def _hires(asked: Txt2ImgParameters, catalogue: Catalogue, *, settable: bool) -> dict[str, Any]:
+def _hires(asked: ImageParameters, catalogue: Catalogue, *, settable: bool) -> dict[str, Any]:
     if not asked.enable_hr:
         return {}
+    if not isinstance(asked, Txt2ImgParameters):
+        raise BadJobError("data.enable_hr: a hires fix is txt2img's alone; ask for the size with width and height.")
     if not settable or catalogue.upscalers is None:
         raise _absent("enable_hr", "has no hires fix; ask for the size with width and height")
     sizes = {name: getattr(asked, name) for name in ("hr_scale", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y")}
@@ -157,10 +159,22 @@ def _unknown(field: str, kind: str, name: str | None, known: Any) -> BadJobError
     return BadJobError(f"data.{field}: no {kind} {(name or '')[:80]!r}; there are {there}.")
 
 
-def told_of(parameters: ImageParameters) -> list[str]:
-    """Say what of them has no effect because another one is missing."""
+def told_of(parameters: ImageParameters, catalogue: Catalogue) -> list[str]:
+    """Say what of them has no effect: another one is missing, or the WebUI's own setting goes before a job's.
+
+    AUTOMATIC1111 takes its settings ``s_…`` before those of a request, unless they are the usual ones.
+    """
+    said = _without_hires(parameters)
+    for name in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
+        asked, own = getattr(parameters, name), catalogue.options.get(name)
+        if asked is not None and isinstance(own, int | float) and own not in {*_NO_EFFECT[name], asked}:
+            said.append(f"The WebUI's own setting {name}, {own:g}, goes before the job's.")
+    return said
+
+
+def _without_hires(parameters: ImageParameters) -> list[str]:
     given = parameters.model_fields_set
-    if "enable_hr" in given or not isinstance(parameters, Txt2ImgParameters):
+    if "enable_hr" in given:
         return []
     idle = [name for name in HIRES if name in given and _says_something(name, getattr(parameters, name))]
     return [f"Without enable_hr of no effect: {', '.join(idle)}."] if idle else []

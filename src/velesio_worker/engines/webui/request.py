@@ -138,7 +138,7 @@ def _prompts(parameters: ImageParameters) -> str:
 
 
 def _warnings(parameters: ImageParameters, catalogue: Catalogue, *, settable: bool) -> list[str]:
-    warnings = told_of(parameters)
+    warnings = told_of(parameters, catalogue)
     if settable:
         warnings += warnings_of(_prompts(parameters), parameters.negative_prompt, catalogue)
     elif names := _without_effect(parameters):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engines.webui.test_request import ABLE, SILENT, img, limits, prepared, refused, txt
+from tests.unit.engines.webui.test_request import ABLE, FULL, SILENT, img, limits, prepared, refused, txt
 from velesio_worker.engines.webui.catalogue import Catalogue
 from velesio_worker.engines.webui.extras import NAMES
 from velesio_worker.engines.webui.request import ImageRequest
@@ -55,7 +55,12 @@ async def plain_server(**more: Any) -> ImageRequest:
 @pytest.mark.parametrize("names", [[name] for name in NO_EFFECT] + [list(NO_EFFECT)], ids=str)
 async def test_values_of_no_effect_are_taken_by_every_image_engine(names: list[str]) -> None:
     given = {name: NO_EFFECT[name] for name in names}
-    for request in (await prepared(txt(**given), ABLE), await prepared(txt(**given)), await plain_server(**given)):
+    asked = [txt(**given), img(**given)]
+    for request in [
+        *[await prepared(one, ABLE) for one in asked],
+        *[await prepared(one, FULL) for one in asked],
+        *[await prepared(one, SILENT, settable=False) for one in asked],
+    ]:
         assert request.warnings == ()
         assert "enable_hr" not in request.body
     assert not set(NAMES) & set((await plain_server(**given)).body), "a server that knows none of it gets none of it"
@@ -186,7 +191,14 @@ async def test_a_final_size_that_is_none_is_refused() -> None:
 async def test_images_from_images_take_them_too_but_for_the_hires_fix() -> None:
     body = (await prepared(img(tiling=True, styles=["Noir"], refiner_checkpoint="tinyB", eta=0.5), ABLE)).body
     assert {"tiling", "styles", "refiner_checkpoint", "refiner_switch_at", "eta"} <= set(body)
-    assert "enable_hr" not in body
+    assert (await refused(img(enable_hr=True), ABLE)).startswith("data.enable_hr: a hires fix is txt2img's alone")
+
+
+async def test_a_setting_of_the_webui_that_goes_before_a_jobs_is_told_of() -> None:
+    set_so = replace(ABLE, options={"s_churn": 0.5, "s_noise": 1.0, "s_tmax": 0})
+    asked = txt(s_churn=0.2, s_noise=0.9, s_tmax=3)
+    assert (await prepared(asked, set_so)).warnings == ("The WebUI's own setting s_churn, 0.5, goes before the job's.",)
+    assert (await prepared(txt(s_churn=0.5), set_so)).warnings == ()
 
 
 async def test_a_job_that_leaves_the_defaults_to_the_engine_sends_what_it_gave() -> None:
