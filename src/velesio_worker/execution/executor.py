@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
+import orjson
 
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log, get_logger
@@ -30,7 +31,7 @@ from velesio_worker.wire.errors import (
     StoppedError,
     StreamLostError,
 )
-from velesio_worker.wire.events import Done
+from velesio_worker.wire.events import TOKEN, Done
 from velesio_worker.wire.jobs import Kind
 
 LAST_SECONDS: Final = 10.0
@@ -167,7 +168,10 @@ class Executor:
         """How a run ended that was stopped."""
         match run.stop.halted:
             case Halt.CANCELLED if run.answer.generation is not None:
-                return run.answer.generation.cut_short()
+                done = run.answer.generation.cut_short()
+                for token in done.unsaid if run.job.streamed else ():
+                    run.stream.put(TOKEN, orjson.dumps(token.data))
+                return done
             case Halt.CANCELLED if run.claim.first:
                 return cancelled_while_waiting(run.job.type, "")  # else it goes back, and is ended at the next claim
             case Halt.FENCED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,12 +63,14 @@ class Done:
         finish_reason: ``stop``, ``length``, ``tool_calls`` or ``cancelled``.
         usage: token counts, where the engine knows them.
         timings: the engine's own timings, where it has them.
+        unsaid: pieces of a result that was cut short, which were held back until now.
     """
 
     result: dict[str, Any]
     finish_reason: str
     usage: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
+    unsaid: Sequence[Token] = ()
 
     def entry(self) -> dict[str, Any]:
         """Return the ``done`` entry's data."""

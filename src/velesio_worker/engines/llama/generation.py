@@ -17,6 +17,7 @@ import orjson
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, EngineResponse, NotReachedError, decode_json
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
+from velesio_worker.engines.llama.stops import StopStrings
 from velesio_worker.wire.errors import (
     ContextExceededError,
     EngineCrashedError,
@@ -24,7 +25,7 @@ from velesio_worker.wire.errors import (
     EngineUnavailableError,
     JobError,
 )
-from velesio_worker.wire.events import Done, EngineEvent, Progress
+from velesio_worker.wire.events import Done, EngineEvent, Progress, Token
 from velesio_worker.wire.fields import count_in, known_object
 from velesio_worker.wire.text_parameters import UNLIMITED, WHOLE_CONTEXT, TextParameters
 from velesio_worker.wire.transcript import Transcript
@@ -65,6 +66,8 @@ class LlamaGeneration(ABC, Generic[P]):
         self._timings: dict[str, Any] | None = None
         self._prompt_in_parts = False
         self._marked_done = False
+        self._stops = StopStrings(parameters.stop) if isinstance(parameters.stop, list) else None
+        self._heard = self._transcript if self._stops is None else Transcript()  # with what is held back, and cut off
 
     @abstractmethod
     def request(self) -> dict[str, Any]:
@@ -129,7 +132,8 @@ class LlamaGeneration(ABC, Generic[P]):
                 raise
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
-        yield [self.cut_short(self._finish_reason)]
+        rest = self._rest()
+        yield [*rest, self.cut_short(self._finish_reason)]
 
     def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
         """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
@@ -138,14 +142,41 @@ class LlamaGeneration(ABC, Generic[P]):
                 if data == _DONE_MARK:
                     self._marked_done = True
                 elif (event := self._event(data)) is not None:
-                    batch.append(event)
+                    if self._stops is None:
+                        batch.append(event)
+                        continue
+                    batch += self._cut(self._stops, event)
+                    if self._stops.found:
+                        break
         except JobError as error:
+            batch += self._rest()
             return error
         return None
 
     def _complete(self) -> bool:
         """Whether nothing that matters follows."""
         return self._marked_done or (self._finish_reason is not None and self._usage is not None)
+
+    def _cut(self, stops: StopStrings, event: EngineEvent) -> Sequence[EngineEvent]:
+        """Return what may be published, where an event may be the beginning of a stop string; one ends the answer."""
+        if not isinstance(event, Token):
+            return [event]
+        said = self._said(stops.add(event.data["choices"][0]))
+        if stops.found:
+            timings = self._timings or {}
+            read, cached = count_in(timings, "prompt_n"), count_in(timings, "cache_n")
+            self._take_usage(None if read is None else read + (cached or 0), count_in(timings, "predicted_n"))
+            self._finish_reason, self._marked_done = "stop", True
+        return said
+
+    def _said(self, choices: Sequence[dict[str, Any]]) -> list[Token]:
+        for choice in choices:
+            self._transcript.add(choice)
+        return [Token({"choices": [choice]}) for choice in choices]
+
+    def _rest(self) -> Sequence[Token]:
+        """Take out what is held back still, of which no stop string has come."""
+        return () if self._stops is None else self._said(self._stops.rest())
 
     def _event(self, data: bytes) -> EngineEvent | None:
         chunk = decode_json(data)
@@ -157,6 +188,8 @@ class LlamaGeneration(ABC, Generic[P]):
         try:
             if "prompt_progress" in body and (progress := known_object(body, "prompt_progress")):
                 return self._progress(progress)
+            if self._stops is not None and "timings" in body:
+                self._timings = known_object(body, "timings")
             return self.take(body)
         except ValueError as error:
             raise EngineRefusedError(f"llama-server's answer is not in its usual form: {error}.") from None
@@ -175,17 +208,18 @@ class LlamaGeneration(ABC, Generic[P]):
 
     def cut_short(self, finish_reason: str = CANCELLED) -> Done:
         """Return the end of a job as it stands, be it that of its text or not."""
+        unsaid = self._rest()
         if self._usage is None and finish_reason != CANCELLED:
             self._take_usage(self._prompt_told, None)
         result = self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
-        return Done(result, finish_reason, self._usage, self._timings)
+        return Done(result, finish_reason, self._usage, self._timings, unsaid)
 
     def _take_usage(self, prompt: int | None, completion: int | None) -> None:
         """Take the server's count of the request's tokens; to the job, those of an earlier attempt are no prompt.
 
         Where the server does not count, the pieces that it sent are the count, and the prompt's is not known.
         """
-        made = self._transcript.pieces if completion is None else completion
+        made = self._heard.pieces if completion is None else completion
         completion = self._tokens_before + made
         prompt = None if prompt is None else max(prompt - self._tokens_again, 0)
         self._usage = {
@@ -196,7 +230,9 @@ class LlamaGeneration(ABC, Generic[P]):
 
     def _request(self) -> dict[str, Any]:
         """What both requests have in common: the parameters that go to the server as they are, and how it answers."""
-        given = self._parameters.given("stream", "max_tokens")
+        given = self._parameters.given("stream", "max_tokens", "stop")
+        if self._stops is not None:
+            given["timings_per_token"] = True  # an answer that is cut has no end that would tell them
         for name in _LOOK_BACK & given.keys():
             if given[name] == WHOLE_CONTEXT:  # which some builds of llama-server know, and others refuse
                 given[name] = self._context

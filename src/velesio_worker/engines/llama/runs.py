@@ -72,7 +72,7 @@ class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParamete
         if "completion_probabilities" in chunk and not last:  # the last chunk repeats them all
             probabilities = list_in(chunk, "completion_probabilities")
             choice |= {"completion_probabilities": probabilities} if probabilities else {}
-        self._transcript.add(choice)
+        self._heard.add(choice)
         if last:
             self._take_usage(count_in(chunk, "tokens_evaluated"), count_in(chunk, "tokens_predicted"))
             self._timings = known_object(chunk, "timings")
@@ -129,7 +129,7 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         choice: dict[str, Any] = {"delta": delta, "index": 0, "finish_reason": None}
         if "logprobs" in said:
             choice["logprobs"] = said["logprobs"]
-        self._transcript.add(choice)
+        self._heard.add(choice)
         if said.get("finish_reason") is not None:
             self._finish_reason = text_in(said, "finish_reason") or self._finish_reason
         return Token({"choices": [choice]}) if delta else None

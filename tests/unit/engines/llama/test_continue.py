@@ -232,7 +232,7 @@ class TestGoingOn:
     ) -> None:
         script(double, COMPLETION)
         await run(completion(http, max_tokens=10, seed=7, stop=["x"]))
-        rest = {"seed": 7, "stop": ["x"], "stream": True, "return_progress": True}
+        rest = {"seed": 7, "timings_per_token": True, "stream": True, "return_progress": True}
         assert asked(double) == [
             (TOKENIZE, {"content": "Once upon"}),
             (COMPLETION, {"prompt": "hiOnce upon", "n_predict": 7, **SAMPLING, **rest}),

@@ -209,7 +209,7 @@ async def test_the_documented_defaults_are_sent(double: EngineDouble, http: Engi
         {
             "messages": [{"role": "user", "content": "hi"}],
             "max_tokens": 150,
-            "stop": ["x"],
+            "timings_per_token": True,
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "stream_options": {"include_usage": True},
             **sampling,
