@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 import orjson
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from velesio_worker.wire.answer_schemas import checked_schema
 from velesio_worker.wire.fields import known_object
 from velesio_worker.wire.parameters import FETCHED, INT32, Count
 from velesio_worker.wire.text_parameters import TextParameters
@@ -82,7 +83,7 @@ def _response_format(value: dict[str, Any]) -> dict[str, Any]:
     if schema is None and _SCHEMA_WORDS & wrapped.keys():
         schema, wrapped = wrapped, {}
     if schema is not None:
-        return {"type": "json_schema", "json_schema": {**wrapped, "schema": schema}}
+        return {"type": "json_schema", "json_schema": {**wrapped, "schema": checked_schema(schema)}}
     if kind == "json_schema":
         raise ValueError("json_schema.schema is missing: the JSON schema that the answer is to obey")
     return {"type": "json_object"}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
 
+from velesio_worker.wire.answer_schemas import checked_schema
 from velesio_worker.wire.parameters import INT32, REFUSED, Count, Fields, NoEffect, Only1, OpenAIFields
 
 _RANDOM_SEED: Final = 2**32 - 1
@@ -81,7 +82,7 @@ class TextParameters(OpenAIFields):
     stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool = False
     grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
+    json_schema: Annotated[dict[str, Any], AfterValidator(checked_schema)] | None = None
     logit_bias: list[Any] | dict[str, Any] | None = None
     n_probs: Count | None = None
     post_sampling_probs: bool | None = None

@@ -27,6 +27,11 @@ class Transcript:
         self._logprobs: list[Any] = []
         self._probabilities: list[Any] = []
 
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        return "".join(self._texts)
+
     def add(self, choice: dict[str, Any]) -> None:
         """Add a choice; null stands for nothing.
 
@@ -82,7 +87,7 @@ class Transcript:
         chat: bool,
     ) -> dict[str, Any]:
         """Return the job's result as it stands: that of a ``chat`` has a message."""
-        text = "".join(self._texts)
+        text = self.text
         result: dict[str, Any] = {"text": text, "finish_reason": finish_reason, "usage": usage, "timings": timings}
         if self._probabilities:
             result["completion_probabilities"] = self._probabilities

@@ -15,9 +15,11 @@ from typing import Any, Final, Generic, TypeVar, cast
 import orjson
 
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, EngineResponse, NotReachedError, decode_json
+from velesio_worker.engines.llama.answers import AnswerCheck
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
 from velesio_worker.engines.llama.stops import StopStrings
+from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.errors import (
     ContextExceededError,
     EngineCrashedError,
@@ -67,6 +69,9 @@ class LlamaGeneration(ABC, Generic[P]):
         self._prompt_in_parts = False
         self._marked_done = False
         self._stops = StopStrings(parameters.stop) if isinstance(parameters.stop, list) else None
+        schema = parameters.answer_schema
+        self._check = None if schema is None else AnswerCheck(schema)
+        self._warnings: list[str] = []
         self._heard = self._transcript if self._stops is None else Transcript()  # with what is held back, and cut off
 
     @abstractmethod
@@ -87,6 +92,8 @@ class LlamaGeneration(ABC, Generic[P]):
             if self._after and await self._is_whole():
                 yield [self.cut_short("length")]
                 return
+            if self._check is not None:
+                await self._check.prepare()
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
                     raise self._refused(response.status, decode_json(await response.body()))
@@ -133,6 +140,8 @@ class LlamaGeneration(ABC, Generic[P]):
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
         rest = self._rest()
+        if self._check is not None and (breach := await self._check.breach(self._transcript.text, self._finish_reason)):
+            self._warnings.append(breach)
         yield [*rest, self.cut_short(self._finish_reason)]
 
     def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
@@ -212,6 +221,8 @@ class LlamaGeneration(ABC, Generic[P]):
         if self._usage is None and finish_reason != CANCELLED:
             self._take_usage(self._prompt_told, None)
         result = self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
+        if self._warnings:
+            result["warnings"] = self._warnings
         return Done(result, finish_reason, self._usage, self._timings, unsaid)
 
     def _take_usage(self, prompt: int | None, completion: int | None) -> None:
@@ -233,6 +244,8 @@ class LlamaGeneration(ABC, Generic[P]):
         given = self._parameters.given("stream", "max_tokens", "stop")
         if self._stops is not None:
             given["timings_per_token"] = True  # an answer that is cut has no end that would tell them
+        if "json_schema" in given:
+            given["json_schema"] = for_engine(given["json_schema"])
         for name in _LOOK_BACK & given.keys():
             if given[name] == WHOLE_CONTEXT:  # which some builds of llama-server know, and others refuse
                 given[name] = self._context

@@ -10,6 +10,7 @@ import orjson
 from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
+from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import EngineRefusedError
 from velesio_worker.wire.events import Done, EngineEvent, Token
@@ -97,7 +98,11 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
 
     def request(self) -> dict[str, Any]:
         """Return the request's body."""
-        return self._request() | {
+        given = self._request()
+        wrapped = known_object(given.get("response_format") or {}, "json_schema") or {}
+        if schema := known_object(wrapped, "schema"):
+            given["response_format"] |= {"json_schema": wrapped | {"schema": for_engine(schema)}}
+        return given | {
             "messages": self._continued(),
             "max_tokens": self._tokens_left(),
             "stream_options": {"include_usage": True},

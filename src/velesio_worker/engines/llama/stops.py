@@ -91,9 +91,7 @@ def _place_of(choice: Choice) -> tuple[object, str]:
             return "text", text
         case {"delta": {"tool_calls": [{"index": int(index), "function": {"arguments": str(arguments)}}]}}:
             return index, arguments
-        case {"delta": {"tool_calls": [_, *_]}}:
-            return None, ""
-        case {"delta": {"content": str(), "reasoning_content": str()}}:
+        case {"delta": {"tool_calls": [_, *_]}} | {"delta": {"content": str(), "reasoning_content": str()}}:
             return None, ""
         case {"delta": {"content": str(text)}}:
             return "content", text
