@@ -51,19 +51,14 @@ TAKEN: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(("schema", "reason"), REFUSED)
 def test_a_schema_that_no_engine_enforces_is_refused_with_its_place(schema: dict[str, Any], reason: str) -> None:
-    for parameters, field in (
-        (CompletionParameters, {"prompt": "x", "json_schema": schema}),
-        (
-            ChatCompletionParameters,
-            {
-                "messages": [{"role": "user", "content": "x"}],
-                "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
-            },
-        ),
-    ):
-        with pytest.raises(ValueError, match=r"json_schema|response_format") as refused:
-            parameters.model_validate(field)
-        assert reason in str(refused.value)
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    messages = [{"role": "user", "content": "x"}]
+    with pytest.raises(ValueError, match="json_schema") as refused:
+        CompletionParameters.model_validate({"prompt": "x", "json_schema": schema})
+    assert reason in str(refused.value)
+    with pytest.raises(ValueError, match="response_format") as refused:
+        ChatCompletionParameters.model_validate({"messages": messages, "response_format": wanted})
+    assert reason in str(refused.value)
 
 
 @pytest.mark.parametrize("schema", TAKEN)
@@ -71,10 +66,15 @@ def test_other_schemas_are_taken_as_they_are(schema: dict[str, Any]) -> None:
     assert checked_schema(schema) is schema
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [{"uniqueItems": True}, {"items": {"not": {}}}, {"properties": {"a": {"format": "uri"}}}, {"oneOf": [{}, {}]}],
-)
+PARTLY: list[dict[str, Any]] = [
+    {"uniqueItems": True},
+    {"items": {"not": {}}},
+    {"properties": {"a": {"format": "uri"}}},
+    {"oneOf": [{}, {}]},
+]
+
+
+@pytest.mark.parametrize("schema", PARTLY)
 def test_what_the_engine_cannot_enforce_does_not_keep_it_from_the_rest(schema: dict[str, Any]) -> None:
     assert for_engine(schema) == schema | {"x-guidance": {"lenient": True, "coerce_one_of": True}}
     assert for_engine({"type": "object", "properties": {"not": {}}}) == {"type": "object", "properties": {"not": {}}}

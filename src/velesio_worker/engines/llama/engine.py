@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, cast
@@ -21,6 +22,7 @@ from velesio_worker.engines.llama.runs import (
     CountGeneration,
     InfillGeneration,
 )
+from velesio_worker.engines.llama.template import left_out
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.fields import count_in, known_object
@@ -51,6 +53,7 @@ class LlamaProperties:
         path: the model's file, as the server knows it.
         manner: a hash of what else shapes its answers: its template, its default parameters, its build.
         process: what tells one run of the program from another; empty where it does not say.
+        template: what the model's chat template knows, by llama-server's names; empty where it does not say.
     """
 
     model: str
@@ -59,6 +62,7 @@ class LlamaProperties:
     path: str = field(default="", compare=False)
     manner: str = field(default="", compare=False)
     process: str = field(default="", compare=False)
+    template: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
     @property
     def told(self) -> tuple[str, int, int, str]:
@@ -88,7 +92,10 @@ class LlamaEngine:
             case InfillParameters():
                 return InfillGeneration(http, parameters, context, after, pieces)
             case ChatCompletionParameters():
-                return ChatGeneration(http, parameters, context, after, pieces)
+                unknown = left_out(parameters, self.properties.template)
+                generation = ChatGeneration(http, parameters, context, after, pieces)
+                generation.warnings += unknown
+                return generation
             case CountTokensParameters():
                 return CountGeneration(http, parameters, self.model)
             case AnswerParameters():
@@ -123,6 +130,7 @@ class LlamaEngine:
             "slots": self.properties.slots,
             "modalities": sorted(name for name, there in modalities.items() if there),
             "chat_template": bool(properties.get("chat_template")),
+            "chat_template_caps": _template(properties),
         }
 
     async def decoded(self) -> float | None:
@@ -147,6 +155,11 @@ class LlamaEngine:
         with engine_errors():
             async with self._http.post("/completion", _PROBE) as response:
                 await response.body()
+
+
+def _template(props: dict[str, Any]) -> dict[str, bool]:
+    caps = known_object(props, "chat_template_caps") or {}
+    return {name: known for name, known in caps.items() if isinstance(known, bool)}
 
 
 async def read_properties(http: EngineHTTP) -> LlamaProperties | None:
@@ -174,7 +187,7 @@ def properties_in(status: int, props: object) -> LlamaProperties | None:
             slots, context = count_in(said, "total_slots"), count_in(said["default_generation_settings"], "n_ctx")
             if slots and slots <= MOST_SLOTS and context:
                 name = PurePath(path).stem
-                return LlamaProperties(name, context, slots, path, _manner(said), _process(said))
+                return LlamaProperties(name, context, slots, path, _manner(said), _process(said), _template(said))
         case _:
             pass
     if status in _UNAUTHORISED:

@@ -49,6 +49,9 @@ class LlamaGeneration(ABC, Generic[P]):
         context: how many tokens its context has.
         after: the text that an earlier attempt made, from which this one goes on; it counts as this run's own.
         pieces: in how many pieces that came; it has at least so many tokens.
+
+    Attributes:
+        warnings: what is not done as asked, in sentences.
     """
 
     path: str
@@ -71,7 +74,7 @@ class LlamaGeneration(ABC, Generic[P]):
         self._stops = StopStrings(parameters.stop) if isinstance(parameters.stop, list) else None
         schema = parameters.answer_schema
         self._check = None if schema is None else AnswerCheck(schema)
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []
         self._heard = self._transcript if self._stops is None else Transcript()  # with what is held back, and cut off
 
     @abstractmethod
@@ -141,7 +144,7 @@ class LlamaGeneration(ABC, Generic[P]):
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
         rest = self._rest()
         if self._check is not None and (breach := await self._check.breach(self._transcript.text, self._finish_reason)):
-            self._warnings.append(breach)
+            self.warnings.append(breach)
         yield [*rest, self.cut_short(self._finish_reason)]
 
     def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
@@ -221,8 +224,8 @@ class LlamaGeneration(ABC, Generic[P]):
         if self._usage is None and finish_reason != CANCELLED:
             self._take_usage(self._prompt_told, None)
         result = self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)
-        if self._warnings:
-            result["warnings"] = self._warnings
+        if self.warnings:
+            result["warnings"] = self.warnings
         return Done(result, finish_reason, self._usage, self._timings, unsaid)
 
     def _take_usage(self, prompt: int | None, completion: int | None) -> None:

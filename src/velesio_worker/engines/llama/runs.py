@@ -12,7 +12,7 @@ from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
-from velesio_worker.wire.errors import EngineRefusedError
+from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.events import Done, EngineEvent, Token
 from velesio_worker.wire.fields import count_in, known_object, list_in, object_in, text_in
 from velesio_worker.wire.parameters import (
@@ -41,6 +41,7 @@ _ENDPOINTS: Final[Mapping[type[AnswerParameters], tuple[str, str, type]]] = {
 }
 """Where a request goes, what its answer cannot be without, and of which type that is."""
 
+_FLOAT_BYTES: Final = 4
 _OWN_EMBEDDING: Final = "/embedding"
 """Where llama-server's own form of an embedding's request goes, which is answered with a bare list."""
 
@@ -143,6 +144,28 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         return self._marked_done  # the usage follows upon the end in a chunk of its own, with the timings
 
 
+def _check_dimensions(vectors: list[Any], wanted: int) -> None:
+    """Compare ``dimensions``, which llama-server takes without effect, with what its vectors have.
+
+    Raises:
+        BadJobError: they have others. Whether the model allows them to be cut, nobody says.
+    """
+    for item in vectors:
+        vector: Any = known_object({"item": item}, "item") or {}
+        vector = vector.get("embedding")
+        if isinstance(vector, list) and vector and isinstance(vector[0], list):
+            vector = cast("list[Any]", vector)[0]  # one for each token
+        match vector:
+            case str():
+                count = len(vector.rstrip("=")) * 3 // 4 // _FLOAT_BYTES
+            case list():
+                count = len(cast("list[Any]", vector))
+            case _:
+                continue
+        if count != wanted:
+            raise BadJobError(f"dimensions: the model's vectors have {count}, and it makes no others: leave it out.")
+
+
 class AnswerGeneration:
     """A job of one request, whose answer is the job's result.
 
@@ -165,6 +188,8 @@ class AnswerGeneration:
         if isinstance(answer, list):
             answer = {"data": cast("list[Any]", answer)}
         result = _with(answer, name, kind)
+        if isinstance(self._parameters, EmbeddingParameters) and (wanted := self._parameters.dimensions):
+            _check_dimensions(result["data"], wanted)
         if "model" in result:
             result["model"] = self._model
         if "usage" in result:
