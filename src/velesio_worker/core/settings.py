@@ -164,6 +164,9 @@ class Settings(BaseSettings):
         default=GpuSharing.SHARED,
         description="shared, or exclusive: text and image engine take turns on the GPU, which holds one at a time.",
     )
+    max_logprobs: Annotated[int, Field(ge=0)] = Field(
+        default=100, description="The most tokens that a job may have probabilities for at each place of its answer."
+    )
     cache_mode: Annotated[CacheMode, BeforeValidator(_lower)] = Field(
         default=CacheMode.DETERMINISTIC,
         description="Answers to keep and give again: off, deterministic (temperature 0 or a seed given) or all.",

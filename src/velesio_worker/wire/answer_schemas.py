@@ -30,6 +30,7 @@ _COUNTS: Final = {
 }
 _PATTERN: Final = 8192
 _ENUM: Final = 10_000
+_WIDEST: Final = 50_000
 _OPPOSITES: Final = (
     ("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"),
 )  # fmt: skip
@@ -63,7 +64,7 @@ def checked_schema(schema: Schema) -> Schema:
     Raises:
         ValueError: it cannot, and where.
     """
-    _check_depth(schema)
+    check_size(schema)
     items = 0
     places = list(_walk(schema))
     if len(places) > MOST_SCHEMAS:
@@ -85,12 +86,19 @@ def for_engine(schema: Schema) -> Schema:
     return schema | {"x-guidance": _LENIENT} if odd else schema
 
 
-def _check_depth(schema: Any) -> None:  # noqa: ANN401 (any JSON)
+def check_size(schema: Any) -> None:  # noqa: ANN401 (any JSON)
+    """Check how deep a schema is nested, and how much is in it.
+
+    Raises:
+        ValueError: more than an engine can read.
+    """
     level: list[Any] = [schema]
     for _ in range(MOST_DEEP):
         level = [value for one in level for value in _values(one)]
         if not level:
             return
+        if len(level) > _WIDEST:
+            raise ValueError(f"it has {len(level)} values in one level; {_WIDEST} at most can be enforced")
     raise ValueError(f"it is nested deeper than {MOST_DEEP} levels, which cannot be enforced")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 import orjson
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from velesio_worker.wire.answer_schemas import checked_schema
+from velesio_worker.wire.answer_schemas import check_size, checked_schema
 from velesio_worker.wire.fields import known_object
 from velesio_worker.wire.parameters import FETCHED, INT32, Count
 from velesio_worker.wire.text_parameters import TextParameters
@@ -19,7 +19,10 @@ def _message(value: dict[str, Any]) -> dict[str, Any]:
     content = value.get("content")
     for part in cast("list[Any]", content) if isinstance(content, list) else ():
         if isinstance(part, dict) and _is_fetched(cast("dict[str, Any]", part)):
-            raise ValueError("images are taken as base64 data URIs (data:image/png;base64,…), never fetched")
+            raise ValueError(
+                "images are taken as base64 data URIs, never fetched: "
+                '{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}'
+            )
     for call in cast("list[Any]", value.get("tool_calls") or []):
         _check_call(call)
     return value
@@ -38,12 +41,14 @@ def _check_call(call: Any) -> None:  # noqa: ANN401 (any JSON)
 
 
 def _is_fetched(part: dict[str, Any]) -> bool:
-    """Whether the engine would have to fetch a part of a message: an image, a sound or a video elsewhere."""
+    """Whether a part of a message is in no form in which an engine has it: above all an image elsewhere."""
     kind = part.get("type")
     if not isinstance(kind, str):
         return False
     media = part.get(kind)
     fields: dict[str, Any] = cast("dict[str, Any]", media) if isinstance(media, dict) else {}
+    if "image" in kind and kind != "image_url":
+        return True  # some other API's form
     if kind.endswith("_url"):
         url = fields.get("url")
         return not (isinstance(url, str) and url.startswith("data:"))
@@ -64,6 +69,7 @@ def _tool(value: dict[str, Any]) -> dict[str, Any]:
     wanted = (("name", str), ("description", str), ("parameters", dict))
     if not fields.get("name") or not all(isinstance(fields.get(name, kind()), kind) for name, kind in wanted):
         raise ValueError("a tool's function has a name, and may have a description and parameters, a JSON schema")
+    check_size(fields)
     return {"type": "function", "function": fields}
 
 
@@ -97,7 +103,7 @@ _SCHEMA_WORDS: Final = frozenset(
 Message = Annotated[dict[str, Any], AfterValidator(_message)]
 Tool = Annotated[dict[str, Any], AfterValidator(_tool)]
 Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-Tools = Annotated[list[Tool], Field(fail_fast=True)] | None
+Tools = Annotated[list[Tool], Field(max_length=512, fail_fast=True)] | None
 ToolChoice = str | dict[str, Any] | None
 
 
@@ -174,7 +180,13 @@ class ChatCompletionParameters(TextParameters):
     def answer_schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer has to obey; None if there is none."""
         wanted = known_object(self.response_format or {}, "json_schema") or {}
-        return known_object(wanted, "schema") or self.json_schema
+        schema = known_object(wanted, "schema")
+        return self.json_schema if schema is None else schema
+
+    @property
+    def alternatives(self) -> int:
+        """For how many tokens at each place probabilities are wanted."""
+        return max(self.n_probs or 0, self.top_logprobs or 0)
 
     @property
     def continuable(self) -> bool:

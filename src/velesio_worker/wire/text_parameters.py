@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
@@ -43,7 +45,55 @@ _OwnWay = Annotated[
 _AtStart = Annotated[Any, REFUSED, Field(exclude=True), _refused("is set when llama-server is started: use LLAMA_ARGS")]
 
 
-Text = Annotated[str, Field(min_length=1)]
+def _grammar(value: str) -> str:
+    """Check a grammar for what would cost llama-server its stack or its memory, or what it gives up in silence."""
+    if value.lstrip().startswith("%llguidance"):
+        raise ValueError("GBNF is wanted: no other grammar is sure to be enforced")
+    if len(value) > MOST_GRAMMAR:
+        raise ValueError(f"a grammar of {MOST_GRAMMAR} characters at most")
+    depth = 0
+    for found in _GRAMMAR_SIGNS.finditer(value):
+        sign = found.group()
+        depth += (sign == "(") - (sign == ")")
+        if depth > MOST_GRAMMAR_DEPTH:
+            raise ValueError(f"a grammar is nested {MOST_GRAMMAR_DEPTH} levels deep at most")
+        if any(
+            len(count) > _DIGITS or int(count) > MOST_REPEATED for count in re.findall(r"\d+", found["times"] or "")
+        ):
+            raise ValueError(f"a grammar repeats something {MOST_REPEATED} times at most")
+    return value
+
+
+def _logit_bias(value: list[Any] | dict[str, Any]) -> list[Any] | dict[str, Any]:
+    """Check a bias for entries that llama-server would pass over."""
+    entries: Iterable[Any] = value.items() if isinstance(value, dict) else value
+    if len(value) > MOST_BIASES:
+        raise ValueError(f"{MOST_BIASES} entries at most")
+    for entry in entries:
+        match entry:
+            case [int(token) | str(token), False | int() | float()] | (str(token), False | int() | float()):
+                if token is True or token is False or token == "" or entry[1] is True:
+                    raise ValueError(_BIAS_FORM)
+            case _:
+                raise ValueError(_BIAS_FORM)
+    return value
+
+
+_GRAMMAR_SIGNS: Final = re.compile(
+    r'"(?:[^"\\]|\\.)*+"|\[(?:[^\]\\]|\\.)*+\]|#[^\n]*+|[()]|\{(?P<times>[\s\d,]*+)\}', re.DOTALL
+)
+_DIGITS: Final = 9
+_BIAS_FORM: Final = "a list of [token, bias] or an object of token and bias is wanted; a bias is a number, or false"
+MOST_GRAMMAR: Final = 256 * 1024
+MOST_GRAMMAR_DEPTH: Final = 200
+MOST_REPEATED: Final = 10_000
+MOST_BIASES: Final = 4096
+MOST_STOPS: Final = 64
+MOST_STOP_CHARACTERS: Final = 4096
+"""Of all stop strings of a job together."""
+
+Short = Annotated[str, Field(max_length=256)]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
 Sampler = Literal[
     "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "typical_p", "top_p", "min_p", "xtc", "temperature", "infill",
     "adaptive_p",
@@ -81,9 +131,9 @@ class TextParameters(OpenAIFields):
     seed: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
     stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool = False
-    grammar: str | None = None
+    grammar: Annotated[str, AfterValidator(_grammar)] | None = None
     json_schema: Annotated[dict[str, Any], AfterValidator(checked_schema)] | None = None
-    logit_bias: list[Any] | dict[str, Any] | None = None
+    logit_bias: Annotated[list[Any] | dict[str, Any], AfterValidator(_logit_bias)] | None = None
     n_probs: Count | None = None
     post_sampling_probs: bool | None = None
     id_slot: Annotated[int, Field(ge=-1, le=INT32)] | None = None
@@ -95,7 +145,7 @@ class TextParameters(OpenAIFields):
     t_max_predict_ms: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     ignore_eos: bool | None = None
     typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    samplers: Annotated[list[Sampler], Field(fail_fast=True)] | None = None
+    samplers: Annotated[list[Sampler], Field(max_length=32, fail_fast=True)] | None = None
     backend_sampling: bool | None = None
     mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
     mirostat_tau: float | None = None
@@ -110,13 +160,13 @@ class TextParameters(OpenAIFields):
     dry_base: float | None = None
     dry_allowed_length: Count | None = None
     dry_penalty_last_n: Annotated[int, Field(ge=WHOLE_CONTEXT, le=INT32)] | None = None
-    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
-    lora: Annotated[list[LoraAdapter], Field(fail_fast=True)] | None = None
+    dry_sequence_breakers: Annotated[list[Short], Field(min_length=1, max_length=64, fail_fast=True)] | None = None
+    lora: Annotated[list[LoraAdapter], Field(max_length=64, fail_fast=True)] | None = None
     reasoning_budget_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     reasoning_budget_start_tag: Text | None = None
     reasoning_budget_end_tag: Text | None = None
-    reasoning_budget_end_tags: Annotated[list[Text], Field(fail_fast=True)] | None = None
-    reasoning_budget_message: str | None = None
+    reasoning_budget_end_tags: Annotated[list[Text], Field(max_length=16, fail_fast=True)] | None = None
+    reasoning_budget_message: Annotated[str, Field(max_length=4096)] | None = None
     n_cmpl: Only1 = None
     return_progress: NoEffect = None
     chat_format: _OwnWay = None
@@ -155,7 +205,16 @@ class TextParameters(OpenAIFields):
     def _stops(cls, value: str | list[str] | None) -> list[str] | None:
         """An empty string would end every text before it begins."""
         stops = [value] if isinstance(value, str) else value or []
+        if len(stops) > MOST_STOPS or sum(map(len, stops)) > MOST_STOP_CHARACTERS:
+            raise ValueError(f"{MOST_STOPS} strings at most, of {MOST_STOP_CHARACTERS} characters together")
         return [stop for stop in stops if stop] or None
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Self:
+        """Of two, llama-server drops one without a word."""
+        if self.grammar and self.answer_schema is not None:
+            raise ValueError("a grammar and a JSON schema exclude each other: give one of them")
+        return self
 
     @property
     def continuable(self) -> bool:
@@ -166,6 +225,11 @@ class TextParameters(OpenAIFields):
     def answer_schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer has to obey; None if there is none."""
         return self.json_schema
+
+    @property
+    def alternatives(self) -> int:
+        """For how many tokens at each place probabilities are wanted."""
+        return self.n_probs or 0
 
     @property
     def deterministic(self) -> bool:

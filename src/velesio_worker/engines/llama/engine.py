@@ -28,7 +28,7 @@ from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.fields import count_in, known_object
 from velesio_worker.wire.parameters import AnswerParameters, Parameters
 from velesio_worker.wire.template_parameters import CountTokensParameters
-from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters
+from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 SERVER_ERRORS: Final = 500
 MOST_SLOTS: Final = 4096
@@ -73,19 +73,27 @@ class LlamaProperties:
 class LlamaEngine:
     """A llama-server that answers.
 
-    Attributes:
+    Args:
+        http: where it is.
+        properties: what it says of itself.
         identity: what tells a server that somebody else runs from others; empty for the worker's own.
+        max_logprobs: for how many tokens at each place a job may ask for probabilities (``MAX_LOGPROBS``).
     """
 
-    def __init__(self, http: EngineHTTP, properties: LlamaProperties, identity: str = "") -> None:
+    def __init__(
+        self, http: EngineHTTP, properties: LlamaProperties, identity: str = "", max_logprobs: int = 100
+    ) -> None:
         self._http = http
         self.identity = identity
         self.properties = properties
+        self._max_logprobs = max_logprobs
         self.model = properties.model
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
         http, context = self._http, self.properties.context_length
+        if isinstance(parameters, TextParameters) and parameters.alternatives > self._max_logprobs:
+            raise BadJobError(f"n_probs and top_logprobs are {self._max_logprobs} at most (MAX_LOGPROBS).")
         match parameters:
             case CompletionParameters():
                 return CompletionGeneration(http, parameters, context, after, pieces)

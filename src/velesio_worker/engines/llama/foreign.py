@@ -133,7 +133,7 @@ async def foreign_server(
             f"{properties.context_length} tokens",
             action="engine_ready",
         )
-        engine = LlamaEngine(http, properties, server.identity)
+        engine = LlamaEngine(http, properties, server.identity, settings.max_logprobs)
         yield serving_of(settings, engine, server.gone, server.reported.set, None, server.look)
 
 

@@ -61,6 +61,18 @@ _MISSING: Final = (
 """What llama-server must be started for, and how that is done here."""
 
 
+_MISTAKES: Final = re.compile(
+    r"failed to parse (messages|tools)\b|\[json\.exception\.|vector::_m_range_check|unable to generate parser"
+    r"|[\s-]*(while executing \w+ at line|error: jinja|jinja exception)|missing tool\b|unsupported content"
+    r"|failed to (parse grammar|initialize samplers)|error parsing grammar",
+    re.IGNORECASE,
+)
+"""How a producer's mistake begins that llama-server answers with status 500.
+
+Found by sending it such jobs. What begins otherwise is a mistake of its own.
+"""
+
+
 def decode_refusal(status: int, body: object) -> JobError:
     """Return the error that stands for an error answer of llama-server."""
     error = cast("dict[str, Any]", body).get("error") if isinstance(body, dict) else None
@@ -74,7 +86,7 @@ def decode_refusal(status: int, body: object) -> JobError:
     if status == BUSY or kind == "unavailable_error":
         return EngineUnavailableError(f"llama-server is not ready: {message}")
     remedy = next((f". {remedy}." for sign, remedy in _MISSING if sign.match(message)), "")
-    if kind == "invalid_request_error" or status in _REFUSALS or remedy:
+    if kind == "invalid_request_error" or status in _REFUSALS or remedy or _MISTAKES.match(message):
         return BadJobError(f"llama-server refuses the job: {message}{remedy}", said=message)
     return EngineRefusedError(f"llama-server answered with status {status}: {message}", said=message)
 

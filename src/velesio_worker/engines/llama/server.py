@@ -111,7 +111,8 @@ async def own_server(
         )
         reported = Reported()
         gone = partial(until_gone, process, reported, partial(_answers, http), _last_words)
-        yield serving_of(settings, LlamaEngine(http, properties), gone, reported.set, process.kill)
+        engine = LlamaEngine(http, properties, max_logprobs=settings.max_logprobs)
+        yield serving_of(settings, engine, gone, reported.set, process.kill)
 
 
 async def _answers(http: EngineHTTP) -> bool:

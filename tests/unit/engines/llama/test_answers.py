@@ -218,7 +218,7 @@ TOO_LONG: Final = {
         (refusal('"content" must be', 400, "invalid_request_error"), BadJobError, ["must be"]),
         (refusal("File Not Found", 404, "not_found_error"), BadJobError, ["File Not Found"]),
         (refusal("not supported", 501, "not_supported_error"), BadJobError, ["not supported"]),
-        (refusal("vector::_M_range_check", 500, "server_error"), EngineRefusedError, ["range_check"]),
+        (refusal("vector::_M_range_check", 500, "server_error"), BadJobError, ["range_check"]),
         (
             refusal("input (9 tokens) is too large to process. increase the physical batch size", 500, "server_error"),
             ContextExceededError,

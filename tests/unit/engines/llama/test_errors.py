@@ -90,6 +90,25 @@ async def test_an_error_status_is_told_as_what_it_is(
     assert all(word in str(caught.value) for word in words)
 
 
+MISTAKES = [
+    "Failed to parse messages: [json.exception.out_of_range.403] key 'text' not found",
+    "Failed to parse messages: Missing tool call type: 5",
+    "Failed to parse tools: Missing tool type: {}; tools = []",
+    'Failed to parse tools: Expected \'tools\' to be an array, got "x"; tools = "x"',
+    "[json.exception.type_error.302] type must be string, but is number",
+    "vector::_M_range_check: __n (which is 99999999) >= this->size() (which is 49152)",
+    "\n------------\nWhile executing CallExpression at line 2, column 89 in source:\nError: Jinja Exception: roles",
+    "Unable to generate parser for this template. Automatic parser generation failed: roles",
+]
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_producers_mistake_that_is_answered_with_status_500_is_a_bad_job(message: str) -> None:
+    refused = decode_refusal(500, error(message, "server_error"))
+    assert type(refused) is BadJobError
+    assert message.splitlines()[-1] not in refused.public
+
+
 OWN_WORDS: list[tuple[str, type[JobError]]] = [
     ("out of memory", OutOfMemoryError),
     ("CUDA error: out of memory", OutOfMemoryError),
@@ -111,8 +130,12 @@ OWN_WORDS: list[tuple[str, type[JobError]]] = [
 @pytest.mark.parametrize(("words", "kind"), OWN_WORDS)
 def test_what_the_server_says_is_told_from_what_it_repeats_of_a_job(words: str, kind: type[JobError]) -> None:
     assert type(decode_refusal(500, error(words, "server_error"))) is kind
-    for quoting in (f"Jinja Exception: {words}", f"got exception: '{words}'", f'unknown role "{words}"'):
-        assert type(decode_refusal(500, error(quoting, "server_error"))) is EngineRefusedError
+    for quoting, wrong in (
+        (f"Jinja Exception: {words}", BadJobError),
+        (f"got exception: '{words}'", EngineRefusedError),
+        (f'unknown role "{words}"', EngineRefusedError),
+    ):
+        assert type(decode_refusal(500, error(quoting, "server_error"))) is wrong
         refused = decode_refusal(400, error(quoting, "invalid_request_error", 400))
         assert type(refused) is BadJobError
         assert "LLAMA_ARGS" not in str(refused)

@@ -73,3 +73,13 @@ async def test_dimensions_that_the_vectors_do_not_have_are_refused(
         await run(engine.generate(EmbeddingParameters.model_validate({asked: "x", "dimensions": 4})))
     _, _, done = await run(engine.generate(EmbeddingParameters.model_validate({asked: "x", "dimensions": 6})))
     assert done.result["data"] == [{"embedding": vector}]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"n_probs": 101}, {"logprobs": True, "top_logprobs": 101}, {"logprobs": True, "top_logprobs": 2**31 - 1}]
+)
+async def test_more_probabilities_than_the_operator_allows_are_refused(http: EngineHTTP, asked: dict[str, Any]) -> None:
+    engine = LlamaEngine(http, LlamaProperties("tiny", 2048, 2))
+    with pytest.raises(BadJobError, match="100 at most"):
+        engine.generate(job(**asked))
+    LlamaEngine(http, LlamaProperties("tiny", 2048, 2), 2**31).generate(job(**asked))
