@@ -41,7 +41,9 @@ async def test_what_the_chat_template_does_not_know_is_told(
 ) -> None:
     double.answers[CHAT] = [Answer([sse(FIRST_DELTA, chat({"content": "a"}), *chat_end())])]
     for caps in (CAPS, {}, dict.fromkeys(CAPS, True)):
-        _, _, done = await run(LlamaEngine(http, LlamaProperties("tiny", 2048, 2, caps)).generate(job(**asked)))
+        _, _, done = await run(
+            LlamaEngine(http, LlamaProperties("tiny", 2048, 2, template=caps)).generate(job(**asked))
+        )
         warnings = done.entry().get("warnings", [])
         assert len(warnings) == (len(told) if caps is CAPS else 0)
         assert all(sign in warning for sign, warning in zip(told, warnings, strict=False))
@@ -50,7 +52,9 @@ async def test_what_the_chat_template_does_not_know_is_told(
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
 async def test_a_tool_that_must_be_called_and_cannot_is_a_bad_job(http: EngineHTTP, choice: Any) -> None:
     with pytest.raises(BadJobError, match="knows no tools"):
-        LlamaEngine(http, LlamaProperties("tiny", 2048, 2, CAPS)).generate(job(tools=[TOOL], tool_choice=choice))
+        LlamaEngine(http, LlamaProperties("tiny", 2048, 2, template=CAPS)).generate(
+            job(tools=[TOOL], tool_choice=choice)
+        )
 
 
 async def test_the_template_is_part_of_what_a_server_says_of_itself(double: EngineDouble, http: EngineHTTP) -> None:
@@ -82,4 +86,4 @@ async def test_more_probabilities_than_the_operator_allows_are_refused(http: Eng
     engine = LlamaEngine(http, LlamaProperties("tiny", 2048, 2))
     with pytest.raises(BadJobError, match="100 at most"):
         engine.generate(job(**asked))
-    LlamaEngine(http, LlamaProperties("tiny", 2048, 2), 2**31).generate(job(**asked))
+    LlamaEngine(http, LlamaProperties("tiny", 2048, 2), max_logprobs=2**31).generate(job(**asked))
