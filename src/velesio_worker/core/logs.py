@@ -34,6 +34,11 @@ def fields_in_log(**fields: str | int) -> AbstractContextManager[None]:
     return structlog.contextvars.bound_contextvars(**fields)
 
 
+def field_in_log(name: str) -> Any:  # noqa: ANN401 (a field of the log)
+    """Return a field that every line in this context carries; None if there is none of the name."""
+    return structlog.contextvars.get_contextvars().get(name)
+
+
 def _dumps(event: dict[str, Any], **_: Any) -> str:  # noqa: ANN401 (structlog's serializer interface)
     return orjson.dumps(event, default=str).decode()
 

@@ -16,6 +16,7 @@ import orjson
 
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, EngineResponse, NotReachedError, decode_json
 from velesio_worker.engines.llama.answers import AnswerCheck
+from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
 from velesio_worker.engines.llama.stops import StopStrings
@@ -91,7 +92,7 @@ class LlamaGeneration(ABC, Generic[P]):
 
     async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
         """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
-        with engine_errors():
+        with JOBS.running(), engine_errors():
             if self._after and await self._is_whole():
                 yield [self.cut_short("length")]
                 return

@@ -9,6 +9,7 @@ import orjson
 
 from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
+from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
@@ -183,7 +184,7 @@ class AnswerGeneration:
         fields = self._parameters.given()
         if isinstance(self._parameters, EmbeddingParameters) and self._parameters.input is None:
             path = _OWN_EMBEDDING
-        with engine_errors():
+        with JOBS.running(), engine_errors():
             answer = await ask(self._http, path, fields)
         if isinstance(answer, list):
             answer = {"data": cast("list[Any]", answer)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
@@ -17,6 +16,7 @@ from velesio_worker.engines.base import TAIL, Serving
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.command import LlamaCommand, engine_environment
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
+from velesio_worker.engines.llama.lines import pass_on
 from velesio_worker.engines.supervision.liveness import Reported, last_words, tail_of, until_gone
 from velesio_worker.engines.supervision.ports import HOST, check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
@@ -24,7 +24,6 @@ from velesio_worker.engines.supervision.redaction import redact
 from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
 
 _POLL_SECONDS: Final = 0.1
-_LOG_LEVEL: Final = re.compile(r"^[\d.]+ ([DIWE]) ")
 
 _LOADING: Final = "loads its model"
 _INVALID: Final = re.compile("invalid argument|error while handling argument|has no such flag")
@@ -55,10 +54,7 @@ _LINE: Final = re.compile(
 )
 """How a line begins that does not go on with what the one before it repeated."""
 
-_LEVELS: Final = {"D": logging.DEBUG, "W": logging.WARNING, "E": logging.ERROR}
-
 log = get_logger(__name__)
-server_log = get_logger("llama-server")
 
 
 class LlamaRedaction:
@@ -73,12 +69,6 @@ class LlamaRedaction:
             return None
         cleaned, self._goes_on = redact(_OF_JOBS, line)
         return cleaned
-
-
-def pass_on(line: str) -> None:
-    """Pass a line of the server's log on, with its level."""
-    match = _LOG_LEVEL.match(line)
-    server_log.log(_LEVELS.get(match.group(1), logging.INFO) if match else logging.INFO, line, action="engine_log")
 
 
 @contextlib.asynccontextmanager
