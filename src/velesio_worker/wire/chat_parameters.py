@@ -176,6 +176,12 @@ class ChatCompletionParameters(TextParameters):
             self.tools, self.tool_choice = tools, choice
         return self
 
+    @model_validator(mode="after")
+    def _grammar_alone(self) -> Self:
+        if self.grammar and self.response_format is not None and self.response_format.get("type") != "text":
+            raise ValueError("a grammar and a response_format exclude each other: give one of them")
+        return self
+
     @property
     def answer_schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer has to obey; None if there is none."""

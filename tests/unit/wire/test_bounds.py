@@ -78,3 +78,10 @@ def test_an_image_in_another_form_is_told_which_form_is_wanted(part: dict[str, A
     with pytest.raises(ValueError, match="never fetched") as refused:
         ChatCompletionParameters.model_validate({"messages": [{"role": "user", "content": [part]}]})
     assert '{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}' in str(refused.value)
+
+
+def test_a_grammar_beside_a_response_format_is_refused() -> None:
+    asked = {"messages": [{"role": "user", "content": "x"}], "grammar": 'root ::= "a"'}
+    with pytest.raises(ValueError, match="exclude each other"):
+        ChatCompletionParameters.model_validate(asked | {"response_format": {"type": "json_object"}})
+    ChatCompletionParameters.model_validate(asked | {"response_format": {"type": "text"}})
