@@ -55,6 +55,8 @@ def test_a_server_exchanged_while_nobody_asks_is_noticed_before_the_next_job(
     assert place.result("health_check")["models_loaded"]["llm"] == "beta"
     code, message = place.error("completion", {"prompt": "word " * 600})
     assert (code, "a job's context has 512" in message) == ("context_exceeded", True), message
+    code, message = place.error("completion", QUESTION | {"model": "alpha"})
+    assert (code, "it has beta" in message) == ("no_capacity", True), message
     elsewhere.serve("alpha", context=2048, slots=2)
     assert started_on(place, "completion", QUESTION) == ("alpha", True), "its own answer is still right"
 
