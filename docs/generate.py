@@ -39,6 +39,9 @@ _SETTINGS_FROM: Final[Mapping[str, str]] = {
 }
 """The first setting of each group; what stands behind it in the code belongs to the group as well."""
 
+_BEYOND: Final = 10**9
+"""A bound so high that nobody needs to know of it."""
+
 _CODE: Final = re.compile(r"(?<![\w`])(--[a-z][a-z0-9-]*|[A-Z][A-Z0-9]*_[A-Z0-9_]+)(?![\w`])")
 
 
@@ -71,7 +74,8 @@ def _allowed(shape: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if shape["type"] == "string":
         return "path" if "path" in shape.get("format", "") else "text"
     number = "whole number" if shape["type"] == "integer" else "number"
-    highest = f"to {shape['maximum']}" if "maximum" in shape else "or more"
+    bounded = shape.get("maximum", _BEYOND) < _BEYOND
+    highest = f"to {shape['maximum']}" if bounded else "or more"
     least = f" above {shape['exclusiveMinimum']:g}" if "exclusiveMinimum" in shape else None
     return number + (least or f", {shape['minimum']:g} {highest}")
 

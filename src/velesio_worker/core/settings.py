@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Callable
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.core.model_source import parse_model_source, split_http_url
 from velesio_worker.core.redis_url import check_redis_url
-from velesio_worker.core.secrets import masked
+from velesio_worker.core.settings_errors import complaint
 from velesio_worker.wire.errors import SettingsError
 
 _MEBIBYTE: Final = 1024 * 1024
+_LARGEST: Final = 2**31 - 1  # what engines and Redis read as an int
+_LONGEST: Final = 10**9  # seconds; Redis refuses much longer lives, and timers overflow
 
 
 class LogFormat(StrEnum):
@@ -84,6 +84,11 @@ def _llama_arguments(value: str) -> None:
             raise ValueError("arguments other than --model, --host and --port: see MODEL_PATH and LLAMA_PORT")
 
 
+def _api_key(value: str) -> None:
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("printable ASCII characters, without a line break: it goes into an HTTP header")
+
+
 def _queue_name(value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
         raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
@@ -99,9 +104,10 @@ def _lower(value: object) -> object:
 
 Command = Annotated[str, _read_by(_words)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-WholeSeconds = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
+SecondsOrNever = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
+WholeSeconds = Annotated[int, Field(ge=1, le=_LONGEST)]
+Count = Annotated[int, Field(ge=1, le=_LARGEST)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -121,8 +127,10 @@ class Settings(BaseSettings):
     run_sd: bool = Field(default=True, description="Run image jobs, if there is a WebUI to start or to use.")
 
     model_path: Path = Field(default=Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
-    gpu_layers: Annotated[int, Field(ge=0)] = Field(default=35, description="Layers that llama-server puts on the GPU.")
-    context_size: Annotated[int, Field(ge=64)] = Field(
+    gpu_layers: Annotated[int, Field(ge=0, le=_LARGEST)] = Field(
+        default=35, description="Layers that llama-server puts on the GPU."
+    )
+    context_size: Annotated[int, Field(ge=64, le=_LARGEST)] = Field(
         default=4096, description="Context of one text job, prompt and answer together, in tokens."
     )
     cuda_visible_devices: str = Field(default="0", description="The GPUs that engines see, as CUDA reads it.")
@@ -136,7 +144,7 @@ class Settings(BaseSettings):
     llama_server_url: HttpUrl | None = Field(
         default=None, description="Use this llama-server, which already runs, instead of starting one."
     )
-    llama_api_key: str | None = Field(
+    llama_api_key: Annotated[str, _read_by(_api_key)] | None = Field(
         default=None, description="The key that llama-server wants (--api-key); it is sent with every request."
     )
     llama_port: Port = Field(
@@ -150,10 +158,10 @@ class Settings(BaseSettings):
         description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it. "
         "HF_TOKEN is used for the hub.",
     )
-    idle_unload_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    idle_unload_seconds: SecondsOrNever = Field(
         default=300, description="Stop an engine that had no job for so many seconds; the next job starts it. 0: never."
     )
-    probe_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    probe_seconds: SecondsOrNever = Field(
         default=120, description="Have an idle engine make one token after so many seconds without a sign. 0: never."
     )
     gpu_sizing: Annotated[GpuSizing, BeforeValidator(_lower)] = Field(
@@ -223,7 +231,7 @@ class Settings(BaseSettings):
     result_store_url: HttpUrl | None = Field(
         default=None, description="Where readers find RESULT_STORE. Default: file:// or signed URLs."
     )
-    result_inline_bytes: Annotated[int, Field(ge=0)] = Field(
+    result_inline_bytes: Annotated[int, Field(ge=0, le=_LARGEST)] = Field(
         default=_MEBIBYTE, description="Up to so many bytes of base64, images stay in the result with RESULT_STORE."
     )
 
@@ -235,7 +243,7 @@ class Settings(BaseSettings):
         default=120,
         description="How long an engine may send nothing for a running job before it is replaced, in seconds.",
     )
-    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    drain_seconds: SecondsOrNever = Field(
         default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
     )
     lease_seconds: WholeSeconds = Field(
@@ -274,14 +282,4 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError("\n".join(map(_complaint, error.errors(include_url=False)))) from None
-
-
-def _complaint(mistake: ErrorDetails) -> str:
-    """Say one mistake: the variable, its value and what is allowed."""
-    name = str(mistake["loc"][0])
-    value = os.environ.get(name.upper(), str(mistake["input"]))
-    plain = {"bool_parsing": "true or false", "float_parsing": "a number", "int_parsing": "a whole number"}
-    said = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    allowed = plain.get(mistake["type"].replace("int_parsing_size", "int_parsing"), said)
-    return f"{name.upper()}={masked(name, value)!r}: must be {allowed}"
+        raise SettingsError("\n".join(map(complaint, error.errors(include_url=False)))) from None

@@ -118,6 +118,14 @@ WRONG = [
     ("RESULT_TTL", "0", "greater than or equal to 1"),
     ("STREAM_TTL", "inf", "number"),
     ("MAX_JOB_BYTES", "32M", "number"),
+    ("GPU_LAYERS", "-1", "0 for none, 999 for all"),
+    ("GPU_LAYERS", "9" * 30, "less than or equal to 2147483647"),
+    ("LLM_CONCURRENCY", "999999999999", "less than or equal to 2147483647"),
+    ("RESULT_TTL", "9" * 20, "less than or equal to 1000000000"),
+    ("WORKER_TIMEOUT", "1e300", "less than or equal to 1000000000"),
+    ("WORKER_TIMEOUT", "10m", "a number of seconds"),
+    ("STREAM_TTL", "1h", "a whole number of seconds"),
+    ("MAX_JOB_BYTES", "32MB", "a whole number of bytes"),
     ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
     ("LOG_FORMAT", "xml", "'json' or 'console'"),
 ]
@@ -134,6 +142,14 @@ def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(
     assert "\n" not in message
     assert message.startswith(f"{name}={value!r}: ")
     assert allowed in message.removeprefix(f"{name}={value!r}: ")
+
+
+@pytest.mark.parametrize("key", ["a\nb", "k\u00e9y"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("LLAMA_API_KEY", key)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value).startswith("LLAMA_API_KEY='***': must be printable ASCII characters")
 
 
 def test_several_mistakes_give_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
