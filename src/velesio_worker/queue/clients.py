@@ -69,6 +69,8 @@ class _Cluster(RedisCluster):
 def make_client(url: RedisURL, options: dict[str, Any]) -> Redis:
     """Make a client of one server, of the primary that Sentinels watch over, or of a Cluster."""
     if url.topology is Topology.STANDALONE:
+        if url.plain.startswith("unix:"):  # such a connection has no keepalive, and redis-py none for it
+            options = {name: value for name, value in options.items() if name != "socket_keepalive"}
         return _Single.from_url(url.plain, **options)  # pyright: ignore[reportUnknownMemberType]
     parsed: dict[str, Any] = dict(parse_url(url.plain))
     tls = parsed.pop("connection_class", None) is SSLConnection

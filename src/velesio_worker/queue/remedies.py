@@ -124,6 +124,8 @@ def kind_of(error: BaseException) -> str:
         if isinstance(error, known):
             return word
     found = _REPLY.search(said) if isinstance(error, ResponseError) else None
+    if found is None and isinstance(error.__cause__, RedisError):  # redis-py wraps what a Unix socket's server replies
+        return kind_of(error.__cause__)
     return found.group() if found else ""
 
 
