@@ -63,6 +63,8 @@ class Life:
     killed: int = 0
     reports: int = 0
     probes: int = 0
+    works: anyio.Event = field(default_factory=anyio.Event)
+    """What a probe waits for."""
     moved: float | None = None
     ended: bool = False
     over: anyio.Event = field(default_factory=anyio.Event)
@@ -108,7 +110,7 @@ class Life:
 
     async def probe(self) -> None:
         self.probes += 1
-        await anyio.sleep_forever()
+        await self.works.wait()
 
     def serving(self) -> Serving[EngineStub]:
         kill = self.kill if self.owned else None
@@ -148,6 +150,10 @@ class LauncherDouble:
         self.may_start = anyio.Event()
         self.may_start.set()
         self._gpu: list[Life] = [] if gpu is None else gpu
+
+    @property
+    def default_name(self) -> str:
+        return DEFAULT.name
 
     def default(self) -> Spec:
         return DEFAULT

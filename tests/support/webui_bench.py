@@ -14,15 +14,19 @@ import anyio
 from anyio.abc import TaskGroup
 from PIL import Image
 
+from tests.doubles.launcher import PATIENT
 from tests.doubles.webui import Setup, WebUIDouble, sample_image
 from tests.support.waiting import until
 from velesio_worker.core.settings import Settings
-from velesio_worker.engines.base import Engine
+from velesio_worker.engines.base import Engine, EngineState
 from velesio_worker.engines.gpu import Gpu, Gpus
 from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.supervision.supervisor import Supervisor
+from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.engines.webui.line_options import LineOptions, Pace
 from velesio_worker.wire.errors import JobError
 from velesio_worker.wire.events import Done, EngineEvent, Progress
@@ -211,3 +215,33 @@ class GpusDouble(Gpus):
 
     def read(self) -> Sequence[Gpu]:
         return [Gpu(0, "GPU-1", "NVIDIA Double", 8000 * MIB, 6800 * MIB, 1200 * MIB, 0, 40)]
+
+
+def elsewhere(url: str, **values: Any) -> WebUILauncher:
+    """What waits for a WebUI that runs elsewhere."""
+    return WebUILauncher(Settings.model_validate({"sd_server_url": url, **values}), GpusDouble(), pace=OFTEN)
+
+
+@asynccontextmanager
+async def supervised(
+    double: WebUIDouble, patience: Patience = PATIENT
+) -> AsyncGenerator[Supervisor[WebUIEngine], None]:
+    """A supervisor of a WebUI that runs elsewhere, ready."""
+    supervisor = Supervisor(elsewhere(double.url), patience)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.run)
+        await until(lambda: supervisor.state is EngineState.READY)
+        double.requests.clear()
+        yield supervisor
+        tasks.cancel_scope.cancel()
+
+
+async def run(supervisor: Supervisor[WebUIEngine], model: str | None = None, **values: object) -> Job:
+    """Run a job as an executor does."""
+    job = Job(cat(**values))
+    try:
+        async with supervisor.ensure(model) as engine:
+            await job.run(engine)
+    except JobError as error:
+        job.error = error
+    return job

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
+from velesio_worker.wire.errors import ModelUnavailableError
 from velesio_worker.wire.events import Done, EngineEvent
 from velesio_worker.wire.parameters import Parameters
 
@@ -59,6 +60,10 @@ class Generation(Protocol):
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is, with what it has so far."""
         ...
+
+
+class SpoiltError(ModelUnavailableError):
+    """A model could not be loaded, and that has spoilt the engine: another is to take its place before the next job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +124,17 @@ class Serving(Generic[E_co]):
         probe: has it do the least that shows that it works; returns when it has. Raises JobError if it cannot be
             reached.
         exchange: loads another model in the engine that runs, while no job does; None if it has to be started anew for
-            that. Raises JobError if it cannot be loaded.
+            that. Raises JobError if it cannot be loaded, :class:`SpoiltError` if the engine is to be replaced for that.
         look: asks an engine that somebody else runs whether it is what it was, unless that was asked less than so many
             seconds ago. Returns what it is now, empty if it is the same; None if it does not say. None: nobody else can
             change it.
         spare: how many may have a lease beside those, to wait in the engine's own line.
         excused: whether its end was wished for, so that it does not count as a failure.
         rest: has it let go of the GPU's memory until the next job, while none runs; None if it cannot. Raises JobError.
+        rests: whether it has let go of the GPU's memory.
+        instead: what it serves where it no longer has what it was started for; None: it has.
+        works: has it do some real work, however long that takes: asked of one that hung. Raises JobError. None: its
+            probe does.
     """
 
     engine: E_co
@@ -138,6 +147,9 @@ class Serving(Generic[E_co]):
     exchange: Callable[[Spec], Awaitable[None]] | None = None
     rest: Callable[[], Awaitable[None]] | None = None
     look: Callable[[float], Awaitable[str | None]] | None = None
+    rests: Callable[[], bool] = lambda: False
+    instead: Spec | None = None
+    works: Callable[[], Awaitable[None]] | None = None
     excused: Callable[[], bool] = lambda: False
     spare: int = 0
 
@@ -152,6 +164,8 @@ class Launcher(Protocol[E_co]):
         exchanges: whether a model is exchanged in the engine that runs, which is always started with the default one.
         traits: what the engine is like to those who run jobs on it.
         trouble: what keeps an engine that is waited for, and is not the worker's own; empty if nothing is known.
+        default_name: the name of the model of jobs that ask for none, where the default does not tell; empty where that
+            is not known yet.
     """
 
     name: str
@@ -160,6 +174,11 @@ class Launcher(Protocol[E_co]):
     exchanges: bool
     traits: Traits
     trouble: str
+
+    @property
+    def default_name(self) -> str:
+        """As above."""
+        ...
 
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--models", type=_words, default=("tinyA", "tinyB"))
     parser.add_argument("--loras", type=_words, default=())
+    parser.add_argument("--broken", help="a checkpoint that cannot be read")
     parser.add_argument("--vaes", type=_words, default=())
     parser.add_argument("--hashing", action="store_true")
     parser.add_argument("--missing", type=_missing, default=frozenset())
@@ -68,6 +69,7 @@ def main() -> None:
         vaes=args.vaes,
         ckpt_dir=args.ckpt_dir,
         hashing=args.hashing,
+        broken=args.broken,
         api=args.api or args.nowebui,
         nowebui=args.nowebui,
         api_auth=args.api_auth,

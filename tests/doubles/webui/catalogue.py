@@ -104,6 +104,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "enable_batch_seeds": True,
     "comma_padding_backtrack": 20,
     "CLIP_stop_at_last_layers": 1,
+    "cross_attention_optimization": "Automatic",
     "upcast_attn": False,
     "randn_source": "GPU",
     "tiling": False,

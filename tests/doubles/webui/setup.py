@@ -39,6 +39,9 @@ class Setup:
         fail_with: how the first generation fails, see ``faults.FAULTS``.
         fail_note: a file; fail only where it is not there yet, and write it when failing.
         too_large: the name of a checkpoint that does not fit into memory.
+        broken: the name of a checkpoint whose file cannot be read. Asked to load it, the real one answers 200, keeps
+            the old one, and has its attention code undone: all its images come out different until a load succeeds, or
+            the optimisation is chosen anew.
         memory_pixels: how many pixels fit into memory at once; None for any number.
         journal: a file that gets one JSON line per event, ``at`` on the monotonic clock.
         console: where the progress bars go.
@@ -63,6 +66,7 @@ class Setup:
     fail_with: str | None = None
     fail_note: Path | None = None
     too_large: str | None = None
+    broken: str | None = None
     memory_pixels: int | None = None
     journal: Path | None = None
     console: TextIO | None = None

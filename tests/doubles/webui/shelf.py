@@ -12,16 +12,18 @@ from tests.doubles.webui.catalogue import OPTIONS
 from tests.doubles.webui.setup import ClosingError, Journal, Setup, crash
 
 CHECKPOINT: Final = "sd_model_checkpoint"
+ATTENTION: Final = "cross_attention_optimization"
 FOLDER: Final = Path("/opt/webui/models/Stable-diffusion")
 SUFFIXES: Final = frozenset({".safetensors", ".ckpt"})
 
 
 @dataclass
 class Checkpoint:
-    """One checkpoint; its title changes once its hash is known."""
+    """One checkpoint; its title changes once its hash is known. ``stamp`` changes with its file."""
 
     path: Path
     sha256: str | None = None
+    stamp: int = 0
 
     @property
     def name(self) -> str:
@@ -57,6 +59,7 @@ class Shelf:
         loads: the name of each checkpoint that was loaded, in order.
         loaded: the one that is.
         unloaded: whether it was moved out of the device's memory.
+        hooked: whether the attention code is in place that images are made with.
     """
 
     def __init__(self, setup: Setup, journal: Journal, closing: threading.Event) -> None:
@@ -69,17 +72,19 @@ class Shelf:
         self.loads: list[str] = []
         self.loaded: Checkpoint | None = None
         self.unloaded = False
+        self.hooked = True
         self.refresh()
         self.data: dict[str, Any] = {CHECKPOINT: self.checkpoints[0].title if self.checkpoints else None}
 
     def refresh(self) -> None:
-        """Look for checkpoints; those that are known stay the same objects."""
-        known = {checkpoint.path: checkpoint for checkpoint in self.checkpoints}
+        """Look for checkpoints; those that are known, and whose files are the same, stay the same objects."""
+        known = {(checkpoint.path, checkpoint.stamp): checkpoint for checkpoint in self.checkpoints}
         if (folder := self._setup.ckpt_dir) is not None:
             paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
         else:
             paths = [FOLDER / f"{name}.safetensors" for name in self._setup.models]
-        self.checkpoints = [known.get(path) or Checkpoint(path) for path in paths]
+        stamps = [(path, path.stat().st_mtime_ns if folder else 0) for path in paths]
+        self.checkpoints = [known.get(each) or Checkpoint(each[0], stamp=each[1]) for each in stamps]
 
     def options(self) -> dict[str, Any]:
         return OPTIONS | self.data
@@ -95,6 +100,8 @@ class Shelf:
         """
         if key not in OPTIONS:
             raise crash("KeyError", repr(key))
+        if key == ATTENTION and value != self.value(key):
+            self.hooked = True
         self.data[key] = value
 
     def find(self, alias: Any) -> Checkpoint | None:
@@ -117,8 +124,11 @@ class Shelf:
                 if wanted.name == self._setup.too_large:
                     self.data[CHECKPOINT] = self.loaded.title if self.loaded else None
                     raise crash("OutOfMemoryError", "CUDA out of memory. Tried to allocate 5.00 GiB.")
+                if wanted.name == self._setup.broken:
+                    self.data[CHECKPOINT], self.hooked = self.loaded.title if self.loaded else None, False
+                    return self.loaded or wanted
                 self._hash(wanted)
-                self.loaded, self.unloaded = wanted, False
+                self.loaded, self.unloaded, self.hooked = wanted, False, True
                 self.loads.append(wanted.name)
             self.data[CHECKPOINT] = wanted.title
             return wanted

@@ -139,7 +139,8 @@ class Studio:
                 self.state.job = f"Batch {number + 1} out of {rounds}"
             passed = [self._sample(order, steps, fault) for steps in order.passes]
             for place in range(number * batch, (number + 1) * batch):
-                picture = draw(*order.size, *order.content(place, model.name, passed))
+                undone = () if self.shelf.hooked else ("without its attention code",)
+                picture = draw(*order.size, *order.content(place, model.name, passed), *undone)
                 pictures.append((picture, infotext(order, model, self.shelf, place)))
         self.state.end()
         decode_seconds = self.setup.decode_seconds

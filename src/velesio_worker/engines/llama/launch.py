@@ -60,6 +60,11 @@ class LlamaLauncher:
         self._swept = False
         self._free_before: int | None = None
 
+    @property
+    def default_name(self) -> str:
+        """The name of the model of jobs that ask for none; empty where it is not known yet."""
+        return self.default().name or self._served
+
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""
         model = model_of(self._settings) if self.owned else None

@@ -81,10 +81,12 @@ class Failures:
                 return
             log.error(shown, action="model_failed", model=model)
             kind = OutOfMemoryError if ended.error.out_of_memory else ModelUnavailableError
-            leases.refuse(ended.spec, kind, f"The model {model} cannot be loaded: {shown}")
+            leases.refuse(ended.spec, kind, f"The model {model or 'that is the default'} cannot be loaded: {shown}")
             return
         if ended.steady or not ended.lost:
             self.count = 0
+        if ended.hangs:
+            self.last_error = f"{self._name} {ended.lost or f'is not used until it works again: it {ended.reason}'}"
         if not ended.lost:
             log.info(f"{self._name} was stopped: {ended.reason}", action="engine_stopped", model=model)
             return
@@ -100,7 +102,7 @@ class Failures:
             self._failed(brief, shown, now)
         else:
             self.count = 0
-            leases.refuse(ended.spec, ModelUnavailableError, f"With the model {model} {brief}")
+            leases.refuse(ended.spec, ModelUnavailableError, f"With the model {model or 'that is the default'} {brief}")
 
     def _failed(self, reason: str, shown: str, now: float, *, final: bool = False) -> None:
         """Have it tried again after a pause, longer each time, or give it up; ``shown`` is the reason for the log."""

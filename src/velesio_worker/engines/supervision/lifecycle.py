@@ -12,7 +12,7 @@ import anyio
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import LOAD, STARTS
-from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec
+from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, SpoiltError
 from velesio_worker.engines.supervision.decisions import Condition, Quiet, Served
 from velesio_worker.engines.supervision.inbox import Inbox
 from velesio_worker.engines.supervision.leases import Leases
@@ -45,6 +45,7 @@ class Ended:
         reason: why it was stopped.
         steady: whether what happened before its start does not count any more.
         exchanged: whether it is another one now, which is ready.
+        hangs: whether it is not the worker's own and hung: it has to show that it works before it is used again.
     """
 
     spec: Spec
@@ -53,13 +54,14 @@ class Ended:
     reason: str = ""
     steady: bool = False
     exchanged: bool = False
+    hangs: bool = False
 
 
 class EngineRun(Generic[E]):
     """One engine from its start to its end. A task of its own starts, watches and ends it (:meth:`live`).
 
     All other methods are called by the task that owns it, whose inbox is told what happens to it; ``on_start`` goes
-    there once it serves.
+    there once it serves. One that is in doubt, since it hung, has to do some work before that.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class EngineRun(Generic[E]):
         inbox: Inbox,
         on_start: Callable[[], None],
         spec: Spec,
+        *,
+        in_doubt: bool = False,
     ) -> None:
         self._launcher = launcher
         self._leases = leases
@@ -81,6 +85,8 @@ class EngineRun(Generic[E]):
         self._served = Served(spec)
         self._pardoned = False
         self._exchanged = False
+        self._in_doubt = in_doubt
+        self._hangs_elsewhere = False
         self._over = anyio.Event()
         self._reason = ""
 
@@ -102,6 +108,9 @@ class EngineRun(Generic[E]):
         try:
             async with self._launcher.serve(self._spec) as serving:
                 LOAD.labels(self._launcher.kind).observe(anyio.current_time() - began)
+                lost = await self._until_it_works(serving) if self._in_doubt else ""
+                if lost:
+                    return Ended(self._spec, lost=lost, steady=True, hangs=True)
                 try:
                     return await self._serve(serving)
                 finally:
@@ -117,8 +126,37 @@ class EngineRun(Generic[E]):
             text = f"The worker made a mistake ({type(error).__name__}); its log has the details."
             return Ended(self._spec, EngineStartError(text))
 
+    async def _until_it_works(self, serving: Serving[E]) -> str:
+        """Have one that hung do some work, once, however long that takes; returns what became of it instead, if so."""
+        lost = ""
+
+        async def work() -> None:
+            nonlocal lost
+            try:
+                await (serving.works or serving.probe)()
+            except JobError as error:
+                lost = f"does not work yet: {error}"
+            either.cancel_scope.cancel()
+
+        async def end() -> None:
+            nonlocal lost
+            lost = await serving.gone()
+            either.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as either:
+            either.start_soon(work)
+            either.start_soon(end)
+            while True:
+                await anyio.sleep(self._patience.answer)
+                serving.report()  # nobody else does, and it may be gone in silence
+        return lost
+
     async def _serve(self, serving: Serving[E]) -> Ended:
         began = anyio.current_time()
+        if serving.instead is not None:
+            if self._spec == self._leases.default:
+                self._leases.default = serving.instead
+            self._spec = serving.instead
         can_rest = serving.rest is not None
         self._serving = serving
         self._served = Served(
@@ -140,9 +178,18 @@ class EngineRun(Generic[E]):
             await self._over.wait()
             watching.cancel_scope.cancel()
         why = self._served.why
-        lost = {Condition.GONE: why, Condition.HANGS: f"was replaced: it {why}"}.get(self._served.condition, "")
-        steady = self._pardoned or serving.excused() or anyio.current_time() - began > self._patience.steady
-        return Ended(self._spec, lost=lost, reason=self._reason, steady=steady, exchanged=self._exchanged)
+        hangs = f"is not used until it works again: it {why}" if self._hangs_elsewhere else f"was replaced: it {why}"
+        lost = {Condition.GONE: why, Condition.HANGS: hangs}.get(self._served.condition, "")
+        pardoned = self._pardoned or self._hangs_elsewhere or serving.excused()
+        steady = pardoned or anyio.current_time() - began > self._patience.steady
+        return Ended(
+            self._spec,
+            lost=lost,
+            reason=self._reason,
+            steady=steady,
+            exchanged=self._exchanged,
+            hangs=self._hangs_elsewhere,
+        )
 
     async def _note_end(self, serving: Serving[E]) -> None:
         how = await serving.gone()
@@ -180,7 +227,8 @@ class EngineRun(Generic[E]):
         name = self._launcher.name
         self._leases.close()
         if self._served.condition is Condition.HANGS:
-            text = f"{name} was replaced while the job ran: it {self._served.why}."
+            fate = "is not used until it works again" if self._hangs_elsewhere else "was replaced while the job ran"
+            text = f"{name} {fate}: it {self._served.why}."
             self._leases.dismiss(EngineUnavailableError, text)
         elif self._exchanged:
             self._leases.dismiss(EngineUnavailableError, f"{name} {self._served.why}.")
@@ -188,11 +236,17 @@ class EngineRun(Generic[E]):
             self._leases.dismiss(EngineCrashedError, f"{name} went away while the job ran.")
 
     def find(self, condition: Condition, why: str) -> None:
-        """Take note of what is wrong with the engine; one that cannot be killed may hang."""
+        """Take note of what is wrong with the engine.
+
+        One that hangs and cannot be killed is left alone. Its other jobs may go on all the same where it runs several:
+        they end first.
+        """
         if self.serving is None or self._served.condition in {Condition.GONE, Condition.HANGS}:
             return
-        if condition is not Condition.HANGS or self.serving.kill is not None:
-            self._served = replace(self._served, condition=condition, why=why)
+        if condition is Condition.HANGS and self.serving.kill is None:
+            self._hangs_elsewhere = True
+            condition = Condition.HANGS if self._launcher.traits.queues else Condition.WORN
+        self._served = replace(self._served, condition=condition, why=why)
 
     def open(self) -> None:
         """Let jobs on the engine."""
@@ -215,18 +269,29 @@ class EngineRun(Generic[E]):
             await serving.exchange(wanted)
         except OutOfMemoryError as error:
             self._leases.refuse(wanted, OutOfMemoryError, str(error))
-            self._pardoned = True  # else jobs with a model that is too large would end everybody's engine
-            self.find(Condition.HANGS, f"ran out of memory when it was to load {wanted.name or 'its default model'}")
-        except EngineUnavailableError as error:
-            self._leases.refuse(wanted, type(error), str(error))
-            serving.report()
+            if serving.kill is not None:
+                self._pardoned = True  # else jobs with a model that is too large would end everybody's engine
+                self.find(Condition.HANGS, f"ran out of memory when it was to load {self._name_of(wanted)}")
         except BadJobError as error:
+            if wanted == self._leases.default and wanted != self._launcher.default():
+                log.warning(f"{wanted.name} is the default no more: {error}", action="default_gone")
+                self._leases.default = self._launcher.default()  # what it was before somebody chose another
             self._leases.refuse(wanted, BadJobError, str(error))
         except JobError as error:
-            self._leases.refuse(wanted, ModelUnavailableError, f"The model {wanted.name} cannot be loaded: {error}")
+            if isinstance(error, EngineUnavailableError) and not isinstance(error, ModelUnavailableError):
+                self._leases.refuse(wanted, type(error), str(error))
+                serving.report()
+                return
+            text = f"The model {self._name_of(wanted)} cannot be loaded: {error}"
+            self._leases.refuse(wanted, ModelUnavailableError, text)
+            if isinstance(error, SpoiltError):  # which is no failure of its own, and costs no job anything
+                self.find(Condition.WORN, f"failed to load {self._name_of(wanted)}, which spoils all that it makes")
         else:
             self._served = replace(self._served, spec=wanted)
             LOAD.labels(self._launcher.kind).observe(anyio.current_time() - began)
+
+    def _name_of(self, spec: Spec) -> str:
+        return spec.name or self._launcher.default_name or "that is the default"
 
     async def rest(self) -> str | None:
         """Have the engine let go of the GPU's memory; the worker's own that does not is to be ended instead.

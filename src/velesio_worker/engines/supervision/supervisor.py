@@ -79,6 +79,7 @@ class Supervisor(Generic[E]):
         self._engine: EngineRun[E] | None = None
         self._failures = Failures(launcher.name, launcher.kind, patience)
         self._warm = eager
+        self._in_doubt = False
         self._unloads: set[asyncio.Future[str]] = set()
         self._since = time.time()
         self._changed = Bell()
@@ -92,7 +93,8 @@ class Supervisor(Generic[E]):
     def model(self) -> str | None:
         """The name of the default model; None where that is not known before the engine serves."""
         serving = self.serving
-        return self._leases.default.name or (None if serving is None else serving.engine.model)
+        name = self._leases.default.name or self._launcher.default_name
+        return name or (None if serving is None else serving.engine.model)
 
     @property
     def default(self) -> Spec:
@@ -116,8 +118,8 @@ class Supervisor(Generic[E]):
         return {
             "state": self.state.value,
             "since": round(self._since, 3),
-            "model": serving.engine.model if serving else None,
-            "default_model": self._leases.default.name or None,
+            "model": serving.engine.model if serving and not serving.rests() else None,
+            "default_model": self._leases.default.name or self._launcher.default_name or None,
             "slots": serving.slots if serving else 0,
             "running": self._leases.live,
             "waiting": self._leases.waiting,
@@ -211,7 +213,7 @@ class Supervisor(Generic[E]):
             self._leases.close()  # whoever comes now wants the next one
 
     async def stalled(self, reason: str) -> None:
-        """Take note that the engine hangs: the worker's own is killed and started again, another is looked at."""
+        """Take note that the engine hangs: the worker's own is started again, another has to show that it works."""
         self._complain(Condition.HANGS, reason)
         await self.lost()
 
@@ -248,6 +250,7 @@ class Supervisor(Generic[E]):
 
     def _conclude(self, ended: Ended) -> None:
         self._engine = None
+        self._in_doubt = ended.hangs
         self._turns.leave(self._inbox.wake)
         self._failures.conclude(ended, self._leases, now := anyio.current_time())
         if self._failures.pause_until > now:
@@ -278,7 +281,8 @@ class Supervisor(Generic[E]):
                     await self._inbox.news()
             case decisions.Start(spec):
                 self._show(EngineState.STARTING)
-                self._engine = self._make(self._leases.default if self._launcher.exchanges else spec)
+                wanted = self._leases.default if self._launcher.exchanges else spec
+                self._engine = self._make(wanted, in_doubt=self._in_doubt)
                 tasks.start_soon(self._live, self._engine)
             case Step.TAKE_TURN:
                 self._turns.join(self._inbox.wake)

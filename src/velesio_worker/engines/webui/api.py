@@ -37,6 +37,9 @@ _SMALL: Final = 256 * 1024
 _IMAGES: Final = re.compile(rb'\s*\{\s*"images"\s*:\s*\[')
 """How the answers with images of every known server begin."""
 
+_NO_IMAGE_YET: Final = "0"
+"""What AUTOMATIC1111, Forge and SD.Next tell as the time of the last image before the first."""
+
 _NEXT: Final = re.compile(rb'\s*(?:,\s*)?("|\])')
 
 _NO_MEMORY: Final = re.compile(
@@ -183,6 +186,12 @@ def state_of(answer: object) -> dict[str, Any]:
     return cast("dict[str, Any]", state) if isinstance(state, dict) else {}
 
 
+def begun_of(state: dict[str, Any]) -> str:
+    """Return when the last image was begun, in the WebUI's own words; empty if none was, or it does not tell."""
+    begun = state.get("job_timestamp")
+    return begun if isinstance(begun, str) and begun != _NO_IMAGE_YET else ""
+
+
 def _checked(status: int, answer: Any) -> Any:  # noqa: ANN401 (JSON)
     if status == _OK:
         return answer
@@ -223,6 +232,11 @@ def _lacks_memory(fields: dict[str, Any]) -> bool:
     elif not isinstance(kind, str) or kind not in _OF_MEMORY:
         said = kind
     return isinstance(said, str) and _NO_MEMORY.match(said) is not None
+
+
+def is_passing(error: JobError) -> bool:
+    """Whether an error is one of a server that starts, or of a proxy before one."""
+    return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
 
 
 @contextmanager

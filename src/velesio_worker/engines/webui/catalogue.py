@@ -87,6 +87,10 @@ class Catalogue:
         meant = [model for model in self.models if model.answers_to(name)]
         return next((model for model in meant if model.is_called(name)), meant[0] if meant else None)
 
+    def now(self, model: ImageModel | None) -> ImageModel | None:
+        """Return what a model of an earlier catalogue is in this one; itself if it is not there any more."""
+        return model and (self.model(model.name) or model)
+
     def sampler(self, name: str) -> tuple[str, str | None] | None:
         """Return the sampler that ``name`` means, and the scheduler if it names one, too; None if there is none.
 
@@ -127,6 +131,20 @@ def listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def difference(old: Catalogue, new: Catalogue, *needed: ImageModel | None) -> str:
+    """Say what shows that another WebUI has answered, of which nothing is known; empty if it may be the same one.
+
+    Files come and go, samplers only with a start. ``needed`` are the models that the old one cannot have lost.
+    """
+    for model in needed:
+        if model is not None and new.model(model.name) is None:
+            known = listed(one.name for one in new.models) or "none"
+            return f"has no model {model.name} any more; there are {known}"
+    routes = [(which.loras is None, which.vaes is None) for which in (old, new)]
+    same = routes[0] == routes[1] and (old.samplers, old.schedulers) == (new.samplers, new.schedulers)
+    return "" if same else "is another one now: it has other samplers, schedulers or routes"
 
 
 async def read_catalogue(api: WebUIApi) -> Catalogue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -13,24 +13,27 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, reached
-from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed, read_catalogue
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, reached
+from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, difference, listed, read_catalogue
+from velesio_worker.engines.webui.generation import ImageGeneration
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
+from velesio_worker.engines.webui.loading import Loader
 from velesio_worker.engines.webui.request import UNKEPT, prepare, with_numbers
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineRefusedError,
+    EngineUnavailableError,
     JobError,
     ModelUnavailableError,
     OutOfMemoryError,
 )
 from velesio_worker.wire.events import Done, EngineEvent
-from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
+from velesio_worker.wire.image_parameters import ImageParameters
 from velesio_worker.wire.parameters import Parameters
 
-_SWITCH_SECONDS: Final = 600.0
-"""How long a WebUI may take to load another model."""
+_LOOK_SECONDS: Final = 1.0
+"""How old a look at a WebUI that somebody else runs may be for a job; starting one again takes longer."""
 
 _WARM_UP: Final = UNKEPT | {"prompt": "a", "steps": 1, "width": 64, "height": 64, "seed": 1, "cfg_scale": 1.0}
 
@@ -54,6 +57,7 @@ class WebUIEngine:
         default: the model of jobs that ask for none.
         can_rest: whether it can take its model out of the GPU's memory.
         line: the requests that wait.
+        other: why it must be another WebUI by now; empty as long as it is not.
     """
 
     def __init__(
@@ -69,14 +73,27 @@ class WebUIEngine:
         self._abilities = abilities
         self._settings = settings
         self._memory = memory
-        self._resting = None if options.shared else False
+        self._elsewhere = options.shared
         self._shared = options.shared and abilities.options
+        self._loader = Loader(api, abilities, shared=options.shared)
         self._refreshing = anyio.Lock()
         self._refreshed_at = float("-inf")
+        self._looking = anyio.Lock()
+        self._looked_at = anyio.current_time()
+        self.other = ""
         self.catalogue = catalogue
         self.loaded = self.default = catalogue.loaded
         self.can_rest = abilities.unload
         self.line = Line(api, abilities, options, self._get_ready)
+
+    @property
+    def rests(self) -> bool:
+        """Whether its model is out of the GPU's memory."""
+        return self._loader.resting is True
+
+    @property
+    def _names(self) -> str:
+        return listed(model.name for model in self.catalogue.models) or "none"
 
     @property
     def model(self) -> str:
@@ -91,6 +108,7 @@ class WebUIEngine:
 
     async def _run(self, parameters: ImageParameters) -> AsyncGenerator[Sequence[EngineEvent], None]:
         settable = self._abilities.options
+        await self.look()
         request = await prepare(parameters, self.catalogue, self._settings, self.refresh, settable=settable)
         async with self.line.place(request) as ticket:
             events: Sequence[EngineEvent] = ()
@@ -99,13 +117,58 @@ class WebUIEngine:
                     events = await ticket.next()
                 except OutOfMemoryError as error:
                     raise with_numbers(error, request, await self._memory()) from None
+                except EngineRefusedError:
+                    await self.look(anew=True)  # another WebUI may have refused what this one would have done
+                    raise
                 yield events
+
+    async def look(self, *, anew: bool = False) -> None:
+        """See whether a WebUI that somebody else runs is still the one that it was, and take note of what it has now.
+
+        Nothing is asked while a request of ours is under way, or within a second of the last look; ``anew``: it is all
+        the same. Trouble with the asking is no matter: whoever wants something of the WebUI meets it as well.
+
+        Raises:
+            EngineUnavailableError: it is another one, and to be met anew.
+        """
+        if not self._elsewhere or not (anew or self.line.is_idle):
+            return
+        asked_at = anyio.current_time()
+        async with self._looking:
+            if self._looked_at < asked_at - (0 if anew else _LOOK_SECONDS):  # else somebody has, since or just before
+                self._looked_at = asked_at
+                try:
+                    await self._see_restart()
+                    catalogue = await read_catalogue(self._api)
+                except (ConnectionLostError, JobError) as error:
+                    log.debug(f"{NAME} does not say what it has: {error}", action="look_failed")
+                else:
+                    self._take(catalogue)
+        if self.other:
+            raise EngineUnavailableError(f"{NAME} {self.other}.")
+
+    async def _see_restart(self) -> None:
+        """Notice a start by the time of the last image, which a WebUI that tells of its progress has forgotten then."""
+        if self._abilities.progress:
+            before, self.line.begun = self.line.begun, begun_of(await self._api.state())
+            if before and not self.line.begun:
+                self.other = "was started again"
+
+    def _take(self, catalogue: Catalogue) -> None:
+        """Take note of what the WebUI has; where it must be another one, of that."""
+        if self._elsewhere and (why := difference(self.catalogue, catalogue, self.default, self.loaded)):
+            self.other = why
+            return
+        self.catalogue = catalogue
+        if self.loaded is None:
+            self.loaded = catalogue.loaded
+        self.loaded, self.default = catalogue.now(self.loaded), catalogue.now(self.default or self.loaded)
 
     async def refresh(self) -> Catalogue:
         """Ask the WebUI again what it has; somebody may have put a file there.
 
         Raises:
-            JobError: it does not answer.
+            JobError: it does not answer, or is another one.
         """
         asked_at = anyio.current_time()
         async with self._refreshing:
@@ -115,8 +178,10 @@ class WebUIEngine:
                     for route in ("refresh-checkpoints", "refresh-loras", "refresh-vae"):
                         group.start_soon(self._try_post, route)
                 with reached():
-                    self.catalogue = await read_catalogue(self._api)
+                    self._take(await read_catalogue(self._api))
                 self._refreshed_at = began
+        if self.other:
+            raise EngineUnavailableError(f"{NAME} {self.other}.")
         return self.catalogue
 
     async def _try_post(self, route: str) -> None:
@@ -131,12 +196,12 @@ class WebUIEngine:
 
         Raises:
             BadJobError: there is none, or it cannot be loaded here.
-            JobError: the WebUI does not answer.
+            JobError: the WebUI does not answer, or is another one.
         """
+        await self.look()
         model = self.catalogue.model(name) or (await self.refresh()).model(name)
         if model is None:
-            known = listed(model.name for model in self.catalogue.models) or "none"
-            raise BadJobError(f"data.model: there is no image model {name[:80]!r}; there are {known}.")
+            raise BadJobError(f"data.model: there is no image model {name[:80]!r}; there are {self._names}.")
         if not self._abilities.options and model.name != self.model:
             raise BadJobError(
                 f"data.model: this worker's image engine has one model, {self.model!r}, and cannot load another."
@@ -147,12 +212,20 @@ class WebUIEngine:
         """Load the model that a spec names, once nothing is under way any more: what nobody wants may still be.
 
         Raises:
+            BadJobError: there is no such model.
+            SpoiltError: it cannot be loaded, and the WebUI has to be started again.
             JobError: it cannot be loaded, or the WebUI went away.
         """
         await self.line.idle()
         try:
             with reached():
-                await self._load(await self.find(spec.name) if spec.name else self.default)
+                model = await self.find(spec.name) if spec.name else self.default
+                if model is None or model.name == self.model:
+                    return
+                if not await self._put(model):
+                    if spec.name:
+                        raise BadJobError(f"data.model: {model.name} is not there any more; there are {self._names}.")
+                    self._do_without(model)
         except OutOfMemoryError as error:
             said = str(error).rstrip(" .")
             raise OutOfMemoryError(
@@ -160,20 +233,32 @@ class WebUIEngine:
                 "Choose a smaller model, or start the WebUI with --medvram (SD_ARGS)."
             ) from None
 
-    async def _load(self, model: ImageModel | None) -> None:
-        if model is None or model.name == self.model:
-            return
-        await self._wake()
-        await self._set_model(model)
-        self.catalogue = await read_catalogue(self._api)
-        loaded = self.catalogue.loaded
-        if loaded is None or loaded.name != model.name:
-            has = "nothing" if loaded is None else repr(loaded.name)
-            raise ModelUnavailableError(f"{NAME} was to load {model.name!r} and has {has} loaded.")
-        self.loaded = loaded
+    async def _put(self, model: ImageModel) -> bool:
+        """Have a model loaded, whatever it is called by now; False if it is not there any more."""
+        try:
+            catalogue = await self._loader.load(model, self.loaded)
+        except EngineRefusedError:  # its file may have been replaced since, which changes its title
+            again = (await self.refresh()).model(model.name)
+            if again is None:
+                return False
+            if again.title == model.title:
+                raise
+            catalogue = await self._loader.load(again, self.loaded)
+        self.loaded = catalogue.loaded
+        self._take(catalogue)
+        return True
 
-    async def _set_model(self, model: ImageModel) -> None:
-        await self._api.post("options", {"sd_model_checkpoint": model.title}, timeout=_SWITCH_SECONDS)
+    def _do_without(self, model: ImageModel) -> None:
+        """Have jobs that ask for no model get what is loaded, since the default model is not there any more.
+
+        Raises:
+            ModelUnavailableError: nothing is.
+        """
+        gone = f"the default image model {model.name} is not there any more; there are {self._names}"
+        if self.loaded is None or self.catalogue.model(self.loaded.name) is None:
+            raise ModelUnavailableError(gone)
+        log.warning(f"{gone}: jobs that ask for none get {self.model} from now on", action="default_gone")
+        self.default = self.loaded
 
     async def rest(self) -> None:
         """Take the model out of the GPU's memory once nothing is under way; the next job loads it again.
@@ -182,27 +267,13 @@ class WebUIEngine:
             JobError: the WebUI refuses, or went away.
         """
         await self.line.idle()
-        if self._resting is not True:
-            with reached():
-                await self._api.post("unload-checkpoint", {}, timeout=_SWITCH_SECONDS)
-            self._resting = True
-            log.info(f"{NAME}'s model is out of the GPU's memory until it is wanted", action="engine_rests")
-
-    async def _wake(self) -> None:
-        """Load the model again if it rests, or if nobody knows: an earlier worker may have left it so."""
-        if self._resting is False or not self.can_rest:
-            return
-        try:
-            await self._api.post("reload-checkpoint", {}, timeout=_SWITCH_SECONDS)
-        except EngineRefusedError:
-            if self._resting:
-                raise
-        self._resting = False
+        with reached():
+            await self._loader.rest()
 
     async def _get_ready(self) -> str:
         """Have the model in place for the next request; where others use the WebUI they may have chosen another."""
         with reached():
-            await self._wake()
+            await self._loader.wake()
             match await self._api.get("options") if self._shared else None:
                 case {"sd_model_checkpoint": str(said)}:
                     found = self.catalogue.model(said)
@@ -210,37 +281,26 @@ class WebUIEngine:
                     found = None
             if self.loaded is not None and found is not None and found.name != self.model:
                 log.warning(
-                    f"somebody else had {NAME} load {found.name}: {self.model} is loaded again", action="model_back"
+                    f"{NAME} has {found.name} loaded, and not {self.model} as this worker left it: "
+                    f"{self.model} is loaded again",
+                    action="model_back",
                 )
-                await self._set_model(self.loaded)
+                if not await self._put(self.loaded):
+                    text = f"The image model {self.model} is not there any more; there are {self._names}."
+                    raise ModelUnavailableError(text)
         return self.model
 
     async def warm_up(self) -> None:
         """Make a small image: whoever can, is ready. Raises as a :class:`WebUIApi` does."""
         await self._api.post("txt2img", _WARM_UP, timeout=None)
 
+    async def works(self) -> None:
+        """Make a small image, however long that takes; a refusal, too, is work. Raises JobError if it goes away."""
+        with reached(), suppress(EngineRefusedError, OutOfMemoryError):
+            await self.warm_up()
+
     async def probe(self) -> None:
-        """Ask for the models, which shows that the server answers. Raises JobError if it does not."""
+        """Ask for the models, which shows that the server answers. Raises JobError if it does not, or is another."""
         with reached():
             await self._api.get("sd-models")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageGeneration:
-    """One job, from its check to its result.
-
-    Attributes:
-        parameters: the job's.
-        events: see :meth:`velesio_worker.engines.base.Generation.events`.
-    """
-
-    parameters: ImageParameters
-    events: Callable[[], AsyncGenerator[Sequence[EngineEvent], None]]
-
-    def cut_short(self, finish_reason: str = "cancelled") -> Done:
-        """Return the end of a job that stops where it is: a half-done image is no result."""
-        asked = self.parameters
-        names = {"prompt", "negative_prompt", "steps", "width", "height"}
-        parameters = {name: value for name, value in asked.given().items() if name in names}
-        parameters["seed"] = None if asked.seed == RANDOM else asked.seed
-        return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)
+        await self.look(anew=True)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,13 +26,13 @@ from velesio_worker.engines.supervision.liveness import Reported, until_gone
 from velesio_worker.engines.supervision.orphans import end_orphans
 from velesio_worker.engines.supervision.ports import check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
-from velesio_worker.engines.webui.api import WebUIApi
-from velesio_worker.engines.webui.catalogue import read_catalogue
+from velesio_worker.engines.webui.api import WebUIApi, is_passing
+from velesio_worker.engines.webui.catalogue import listed, read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
-from velesio_worker.engines.webui.start import answers, clean, is_passing, last_words, pass_on, until_ready
+from velesio_worker.engines.webui.start import answers, clean, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
 from velesio_worker.wire.jobs import Kind
 
@@ -76,6 +77,12 @@ class WebUILauncher:
         self.trouble = ""
 
     @property
+    def default_name(self) -> str:
+        """The name of the model of jobs that ask for none; empty where the WebUI has not told it yet."""
+        default = None if self.engine is None else self.engine.default
+        return "" if default is None else default.name
+
+    @property
     def merging(self) -> int:
         """How many images may be made at once for several jobs; what a WebUI ran out of memory for outlives it."""
         return self._settings.sd_max_batch if self.engine is None else self.engine.line.most
@@ -87,8 +94,8 @@ class WebUILauncher:
     async def resolve(self, model: str) -> Spec:
         """Return what a job's ``model`` stands for; see :class:`velesio_worker.engines.base.Launcher`."""
         engine = self.engine
-        if engine is None or not self._serves:
-            return self.known_as(model)  # whether there is such a model is found out once it serves
+        if engine is None or not self._serves:  # whether there is such a model is found out once it serves
+            return self.known_as(model) if self.owned else Spec(name=model)  # else it may come back with others
         return _spec(engine, (await engine.find(model)).name)
 
     def known_as(self, model: str | None) -> Spec:
@@ -127,7 +134,7 @@ class WebUILauncher:
                 serving = await self._foreign(stack, self._settings.sd_server_url)
             else:
                 serving = await self._own(stack)
-            await self._restore(serving.engine, spec)
+            serving = replace(serving, instead=await self._restore(serving.engine, spec))
             self.engine, self._serves = serving.engine, True
             lines = await stack.enter_async_context(anyio.create_task_group())
             lines.start_soon(serving.engine.line.run)
@@ -137,17 +144,34 @@ class WebUILauncher:
                 self._serves = False
                 lines.cancel_scope.cancel()
 
-    async def _restore(self, engine: WebUIEngine, spec: Spec) -> None:
-        """Have the same model loaded as before: a WebUI that starts again has its own, or the one it had last."""
+    async def _restore(self, engine: WebUIEngine, spec: Spec) -> Spec | None:
+        """Have the same model loaded as before: a WebUI that starts again has its own, or the one it had last.
+
+        Returns:
+            what is served where it has no such model any more; None if it has.
+        """
         if self.engine is not None and self.engine.default is not None:
             engine.default = engine.catalogue.model(self.engine.default.name) or engine.default
-        wanted = spec.name or (engine.default.name if engine.default is not None else "")
-        if not wanted or wanted == engine.model:
-            return
-        try:
-            await engine.exchange(Spec(name=wanted))
-        except JobError as error:
-            raise EngineStartError(f"The model {wanted} cannot be loaded: {error}") from None
+            self._say_if_gone(engine, self.engine.default.name)
+        gone = bool(spec.name) and engine.catalogue.model(spec.name) is None
+        if gone:
+            self._say_if_gone(engine, spec.name)
+        wanted = ("" if gone else spec.name) or (engine.default.name if engine.default is not None else "")
+        if wanted and wanted != engine.model:
+            try:
+                await engine.exchange(Spec(name=wanted))
+            except JobError as error:
+                raise EngineStartError(f"The model {wanted} cannot be loaded: {error}") from None
+        return Spec() if gone else None
+
+    def _say_if_gone(self, engine: WebUIEngine, name: str) -> None:
+        if engine.catalogue.model(name) is None:
+            known = listed(model.name for model in engine.catalogue.models) or "none"
+            log.warning(
+                f"the default image model {name} is not there any more; there are {known}: jobs that ask for none get "
+                f"{'what the WebUI has loaded' if engine.default is None else engine.default.name} from now on",
+                action="default_gone",
+            )
 
     async def _own(self, stack: AsyncExitStack) -> Serving[WebUIEngine]:
         settings = self._settings
@@ -228,8 +252,8 @@ class WebUILauncher:
         async def gone(reported: Reported) -> str:
             while True:
                 await reported.wait()
-                if not await answers(api):
-                    return "does not answer any more"
+                if engine.other or not await answers(api):
+                    return engine.other or "does not answer any more"
 
         return self._serving(engine, gone, None)
 
@@ -271,7 +295,9 @@ class WebUILauncher:
             engine.probe,
             exchange=engine.exchange,
             rest=engine.rest if engine.can_rest else None,
-            excused=lambda: engine.line.ended,
+            excused=lambda: engine.line.ended or bool(engine.other),
+            rests=lambda: engine.rests,
+            works=engine.works,
             spare=slots * (self._settings.sd_max_batch - 1) + SPARE_SLOTS,
         )
 

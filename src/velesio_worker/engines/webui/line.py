@@ -14,7 +14,7 @@ import anyio.to_thread
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, lost, state_of
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, lost, reached, state_of
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.ownership import Ownership
 from velesio_worker.engines.webui.pictures import preview
@@ -45,6 +45,7 @@ class Line:
     Attributes:
         most: how many images may be made at once for several jobs; one, once there was too little memory for more.
         ended: whether it has ended its WebUI.
+        begun: when the WebUI began its last image, in its own words; empty if it began none, or does not tell.
     """
 
     def __init__(
@@ -65,11 +66,18 @@ class Line:
         self._arrived = Bell()
         self.most = options.most
         self.ended = False
+        self.begun = ""
+        self._in_doubt = False
 
     @property
     def waiting(self) -> int:
         """How many jobs wait for their turn."""
         return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._round is None
 
     @contextlib.asynccontextmanager
     async def place(self, request: ImageRequest) -> AsyncGenerator[Ticket, None]:
@@ -128,6 +136,7 @@ class Line:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._listen, None)  # it has a limit of its own: a model may be loaded
+                await self._make_sure()
                 model = await self._before()
                 group.cancel_scope.cancel()
             if not round_.wanted:
@@ -154,7 +163,19 @@ class Line:
             if isinstance(error, OutOfMemoryError) and len(round_.tickets) > 1:
                 self.most = 1
                 log.warning(f"{NAME} ran out of memory: jobs are not run together any more", action="merging_off")
+            self._in_doubt = self._in_doubt or isinstance(error, ConnectionLostError)
             round_.fail(lost(error) if isinstance(error, ConnectionLostError) else error)
+
+    async def _make_sure(self) -> None:
+        """See that the WebUI is there, after a connection was lost: else a job would begin that only stood in line.
+
+        Raises:
+            EngineUnavailableError: it is not.
+        """
+        if self._in_doubt:
+            with reached():
+                await self._api.get("sd-models")
+            self._in_doubt = False
 
     async def _send(self, round_: Round) -> list[Any]:
         """Send the request; to a server that does not know ``n_iter``, once for each batch."""
@@ -175,7 +196,11 @@ class Line:
 
     async def _check_whole(self, round_: Round) -> None:
         """Find out whether somebody else interrupted the request: its image would be half done, and does not say so."""
-        if self._abilities.progress and (_is_interrupted(await self._api.state()) or round_.spoiled):
+        if not self._abilities.progress:
+            return
+        state = await self._api.state()
+        self.begun = begun_of(state) or self.begun
+        if _is_interrupted(state) or round_.spoiled:
             raise EngineRefusedError("Somebody interrupted the image at the WebUI itself; what it has is half done.")
 
     def _show_sign(self) -> None:

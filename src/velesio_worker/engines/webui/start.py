@@ -17,10 +17,10 @@ from velesio_worker.engines.supervision import liveness
 from velesio_worker.engines.supervision.liveness import tail_of
 from velesio_worker.engines.supervision.process import EngineProcess
 from velesio_worker.engines.supervision.redaction import redact
-from velesio_worker.engines.webui.api import NAME, WebUIApi
+from velesio_worker.engines.webui.api import WebUIApi, is_passing
 from velesio_worker.engines.webui.command import WebUICommand
 from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.wire.errors import EngineRefusedError, EngineStartError, JobError, OutOfMemoryError
+from velesio_worker.wire.errors import EngineStartError, JobError, OutOfMemoryError
 
 _LOOK_SECONDS: Final = 0.5
 _END_SECONDS: Final = 2.0
@@ -50,11 +50,6 @@ async def answers(api: WebUIApi) -> bool:
         return False
     except JobError as error:
         return not is_passing(error)
-
-
-def is_passing(error: JobError) -> bool:
-    """Whether an error is one of a server that starts, or of a proxy before one."""
-    return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
 
 
 async def until_ready(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.doubles.launcher import PATIENT, LauncherDouble, Supervised, User, settled
 from tests.support.waiting import until
-from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.base import EngineState, Spec, SpoiltError
 from velesio_worker.engines.supervision import failures
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import (
@@ -125,6 +125,43 @@ async def test_a_model_that_cannot_be_loaded_is_the_jobs_error_and_the_old_one_s
         assert old.uses
         assert supervised.launcher.life.loads == ["other"]
         assert supervised.launcher.starts == ["main"]
+
+
+async def test_the_default_model_has_a_name_in_the_error_too() -> None:
+    supervised = exchanging()
+    async with supervised.ready():
+        supervised.supervisor._leases.default = Spec()  # pyright: ignore[reportPrivateUsage] (as a WebUI's is)
+        supervised.launcher.life.refuses.append(EngineRefusedError("it is damaged"))
+        user = await supervised.user()
+        await until(lambda: user.done)
+        assert str(user.error) == "The model main cannot be loaded: it is damaged"
+
+
+async def test_an_engine_that_a_failed_load_has_spoilt_is_replaced_which_counts_as_no_failure() -> None:
+    supervised = exchanging()
+    async with supervised.ready():
+        first = supervised.launcher.life
+        first.refuses.append(SpoiltError("it is damaged"))
+        user, behind = await supervised.user("other"), await supervised.user()
+        await until(lambda: user.done)
+        assert type(user.error) is ModelUnavailableError
+        assert "The model other cannot be loaded: it is damaged" in str(user.error)
+        await until(lambda: behind.uses)
+        assert behind.engine is not first.engine
+        assert first.killed == 0
+        facts = supervised.supervisor.facts()
+        assert (facts["restarts"], facts["last_error"], facts["starts"]) == (0, None, 2)
+        assert EngineState.BACKOFF not in supervised.states
+
+
+async def test_a_default_that_was_chosen_and_is_not_there_any_more_gives_way_to_the_one_before() -> None:
+    supervised = exchanging()
+    async with supervised.ready():
+        assert await supervised.supervisor.load("chosen") == "chosen"
+        await (await supervised.user("main")).leave()
+        supervised.launcher.life.refuses.append(BadJobError("there is no chosen"))
+        assert (await supervised.user()).uses
+        assert supervised.supervisor.model == "main"
 
 
 async def test_an_engine_that_runs_out_of_memory_over_a_model_is_replaced() -> None:

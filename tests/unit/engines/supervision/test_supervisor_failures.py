@@ -12,7 +12,7 @@ import pytest
 from tests.doubles.launcher import PATIENT, LauncherDouble, Supervised, User, settled
 from tests.support.figures import rise
 from tests.support.waiting import until
-from velesio_worker.engines.base import EngineState
+from velesio_worker.engines.base import EngineState, Traits
 from velesio_worker.engines.supervision import decisions, failures
 from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.watchdog import Patience
@@ -27,9 +27,10 @@ from velesio_worker.wire.errors import (
 
 pytestmark = pytest.mark.anyio
 
-STARTING, READY, STOPPING, BACKOFF, FAILED, STOPPED = (
+STARTING, READY, DRAINING, STOPPING, BACKOFF, FAILED, STOPPED = (
     EngineState.STARTING,
     EngineState.READY,
+    EngineState.DRAINING,
     EngineState.STOPPING,
     EngineState.BACKOFF,
     EngineState.FAILED,
@@ -442,19 +443,68 @@ async def test_an_engine_that_hangs_again_and_again_is_given_up() -> None:
         assert STALLED in supervised.supervisor.reason
 
 
-async def test_an_engine_that_is_not_the_workers_own_is_only_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "NOTICE_SECONDS", 0.05)
+async def test_an_engine_elsewhere_that_hangs_is_not_used_until_it_works_again() -> None:
+    supervised = Supervised(LauncherDouble(owned=False))
+    async with supervised.ready():
+        first = supervised.launcher.life
+        user = await supervised.user()
+        await supervised.supervisor.stalled(STALLED)
+        assert first.reports == 1
+        behind = await supervised.user()
+        assert (user.uses, behind.waiting) == (True, True), "what still runs on it may come to its end"
+        await user.leave()
+        await until(lambda: supervised.launcher.life is not first and supervised.launcher.life.probes)
+        await settled()
+        assert (supervised.supervisor.state, behind.waiting) == (STARTING, True)
+        assert f"is not used until it works again: it {STALLED}" in supervised.supervisor.facts()["last_error"]
+        supervised.launcher.life.works.set()
+        await until(lambda: behind.uses)
+        assert supervised.supervisor.facts()["last_error"] is None
+        assert supervised.states == [STARTING, READY, DRAINING, STOPPING, STARTING, READY]
+        assert supervised.supervisor.facts()["restarts"] == 0
+
+
+async def test_an_engine_elsewhere_that_has_a_line_and_hangs_costs_those_in_the_line_nothing() -> None:
+    launcher = LauncherDouble(owned=False, exchanges=True)
+    launcher.traits = Traits(queues=True)
+    supervised = Supervised(launcher)
+    async with supervised.ready():
+        first = launcher.life
+        users = [await supervised.user(), await supervised.user()]
+        await supervised.supervisor.stalled(STALLED)
+        await until(lambda: all(user.done for user in users))
+        for user in users:
+            assert isinstance(user.error, EngineUnavailableError)
+            assert "is not used until it works again" in str(user.error)
+        await until(lambda: launcher.life is not first and launcher.life.probes)
+        assert supervised.supervisor.state is STARTING
+        launcher.life.works.set()
+        await supervised.until(READY)
+
+
+async def test_an_engine_elsewhere_that_hung_and_goes_away_is_waited_for_as_ever() -> None:
+    supervised = Supervised(LauncherDouble(owned=False), replace(PATIENT, answer=0.02))
+    async with supervised.ready():
+        await supervised.supervisor.stalled(STALLED)
+        for lives in (2, 3):
+            await until(lambda lives=lives: len(supervised.launcher.lives) == lives)
+            life = supervised.launcher.life
+            await until(lambda life=life: life.probes and life.reports)
+            life.die("does not answer any more")
+        await until(lambda: len(supervised.launcher.lives) == 4)
+        supervised.launcher.life.works.set()
+        await supervised.until(READY)
+
+
+async def test_an_engine_elsewhere_that_goes_away_after_it_hung_ends_what_runs_on_it() -> None:
     supervised = Supervised(LauncherDouble(owned=False))
     async with supervised.ready():
         user = await supervised.user()
         await supervised.supervisor.stalled(STALLED)
-        assert supervised.launcher.life.reports == 1
-        assert user.uses
-        assert supervised.states == [STARTING, READY]
         supervised.launcher.life.die("does not answer any more")
         await until(lambda: user.done)
         assert isinstance(user.error, EngineCrashedError)
-        await until(lambda: supervised.states[2:] == DIED)
+        await until(lambda: supervised.launcher.lives[1:])
 
 
 async def test_jobs_on_an_engine_that_the_watchdog_found_hanging_are_told_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -488,7 +538,7 @@ async def test_a_job_that_is_slow_to_leave_is_still_told_that_the_engine_hung() 
         assert isinstance(user.error, EngineStalledError)
 
 
-async def test_jobs_on_an_engine_elsewhere_that_hangs_are_told_so_and_it_is_asked_how_it_is() -> None:
+async def test_jobs_on_an_engine_elsewhere_that_the_watchdog_found_hanging_are_told_so_and_it_is_not_used() -> None:
     launcher = LauncherDouble(owned=False)
     supervised = Supervised(launcher, Patience(stall=0.05))
     async with supervised.ready():
@@ -496,9 +546,9 @@ async def test_jobs_on_an_engine_elsewhere_that_hangs_are_told_so_and_it_is_aske
         launcher.life.moved = 7.0
         await until(lambda: user.done)
         assert isinstance(user.error, EngineStalledError)
-        await until(lambda: launcher.life.reports)
-        await settled()
-        assert supervised.states == [STARTING, READY]
+        assert launcher.lives[0].reports
+        await until(lambda: launcher.lives[1:] and launcher.life.probes)
+        assert supervised.supervisor.state is STARTING
 
 
 async def test_an_idle_engine_that_makes_no_token_is_replaced() -> None:

@@ -27,16 +27,16 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
 from velesio_worker.engines.supervision import failures
-from velesio_worker.engines.supervision import supervisor as module
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.wire.errors import EngineCrashedError, EngineFailedError, EngineUnavailableError
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 pytestmark = pytest.mark.anyio
 
-STARTING, READY, STOPPING, BACKOFF, FAILED, STOPPED = (
+STARTING, READY, DRAINING, STOPPING, BACKOFF, FAILED, STOPPED = (
     EngineState.STARTING,
     EngineState.READY,
+    EngineState.DRAINING,
     EngineState.STOPPING,
     EngineState.BACKOFF,
     EngineState.FAILED,
@@ -350,10 +350,7 @@ async def test_an_own_server_that_hangs_is_killed_and_another_started(caplog: py
     assert f"llama-server was replaced: it {STALLED}" in caplog.text
 
 
-async def test_a_server_elsewhere_that_answers_is_only_looked_at(
-    double: EngineDouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "NOTICE_SECONDS", 0.3)
+async def test_a_server_elsewhere_that_hangs_makes_a_token_before_it_is_used_again(double: EngineDouble) -> None:
     watched = foreign(double)
     async with watched.ready():
         looked, engine = len(double.requests), watched.engine
@@ -365,9 +362,10 @@ async def test_a_server_elsewhere_that_answers_is_only_looked_at(
             async with watched.supervisor.ensure():
                 await watched.supervisor.stalled(STALLED)
                 await until(lambda: "/health" in paths())
-        assert set(paths()) <= {"/health", "/props", "/v1/models"}
-        assert watched.states == [STARTING, READY]
-        assert watched.engine is engine
+            await until(lambda: watched.states[2:] == [DRAINING, STOPPING, STARTING, READY])
+        assert set(paths()) <= {"/health", "/props", "/v1/models", "/completion"}
+        assert paths().count("/completion") == 1
+        assert watched.engine is not engine
 
 
 async def test_whoever_uses_a_server_elsewhere_that_proves_lost_is_told_of_a_crash(double: EngineDouble) -> None:
@@ -378,7 +376,7 @@ async def test_whoever_uses_a_server_elsewhere_that_proves_lost_is_told_of_a_cra
             async with watched.supervisor.ensure():
                 await watched.supervisor.stalled(STALLED)
                 await anyio.sleep_forever()
-        await until(lambda: watched.states[2:] == DIED)
+        await until(lambda: watched.states[2:] == [DRAINING, *DIED])
 
 
 async def test_a_run_on_a_server_that_is_replaced_may_try_another_time() -> None:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
-from tests.doubles.launcher import PATIENT
 from tests.doubles.webui import Setup, WebUIDouble
 from tests.doubles.webui.client import ask
 from tests.doubles.webui.setup import crash
 from tests.support.waiting import until
-from tests.support.webui_bench import FAST, MEMORY, OFTEN, SLOW, GpusDouble, Job, bench, cat
-from velesio_worker.core.settings import Settings
+from tests.support.webui_bench import FAST, MEMORY, SLOW, bench, cat, run, supervised
 from velesio_worker.engines.base import EngineState, Spec
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.engines.webui.api import WebUIApi
-from velesio_worker.engines.webui.engine import WebUIEngine
-from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineRefusedError,
     EngineUnavailableError,
-    JobError,
     ModelUnavailableError,
     OutOfMemoryError,
 )
@@ -37,33 +29,6 @@ from velesio_worker.wire.jobs import CompletionParameters
 pytestmark = pytest.mark.anyio
 
 OTHER = Spec(name="tinyB")
-
-
-@asynccontextmanager
-async def supervised(
-    double: WebUIDouble, patience: Patience = PATIENT
-) -> AsyncGenerator[Supervisor[WebUIEngine], None]:
-    """A supervisor of a WebUI that runs elsewhere, ready."""
-    settings = Settings.model_validate({"sd_server_url": double.url})
-    launcher = WebUILauncher(settings, GpusDouble(), pace=OFTEN)
-    supervisor = Supervisor(launcher, patience)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(supervisor.run)
-        await until(lambda: supervisor.state is EngineState.READY)
-        double.requests.clear()
-        yield supervisor
-        tasks.cancel_scope.cancel()
-
-
-async def run(supervisor: Supervisor[WebUIEngine], model: str | None = None, **values: object) -> Job:
-    """Run a job as an executor does."""
-    job = Job(cat(**values))
-    try:
-        async with supervisor.ensure(model) as engine:
-            await job.run(engine)
-    except JobError as error:
-        job.error = error
-    return job
 
 
 async def test_out_of_memory_is_told_with_the_numbers() -> None:

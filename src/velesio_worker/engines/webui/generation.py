@@ -1,0 +1,30 @@
+"""One image job on a WebUI, as the rest of the worker sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGeneration:
+    """One job, from its check to its result.
+
+    Attributes:
+        parameters: the job's.
+        events: see :meth:`velesio_worker.engines.base.Generation.events`.
+    """
+
+    parameters: ImageParameters
+    events: Callable[[], AsyncGenerator[Sequence[EngineEvent], None]]
+
+    def cut_short(self, finish_reason: str = "cancelled") -> Done:
+        """Return the end of a job that stops where it is: a half-done image is no result."""
+        asked = self.parameters
+        names = {"prompt", "negative_prompt", "steps", "width", "height"}
+        parameters = {name: value for name, value in asked.given().items() if name in names}
+        parameters["seed"] = None if asked.seed == RANDOM else asked.seed
+        return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)
