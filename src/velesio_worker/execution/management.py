@@ -118,10 +118,16 @@ class ImageModels:
         """
         return self.supervisor.default if model is None else self.launcher.known_as(model)
 
+    @property
+    def _is_loaded(self) -> bool:
+        """Whether a model is in the GPU's memory, as far as is known."""
+        serving = self.supervisor.serving
+        return serving is not None and not serving.rests()
+
     async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:
         """Return what the WebUI has; it is waited for if nobody has asked it yet."""
         engine = await self._engine(on_wait)
-        loaded = engine.loaded.name if engine.loaded is not None else None
+        loaded = engine.model if self._is_loaded else None
         return [
             {"name": model.name, "filename": model.filename, "hash": model.hash, "loaded": model.name == loaded}
             for model in engine.catalogue.models
@@ -135,11 +141,13 @@ class ImageModels:
                 await serving.engine.refresh()
             except EngineUnavailableError:
                 await self.supervisor.lost()
-            return serving.engine
-        if self.launcher.engine is None or self.supervisor.state is EngineState.STARTING:
+            if not serving.engine.other:
+                return serving.engine
+        last = self.launcher.engine
+        if last is None or last.other or self.supervisor.state is EngineState.STARTING:
             async with self.supervisor.ensure(on_wait=on_wait) as engine:
                 return engine
-        return self.launcher.engine
+        return last
 
     async def info(self, on_wait: OnWait) -> dict[str, Any]:
         """Describe the loaded model, and what the WebUI has beside models."""
@@ -153,5 +161,5 @@ class ImageModels:
             "samplers": sorted(set(catalogue.samplers.values())),
             "schedulers": sorted(set(catalogue.schedulers.values())),
             "loras": sorted(catalogue.loras) if catalogue.loras is not None else None,
-            "loaded": self.supervisor.serving is not None,
+            "loaded": self._is_loaded,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -48,6 +49,11 @@ _OWN_MODELS: Final = FOLDER / "models/Stable-diffusion"
 _USUAL_PORT: Final = 7860
 _SD_SERVER: Final = "sd-server"
 _SCRIPTS: Final = frozenset({"webui.sh", "webui.py", "launch.py"})
+_INTERPRETER: Final = re.compile(r"python[\d.]*|(ba|da|z)?sh")
+_CODE: Final = ("-c", "-m")
+"""What follows is no script."""
+
+_SCRIPT_SUFFIXES: Final = (".py", ".sh")
 _CONTAINERS: Final = frozenset({"docker", "podman"})
 """What listens in there has to listen everywhere; who reaches it is a matter of ``--publish``."""
 
@@ -181,6 +187,7 @@ def _look_at_command(report: CheckReport) -> None:
         port=command.port,
     )
     if settings.sd_startup_command is not None:
+        _look_for_script(command, report)
         _judge_words(command, words, report, names_port=names_port)
     _judge_openness(command, words, report)
     if settings.sd_startup_command is None and "--ckpt" not in (settings.sd_args or ""):
@@ -202,6 +209,21 @@ def _tell_no_program(command: WebUICommand, report: CheckReport) -> None:
         remedy = f"SD_STARTUP_COMMAND='./{program} …': without a slash it is looked for in PATH only"
     shown = f"in {where}" if "/" in program else "here"
     report.error(f"SD_STARTUP_COMMAND: {program!r} is no program that can be run {shown}", remedy)
+
+
+def _look_for_script(command: WebUICommand, report: CheckReport) -> None:
+    """Say whether the script is there that an interpreter is to run: that one runs, and ends at once without it."""
+    if _INTERPRETER.fullmatch(PurePath(command.argv[0]).name) is None:
+        return
+    script = next((word for word in command.argv[1:] if word.startswith(_CODE) or not word.startswith("-")), "")
+    where = command.folder or Path.cwd()
+    in_path = script.endswith(".sh") and shutil.which(script, path=report.environ.get("PATH")) is not None
+    if script.endswith(_SCRIPT_SUFFIXES) and not (where / script).is_file() and not in_path:
+        report.error(
+            f"SD_STARTUP_COMMAND: there is no {script} in {where}, where it is started",
+            f"put the WebUI into {FOLDER} (so that {FOLDER / LAUNCH} is there), or write the script's whole path",
+            script=str(where / script),
+        )
 
 
 def _given(words: Sequence[str], flags: Sequence[str]) -> str | None:

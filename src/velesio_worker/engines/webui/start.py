@@ -112,6 +112,7 @@ _HINTS: Final = (
     ("out of memory", "there is too little GPU memory: SD_ARGS=--medvram, or a smaller model"),
     ("unrecognized arguments", "the WebUI does not know an argument: check SD_STARTUP_COMMAND and SD_ARGS"),
     ("no checkpoints found", "there is no model: put one into SD_MODEL_PATH"),
+    ("can't open file", "its script is not there: check SD_STARTUP_COMMAND, and the folder that it is started in"),
     ("no module named", "the WebUI is not installed whole: run its own installation once"),
     ("address already in use", "the port is taken: set SD_PORT"),
 )

@@ -223,6 +223,30 @@ async def test_a_command_that_is_no_program_is_an_error(home: Path, command: str
     assert "in /" in finding.message or not command.startswith("./")
 
 
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("python3.10 -u launch.py --api", "launch.py"),
+        ("sh webui.sh --api", "webui.sh"),
+        ("python3.10 /opt/none/launch.py --api", "/opt/none/launch.py"),
+        ("python3.10 here.py --api", None),
+        ("python3.10 -m launch --api", None),
+        ("sh -c './none.sh --api'", None),
+        ("env launch.py --api", None),
+    ],
+)
+async def test_a_script_that_an_interpreter_would_not_find_is_an_error(
+    folder: Path, command: str, missing: str | None
+) -> None:
+    for name in ("python3.10", "sh", "env"):
+        program(folder / "bin" / name, "")
+    (folder / "here.py").touch()
+    found = await images(sd_startup_command=f"{command} --port 7000")
+    assert told(found) == (["ok", "error"] if missing else ["ok"])
+    assert missing is None or f"there is no {missing} in {folder}" in found[1].message
+    assert missing is None or "data/sd/launch.py" in remedy(found[1])
+
+
 async def test_a_command_runs_in_the_webuis_folder(home: Path) -> None:
     program(home / "webui.sh", f"touch {home}/ran")
     (finding,) = await images(sd_startup_command="./webui.sh --api --port 7000", sd_model_path="none")

@@ -214,6 +214,20 @@ async def test_a_webui_of_ones_own_that_failed_to_load_a_model_is_to_be_replaced
         assert not bed.double.studio.shelf.hooked
 
 
+async def test_a_webui_elsewhere_that_hangs_gets_no_job_before_it_makes_an_image_again() -> None:
+    with WebUIDouble(FAST) as double:
+        async with supervised(double) as supervisor, anyio.create_task_group() as tasks:
+            double.pause()
+            tasks.start_soon(run, supervisor)
+            await until(lambda: double.running)
+            await supervisor.stalled("sent nothing for 60 s")
+            tasks.cancel_scope.cancel()
+            await until(lambda: double.waiting == 1)
+            assert supervisor.state is EngineState.STARTING
+            double.go_on()
+            assert (await run_to_its_end(supervisor)).result["images"]
+
+
 async def test_the_state_says_that_a_model_was_unloaded_and_which_is_the_default() -> None:
     with WebUIDouble(FAST) as double:
         async with supervised(double) as supervisor:

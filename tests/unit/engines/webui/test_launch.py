@@ -40,7 +40,9 @@ from velesio_worker.wire.errors import (
     EngineStartError,
     EngineUnavailableError,
     JobError,
+    ModelUnavailableError,
 )
+from velesio_worker.wire.events import Begun
 
 pytestmark = pytest.mark.anyio
 
@@ -218,6 +220,56 @@ async def test_a_program_that_goes_on_with_what_nobody_wants_is_replaced(
         await until(lambda: len(bed.events("serving")) == 2)
         async with supervisor.ensure() as engine:
             assert (await run(engine)).result["images"]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_program_that_is_killed_costs_those_who_stood_in_its_line_no_attempt(
+    bed: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures.random, "uniform", short)
+    supervisor = Supervisor(bed.launcher(sd_concurrency=3, sd_max_batch=1), PATIENT)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.run)
+        for kills in range(3):
+            await until(lambda: supervisor.state is EngineState.READY)
+            jobs = [Job(cat(steps=150, prompt=f"{kills} {number}")) for number in range(3)]
+            for job in jobs:
+                tasks.start_soon(lease_and_run, supervisor, job)
+            await until(lambda kills=kills: len(bed.events("begun")) == 2 * (kills + 1))
+            serving = supervisor.serving
+            assert serving is not None
+            assert serving.kill is not None
+            serving.kill()
+            await until(lambda jobs=jobs: all(job.over and job.error for job in jobs))
+            assert [Begun() in job.events for job in jobs] == [True, False, False]
+            await until(lambda serving=serving: supervisor.serving is not serving)
+        tasks.cancel_scope.cancel()
+
+
+async def lease_and_run(supervisor: Supervisor[WebUIEngine], job: Job) -> None:
+    try:
+        async with supervisor.ensure() as engine:
+            await job.run(engine)
+    except JobError as error:
+        job.error = error
+
+
+async def test_a_program_that_fails_to_load_a_model_is_started_again_and_makes_the_same_images(bed: Bench) -> None:
+    supervisor = Supervisor(bed.launcher(bed.command("--models", "tinyA,tinyB", "--broken", "tinyB")), PATIENT)
+
+    async def image() -> list[str]:
+        async with supervisor.ensure() as engine:
+            return (await run(engine, seed=1)).result["images"]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.run)
+        before = await image()
+        with pytest.raises(ModelUnavailableError, match=r"The model tinyB cannot be loaded: .* has 'tinyA' loaded"):
+            async with supervisor.ensure("tinyB"):
+                pass
+        assert await image() == before
+        assert len(bed.events("serving")) == 2
+        assert (supervisor.facts()["restarts"], supervisor.facts()["last_error"]) == (0, None)
         tasks.cancel_scope.cancel()
 
 

@@ -14,7 +14,7 @@ from tests.doubles.webui.client import Asking, ask
 from tests.support.waiting import until
 from tests.support.webui_bench import OFTEN, SLOW, Bench, Job, bench, cat, cat_from_image, size
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, EngineUnavailableError
-from velesio_worker.wire.events import Done
+from velesio_worker.wire.events import Begun, Done
 
 pytestmark = pytest.mark.anyio
 
@@ -514,3 +514,26 @@ async def test_nothing_is_in_flight_once_the_line_is_idle() -> None:
             await bed.engine.line.idle()
         assert bed.double.inside == 0
         assert not bed.double.running
+
+
+async def test_jobs_that_only_stood_in_line_are_never_begun_on_a_webui_that_died() -> None:
+    async with bench(most=1) as bed:
+        first = await bed.held()
+        behind = await bed.start_in_line(*(cat(prompt=f"cat {number}") for number in range(3)))
+        bed.double.__exit__(None, None, None)
+        try:
+            assert isinstance(await first.failed(), EngineCrashedError)
+            for job in behind:
+                assert isinstance(await job.failed(), EngineUnavailableError)
+                assert Begun() not in job.events, "which costs no attempt"
+        finally:
+            bed.double.__enter__()
+
+
+async def test_a_webui_that_lost_one_connection_alone_goes_on_with_the_line() -> None:
+    async with bench(SLOW, most=1) as bed:
+        bed.double.fail_next("drop")
+        first, *behind = await bed.start_in_line(*(cat(prompt=f"cat {number}") for number in range(3)))
+        assert isinstance(await first.failed(), EngineCrashedError)
+        for job in behind:
+            await job.ended()
