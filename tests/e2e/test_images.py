@@ -318,3 +318,26 @@ def test_many_images_and_texts_at_once_cost_none_of_them(plain: Any, make_worker
         at_once += 1 if line["event"] == "arrived" else -1
         peak = max(peak, at_once)
     assert peak == 1
+
+
+def test_a_webui_that_was_exchanged_while_nobody_looked_serves_with_what_it_has_now(
+    plain: Any, make_worker: MakeWorker
+) -> None:
+    with WebUIDouble(Setup(step_seconds=0.005, models=("tinyA", "tinyB"))) as double:
+        worker = make_worker(RUN_LLM="false", RUN_SD="true", SD_SERVER_URL=double.url)
+        paint(plain, "before", steps=2)
+        assert ended(plain, "before")["parameters"]["model"] == "tinyA"
+    time.sleep(1.1)  # no WebUI starts sooner
+    with WebUIDouble(Setup(step_seconds=0.005, models=("tinyB", "tinyC")), port=double.port):
+        for number in range(2):
+            paint(plain, f"any-{number}", steps=2)
+            made = ended(plain, f"any-{number}")
+            assert made["parameters"]["model"] == "tinyB", (made, worker.log_text())
+        paint(plain, "gone", steps=2, model="tinyA")
+        refused = ended(plain, "gone")
+        assert (refused["code"], "there are tinyB, tinyC" in refused["error"]) == ("bad_job", True)
+        paint(plain, "other", steps=2, model="tinyC")
+        assert ended(plain, "other")["parameters"]["model"] == "tinyC"
+        plain.lpush("llama_queue", json.dumps({"id": "list", "type": "list_models", "data": {"kind": "image"}}))
+        assert [model["name"] for model in ended(plain, "list")["models"]] == ["tinyB", "tinyC"]
+    assert "somebody else" not in worker.log_text()
