@@ -67,6 +67,7 @@ class Life:
     """What a probe waits for."""
     moved: float | None = None
     ended: bool = False
+    excused: bool = False
     over: anyio.Event = field(default_factory=anyio.Event)
     how: str = ""
 
@@ -115,7 +116,12 @@ class Life:
     def serving(self) -> Serving[EngineStub]:
         kill = self.kill if self.owned else None
         exchange, rest = (self.exchange, self.rest) if self.exchanges else (None, None)
-        return Serving(self.engine, self.slots, self.gone, self.report, kill, self.count, self.probe, exchange, rest)
+        return Serving(
+            *(self.engine, self.slots, self.gone, self.report, kill, self.count, self.probe),
+            exchange=exchange,
+            rest=rest,
+            excused=lambda: self.excused,
+        )
 
 
 class LauncherDouble:

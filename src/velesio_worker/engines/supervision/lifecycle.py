@@ -230,7 +230,7 @@ class EngineRun(Generic[E]):
             fate = "is not used until it works again" if self._hangs_elsewhere else "was replaced while the job ran"
             text = f"{name} {fate}: it {self._served.why}."
             self._leases.dismiss(EngineUnavailableError, text)
-        elif self._exchanged:
+        elif self._exchanged or (self._serving is not None and self._serving.excused()):
             self._leases.dismiss(EngineUnavailableError, f"{name} {self._served.why}.")
         else:
             self._leases.dismiss(EngineCrashedError, f"{name} went away while the job ran.")

@@ -192,6 +192,11 @@ def begun_of(state: dict[str, Any]) -> str:
     return begun if isinstance(begun, str) and begun != _NO_IMAGE_YET else ""
 
 
+def is_new(state: dict[str, Any]) -> bool:
+    """Whether a WebUI tells that it has begun no image since it was started."""
+    return state.get("job_timestamp") == _NO_IMAGE_YET
+
+
 def _checked(status: int, answer: Any) -> Any:  # noqa: ANN401 (JSON)
     if status == _OK:
         return answer

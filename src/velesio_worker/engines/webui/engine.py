@@ -13,7 +13,7 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, reached
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, reached
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, difference, listed, read_catalogue
 from velesio_worker.engines.webui.generation import ImageGeneration
 from velesio_worker.engines.webui.line import Line
@@ -150,9 +150,10 @@ class WebUIEngine:
     async def _see_restart(self) -> None:
         """Notice a start by the time of the last image, which a WebUI that tells of its progress has forgotten then."""
         if self._abilities.progress:
-            before, self.line.begun = self.line.begun, begun_of(await self._api.state())
-            if before and not self.line.begun:
+            state = await self._api.state()
+            if self.line.begun and is_new(state):
                 self.other = "was started again"
+            self.line.begun = begun_of(state) or self.line.begun
 
     def _take(self, catalogue: Catalogue) -> None:
         """Take note of what the WebUI has; where it must be another one, of that."""

@@ -19,7 +19,7 @@ import anyio.to_thread
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import GpuSharing, Settings
-from velesio_worker.engines.base import Serving, Spec, Traits
+from velesio_worker.engines.base import Serving, Spec, SpoiltError, Traits
 from velesio_worker.engines.gpu import Gpus, read_soon
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.supervision.liveness import Reported, until_gone
@@ -32,6 +32,7 @@ from velesio_worker.engines.webui.command import credentials_of, webui_command, 
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
+from velesio_worker.engines.webui.loading import Unloadable
 from velesio_worker.engines.webui.start import answers, clean, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
 from velesio_worker.wire.jobs import Kind
@@ -72,6 +73,7 @@ class WebUILauncher:
         self._environ = environ
         self._pace = pace
         self._serves = False
+        self._unloadable = Unloadable()
         self.engine: WebUIEngine | None = None
         self.owned = settings.sd_server_url is None
         self.trouble = ""
@@ -293,13 +295,24 @@ class WebUILauncher:
             kill,
             _untold,
             engine.probe,
-            exchange=engine.exchange,
+            exchange=partial(self._exchange, engine),
             rest=engine.rest if engine.can_rest else None,
             excused=lambda: engine.line.ended or bool(engine.other),
             rests=lambda: engine.rests,
             works=engine.works,
             spare=slots * (self._settings.sd_max_batch - 1) + SPARE_SLOTS,
         )
+
+    async def _exchange(self, engine: WebUIEngine, spec: Spec) -> None:
+        model = engine.catalogue.model(spec.name) if spec.name else engine.default
+        if model is not None:
+            self._unloadable.check(model)
+        try:
+            await engine.exchange(spec)
+        except SpoiltError as error:
+            if model is not None:
+                self._unloadable.add(model, str(error))
+            raise
 
     async def _memory(self) -> str:
         """Say how much memory the GPUs have."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -21,6 +22,8 @@ from velesio_worker.wire.errors import EngineRefusedError, JobError, ModelUnavai
 _SWITCH_SECONDS: Final = 600.0
 """How long a WebUI may take to load another model."""
 
+_AGAIN_SECONDS: Final = 300.0
+
 _CHECKPOINT: Final = "sd_model_checkpoint"
 _ATTENTION: Final = "cross_attention_optimization"
 _NONE: Final = "None"
@@ -29,6 +32,38 @@ _UNKNOWN: Final = "not found"
 """What a WebUI says of a title that it does not know; it has done nothing then."""
 
 log = get_logger(__name__)
+
+
+class Unloadable:
+    """The models that could not be loaded: each try costs everybody a start of the WebUI, so none follows at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, object], tuple[float, str]] = {}
+
+    def add(self, model: ImageModel, why: str) -> None:
+        """Take note of one."""
+        self._known[model.name, _stamp(model)] = anyio.current_time() + _AGAIN_SECONDS, why
+
+    def check(self, model: ImageModel) -> None:
+        """Refuse one of those whose file is the same as then, for a while.
+
+        Raises:
+            ModelUnavailableError: it is.
+        """
+        until, why = self._known.get((model.name, _stamp(model)), (0.0, ""))
+        if anyio.current_time() < until:
+            raise ModelUnavailableError(
+                f"{why}; it is tried again once its file has changed, or after {_AGAIN_SECONDS:g} s"
+            )
+
+
+def _stamp(model: ImageModel) -> object:
+    """Return what changes with a model's file, as far as that can be seen from here."""
+    try:
+        facts = Path(model.filename).stat()
+    except (OSError, ValueError):
+        return None
+    return facts.st_size, facts.st_mtime_ns
 
 
 class Loader:

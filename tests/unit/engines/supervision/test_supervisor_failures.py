@@ -507,6 +507,17 @@ async def test_an_engine_elsewhere_that_goes_away_after_it_hung_ends_what_runs_o
         await until(lambda: supervised.launcher.lives[1:])
 
 
+async def test_an_end_that_was_wished_for_costs_jobs_no_attempt() -> None:
+    supervised = Supervised(LauncherDouble(owned=False))
+    async with supervised.ready():
+        user = await supervised.user()
+        supervised.launcher.life.excused = True
+        supervised.launcher.life.die("is another one now")
+        await until(lambda: user.done)
+        assert isinstance(user.error, EngineUnavailableError)
+        assert "is another one now" in str(user.error)
+
+
 async def test_jobs_on_an_engine_that_the_watchdog_found_hanging_are_told_so(caplog: pytest.LogCaptureFixture) -> None:
     launcher = LauncherDouble()
     supervised = Supervised(launcher, Patience(stall=0.05))

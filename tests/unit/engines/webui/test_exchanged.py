@@ -115,6 +115,27 @@ async def test_loras_of_a_webui_that_had_no_route_for_them_are_known_after_its_e
         assert len(job.result["warnings"]) == 1
 
 
+async def test_a_webui_that_was_started_again_with_the_same_models_is_met_anew() -> None:
+    async with exchanged(models("tinyA"), models("tinyA")) as (supervisor, again):
+        serving = supervisor.serving
+        assert (await run_to_its_end(supervisor)).result["images"]
+        assert supervisor.serving is not serving
+        assert {"CLIP_stop_at_last_layers": 1, "sd_vae": "Automatic"} in again.asked("options")
+
+
+async def test_a_webui_that_does_not_tell_of_its_progress_for_a_moment_is_the_same_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def untold(_: object) -> dict[str, Any]:
+        return {}
+
+    with WebUIDouble(FAST) as double:
+        async with supervised(double) as supervisor:
+            await run_to_its_end(supervisor)
+            monkeypatch.setattr("velesio_worker.engines.webui.api.WebUIApi.state", untold)
+            assert (await run(supervisor)).result["images"]
+
+
 async def test_an_exchange_is_noticed_by_a_probe() -> None:
     async with exchanged(models("tinyA"), models("tinyB")) as (supervisor, _):
         serving = supervisor.serving

@@ -269,6 +269,11 @@ async def test_a_program_that_fails_to_load_a_model_is_started_again_and_makes_t
                 pass
         assert await image() == before
         assert len(bed.events("serving")) == 2
+        with pytest.raises(ModelUnavailableError, match="it is tried again once its file has changed"):
+            async with supervisor.ensure("tinyB"):
+                pass
+        assert await image() == before
+        assert len(bed.events("serving")) == 2, "one start for all jobs that want it"
         assert (supervisor.facts()["restarts"], supervisor.facts()["last_error"]) == (0, None)
         tasks.cancel_scope.cancel()
 
