@@ -62,8 +62,8 @@ class LlamaLauncher:
 
     @property
     def default_name(self) -> str:
-        """The name of the model of jobs that ask for none; empty where it is not known yet."""
-        return self.default().name or self._served
+        """The name of the model of jobs that ask for none; empty where the server alone knows it."""
+        return self.default().name
 
     def default(self) -> Spec:
         """What is served unless somebody asks for something else."""

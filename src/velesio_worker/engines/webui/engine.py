@@ -13,7 +13,7 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, reached
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, is_passing, reached
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, difference, listed, read_catalogue
 from velesio_worker.engines.webui.generation import ImageGeneration
 from velesio_worker.engines.webui.line import Line
@@ -141,6 +141,8 @@ class WebUIEngine:
                     await self._see_restart()
                     catalogue = await read_catalogue(self._api)
                 except (ConnectionLostError, JobError) as error:
+                    if isinstance(error, EngineRefusedError) and not is_passing(error):
+                        self.other = f"is another one now: {error}"
                     log.debug(f"{NAME} does not say what it has: {error}", action="look_failed")
                 else:
                     self._take(catalogue)

@@ -98,6 +98,14 @@ async def test_a_default_that_somebody_chose_and_that_is_gone_is_the_default_no_
             double.__enter__()
 
 
+async def test_a_webui_that_wants_another_password_by_now_is_no_jobs_fault() -> None:
+    async with exchanged(models("tinyA"), models("tinyA", api_auth="me:secret")) as (supervisor, _):
+        job = await run_to_its_end(supervisor)
+        assert isinstance(job.error, EngineFailedError)
+        assert "wants a user and a password" in str(job.error)
+        assert supervisor.reason
+
+
 async def test_a_webui_that_was_started_again_with_the_same_models_gets_the_same_default_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
