@@ -18,7 +18,7 @@ from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, differ
 from velesio_worker.engines.webui.generation import ImageGeneration
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
-from velesio_worker.engines.webui.loading import Loader
+from velesio_worker.engines.webui.loading import Loader, look_for_files
 from velesio_worker.engines.webui.request import UNKEPT, prepare, with_numbers
 from velesio_worker.wire.errors import (
     BadJobError,
@@ -177,22 +177,13 @@ class WebUIEngine:
         async with self._refreshing:
             if self._refreshed_at < asked_at:  # else somebody who waited as well has done it since
                 began = anyio.current_time()
-                async with anyio.create_task_group() as group:
-                    for route in ("refresh-checkpoints", "refresh-loras", "refresh-vae"):
-                        group.start_soon(self._try_post, route)
+                await look_for_files(self._api)
                 with reached():
                     self._take(await read_catalogue(self._api))
                 self._refreshed_at = began
         if self.other:
             raise EngineUnavailableError(f"{NAME} {self.other}.")
         return self.catalogue
-
-    async def _try_post(self, route: str) -> None:
-        """Have something looked up again; while an image is made that may take longer than anybody wants to wait."""
-        try:
-            await self._api.post(route, {})
-        except (ConnectionLostError, JobError) as error:
-            log.debug(f"{route}: {error}", action="route_refused")
 
     async def find(self, name: str) -> ImageModel:
         """Return the model that ``name`` means.

@@ -27,12 +27,13 @@ from velesio_worker.engines.supervision.orphans import end_orphans
 from velesio_worker.engines.supervision.ports import check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.engines.webui.api import WebUIApi, is_passing
-from velesio_worker.engines.webui.catalogue import listed, read_catalogue
+from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
 from velesio_worker.engines.webui.loading import Unloadable
+from velesio_worker.engines.webui.restoring import restore
 from velesio_worker.engines.webui.start import answers, clean, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError
 from velesio_worker.wire.jobs import Kind
@@ -136,7 +137,8 @@ class WebUILauncher:
                 serving = await self._foreign(stack, self._settings.sd_server_url)
             else:
                 serving = await self._own(stack)
-            serving = replace(serving, instead=await self._restore(serving.engine, spec))
+            before = None if self.engine is None else self.engine.default
+            serving = replace(serving, instead=await restore(serving.engine, spec, before))
             self.engine, self._serves = serving.engine, True
             lines = await stack.enter_async_context(anyio.create_task_group())
             lines.start_soon(serving.engine.line.run)
@@ -145,35 +147,6 @@ class WebUILauncher:
             finally:
                 self._serves = False
                 lines.cancel_scope.cancel()
-
-    async def _restore(self, engine: WebUIEngine, spec: Spec) -> Spec | None:
-        """Have the same model loaded as before: a WebUI that starts again has its own, or the one it had last.
-
-        Returns:
-            what is served where it has no such model any more; None if it has.
-        """
-        if self.engine is not None and self.engine.default is not None:
-            engine.default = engine.catalogue.model(self.engine.default.name) or engine.default
-            self._say_if_gone(engine, self.engine.default.name)
-        gone = bool(spec.name) and engine.catalogue.model(spec.name) is None
-        if gone:
-            self._say_if_gone(engine, spec.name)
-        wanted = ("" if gone else spec.name) or (engine.default.name if engine.default is not None else "")
-        if wanted and wanted != engine.model:
-            try:
-                await engine.exchange(Spec(name=wanted))
-            except JobError as error:
-                raise EngineStartError(f"The model {wanted} cannot be loaded: {error}") from None
-        return Spec() if gone else None
-
-    def _say_if_gone(self, engine: WebUIEngine, name: str) -> None:
-        if engine.catalogue.model(name) is None:
-            known = listed(model.name for model in engine.catalogue.models) or "none"
-            log.warning(
-                f"the default image model {name} is not there any more; there are {known}: jobs that ask for none get "
-                f"{'what the WebUI has loaded' if engine.default is None else engine.default.name} from now on",
-                action="default_gone",
-            )
 
     async def _own(self, stack: AsyncExitStack) -> Serving[WebUIEngine]:
         settings = self._settings

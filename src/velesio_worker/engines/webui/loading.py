@@ -175,3 +175,17 @@ class Loader:
             if self.resting:
                 raise
         self.resting = False
+
+
+async def look_for_files(api: WebUIApi) -> None:
+    """Have a WebUI look for models again; while it makes an image that may take longer than anybody wants to wait."""
+
+    async def look(route: str) -> None:
+        try:
+            await api.post(route, {})
+        except (ConnectionLostError, JobError) as error:
+            log.debug(f"{route}: {error}", action="route_refused")
+
+    async with anyio.create_task_group() as group:
+        for route in ("refresh-checkpoints", "refresh-loras", "refresh-vae"):
+            group.start_soon(look, route)
