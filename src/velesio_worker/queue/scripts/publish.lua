@@ -34,7 +34,9 @@ if at >= first then
   local there = redis.call('XRANGE', KEYS[1], ARGV[1] .. '-' .. first, ARGV[1] .. '-' .. at)
   for i = 1, math.min(at - first + 1, (#ARGV - 3) / 2) do
     local id, fields = unpack(there[i] or {'', {}})
-    if id ~= ARGV[1] .. '-' .. (first + i - 1) or fields[2] ~= ARGV[2 + 2 * i] or fields[4] ~= ARGV[3 + 2 * i] then
+    local event, data = ARGV[2 + 2 * i], ARGV[3 + 2 * i]
+    local ends = event == 'done' or event == 'error'  -- which somebody may have completed in other words
+    if id ~= ARGV[1] .. '-' .. (first + i - 1) or fields[2] ~= event or (fields[4] ~= data and not ends) then
       return {'taken', at}
     end
   end
