@@ -109,7 +109,13 @@ async def test_an_answer_that_is_too_large_is_not_kept(commands: Any) -> None:
 
 def cache_bytes(content: str) -> bytes:
     """An answer without pieces as it stands in Redis."""
-    done: dict[str, Any] = {"result": {"text": content}, "finish_reason": "stop", "usage": None, "timings": None, "unsaid": []}
+    done: dict[str, Any] = {
+        "result": {"text": content},
+        "finish_reason": "stop",
+        "usage": None,
+        "timings": None,
+        "unsaid": [],
+    }
     return json.dumps({"model": "tiny", "tokens": [], "done": done}, separators=(",", ":")).encode()
 
 
