@@ -278,7 +278,13 @@ TOOL: Final = {
 }
 
 
-@pytest.mark.parametrize("choice", ["required", "none"])
+def test_a_tool_that_must_be_called_by_a_model_that_knows_none_is_refused(place: Place) -> None:
+    data = {"messages": [{"role": "user", "content": "Hi."}], "tools": [TOOL], "tool_choice": "required"}
+    code, message = place.error("chat_completion", data)
+    assert (code, "knows no tools" in message) == ("bad_job", True)
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
 def test_tools_reach_the_engine_and_calls_come_back_as_they_were_sent(place: Place, choice: str) -> None:
     asked = {"role": "user", "content": "What is the weather in Oslo?"}
     data = {"messages": [asked], "tools": [TOOL], "tool_choice": choice, "max_tokens": 40, "stream": True}
@@ -294,6 +300,7 @@ def test_tools_reach_the_engine_and_calls_come_back_as_they_were_sent(place: Pla
     assert said(found) == answer["text"] == message["content"]
     assert (answer["finish_reason"] == "tool_calls") is bool(calls), "whether a small model calls is its own affair"
     assert found[0][2]["type"] == "chat_completion"
+    assert bool(answer.get("warnings")) == bool(found[-1][2].get("warnings")) == (choice == "auto")
     if choice == "none":
         assert not calls
 

@@ -87,12 +87,12 @@ class Admission:
     async def _end_refused(self, refusal: RefusedJobError, held: Held, status: ClaimStatus) -> None:
         match status:
             case ClaimStatus.HELD:
-                reason = f"its id {refusal.job_id} is that of a job that runs, and it is wrong: {refusal}"
+                reason = f"its id {refusal.job_id} is that of a job that runs, and it is wrong: {refusal.error.public}"
                 await self._slots.bury(held.slot, held.payload, reason)
             case ClaimStatus.FINISHED:
                 await self._finished(held)
             case _:
-                log.warning(str(refusal), action="job_refused", code=refusal.error.code)
+                log.warning(refusal.error.public, action="job_refused", code=refusal.error.code)
                 bury = str(refusal) if len(held.payload) > self._max_bytes else ""
                 await self._closer.failed(held, refusal.error, bury=bury)
 

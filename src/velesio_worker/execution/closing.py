@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import orjson
@@ -133,12 +134,15 @@ class Closer:
         if isinstance(stream.failure, StreamLostError):
             await self.hand_back(held, in_good_order=True)
             return False
+        began = time.monotonic()
         if not await self.claims.finish(held, result):
             log.warning("another attempt owns the job", action="job_fenced")
             FENCED.inc()
             await self.drop(held)
             return False
         bury = await self._say(held, last, stream) or bury
+        if self.claims.may_have_lost(began):
+            await self.claims.finish(held, result)
         if bury:
             await self.slots.bury(held.slot, held.payload, bury)
         else:

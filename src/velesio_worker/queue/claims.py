@@ -115,6 +115,10 @@ class Claims:
                 return False
         return True
 
+    def may_have_lost(self, since: float) -> bool:
+        """Whether a failover may have lost a result that was stored after a moment in monotonic seconds."""
+        return self._link.outage.away_since(since) > 0
+
     async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
         """Give the attempt up and put the job to the front of its list; in good order it counts for nothing."""
         await self._release(held.job_id, held.slot, held.attempt, in_good_order=in_good_order)

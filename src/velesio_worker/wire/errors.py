@@ -6,6 +6,7 @@ An exception's docstring is its message where none is given.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 _REPEATS: Final = ("{", "[", "but got:")
@@ -69,7 +70,7 @@ class JobError(VelesioError):
 
     Args:
         message: what happened, for whoever submitted the job.
-        said: the part of the message that is the engine's own words, which may repeat the job's texts.
+        said: the part of the message that may repeat the job's texts, such as the engine's own words; or several.
 
     Attributes:
         code: the error's name on the wire (wire protocol, section 5).
@@ -84,16 +85,16 @@ class JobError(VelesioError):
             cls.code, cls.retryable = code, retryable
             _BY_CODE[code] = cls
 
-    def __init__(self, message: str | None = None, *, said: str = "") -> None:
+    def __init__(self, message: str | None = None, *, said: str | Sequence[str] = "") -> None:
         super().__init__(message)
-        self._said = said
+        self._said = [said] if isinstance(said, str) else said
 
     @property
     def public(self) -> str:
-        """The message as the log may have it: one line, and nothing of what an engine repeats of the job."""
+        """The message as the log may have it: one line, and nothing of what is repeated of the job."""
         text = str(self)
-        if self._said:
-            text = text.replace(self._said, "… (the engine's words stand in the result)")
+        for said in self._said:
+            text = text.replace(said, "… (the words stand in the result)") if said else text
         line = text.splitlines()[0]
         cut = min((at for sign in _REPEATS if (at := line.find(sign)) >= 0), default=len(line))
         return line if cut == len(line) else f"{line[:cut].rstrip()} …"

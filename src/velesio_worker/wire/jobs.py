@@ -257,11 +257,11 @@ def _checked_job(fields: dict[str, Any]) -> Job:
     try:
         parameters = job_type.parameters.model_validate(data)
     except ValidationError as error:
-        raise BadJobError(_sentences(error, "data", known=job_type.parameters.known())) from None
+        raise _bad_job(error, "data", known=job_type.parameters.known()) from None
     try:
         envelope = Envelope.model_validate(fields)
     except ValidationError as error:
-        raise BadJobError(_sentences(error)) from None
+        raise _bad_job(error) from None
     return Job.model_construct(id=fields["id"], type=job_type, parameters=parameters, **dict(envelope))
 
 
@@ -269,9 +269,10 @@ def _known_type(type_: object) -> JobType | None:
     return next((known for known in JobType if known == type_), None)
 
 
-def _sentences(error: ValidationError, *prefix: str, known: Sequence[str] = ()) -> str:
+def _bad_job(error: ValidationError, *prefix: str, known: Sequence[str] = ()) -> BadJobError:
     """Say each mistake with the field's path, and the parameters that there are where one is unknown."""
     sentences: list[str] = []
+    quoting: list[str] = []
     told = f"; known ones: {', '.join(known)}" if known else ""
     mistakes = error.errors(include_url=False, include_context=False)
     for mistake in mistakes[:_MISTAKES]:
@@ -283,12 +284,15 @@ def _sentences(error: ValidationError, *prefix: str, known: Sequence[str] = ()) 
             case "missing":
                 sentences.append(f"{path}: required")
             case _:
-                text = f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
+                said = mistake["msg"].removeprefix("Value error, ")
                 private = not mistake["loc"] or PRIVATE.intersection(mistake["loc"])
-                sentences.append(text if private else f"{text} (got {_shorten(_REPR.repr(mistake['input']))})")
+                got = "" if private else f" (got {_shorten(_REPR.repr(mistake['input']))})"
+                sentences.append(f"{path}: {said}{got}")
+                if private and mistake["type"] == "value_error":  # our own checks name what they found
+                    quoting.append(said)
     if len(mistakes) > _MISTAKES:
         sentences.append(f"and {len(mistakes) - _MISTAKES} more mistakes")
-    return "; ".join(sentences)
+    return BadJobError("; ".join(sentences), said=quoting)
 
 
 def _json_type(value: object) -> str:

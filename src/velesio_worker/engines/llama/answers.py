@@ -53,7 +53,8 @@ class AnswerCheck:
                 self._schema, retriever=_fetch_nothing, pattern_options=patterns, validate_formats=False
             )
         except ValueError as error:
-            raise BadJobError(f"The JSON schema cannot be enforced: {_said(error)}.") from None
+            said = _said(error)
+            raise BadJobError(f"The JSON schema cannot be enforced: {said}.", said=said) from None
 
     def _breach(self, text: str) -> str:
         try:
