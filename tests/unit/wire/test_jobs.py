@@ -223,6 +223,21 @@ def test_what_people_write_is_not_repeated_in_a_message(fields: dict[str, Any]) 
     assert "secret" not in str(refusal(fields))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        chat(tool_choice={"type": "function", "function": {"name": "my secret"}}),
+        chat(json_schema={"$ref": "#/my secret"}),
+        completion(json_schema={"properties": {"my secret": {"pattern": "(?=my secret)"}}}),
+    ],
+)
+def test_what_a_check_quotes_is_told_to_the_producer_and_not_to_the_log(fields: dict[str, Any]) -> None:
+    error = refusal(fields).error
+    assert "my secret" in str(error)
+    assert "my secret" not in error.public
+    assert error.public.startswith("data")
+
+
 def test_unknown_fields_beside_the_parameters_are_ignored() -> None:
     assert parsed(job(user="u1", priority=[9], parameters=None, kind="x")) == parsed(job())
 
