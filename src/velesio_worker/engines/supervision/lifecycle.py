@@ -61,7 +61,7 @@ class EngineRun(Generic[E]):
     """One engine from its start to its end. A task of its own starts, watches and ends it (:meth:`live`).
 
     All other methods are called by the task that owns it, whose inbox is told what happens to it; ``on_start`` goes
-    there once it serves. One that is in doubt, since it hung, has to do some work before that.
+    there once it serves.
     """
 
     def __init__(
@@ -72,8 +72,6 @@ class EngineRun(Generic[E]):
         inbox: Inbox,
         on_start: Callable[[], None],
         spec: Spec,
-        *,
-        in_doubt: bool = False,
     ) -> None:
         self._launcher = launcher
         self._leases = leases
@@ -85,7 +83,6 @@ class EngineRun(Generic[E]):
         self._served = Served(spec)
         self._pardoned = False
         self._exchanged = False
-        self._in_doubt = in_doubt
         self._hangs_elsewhere = False
         self._over = anyio.Event()
         self._reason = ""
@@ -102,13 +99,13 @@ class EngineRun(Generic[E]):
         """The engine, while it serves."""
         return None if self._over.is_set() else self._serving
 
-    async def live(self) -> Ended:
-        """Start the engine and have it serve until it is stopped."""
+    async def live(self, *, in_doubt: bool = False) -> Ended:
+        """Start the engine and have it serve until it is stopped; one in doubt, since it hung, does some work first."""
         began = anyio.current_time()
         try:
             async with self._launcher.serve(self._spec) as serving:
                 LOAD.labels(self._launcher.kind).observe(anyio.current_time() - began)
-                lost = await self._until_it_works(serving) if self._in_doubt else ""
+                lost = await self._until_it_works(serving) if in_doubt else ""
                 if lost:
                     return Ended(self._spec, lost=lost, steady=True, hangs=True)
                 try:

@@ -241,7 +241,7 @@ class Supervisor(Generic[E]):
             self._show(EngineState.STOPPED)
 
     async def _live(self, engine: EngineRun[E]) -> None:
-        ended = await engine.live()
+        ended = await engine.live(in_doubt=self._in_doubt)
         self._inbox.post(partial(self._conclude, ended))
 
     def _started(self) -> None:
@@ -282,7 +282,7 @@ class Supervisor(Generic[E]):
             case decisions.Start(spec):
                 self._show(EngineState.STARTING)
                 wanted = self._leases.default if self._launcher.exchanges else spec
-                self._engine = self._make(wanted, in_doubt=self._in_doubt)
+                self._engine = self._make(wanted)
                 tasks.start_soon(self._live, self._engine)
             case Step.TAKE_TURN:
                 self._turns.join(self._inbox.wake)
