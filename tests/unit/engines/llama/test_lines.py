@@ -39,6 +39,7 @@ def test_what_a_healthy_server_writes_of_any_job_is_no_warning(line: str, caplog
 def test_an_error_has_the_id_of_the_only_job_or_those_of_all(
     caplog: pytest.LogCaptureFixture, jobs: RunningJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lines, "LATE_SECONDS", 1000.0)
     pass_on(ERROR)
     with fields_in_log(job_id="a"), jobs.running():
         pass_on(ERROR)
