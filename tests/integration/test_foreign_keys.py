@@ -214,6 +214,20 @@ async def test_a_running_job_whose_hash_is_none_is_told_and_the_others_are_looke
                 await anyio.sleep(0.01)
 
 
+async def test_a_key_that_is_put_right_before_it_is_found_ends_nobody(side: Side) -> None:
+    replies = [ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), None]
+
+    async def operation() -> str:
+        if (error := replies.pop(0)) is not None:
+            raise error
+        return "done"
+
+    assert await side.link.on_keys({side.keys.workers: "zset"}, operation) == "done"
+    replies[:] = [ResponseError("WRONGTYPE of a key that nobody named")] * 9
+    with pytest.raises(ResponseError, match="nobody named"):
+        await side.link.on_keys({side.keys.workers: "zset"}, operation)
+
+
 WORDS = st.one_of(
     st.binary(max_size=12), st.sampled_from([b"", b"w1", b"a b", b"\xff\xfe", b"running", b"1e400", b"-1"])
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -14,6 +14,9 @@ from velesio_worker.queue.remedies import FOREIGN, kind_of
 from velesio_worker.queue.scripts import Scripts
 
 T = TypeVar("T")
+
+_PUT_RIGHT: Final = 3
+"""How often a key of another type may be gone again before it is found, until it is taken to be none of those."""
 
 
 class Link:
@@ -62,14 +65,19 @@ class Link:
             redis.exceptions.RedisError: Redis answered with an error that waiting does not mend.
         """
         backoff = Backoff()
+        unseen = 0
         while True:
             try:
                 return await until_done(self.outage, operation, writes=writes)
             except ResponseError as error:
                 foreign = await self.foreign(keys, error)
-                if foreign is None:
+                if foreign is not None:
+                    self.outage.noticed(foreign)
+                    unseen = 0
+                elif kind_of(error) == FOREIGN and unseen < _PUT_RIGHT:
+                    unseen += 1  # by now it may have been put right
+                else:
                     raise
-                self.outage.noticed(foreign)
                 await backoff.pause()
 
     async def foreign(self, keys: Mapping[str, str], error: Exception) -> ResponseError | None:
