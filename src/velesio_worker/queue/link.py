@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,8 +16,9 @@ from velesio_worker.queue.scripts import Scripts
 
 T = TypeVar("T")
 
-_PUT_RIGHT: Final = 3
-"""How often a key of another type may be gone again before it is found, until it is taken to be none of those."""
+_PUT_RIGHT: Final = 5
+_A_WHILE: Final = 60.0
+"""So often in so many seconds a key of another type may be put right before it is found; else it is none of those."""
 
 
 class Link:
@@ -38,6 +40,7 @@ class Link:
         self.keys = keys
         self.outage = outage
         self.scripts = Scripts(redis, job_ttl=job_ttl)
+        self._put_right: list[float] = []
 
     async def done(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Have something written that is safe to repeat, however long Redis is away.
@@ -65,19 +68,14 @@ class Link:
             redis.exceptions.RedisError: Redis answered with an error that waiting does not mend.
         """
         backoff = Backoff()
-        unseen = 0
         while True:
             try:
                 return await until_done(self.outage, operation, writes=writes)
             except ResponseError as error:
                 foreign = await self.foreign(keys, error)
-                if foreign is not None:
-                    self.outage.noticed(foreign)
-                    unseen = 0
-                elif kind_of(error) == FOREIGN and unseen < _PUT_RIGHT:
-                    unseen += 1  # by now it may have been put right
-                else:
+                if foreign is None:
                     raise
+                self.outage.noticed(foreign)
                 await backoff.pause()
 
     async def foreign(self, keys: Mapping[str, str], error: Exception) -> ResponseError | None:
@@ -88,4 +86,6 @@ class Link:
             found = (await self.asked(lambda key=key: self.commands.type(key))).decode()
             if found not in {kind, "none"}:
                 return ResponseError(f"{FOREIGN} {key} is a {found}, where a {kind} belongs")
-        return None
+        now = time.monotonic()
+        self._put_right = [moment for moment in self._put_right if moment > now - _A_WHILE] + [now]
+        return ResponseError(str(error)) if len(self._put_right) <= _PUT_RIGHT else None
