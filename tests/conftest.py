@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.forks import close_fork_server
 from tests.support.servers import RedisServer, Topology
 from tests.support.topologies import NEVER, ClusterServers, SentinelServers
 from velesio_worker.core.settings import Settings
@@ -94,6 +95,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Leave no process behind."""
+    close_fork_server()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 
 from tests.support.environment import base_environment
+from tests.support.forks import Forked, fork_server
 from tests.support.servers import free_port
 
 
@@ -38,18 +38,10 @@ class WorkerProcess:
             "GPU_LAYERS": "0",
             **settings,
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "velesio_worker"],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = fork_server().start(self.environment, self._log)
 
     @property
     def pid(self) -> int:

@@ -1,0 +1,148 @@
+"""Programs of this package, forked from a process that has imported what they need.
+
+Python takes most of a second of a core for the worker's imports, and hundreds of tests start one. That the command
+starts by itself is shown by the tests of the demo, of the doctor and of the images.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from velesio_worker.__main__ import main
+
+_ROOT: Final = Path(__file__).parents[2]
+
+
+class Forked:
+    """A process that was forked; as much of :class:`subprocess.Popen` as tests use."""
+
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self._server = server
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, the negative number of the signal that ended it, or None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._server.ask(poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Wait until it has ended; returns the exit code. Raises TimeoutExpired after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("velesio-worker", timeout)
+            time.sleep(0.01)
+        return code
+
+
+class ForkServer:
+    """A process that has imported the worker, and forks one whenever it is asked to."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forks"],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """Send a request; returns its answer."""
+        with self._turn:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        assert answer, "the process that forks workers is gone"
+        return json.loads(answer)
+
+    def start(self, environment: Mapping[str, str], log: Path) -> Forked:
+        """Start ``velesio-worker`` in a session of its own, its output appended to ``log``."""
+        place = str(Path.cwd())
+        return Forked(self, self.ask(environment=dict(environment), log=str(log.absolute()), place=place))
+
+    def close(self) -> None:
+        """End it; what it forked stays."""
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+@cache
+def fork_server() -> ForkServer:
+    """Return this process's fork server; it is started when it is first needed."""
+    return ForkServer()
+
+
+def close_fork_server() -> None:
+    """End this process's fork server, if there is one."""
+    if fork_server.cache_info().currsize:
+        fork_server().close()
+        fork_server.cache_clear()
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    """Become what a new process is: a session, standard streams, an environment and a folder of its own."""
+    os.setsid()
+    null, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+    os.chdir(request["place"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    tempfile.tempdir = None  # it goes by the environment
+    sys.argv = ["velesio-worker"]
+
+
+def _exit_code(pid: int) -> int | None:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _serve() -> bool:
+    """Answer requests until nobody asks any more; in a forked process returns True at once."""
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        if "poll" in request:
+            answer = _exit_code(request["poll"])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become(request)
+                return True
+        os.write(1, json.dumps(answer).encode() + b"\n")
+    return False
+
+
+def _import_all() -> None:
+    """Import what a worker imports, and when."""
+    for name in ("velesio_worker.cli.main", "velesio_worker.cli.run", "uvloop", "httpx_aiohttp"):
+        with suppress(ImportError):  # the last two are extras
+            importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    _import_all()
+    gc.freeze()  # what all share stays shared
+    if _serve():
+        sys.exit(main())
