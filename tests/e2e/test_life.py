@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import psutil
 import pytest
 
 from tests.support.environment import base_environment
+from tests.support.forks import run_forked
 from tests.support.processes import MakeWorker, WorkerProcess, wait_until_gone
 from tests.support.servers import RedisServer, wait_until
 from tests.support.streams import LONG, joined, push, read
@@ -24,7 +23,7 @@ def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain
     first = make_worker(DRAIN_SECONDS="0")
     first.wait_for("worker_ready")
     engine = first.engine()
-    push(plain, "long", max_tokens=300, stream=True, endless=True)
+    push(plain, "long", max_tokens=100, stream=True, endless=True)
     read(plain, "long", until="token")
     assert first.stop() == 0
     wait_until_gone(engine)
@@ -95,7 +94,7 @@ def test_a_worker_waits_for_redis_and_says_so(own_redis: RedisServer, model_path
     worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL=own_redis.url, MODEL_PATH=str(model_path))
     worker.start()
     try:
-        line = worker.wait_for("redis_absent", count=2)
+        line = worker.wait_for("redis_absent")
         assert "REDIS_URL" in line["message"]
         own_redis.start()
         worker.wait_for("worker_ready")
@@ -173,15 +172,13 @@ def test_a_worker_uses_a_server_that_already_runs(plain: Any, make_worker: MakeW
 def test_the_command_line_submits_and_prints(plain: Any, make_worker: MakeWorker, redis_url: str) -> None:
     worker = make_worker()
     worker.wait_for("worker_ready")
-    command = [sys.executable, "-m", "velesio_worker", "submit", "--id", "mine", "--max-tokens", "8", "--stream"]
-    command += ["--data", '{"temperature": 0}', "Hi!"]
     environment = {**base_environment(), "REDIS_URL": redis_url}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == json.loads(plain.get("result:mine"))["text"] + "\n"
-    command = [sys.executable, "-m", "velesio_worker", "submit", "--data", '{"warmth": 1}', "Hi!"]
-    failed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert failed.returncode == 1
-    assert "data.warmth: unknown parameter" in failed.stderr
+    words = ["submit", "--id", "mine", "--max-tokens", "8", "--stream", "--data", '{"temperature": 0}', "Hi!"]
+    code, output, _ = run_forked(environment, *words)
+    assert (code, output) == (0, json.loads(plain.get("result:mine"))["text"] + "\n")
+    code, _, error = run_forked(environment, "submit", "--data", '{"warmth": 1}', "Hi!")
+    assert code == 1
+    assert "data.warmth: unknown parameter" in error
 
 
 MARK = "zebrafish"

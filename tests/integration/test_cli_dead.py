@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as sync_redis
 
 from tests.support.environment import base_environment
+from tests.support.forks import fork_server
 from velesio_worker.cli.main import main
 
 QUEUE, DEAD = "llama_queue", "{llama_queue}:dead"
@@ -143,11 +145,14 @@ def test_what_no_worker_wrote_is_shown_as_it_is(redis: Any, dead: Dead) -> None:
 
 
 @pytest.mark.parametrize("payload", [JOB, b"\xff\x00\r\n", b""])
-def test_a_payload_comes_out_byte_by_byte(bury: Bury, dead: Dead, redis_url: str, payload: bytes) -> None:
+def test_a_payload_comes_out_byte_by_byte(
+    bury: Bury, dead: Dead, redis_url: str, tmp_path: Path, payload: bytes
+) -> None:
     bury(payload)
-    command = [sys.executable, "-m", "velesio_worker", "dead", "show", references(dead)[0], "--payload"]
-    done = subprocess.run(command, env=base_environment() | {"REDIS_URL": redis_url}, capture_output=True, check=True)
-    assert (done.stdout, done.stderr) == (payload, b"")
+    out, err = tmp_path / "out", tmp_path / "err"
+    words = ("dead", "show", references(dead)[0], "--payload")
+    process = fork_server().start(base_environment() | {"REDIS_URL": redis_url}, out, *words, err=err)
+    assert (process.wait(60), out.read_bytes(), err.read_bytes()) == (0, payload, b"")
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(bury: Bury, dead: Dead, redis_url: str) -> None:

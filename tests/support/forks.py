@@ -74,10 +74,29 @@ class ForkServer:
         assert answer, "the process that forks workers is gone"
         return json.loads(answer)
 
-    def start(self, environment: Mapping[str, str], log: Path) -> Forked:
-        """Start ``velesio-worker`` in a session of its own, its output appended to ``log``."""
-        place = str(Path.cwd())
-        return Forked(self, self.ask(environment=dict(environment), log=str(log.absolute()), place=place))
+    def start(
+        self,
+        environment: Mapping[str, str],
+        out: Path,
+        *arguments: str,
+        err: Path | None = None,
+        place: Path | None = None,
+    ) -> Forked:
+        """Start ``velesio-worker`` in a session of its own.
+
+        Args:
+            environment: its environment.
+            out: the file to which its standard output is appended.
+            arguments: those of its command line.
+            err: the same for its standard error; ``out`` by default.
+            place: the folder to start it in; this process's by default.
+        """
+        streams = [str(path.absolute()) for path in (out, err or out)]
+        place = place or Path.cwd()
+        return Forked(
+            self,
+            self.ask(environment=dict(environment), streams=streams, arguments=arguments, place=str(place)),
+        )
 
     def close(self) -> None:
         """End it; what it forked stays."""
@@ -92,6 +111,14 @@ def fork_server() -> ForkServer:
     return ForkServer()
 
 
+def run_forked(environment: Mapping[str, str], *arguments: str, place: Path | None = None) -> tuple[int, str, str]:
+    """Run a command of ``velesio-worker``; returns its exit code and what it wrote to standard output and error."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        code = fork_server().start(environment, out, *arguments, err=err, place=place).wait(90)
+        return code, out.read_text(), err.read_text()
+
+
 def close_fork_server() -> None:
     """End this process's fork server, if there is one."""
     if fork_server.cache_info().currsize:
@@ -102,16 +129,16 @@ def close_fork_server() -> None:
 def _become(request: Mapping[str, Any]) -> None:
     """Become what a new process is: a session, standard streams, an environment and a folder of its own."""
     os.setsid()
-    null, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for source, target in ((null, 0), (log, 1), (log, 2)):
+    opened = [os.open(os.devnull, os.O_RDONLY)]
+    opened += [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) for path in request["streams"]]
+    for target, source in enumerate(opened):
         os.dup2(source, target)
-    os.close(null)
-    os.close(log)
+        os.close(source)
     os.chdir(request["place"])
     os.environ.clear()
     os.environ.update(request["environment"])
     tempfile.tempdir = None  # it goes by the environment
-    sys.argv = ["velesio-worker"]
+    sys.argv = ["velesio-worker", *request["arguments"]]
 
 
 def _exit_code(pid: int) -> int | None:
@@ -136,7 +163,10 @@ def _serve() -> bool:
 
 def _import_all() -> None:
     """Import what a worker imports, and when."""
-    for name in ("velesio_worker.cli.main", "velesio_worker.cli.run", "uvloop", "httpx_aiohttp"):
+    commands = [
+        f"velesio_worker.cli.{name}" for name in ("main", "run", "health", "submit", "dead", "models", "doctor")
+    ]
+    for name in (*commands, "uvloop", "httpx_aiohttp"):
         with suppress(ImportError):  # the last two are extras
             importlib.import_module(name)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.forks import run_forked
 
 Figures = Counter[tuple[str, ...]]
 """Values of one metric, by the values of its labels."""
@@ -84,16 +84,9 @@ class Page:
 
 def command(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     """Run ``velesio-worker health``; returns its exit code and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "velesio_worker", "health", *arguments],
-        env=dict(environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stderr == ""
-    return done.returncode, done.stdout
+    code, output, error = run_forked(environment, "health", *arguments)
+    assert error == ""
+    return code, output
 
 
 def until(condition: Any, what: object, limit: float) -> float:

@@ -82,15 +82,18 @@ _SIGNS: Final = {
 """What servers, and redis-py, say of a URL with a wrong scheme, and what to write instead."""
 
 
-async def wait_for_redis(redis: Redis, url: str) -> None:
-    """Wait until Redis answers, however long that takes, and say so while it does not; else as :func:`check_redis`."""
+async def wait_for_redis(redis: Redis, url: str, remind: float = REMIND_SECONDS) -> None:
+    """Wait until Redis answers, however long that takes, and say so while it does not; else as :func:`check_redis`.
+
+    The same trouble is told once more after ``remind`` seconds.
+    """
     backoff, told, told_at = Backoff(first=0.5, longest=10.0), "", 0.0
     while True:
         try:
             await check_redis(redis, url)
             break
         except RedisError as error:
-            if kind_of(error) != told or time.monotonic() - told_at >= REMIND_SECONDS or not told_at:
+            if kind_of(error) != told or time.monotonic() - told_at >= remind or not told_at:
                 told, told_at = kind_of(error), time.monotonic()
                 log.warning(f"{remedy(error, url)}; trying again", action="redis_absent")
             await backoff.pause()

@@ -17,6 +17,7 @@ import pytest
 
 from tests.doubles.file_server import Answer, FileServer
 from tests.support.environment import base_environment
+from tests.support.forks import run_forked
 from tests.support.gguf_files import gguf
 from tests.support.servers import wait_until
 from velesio_worker.cli.main import main
@@ -56,9 +57,7 @@ class Command:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Run it; returns its exit code and what it wrote to standard output and error."""
-        with self.start(*arguments) as process:
-            output, error = process.communicate(timeout=60)
-        return process.returncode, output, error
+        return run_forked(self.environment, "models", *arguments, place=self.folder.parent)
 
     def interrupt(self, process: subprocess.Popen[str]) -> str:
         """Press Ctrl-C once some of the model is there; returns what it wrote to standard error."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.exceptions import (
     AuthenticationError,
@@ -18,9 +20,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.support.figures import rise
-from velesio_worker.queue.connection import connect
+from velesio_worker.queue import outage
+from velesio_worker.queue.connection import connect, wait_for_redis
 from velesio_worker.queue.outage import QUIET_SECONDS, Outage
 from velesio_worker.queue.remedies import kind_of, passes
+from velesio_worker.wire.errors import RedisUnusableError
 
 
 @pytest.mark.parametrize(
@@ -196,3 +200,31 @@ def test_words_of_trouble_in_what_a_reply_repeats_are_not_taken_for_it() -> None
         "Command # 1 (SET a max number of clients WRONGTYPE) of pipeline caused error: ERR no: LOADINGS"
     )
     assert kind_of(error) == ""
+
+
+class Answers:
+    """A Redis that answers one command after the other with these errors."""
+
+    def __init__(self, *errors: RedisError) -> None:
+        self._errors = iter(errors)
+
+    async def execute_command(self, *_: object) -> None:
+        raise next(self._errors)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("remind", "lines"), [(0.0, 4), (3600.0, 2)])
+async def test_a_worker_that_waits_for_redis_says_so_anew_when_something_else_is_wrong_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, remind: float, lines: int
+) -> None:
+    def short(_low: float, _high: float) -> float:
+        return 0.01
+
+    monkeypatch.setattr(outage.random, "uniform", short)
+    gone, loading = RedisConnectionError("gone"), BusyLoadingError("LOADING")
+    redis: Any = Answers(gone, gone, gone, loading, AuthenticationError("NOAUTH"))
+    with pytest.raises(RedisUnusableError):
+        await wait_for_redis(redis, "redis://127.0.0.1:1", remind)
+    told = [record for record in caplog.records if record.__dict__["action"] == "redis_absent"]
+    assert len(told) == lines
+    assert all("trying again" in record.getMessage() for record in told)
