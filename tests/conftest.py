@@ -20,17 +20,13 @@ from velesio_worker.engines.models.wheels import small_model
 from velesio_worker.queue.connection import connect
 
 LONGEST: Final = (
-    *("test_outages.py", "test_engines.py", "test_images.py", "test_health.py", "test_crashes.py", "test_life.py"),
-    *(
-        "test_main_job.py",
-        "test_halted.py",
-        "test_models.py",
-        "test_demo.py",
-        "test_one_by_one.py",
-        "test_text_types.py",
-    ),
+    *("e2e/test_outages.py", "e2e/test_engines.py", "e2e/test_images.py", "e2e/test_health.py", "e2e/test_crashes.py"),
+    *("e2e/test_life.py", "docker/test_entry.py", "e2e/test_demo.py", "e2e/test_metrics.py", "docs/test_blocks.py"),
+    *("e2e/test_models.py", "e2e/test_foreign_exchange.py", "e2e/test_doctor.py", "e2e/test_poison.py"),
+    *("e2e/test_embedded_server.py", "e2e/test_text_types.py", "e2e/test_embedding_models.py"),
+    "integration/test_foreign_keys.py",
 )
-"""The files of ``e2e`` that take longest, in this order."""
+"""The files that take longest, in this order."""
 
 settings.register_profile(
     "patient",  # a machine that is slow, or held up, is no fault
@@ -87,12 +83,17 @@ def topology(request: pytest.FixtureRequest) -> Topology:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that none of them is left for the end, where a core would idle."""
+    """Begin with the files that take longest, so that none of them is left for the end, where a core would idle.
 
-    def rank(item: pytest.Item) -> int:
-        if item.path.parent.name != "e2e":
-            return len(LONGEST) + 1
-        return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+    The last are those that need several Redis servers: these take their time even while nobody asks them anything.
+    """
+    last = {item.path for item in items if item.get_closest_marker("topologies")}
+
+    def rank(item: pytest.Item) -> tuple[int, bool]:
+        name = f"{item.path.parent.name}/{item.path.name}"
+        if name in LONGEST:
+            return LONGEST.index(name), False
+        return len(LONGEST) + (item.path in last), item.path.parent.name != "e2e"
 
     items.sort(key=rank)
 
