@@ -84,7 +84,7 @@ async def test_an_engine_that_hangs_is_replaced_and_its_jobs_go_on(plain: Any, m
     await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
     engine = worker.engine()
     for name in ("one", "two"):
-        plain.lpush("llama_queue", json.dumps({"id": name, "type": "completion", "data": LONG | {"max_tokens": 200}}))
+        plain.lpush("llama_queue", json.dumps({"id": name, "type": "completion", "data": LONG | {"max_tokens": 80}}))
         read(plain, name, until="token")
     engine.send_signal(signal.SIGSTOP)
     for name in ("one", "two"):
