@@ -41,7 +41,7 @@ demo: export PROMPT := $(PROMPT)
 
 # Most tests wait most of the time: so there are more processes than cores. Each gets a file at a time, the longest first.
 # Bytecode is kept even where PYTHONDONTWRITEBYTECODE is set: else every process compiles every module.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev
 	@$(PYTEST) -m "not sd_server" $(ARGS)

@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,19 @@ class Forked:
                 raise subprocess.TimeoutExpired("velesio-worker", timeout)
             time.sleep(0.01)
         return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 class ForkServer:
@@ -92,6 +106,8 @@ class ForkServer:
             place: the folder to start it in; this process's by default.
         """
         streams = [str(path.absolute()) for path in (out, err or out)]
+        for path in streams:  # they are there as soon as this returns
+            Path(path).touch()
         place = place or Path.cwd()
         return Forked(
             self,

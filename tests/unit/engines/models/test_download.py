@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import pytest
+from httpx._transports import default  # pyright: ignore[reportPrivateUsage]
 
 from tests.doubles.file_server import MODIFIED, Answer, FileServer
 from tests.support.tls import TLS
@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUn
     def shared_tls(**_: object) -> object:
         return TLS
 
-    monkeypatch.setattr(httpx, "create_ssl_context", shared_tls)  # reading all certificates takes longer than a test
+    monkeypatch.setattr(default, "create_ssl_context", shared_tls)  # reading all certificates takes longer than a test
     monkeypatch.setattr(transfer, "RETRY_SECONDS", (0.001,) * 5)
     monkeypatch.setattr(part_file, "LOCK_POLL_SECONDS", 0.01)
     monkeypatch.setattr(part_file, "_WRITE_BYTES", 1)
