@@ -41,14 +41,14 @@ demo: export PROMPT := $(PROMPT)
 
 # Most tests wait most of the time: so there are more processes than cores. Each gets a file at a time, the longest first.
 # Bytecode is kept even where PYTHONDONTWRITEBYTECODE is set: else every process compiles every module.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev
-	@$(PYTEST) -m "not sd_server" $(ARGS)
+	@$(PYTEST) -n 5 -m "not sd_server" $(ARGS)
 
-# In a minute: all that needs no engine, against a single Redis.
+# In a minute: all that needs no engine, against a single Redis. It waits less, and each process has to collect the tests.
 test-fast: $(VENV)/.dev
-	@$(PYTEST) -m "not engine and not sd_server and not several_redis" --ignore tests/e2e --hypothesis-profile quick $(ARGS)
+	@$(PYTEST) -n 3 -m "not engine and not sd_server and not several_redis" --ignore tests/e2e --hypothesis-profile quick $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from base64 import b64encode
 from typing import Any
 
@@ -7,6 +8,8 @@ import anyio
 import pytest
 
 from tests.doubles.engine import Answer, End, EngineDouble, document
+from tests.support.tls import TLS
+from velesio_worker.engines import http as http_module
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
 
 pytestmark = pytest.mark.anyio
@@ -80,3 +83,21 @@ async def test_a_request_after_the_end_is_told_as_a_lost_connection(transport: s
 )
 def test_json_is_decoded_whatever_its_bytes(data: bytes, value: Any) -> None:
     assert decode_json(data) == value
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
+async def test_certificates_are_read_only_for_a_server_with_tls(monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> None:
+    read: list[object] = []
+
+    def reading(**settings: object) -> ssl.SSLContext:
+        read.append(settings)
+        return TLS
+
+    if fast:
+        pytest.importorskip("httpx_aiohttp")
+    monkeypatch.setattr(http_module, "FAST", fast)
+    monkeypatch.setattr(ssl, "create_default_context", reading)
+    async with EngineHTTP("http://127.0.0.1:1"):
+        assert read == []
+    async with EngineHTTP("https://127.0.0.1:1"):
+        assert len(read) == 1
