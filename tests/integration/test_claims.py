@@ -52,6 +52,19 @@ async def test_an_owner_that_is_gone_is_replaced(side: Side, commands: Any, why:
     assert (reply.status, reply.attempt, reply.first) == (ClaimStatus.CLAIMED, 2, False)
 
 
+@pytest.mark.parametrize("attempt", ["x", "", "1" * 5000, b"\xff", "1.5"])
+async def test_a_job_whose_count_somebody_damaged_keeps_no_other_from_being_given_up(
+    side: Side, commands: Any, attempt: str | bytes
+) -> None:
+    damaged, whole = side.slot("text-0"), side.slot("text-1")
+    for slot, job_id in ((damaged, "a"), (whole, "b")):
+        await commands.lpush(slot.key, JOB.replace(b'"a"', f'"{job_id}"'.encode()))
+        await side.claims.claim(job_id, slot, 3)
+    await commands.hset("{result:a}:job", "attempt", attempt)
+    await side.claims.give_up([damaged, whole])
+    assert await commands.hget("{result:b}:job", "owner") is None
+
+
 async def test_after_max_attempts_a_job_is_exhausted(side: Side) -> None:
     statuses = [(await side.claims.claim("a", side.slot(), 2)).status for _ in range(3)]
     assert statuses == [ClaimStatus.CLAIMED, ClaimStatus.CLAIMED, ClaimStatus.EXHAUSTED]

@@ -78,6 +78,17 @@ async def test_a_job_that_is_this_workers_runs_on(side: Side, control: Control, 
     assert (running.cancelled, running.fenced) == ([], [])
 
 
+async def test_a_count_that_somebody_damaged_stops_neither_the_job_nor_those_that_look(
+    side: Side, commands: Any, control: Control, running: Running
+) -> None:
+    await run_here(side, running)
+    await run_here(side, running, "b", "text-1")
+    await commands.hset(JOB, "attempt", "9" * 5000)
+    await commands.hset("{result:b}:job", "cancel", 1)
+    await control.look()
+    assert (running.cancelled, running.fenced) == (["b"], [])
+
+
 @topologies
 async def test_the_cancel_flag_counts_though_the_bell_did_not_ring(
     side: Side, commands: Any, control: Control, running: Running

@@ -174,6 +174,18 @@ async def test_a_job_that_runs_is_not_put_back_until_its_worker_is_gone(
     assert await commands.llen(QUEUE) == 1
 
 
+async def test_a_job_whose_owner_somebody_damaged_is_put_back(side: Side, commands: Any, letters: DeadLetters) -> None:
+    await bury(side, commands, job())
+    await commands.hset("{result:a}:job", mapping={"owner": b"\xff", "slot": b"\xfe"})
+    assert await outcomes(letters) == [("a", "back")]
+
+
+async def test_a_letter_whose_reason_says_no_size_is_read(commands: Any, letters: DeadLetters) -> None:
+    reason = f"(of {'9' * 5000} bytes only the first 64 KiB are kept)"
+    await commands.lpush(DEAD, json.dumps({"reason": reason, "payload": "x"}))
+    assert [(letter.reason, letter.size) for letter in await buried(letters)] == [(reason, 1)]
+
+
 async def test_a_letter_with_bytes_that_are_no_text_keeps_them(side: Side, commands: Any, letters: DeadLetters) -> None:
     await bury(side, commands, b"\xff\x00\xfe")
     (letter,) = await buried(letters)

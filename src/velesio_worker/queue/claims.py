@@ -15,6 +15,7 @@ from velesio_worker.queue.keys import Slot, job_key, result_key, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
+from velesio_worker.wire.fields import count_of
 from velesio_worker.wire.jobs import Job, JobType
 from velesio_worker.wire.payload import job_id_in
 
@@ -135,17 +136,18 @@ class Claims:
             job_id = None if payload is None else job_id_in(payload)
             if job_id is not None:
                 owner, name, attempt = await self._holder(job_id)
-                if (owner, name) == (slot.worker, slot.name):
-                    await self._release(job_id, slot, int(attempt), in_good_order=True)
+                if (owner, name) == (slot.worker, slot.name) and attempt is not None:
+                    await self._release(job_id, slot, attempt, in_good_order=True)
 
-    async def _holder(self, job_id: str) -> tuple[str, str, str]:
-        """Whose the job is by its hash: worker, slot, attempt; empty where it does not say, or is no hash."""
+    async def _holder(self, job_id: str) -> tuple[str, str, int | None]:
+        """Whose the job is by its hash: worker, slot, attempt; empty or None where it does not say, or is no hash."""
         try:
             asked = partial(self._link.commands.hmget, job_key(job_id), "owner", "slot", "attempt")
-            owner, name, attempt = [(value or b"").decode(errors="replace") for value in await self._link.asked(asked)]
+            owner, name, attempt = await self._link.asked(asked)
         except ResponseError:
-            return "", "", ""
-        return owner, name, attempt
+            return "", "", None
+        worker, slot = ((value or b"").decode(errors="replace") for value in (owner, name))
+        return worker, slot, count_of(attempt)
 
     async def answer_unclaimed(self, job_id: str, slot: Slot, result: bytes) -> bool:
         """Store a result for a job whose attempt could not be claimed or ended, should it have none.
@@ -166,8 +168,5 @@ class Claims:
     async def foreign_key(self, job_id: str) -> str:
         """Say which of the job's keys somebody else uses, and for what; empty if none is seen to be."""
         wanted = {stream_key(job_id): "stream", result_key(job_id): "string", job_key(job_id): "hash"}
-        for key, kind in wanted.items():
-            found = (await self._link.asked(partial(self._link.commands.type, key))).decode()
-            if found not in {kind, "none"}:
-                return f"{key} is a {found}, where a {kind} belongs: delete it, or use another id"
-        return ""
+        named = await self._link.foreign_key(wanted)
+        return named and f"{named}: delete it, or use another id"

@@ -21,6 +21,7 @@ from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
 from velesio_worker.queue.remedies import FOREIGN, kind_of, words
 from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.fields import count_of
 from velesio_worker.wire.payload import is_job_id
 
 CONTROL_ENTRIES: Final = 1000
@@ -151,6 +152,7 @@ class Control:
 
 def _is_anothers(held: Held, owner: bytes | None, attempt: bytes | None) -> bool:
     """Whether somebody else has the job; an attempt that is older than ours shows a claim that a failover lost."""
-    if attempt is None or not attempt.isdigit() or int(attempt) < held.attempt:
+    theirs = count_of(attempt)
+    if theirs is None or theirs < held.attempt:
         return False
-    return int(attempt) > held.attempt or owner != held.slot.worker.encode()
+    return theirs > held.attempt or owner != held.slot.worker.encode()

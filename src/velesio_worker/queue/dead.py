@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from velesio_worker.queue.keys import Keys, job_key, result_key
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import UnusablePayloadError, VelesioError
-from velesio_worker.wire.fields import json_object
+from velesio_worker.wire.fields import count_of, json_object
 from velesio_worker.wire.jobs import RefusedJobError, job_id_in, parse_job
 
 REFERENCE_BYTES: Final = 16
@@ -122,7 +122,7 @@ def _size(fields: dict[str, Any], reason: str, payload: bytes) -> int:
     size = fields.get("bytes")
     if not isinstance(size, int):
         told = _CUT.search(reason)
-        size = int(told[1]) if told else 0
+        size = (count_of(told[1]) if told else None) or 0
     return max(size, len(payload))
 
 
@@ -262,7 +262,7 @@ class DeadLetters:
     async def _runner(self, job_id: str) -> str:
         """Return the living worker in whose slot the job lies; empty if there is none."""
         fields = await self._redis.hmget(job_key(job_id), "owner", "slot")
-        owner, slot = ((field or b"").decode() for field in fields)
+        owner, slot = ((field or b"").decode(errors="replace") for field in fields)
         if not owner or not await self._scripts.alive(self._keys, owner):
             return ""
         payload: bytes | None = await self._redis.lindex(self._keys.slot(owner, slot).key, -1)

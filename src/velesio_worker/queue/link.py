@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
@@ -82,10 +83,16 @@ class Link:
         """Return the error that names the key which is of another type than ``keys`` says; None if that is not it."""
         if kind_of(error) != FOREIGN:
             return None
-        for key, kind in keys.items():
-            found = (await self.asked(lambda key=key: self.commands.type(key))).decode()
-            if found not in {kind, "none"}:
-                return ResponseError(f"{FOREIGN} {key} is a {found}, where a {kind} belongs")
+        if named := await self.foreign_key(keys):
+            return ResponseError(f"{FOREIGN} {named}")
         now = time.monotonic()
         self._put_right = [moment for moment in self._put_right if moment > now - _A_WHILE] + [now]
         return ResponseError(str(error)) if len(self._put_right) <= _PUT_RIGHT else None
+
+    async def foreign_key(self, keys: Mapping[str, str]) -> str:
+        """Say which key is of another type than ``keys`` says, and of which; empty if none is seen to be."""
+        for key, kind in keys.items():
+            found = (await self.asked(partial(self.commands.type, key))).decode()
+            if found not in {kind, "none"}:
+                return f"{key} is a {found}, where a {kind} belongs"
+        return ""
