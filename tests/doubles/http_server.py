@@ -41,12 +41,14 @@ class HTTPDouble:
 
 
 class Server(ThreadingHTTPServer):
+    """A thread a connection; all have ended once it is closed."""
+
     daemon_threads = False
 
-    def __init__(self, double: Any, handler: type[QuietHandler]) -> None:
+    def __init__(self, double: Any, handler: type[QuietHandler], host: str = "127.0.0.1", port: int = 0) -> None:
         self.double = double
         self._clients: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__((host, port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._clients.add(request)

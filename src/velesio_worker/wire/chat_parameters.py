@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from velesio_worker.wire.answer_schemas import check_size, checked_schema
 from velesio_worker.wire.fields import known_object
-from velesio_worker.wire.parameters import FETCHED, INT32, Count
+from velesio_worker.wire.parameters import FETCHED, INT32, Count, OpenAIFields
 from velesio_worker.wire.text_parameters import TextParameters
 
 
@@ -145,20 +145,32 @@ def offered(tools: Tools, choice: ToolChoice) -> tuple[Tools, ToolChoice]:
             )
 
 
-class ChatCompletionParameters(TextParameters):
+class TemplateFields(OpenAIFields):
+    """What a chat's prompt is made of beside its messages."""
+
+    tools: Tools = None
+    tool_choice: ToolChoice = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    @model_validator(mode="after")
+    def _named_tool(self) -> Self:
+        tools, choice = offered(self.tools, self.tool_choice)
+        if choice != self.tool_choice:
+            self.tools, self.tool_choice = tools, choice
+        return self
+
+
+class ChatCompletionParameters(TemplateFields, TextParameters):
     """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
 
     messages: Messages
-    tools: Tools = None
-    tool_choice: ToolChoice = None
     response_format: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
-    reasoning_effort: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     thinking_budget_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Count | None = None
 
@@ -168,13 +180,6 @@ class ChatCompletionParameters(TextParameters):
     @classmethod
     def _usual_form(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         return None if value is None else _response_format(value)
-
-    @model_validator(mode="after")
-    def _named_tool(self) -> Self:
-        tools, choice = offered(self.tools, self.tool_choice)
-        if choice != self.tool_choice:
-            self.tools, self.tool_choice = tools, choice
-        return self
 
     @model_validator(mode="after")
     def _grammar_alone(self) -> Self:

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import PlainValidator, field_validator, model_validator
 
-from velesio_worker.wire.chat_parameters import Messages, ToolChoice, Tools, offered, without_empty_end
+from velesio_worker.wire.chat_parameters import Messages, TemplateFields, without_empty_end
 from velesio_worker.wire.parameters import AnswerParameters
 from velesio_worker.wire.text_parameters import prompt_in
 
 
-class TemplateFields(AnswerParameters):
-    """What a chat's prompt is made of beside its messages, as a ``chat_completion`` job has it."""
-
-    tools: Tools = None
-    tool_choice: ToolChoice = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: Annotated[str, Field(min_length=1, max_length=32)] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-
-    @model_validator(mode="after")
-    def _named_tool(self) -> Self:
-        tools, choice = offered(self.tools, self.tool_choice)
-        if choice != self.tool_choice:
-            self.tools, self.tool_choice = tools, choice
-        return self
-
-
-class ApplyTemplateParameters(TemplateFields):
+class ApplyTemplateParameters(TemplateFields, AnswerParameters):
     """Parameters of an ``apply_template`` job."""
 
     messages: Messages
@@ -37,7 +19,7 @@ class ApplyTemplateParameters(TemplateFields):
     _with_something_last = field_validator("messages")(without_empty_end)
 
 
-class CountTokensParameters(TemplateFields):
+class CountTokensParameters(TemplateFields, AnswerParameters):
     """Parameters of a ``count_tokens`` job: the tokens of a chat, or of a completion's prompt."""
 
     messages: Messages | None = None

@@ -6,7 +6,8 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from tests.doubles.webui.routes import Server
+from tests.doubles.http_server import Server
+from tests.doubles.webui.routes import Routes, WebUIHandler
 from tests.doubles.webui.setup import Setup
 from tests.doubles.webui.studio import Studio
 
@@ -109,7 +110,7 @@ class WebUIDouble:
             self.inside -= 1
 
     def __enter__(self) -> Self:
-        self._server = server = Server(self, self._host, self._port)
+        self._server = server = Server(Routes(self), WebUIHandler, self._host, self._port)
         self._port = server.server_address[1]
         serve = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="webui-double")
         self._threads = [serve, threading.Thread(target=self.studio.load_first, name="webui-double-load")]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import socket
 from collections.abc import Callable
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from tests.doubles.http_server import QuietHandler
 from tests.doubles.webui.catalogue import LATENT_UPSCALE_MODES, SAMPLERS, SCHEDULERS, SCRIPTS, UPSCALERS
 from tests.doubles.webui.faults import DroppedError
 from tests.doubles.webui.fields import read_document
@@ -29,30 +27,6 @@ _MEMORY: Final = {
     "ram": {"free": 24419037184.0, "used": 857473024, "total": 25276510208.0},
     "cuda": {"error": "unavailable"},
 }
-
-
-class Server(ThreadingHTTPServer):
-    """A thread a connection; all have ended once it is closed."""
-
-    daemon_threads = False
-
-    def __init__(self, double: WebUIDouble, host: str, port: int) -> None:
-        self.routes = Routes(double)
-        self._clients: set[socket.socket] = set()
-        super().__init__((host, port), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._clients.add(request)
-        super().process_request(request, client_address)
-
-    def hang_up(self) -> None:
-        """Close what clients keep open, so that no thread waits for their next request."""
-        for client in self._clients:
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may leave in the middle."""
 
 
 class Routes:
@@ -183,15 +157,15 @@ def _lora(name: str) -> dict[str, Any]:
     return {"name": name, "alias": name, "path": f"{FOLDER}/Lora/{name}.safetensors", "metadata": {}}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits for the acknowledgement of its head
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride] (the one that is given above)
+class WebUIHandler(QuietHandler):
+    """Answers as the routes have it, which are the server's double."""
 
-    def do_GET(self) -> None:
+    disable_nagle_algorithm = True  # else each answer waits for the acknowledgement of its head
+
+    def do_GET(self) -> None:  # noqa: N802 (the name is the standard library's)
         self._answer("GET")
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 (as above)
         self._answer("POST")
 
     def _answer(self, method: str) -> None:
@@ -199,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         try:
             self._check_user(address.path)
-            document = self.server.routes.find(method, address.path)(address.query, content)
+            document = self.server.double.find(method, address.path)(address.query, content)
         except RefusedError as error:
             self._send(error.status, error.document)
         except (DroppedError, ClosingError):
@@ -208,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, document)
 
     def _check_user(self, path: str) -> None:
-        expected = self.server.routes.auth
+        expected = self.server.double.auth
         if expected is None or not path.startswith(API):
             return
         scheme, _, given = (self.headers.get("Authorization") or "").partition(" ")
@@ -232,6 +206,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is the parent's)
-        """Log nothing of requests."""
