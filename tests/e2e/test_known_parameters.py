@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 from pydantic import AliasChoices, AliasPath
 
 from tests.support.llama_elsewhere import Elsewhere
+from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.embedded.params import extension
+from velesio_worker.engines.llama.engine import LlamaProperties
+from velesio_worker.engines.llama.limits import LlamaLimits
+from velesio_worker.engines.llama.server import asked
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
+from velesio_worker.wire.errors import BadJobError
 from velesio_worker.wire.parameters import REFUSED
 from velesio_worker.wire.template_parameters import ApplyTemplateParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
@@ -157,3 +163,25 @@ def test_each_name_that_goes_with_a_template_changes_its_prompt(server: Elsewher
     assert sent - {"model", "defaults"} == more.keys()
     prompts = {name: server.ask("/apply-template", {"messages": [USER]} | fields)[1] for name, fields in more.items()}
     assert [name for name, prompt in prompts.items() if prompt == plain] == []
+
+
+def test_what_the_server_takes_in_silence_is_refused_with_what_it_says_it_has(server: Elsewhere) -> None:
+    async def properties() -> LlamaProperties | str:
+        async with EngineHTTP(server.url) as http:
+            return await asked(http)
+
+    seen = anyio.run(properties)
+    assert isinstance(seen, LlamaProperties)
+    assert (seen.slots, seen.limits) == (2, LlamaLimits(49152, frozenset()))
+    silent: list[dict[str, Any]] = [
+        {"id_slot": 2},
+        {"lora": [{"id": 0, "scale": 1.0}]},
+        {"logit_bias": [[49152, 1.0]]},
+        {"logit_bias": {"49152": 1}},
+    ]
+    for more in silent:
+        assert complaint(server, chat=False, more=more) == ""
+        with pytest.raises(BadJobError):
+            seen.limits.check(CompletionParameters.model_validate({"prompt": "a"} | more), seen.slots)
+    for whole in ({"id_slot": 1}, {"logit_bias": [[49151, 1.0]]}):
+        seen.limits.check(CompletionParameters.model_validate({"prompt": "a"} | whole), seen.slots)

@@ -74,6 +74,8 @@ def _logit_bias(value: list[Any] | dict[str, Any]) -> list[Any] | dict[str, Any]
             case [int(token) | str(token), False | int() | float()] | (str(token), False | int() | float()):
                 if token is True or token is False or token == "" or entry[1] is True:
                     raise ValueError(_BIAS_FORM)
+                if isinstance(token, int) and token < 0:
+                    raise ValueError("a token's id is 0 or more")
             case _:
                 raise ValueError(_BIAS_FORM)
     return value

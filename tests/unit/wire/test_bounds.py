@@ -21,6 +21,7 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
     ({"grammar": 'root ::= "a"{ 99999999999999999999 }'}, "10000 times at most"),
     ({"grammar": "%llguidance {}\nstart: /(?=a)b/"}, "GBNF is wanted"),
     ({"grammar": 'root ::= "a"', "json_schema": {}}, "exclude each other"),
+    ({"logit_bias": [[-5, 1]]}, "0 or more"),
     *(
         ({"logit_bias": bias}, "a bias is a number, or false")
         for bias in (

@@ -14,6 +14,7 @@ import orjson
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.generation import engine_errors
+from velesio_worker.engines.llama.limits import LlamaLimits
 from velesio_worker.engines.llama.refusals import BUSY, OK
 from velesio_worker.engines.llama.runs import (
     AnswerGeneration,
@@ -54,6 +55,7 @@ class LlamaProperties:
         manner: a hash of what else shapes its answers: its template, its default parameters, its build.
         process: what tells one run of the program from another; empty where it does not say.
         template: what the model's chat template knows, by llama-server's names; empty where it does not say.
+        limits: what it has of other things that jobs name.
     """
 
     model: str
@@ -63,6 +65,7 @@ class LlamaProperties:
     manner: str = field(default="", compare=False)
     process: str = field(default="", compare=False)
     template: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    limits: LlamaLimits = field(default=LlamaLimits(), compare=False)
 
     @property
     def told(self) -> tuple[str, int, int, str]:
@@ -92,8 +95,10 @@ class LlamaEngine:
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
         http, context = self._http, self.properties.context_length
-        if isinstance(parameters, TextParameters) and parameters.alternatives > self._max_logprobs:
-            raise BadJobError(f"n_probs and top_logprobs are {self._max_logprobs} at most (MAX_LOGPROBS).")
+        if isinstance(parameters, TextParameters):
+            if parameters.alternatives > self._max_logprobs:
+                raise BadJobError(f"n_probs and top_logprobs are {self._max_logprobs} at most (MAX_LOGPROBS).")
+            self.properties.limits.check(parameters, self.properties.slots)
         match parameters:
             case CompletionParameters():
                 return CompletionGeneration(http, parameters, context, after, pieces)

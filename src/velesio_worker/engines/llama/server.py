@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -16,6 +17,7 @@ from velesio_worker.engines.base import TAIL, Serving
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.command import LlamaCommand, engine_environment
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
+from velesio_worker.engines.llama.limits import read_limits
 from velesio_worker.engines.llama.lines import pass_on
 from velesio_worker.engines.supervision.liveness import Reported, last_words, tail_of, until_gone
 from velesio_worker.engines.supervision.ports import HOST, check_port
@@ -118,7 +120,8 @@ async def _answers(http: EngineHTTP) -> bool:
 async def asked(http: EngineHTTP) -> LlamaProperties | str:
     """Ask a server what it is, or why it does not say so yet."""
     try:
-        return await read_properties(http) or _LOADING
+        seen = await read_properties(http)
+        return _LOADING if seen is None else replace(seen, limits=await read_limits(http))
     except ConnectionLostError as error:
         return f"does not answer ({error})"
 
