@@ -55,6 +55,7 @@ class LlamaProperties:
         manner: a hash of what else shapes its answers: its template, its default parameters, its build.
         process: what tells one run of the program from another; empty where it does not say.
         template: what the model's chat template knows, by llama-server's names; empty where it does not say.
+        template_text: the template itself; empty where it does not say.
         limits: what it has of other things that jobs name.
     """
 
@@ -65,6 +66,7 @@ class LlamaProperties:
     manner: str = field(default="", compare=False)
     process: str = field(default="", compare=False)
     template: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    template_text: str = field(default="", compare=False)
     limits: LlamaLimits = field(default=LlamaLimits(), compare=False)
 
     @property
@@ -108,6 +110,7 @@ class LlamaEngine:
                 unknown = left_out(parameters, self.properties.template)
                 generation = ChatGeneration(http, parameters, context, after, pieces)
                 generation.warnings += unknown
+                generation.template = self.properties.template_text
                 return generation
             case CountTokensParameters():
                 return CountGeneration(http, parameters, self.model)
@@ -200,7 +203,11 @@ def properties_in(status: int, props: object) -> LlamaProperties | None:
             slots, context = count_in(said, "total_slots"), count_in(said["default_generation_settings"], "n_ctx")
             if slots and slots <= MOST_SLOTS and context:
                 name = PurePath(path).stem
-                return LlamaProperties(name, context, slots, path, _manner(said), _process(said), _template(said))
+                text = said.get("chat_template")
+                shown = text if isinstance(text, str) else ""
+                return LlamaProperties(
+                    name, context, slots, path, _manner(said), _process(said), _template(said), shown
+                )
         case _:
             pass
     if status in _UNAUTHORISED:

@@ -11,6 +11,7 @@ from velesio_worker.engines.http import EngineHTTP, decode_json
 from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
 from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
+from velesio_worker.engines.llama.stops import among_marks
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
@@ -93,10 +94,15 @@ class InfillGeneration(CompletionGeneration):
 
 
 class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
-    """A ``chat_completion`` job on ``/v1/chat/completions``."""
+    """A ``chat_completion`` job on ``/v1/chat/completions``.
+
+    Attributes:
+        template: the text of the model's chat template.
+    """
 
     path = "/v1/chat/completions"
     chat = True
+    template = ""
 
     def request(self) -> dict[str, Any]:
         """Return the request's body."""
@@ -104,6 +110,8 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         wrapped = known_object(given.get("response_format") or {}, "json_schema") or {}
         if schema := known_object(wrapped, "schema"):
             given["response_format"] |= {"json_schema": wrapped | {"schema": for_engine(schema)}}
+        if stops := among_marks(self._parameters.stop or (), self.template):
+            given["stop"] = stops
         return given | {
             "messages": self._continued(),
             "max_tokens": self._tokens_left(),

@@ -1,16 +1,29 @@
 """Stop strings, found in an answer's pieces.
 
-llama-server finds them as well, but of a stream that ends otherwise it drops what it held back for their sake.
+llama-server finds them as well, but of a stream that ends otherwise it drops what it held back for their sake. It looks
+for them in what the model writes, with the marks between reasoning, text and calls: none goes over from one to another.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 _TEXTS: Final = ("content", "reasoning_content")
 
+_TAG: Final = re.compile(r"<[^<>]{1,64}>|\[/?[A-Z_]{1,64}\]")
+
 Choice = dict[str, Any]
+
+
+def among_marks(stops: Sequence[str], template: str) -> list[str]:
+    """Return the stop strings that have a mark of a chat template in them, as ``</think>``.
+
+    llama-server takes its marks out of an answer when it tells the reasoning, the text and the calls apart, so that
+    nobody but itself can find these strings.
+    """
+    return [stop for stop in stops if any(tag in template for tag in _TAG.findall(stop))]
 
 
 class StopStrings:

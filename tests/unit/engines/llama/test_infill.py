@@ -53,6 +53,20 @@ async def test_the_text_between_comes_in_tokens_and_is_the_result(double: Engine
     assert done.result == {"text": "x):\n", "finish_reason": "stop", "usage": USAGE, "timings": TIMINGS}
 
 
+async def test_the_text_between_ends_before_a_stop_string(double: EngineDouble, http: EngineHTTP) -> None:
+    double.answers[INFILL] = [Answer([sse(piece("x):"), piece("\n"), piece("\ny")), sse(last_piece())], End.OPEN)]
+    tokens, _, done = await run(infill(http, stop="\n\n"))
+    assert "stop" not in double.requests[-1].body
+    assert [choice["text"] for choice in choices(tokens)] == ["x):"]
+    assert (done.result["text"], done.finish_reason) == ("x):", "stop")
+
+
+async def test_a_stop_string_that_an_infill_only_begins_is_not_lost(double: EngineDouble, http: EngineHTTP) -> None:
+    double.answers[INFILL] = [Answer([sse(piece("x):"), piece("\n"), last_piece("limit"))])]
+    _, _, done = await run(infill(http, stop="\n\n"))
+    assert (done.result["text"], done.finish_reason) == ("x):\n", "length")
+
+
 async def test_going_on_after_a_loss_lengthens_the_prompt(double: EngineDouble, http: EngineHTTP) -> None:
     double.answers[TOKENIZE] = [document({"tokens": [1, 2, 3]})]
     double.answers[INFILL] = [Answer([sse(piece(":\n")), sse(last_piece(tokens_evaluated=12, tokens_predicted=1))])]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.doubles.engine import Answer, End, EngineDouble, sse
+from tests.doubles.engine import PROPS, Answer, End, EngineDouble, document, healthy, sse
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -21,8 +21,11 @@ from tests.support.llama_chunks import (
     run,
 )
 from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.llama.engine import LlamaEngine, read_properties
 from velesio_worker.engines.llama.stops import StopStrings
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.events import Token, piece_text
+from velesio_worker.wire.text_parameters import CompletionParameters
 
 LETTERS = st.text("ab", min_size=1, max_size=4)
 
@@ -137,6 +140,30 @@ class TestAnswers:
         said = [event for event in (*batch, *done.unsaid) if isinstance(event, Token)]
         assert list(map(piece_text, choices(said))) == ["a", "E"]
         assert done.result["text"] == "aE"
+
+    @pytest.mark.parametrize(
+        ("stops", "sent"),
+        [
+            (["END", "</think>"], ["</think>"]),
+            (["x</think>y", "[/CALL]", "</div>", "[1]", "<"], ["x</think>y", "[/CALL]"]),
+            (["END"], None),
+            (None, None),
+        ],
+    )
+    async def test_what_has_a_mark_of_the_template_in_it_llama_server_finds_alone(
+        self, double: EngineDouble, http: EngineHTTP, stops: list[str] | None, sent: list[str] | None
+    ) -> None:
+        double.answers |= {CHAT: [Answer([sse(FIRST_DELTA, *chat_end())])], COMPLETION: [Answer([sse(last_piece())])]}
+        template = "{{ '<think>' }}a</think>[CALL]b[/CALL]{% if x < 1 %}{% endif %}"
+        double.answers |= healthy() | {"/props": [document(PROPS | {"chat_template": template})]}
+        seen = await read_properties(http)
+        assert seen is not None
+        asked = {"messages": [{"role": "user", "content": "hi"}], "stop": stops}
+        await run(LlamaEngine(http, seen).generate(ChatCompletionParameters.model_validate(asked)))
+        assert double.requests[-1].body.get("stop") == sent
+        asked = {"prompt": "hi", "stop": stops}
+        await run(LlamaEngine(http, seen).generate(CompletionParameters.model_validate(asked)))
+        assert "stop" not in double.requests[-1].body
 
     async def test_jobs_without_stop_strings_ask_for_nothing_more(self, double: EngineDouble, http: EngineHTTP) -> None:
         double.answers[COMPLETION] = [Answer([sse(*pieces("a"), last_piece())])]
