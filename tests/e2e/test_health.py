@@ -265,7 +265,7 @@ def test_an_engine_that_nobody_can_reach_is_no_end(redis_url: str, tmp_path: Pat
         lone.answers("/readyz", 503, "the text engine is starting, for ")
         code, said = lone.says()
         assert (code, said.startswith("not ready: the text engine is starting")) == (1, True), said
-        lone.worker.wait_for("engine_absent")
+        assert "correct LLAMA_SERVER_URL" in lone.worker.wait_for("engine_absent")["message"]
 
 
 def test_a_worker_that_waits_for_redis_lives_and_says_what_to_check(own_redis: RedisServer, tmp_path: Path) -> None:

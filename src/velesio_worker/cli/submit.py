@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import Any, Final
 
 import anyio
 import orjson
+from redis.exceptions import RedisError
 
 from velesio_worker.cli.base import EXIT_FAILED, Commands, print_json
 from velesio_worker.cli.redis_trouble import run_with_redis
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
-from velesio_worker.wire.errors import JobError
+from velesio_worker.queue.connection import connect
+from velesio_worker.queue.keys import Keys
+from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.errors import JobError, VelesioError
 from velesio_worker.wire.events import START, TOKEN
 
 CANCEL_SECONDS: Final = 2.0
+MOMENT_SECONDS: Final = 3.0
+"""For so long a job waits before anybody wonders whether a worker lives."""
+
+ANY_TIME: Final = 10**9
+"""Seconds; every lease ends sooner."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -73,6 +83,40 @@ async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespa
         print(result.get("text", ""))
 
 
+async def _answered(client: Client, job_id: str, arguments: argparse.Namespace, settings: Settings) -> None:
+    """Print the answer, however long it takes, and say meanwhile should there be nobody to give it."""
+    trouble: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_tell_of_nobody, settings)
+        try:
+            await _print_answer(client, job_id, arguments)
+        except (VelesioError, RedisError) as error:
+            trouble = error
+        group.cancel_scope.cancel()
+    if trouble is not None:
+        raise trouble
+
+
+async def _tell_of_nobody(settings: Settings) -> None:
+    """Say once that no worker of the queue lives, should that be so; a user who may not look says nothing."""
+    redis = connect(settings.redis_url, name="velesio-client")
+    keys = Keys(settings.queue_name)
+    try:
+        with contextlib.suppress(RedisError):
+            lives = True
+            while lives:
+                await anyio.sleep(MOMENT_SECONDS)
+                lives = any(lease.left > 0 for lease in await Scripts(redis).leases(keys, ANY_TIME))
+            print(
+                f"no worker of the queue {settings.queue_name} lives: the job waits until one starts "
+                "(velesio-worker run), perhaps with another QUEUE_NAME; velesio-worker doctor shows the queue",
+                file=sys.stderr,
+            )
+    finally:
+        with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+            await redis.aclose()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run ``velesio-worker submit``; returns the exit code. Raises SettingsError."""
     configure_logging("WARNING", LogFormat.CONSOLE)
@@ -82,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
             job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
             print(f"job {job_id}", file=sys.stderr)
             try:
-                await _print_answer(client, job_id, arguments)
+                await _answered(client, job_id, arguments, settings)
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CANCEL_SECONDS, shield=True):
                     await client.cancel(job_id)

@@ -18,7 +18,7 @@ from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Serving
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, properties_in, read_properties
-from velesio_worker.engines.llama.server import asked, serving_of
+from velesio_worker.engines.llama.server import LOADING, asked, serving_of
 from velesio_worker.engines.supervision.liveness import Reported
 from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
 from velesio_worker.wire.fields import known_object
@@ -153,5 +153,6 @@ async def _until_it_answers(
         if answer != said:
             said = answer
             on_trouble(f"llama-server at {shown} {answer}")
-            log.warning(f"llama-server at {shown} {answer}; trying again", action="engine_absent")
+            remedy = "" if answer == LOADING else ": start it there, or correct LLAMA_SERVER_URL"
+            log.warning(f"llama-server at {shown} {answer}{remedy}; trying again", action="engine_absent")
         await anyio.sleep(1)

@@ -27,7 +27,7 @@ from velesio_worker.wire.errors import EngineRefusedError, EngineStartError
 
 _POLL_SECONDS: Final = 0.1
 
-_LOADING: Final = "loads its model"
+LOADING: Final = "loads its model"
 _INVALID: Final = re.compile("invalid argument|error while handling argument|has no such flag")
 _OUT_OF_MEMORY: Final = re.compile("out of memory|cudamalloc failed|failed to allocate|unable to allocate")
 _HINTS: Final = (
@@ -121,7 +121,7 @@ async def asked(http: EngineHTTP) -> LlamaProperties | str:
     """Ask a server what it is, or why it does not say so yet."""
     try:
         seen = await read_properties(http)
-        return _LOADING if seen is None else replace(seen, limits=await read_limits(http))
+        return LOADING if seen is None else replace(seen, limits=await read_limits(http))
     except ConnectionLostError as error:
         return f"does not answer ({error})"
 
@@ -163,8 +163,8 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float
             raise EngineStartError(text, final=True) from None
         if isinstance(answer, LlamaProperties):
             return answer
-        if (process.bytes, answer == _LOADING) != seen:
-            seen = (process.bytes, answer == _LOADING)
+        if (process.bytes, answer == LOADING) != seen:
+            seen = (process.bytes, answer == LOADING)
             deadline = anyio.current_time() + patience
         elif anyio.current_time() > deadline:
             raise EngineStartError(

@@ -247,7 +247,8 @@ class WebUILauncher:
             if trouble != said:
                 said = trouble
                 self.trouble = f"the WebUI at {shown} {trouble}"
-                log.warning(f"{self.trouble}; trying again", action="engine_absent")
+                remedy = "start it there with --api, or correct SD_SERVER_URL"
+                log.warning(f"{self.trouble}: {remedy}; trying again", action="engine_absent")
             await anyio.sleep(1)
 
     async def _let_go(self, engine: WebUIEngine) -> None:

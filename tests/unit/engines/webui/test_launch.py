@@ -337,7 +337,9 @@ async def test_a_webui_elsewhere_that_is_not_there_yet_is_waited_for() -> None:
         stack.enter_context(double)
 
 
-async def test_a_proxy_whose_webui_is_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_whose_webui_is_not_there_yet_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     find, asked = Routes.find, 0
 
     def not_yet(self: Routes, method: str, path: str) -> Any:
@@ -352,6 +354,7 @@ async def test_a_proxy_whose_webui_is_not_there_yet_is_waited_for(monkeypatch: p
         async with serving(elsewhere(double.url)) as ready:
             assert ready.engine.model == "tinyA"
         assert asked > 1
+    assert any("correct SD_SERVER_URL; trying again" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_webui_elsewhere_that_goes_away_is_gone() -> None:
