@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-fast test-sd lint format bench chaos docs docs-serve lock clean
+.PHONY: help setup demo test test-fast test-sd lint format bench chaos fuzz docs docs-serve lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd lint format bench chaos docs docs-serve lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd lint format bench chaos fuzz docs docs-serve lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -71,6 +71,10 @@ bench: $(VENV)/.dev
 # Five minutes of faults on a fleet of its own; ARGS="--help" tells what else there is.
 chaos: $(VENV)/.dev
 	@$(BIN)/python bench/chaos.py $(ARGS)
+
+# Fifteen minutes of hostile jobs, damaged keys and a lying engine.
+fuzz: $(VENV)/.dev
+	@$(BIN)/python bench/fuzz.py $(ARGS)
 
 # The manual as a site in site/; every warning is an error, a link that leads nowhere as well.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -W error -m mkdocs
