@@ -363,7 +363,7 @@ async def test_a_server_elsewhere_that_hangs_makes_a_token_before_it_is_used_aga
                 await watched.supervisor.stalled(STALLED)
                 await until(lambda: "/health" in paths())
             await until(lambda: watched.states[2:] == [DRAINING, STOPPING, STARTING, READY])
-        assert set(paths()) <= {"/health", "/props", "/v1/models", "/completion"}
+        assert set(paths()) <= {"/health", "/props", "/v1/models", "/lora-adapters", "/completion"}
         assert paths().count("/completion") == 1
         assert watched.engine is not engine
 
