@@ -26,6 +26,7 @@ from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.scripts import Scripts
 
 pytestmark = pytest.mark.anyio
+ROOT = Path(__file__).parents[2]
 RIGHTS = "~* &* +@all -@admin -@dangerous"
 
 
@@ -116,6 +117,31 @@ async def test_a_user_of_too_few_rights_will_not(own: RedisServer, lacking: str)
     message, remedy = only(await look(own.url.replace("//", "//worker:s3cret@")), "error")
     assert "refuses" in message
     assert f"ACL SETUSER NAME {RIGHTS}" in remedy
+
+
+def documented() -> str:
+    """The rights of a worker on a Redis that others use, as the guide gives them."""
+    guide = (ROOT / "docs" / "guide" / "redis.md").read_text()
+    (lines,) = re.findall(r"ACL SETUSER worker on '>a-long-password' ('~llama_queue'(?:.*\\\n)*.*)", guide)
+    return lines.replace("\\\n", " ").replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [
+        ("", ""),
+        ("+blmove", "blmove llama_queue"),
+        ("~stream:*", "exists stream:doctor, expire stream:doctor, xadd stream:doctor and 2 more"),
+        ("+hincrby", "hincrby {result:doctor}:job"),
+        ("+rename", "rename {result:doctor}:parts:1"),
+    ],
+)
+async def test_a_right_that_is_missing_is_named(own: RedisServer, without: str, named: str) -> None:
+    rights = " ".join(word for word in documented().split() if word != without)
+    assert (rights == " ".join(documented().split())) == (not without)
+    own.client.execute_command(f"ACL SETUSER worker on >s3cret {rights}")
+    found = [finding for finding in await look(own.url.replace("//", "//worker:s3cret@")) if finding.status == "error"]
+    assert [f"the user may not run {named}" in finding.message for finding in found] == ([True] if named else [])
 
 
 async def test_settings_that_lose_jobs_are_warned_of_with_the_command_that_mends_them(own: RedisServer) -> None:

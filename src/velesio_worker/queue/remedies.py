@@ -71,6 +71,8 @@ FOREIGN: Final = "WRONGTYPE"
 RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
 """What a Redis user of the worker's may do; the guide to Redis has a narrower list."""
 
+ALLOW: Final = f"redis-cli ACL SETUSER NAME {RIGHTS}"
+
 _REMEDIES: Final = {
     "BUSY": "is busy with a script that does not end: redis-cli SCRIPT KILL",
     "CERTIFICATE": "has a certificate that is not trusted here ({said}): name its authority in REDIS_URL, "
@@ -88,7 +90,7 @@ _REMEDIES: Final = {
     "NOAUTH": "refuses the user or password ({said}): check REDIS_URL",
     "NODB": "has no database of that number ({said}): end REDIS_URL with a smaller one, mostly 0 to 15",
     "NOMASTER": "has no primary now, or no Sentinel answers: check the addresses and the service in REDIS_URL",
-    "NOPERM": f"does not let the user do what the worker needs ({{said}}): redis-cli ACL SETUSER NAME {RIGHTS}",
+    "NOPERM": f"does not let the user do what the worker needs ({{said}}): {ALLOW}",
     "NOREPLICAS": "has too few replicas to take writes: check min-replicas-to-write",
     "NOTLS": "speaks no TLS there ({said}): write redis instead of rediss in REDIS_URL, or the port that has TLS",
     "OOM": "is out of memory: raise its maxmemory or remove keys",

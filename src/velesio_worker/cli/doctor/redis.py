@@ -15,7 +15,8 @@ from velesio_worker.core.secrets import hide_password
 from velesio_worker.queue.connection import check_redis as check_server
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.remedies import RIGHTS, remedy
+from velesio_worker.queue.remedies import ALLOW, remedy
+from velesio_worker.queue.rights import forbidden
 from velesio_worker.queue.risks import Reading, readings, risks
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import RedisUnusableError
@@ -32,7 +33,7 @@ _ALL_LEASES: Final = 10**9
 """Seconds; every lease ends sooner."""
 
 _WITH_USER: Final = "redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
-_ALLOW: Final = f"let the user do what the worker needs: redis-cli ACL SETUSER NAME {RIGHTS}"
+_ALLOW: Final = f"let the user do what the worker needs: {ALLOW}"
 
 
 async def check_redis(report: CheckReport, slow: float = SLOW_SECONDS) -> None:
@@ -107,6 +108,9 @@ async def _look(redis: Redis, url: str, report: CheckReport, slow: float) -> Non
         _judge(reading, report, slow)
     for risk in await risks(redis, url):
         report.warning(risk.what, risk.remedy, risk=risk.action, **risk.facts)
+    if lacking := await forbidden(redis, Keys(report.settings.queue_name)):
+        report.error(f"Redis at {hide_password(url)} {lacking}", _ALLOW, url=hide_password(url))
+        return
     await _look_at_queue(redis, report)
     # Whether Redis takes writes: by one that changes nothing, for a key that is not there is not set anew.
     await redis.set(f"{{{report.settings.queue_name}}}:doctor", "", xx=True, px=1)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from importlib.resources import files
 from typing import Any, Final, NamedTuple, Self
 
+import orjson
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
@@ -206,6 +207,10 @@ class Scripts:
                 args=[worker, lease_ends, int(gone)],
             )
         )
+
+    async def forbidden(self, commands: Sequence[Sequence[str]]) -> list[int]:
+        """Return the places, from 1 on, of the commands that the user may not run; none is run."""
+        return await self._run("rights", keys=[], args=[orjson.dumps(commands)])
 
     async def alive(self, keys: Keys, worker: str) -> bool:
         """Whether the worker's lease runs."""
