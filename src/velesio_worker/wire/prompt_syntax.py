@@ -1,11 +1,17 @@
-"""What a WebUI's prompt may hold of the signs that its parser reads: it takes minutes, and gigabytes, for many."""
+"""How long a WebUI's prompt may be, and what it may hold of the signs that its parser reads.
+
+It takes minutes, and gigabytes, for many.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
+
+LONGEST: Final = 64 * 1024
+"""How many characters a prompt may have: a result repeats it for each image."""
 
 MOST_SIGNS: Final = 400
 """How many signs a prompt may have. Measured on AUTOMATIC1111's grammar: ten seconds at most; four times as many take
@@ -41,5 +47,5 @@ def check_prompt(prompt: str) -> str:
     return prompt
 
 
-Prompt = Annotated[str, AfterValidator(check_prompt)]
+Prompt = Annotated[str, Field(max_length=LONGEST), AfterValidator(check_prompt)]
 """A prompt that a WebUI can read in seconds."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
+import anyio.to_thread
 import orjson
 
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
@@ -34,6 +35,7 @@ _SHOWN: Final = 300
 _PREFIX: Final = "/sdapi/v1"
 _TASKS: Final = "/internal/progress"
 _SMALL: Final = 256 * 1024
+_LARGE: Final = 1024 * 1024
 _IMAGES: Final = re.compile(rb'\s*\{\s*"images"\s*:\s*\[')
 """How the answers with images of every known server begin."""
 
@@ -90,8 +92,8 @@ class WebUIApi:
 
     async def get(self, route: str) -> Any:  # noqa: ANN401 (JSON)
         """GET ``/sdapi/v1/<route>``; None if there is no such route."""
-        status, answer = await self._http.get(f"{_PREFIX}/{route}", timeout=ANSWER_SECONDS)
-        return None if status in _ABSENT else _checked(status, answer)
+        status, text = await self._http.get_text(f"{_PREFIX}/{route}", timeout=ANSWER_SECONDS)
+        return None if status in _ABSENT else _checked(status, await _decoded(text.encode()))
 
     async def post(
         self,
@@ -111,7 +113,7 @@ class WebUIApi:
         try:
             with anyio.fail_after(limit):
                 async with self._http.post(path, orjson.dumps(body)) as response:
-                    return response.status, decode_answer(await response.body())
+                    return response.status, await _decoded(await response.body())
         except TimeoutError:
             raise ConnectionLostError(f"no answer to {path} within {limit:g} s") from None
 
@@ -148,6 +150,13 @@ class WebUIApi:
         """Whether there is a route that takes POST: to a GET it says that the method is wrong, not the route."""
         status, _ = await self._http.get(path, timeout=ANSWER_SECONDS)
         return status not in _ABSENT
+
+
+async def _decoded(body: bytes) -> Any:  # noqa: ANN401 (JSON)
+    """Decode an answer, in a thread if it is large: text jobs would wait for the event loop."""
+    if len(body) <= _LARGE:
+        return decode_answer(body)
+    return await anyio.to_thread.run_sync(decode_answer, body)
 
 
 def decode_answer(body: bytes, *, small: int = _SMALL) -> Any:  # noqa: ANN401 (JSON)

@@ -30,6 +30,10 @@ _CUT_FROM: Final = 2
 """How many times SD_MAX_PIXELS a hires fix may work on, before what is too much on one side is cut off."""
 
 
+_ROOM: Final = 4
+"""How many times SD_MAX_PIXELS an image from a WebUI may have: sizes are rounded, and its own settings may enlarge."""
+
+
 def names_in(text: str) -> frozenset[str]:
     """Return the names in a setting that lists some, such as ``SD_SCRIPTS``."""
     return frozenset(name for part in text.split(",") if (name := part.strip()))
@@ -53,6 +57,11 @@ def check_limits(parameters: ImageParameters, settings: Settings) -> None:
             f"data.init_images has {len(parameters.init_images)} images, and batch_size is {batch}: send one, or as "
             "many as batch_size."
         )
+
+
+def most_pixels(parameters: ImageParameters, settings: Settings) -> int:
+    """Return how many pixels a WebUI's image for a job may have; scripts make grids of all their images."""
+    return _ROOM * settings.sd_max_pixels * (settings.sd_max_images if parameters.script_name else 1)
 
 
 def _check_final_size(parameters: ImageParameters, most: int) -> None:

@@ -189,7 +189,7 @@ class Line:
                 body["force_task_id"] = round_.task
             await self._whose.look(round_)
             answers.append(await self._api.post(request.route, body, timeout=None))
-            more = len(images_of(answers[-1]))
+            more = len(await anyio.to_thread.run_sync(images_of, answers[-1]))
             made += more
             if self._abilities.interrupt or not (more and made < wanted and round_.wanted):  # or it was interrupted
                 return answers
@@ -238,18 +238,8 @@ class Line:
                 round_.spoiled = True  # whoever is next in the WebUI's own line may wipe that out before the end
             position = round_.course.moved(answer) if ours else None
             if position is not None:
-                picture = await self._preview(answer) if looks else None
+                picture = await _preview(answer, round_.most_pixels) if looks else None
                 round_.tell(Progress(position, picture))
-
-    async def _preview(self, answer: dict[str, Any]) -> bytes | None:
-        image = answer.get("current_image")
-        if not isinstance(image, str) or not image:
-            return None
-        try:
-            return await anyio.to_thread.run_sync(preview, image)
-        except ValueError as error:
-            log.debug(f"{NAME}'s preview cannot be used: {error}", action="preview_unusable")
-            return None
 
     async def _stop_unwanted(self, round_: Round) -> None:
         """Once nobody wants a request any more, interrupt it until it ends; a server of our own that goes on, goes."""
@@ -271,6 +261,17 @@ class Line:
                 if await self._whose.is_ours(round_):
                     with anyio.move_on_after(_LAST_SECONDS, shield=True):  # else it might arrive after the next request
                         await self._api.post("interrupt", {})
+
+
+async def _preview(answer: dict[str, Any], most_pixels: int) -> bytes | None:
+    image = answer.get("current_image")
+    if not isinstance(image, str) or not image:
+        return None
+    try:
+        return await anyio.to_thread.run_sync(preview, image, most_pixels)
+    except Exception as error:  # noqa: BLE001 (whatever it is: it is about no more than a preview)
+        log.debug(f"{NAME}'s preview cannot be used: it {error}", action="preview_unusable")
+        return None
 
 
 def _is_interrupted(state: dict[str, Any]) -> bool:

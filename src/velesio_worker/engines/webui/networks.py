@@ -19,8 +19,6 @@ _KINDS: Final = _LORA | {_HYPERNET}
 _NAMES: Final = {"lora": "LoRA", "lyco": "LoRA", _HYPERNET: "hypernetwork"}
 _WEIGHTS: Final = frozenset({"te", "unet", "dyn"})
 _SHOWN: Final = 80
-_MOST: Final = 20
-"""How many warnings one job may have of its tags."""
 
 
 def _tags(prompt: str) -> Iterator[tuple[str, list[str]]]:
@@ -48,7 +46,7 @@ def _known(kind: str, name: str, catalogue: Catalogue) -> bool:
 
 
 def warnings_of(prompt: str, negative: str, catalogue: Catalogue) -> list[str]:
-    """Say what of a prompt's tags has no effect, each once; of very many the first ones."""
+    """Say what of a prompt's tags has no effect, each once."""
     said: dict[str, None] = {}
     for kind, items in _tags(prompt):
         name = items[0][:_SHOWN]
@@ -62,9 +60,7 @@ def warnings_of(prompt: str, negative: str, catalogue: Catalogue) -> list[str]:
             said[f"The weight {weight[:_SHOWN]!r} of the {_NAMES[kind]} {name!r} is no number: {all_}."] = None
     for kind in kinds_in(negative):
         said[f"<{kind}:…> in the negative prompt has no effect: write it in the prompt."] = None
-    sentences = list(said)
-    left = len(sentences) - _MOST
-    return sentences if left <= 0 else [*sentences[:_MOST], f"{left} more of the prompt's tags have no effect."]
+    return list(said)
 
 
 def _wrong_weight(kind: str, items: list[str]) -> str | None:

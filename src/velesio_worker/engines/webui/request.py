@@ -13,7 +13,7 @@ import anyio.to_thread
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
 from velesio_worker.engines.webui.extras import NAMES, extras, told_of
-from velesio_worker.engines.webui.limits import check_allowed, check_limits
+from velesio_worker.engines.webui.limits import check_allowed, check_limits, most_pixels
 from velesio_worker.engines.webui.networks import kinds_in, unknown, warnings_of
 from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.wire.errors import BadJobError, OutOfMemoryError
@@ -61,6 +61,7 @@ class ImageRequest:
         route: ``txt2img`` or ``img2img``.
         body: the request's, but for seed and batch size.
         seed: the seed that the job gave; None: any.
+        most_pixels: how many pixels an image of it may have, on its way and in the end.
         warnings: what the WebUI will not do as it was asked.
     """
 
@@ -68,6 +69,7 @@ class ImageRequest:
     route: str
     body: dict[str, Any]
     seed: int | None
+    most_pixels: int
     warnings: tuple[str, ...] = ()
 
     def body_with(self, seed: int, batch_size: int) -> dict[str, Any]:
@@ -128,7 +130,8 @@ async def prepare(
         route = "img2img"
         body |= await anyio.to_thread.run_sync(_pictures, parameters, settings.sd_max_pixels)
     seed = None if parameters.seed == RANDOM else parameters.seed
-    return ImageRequest(parameters, route, body, seed, tuple(_warnings(parameters, catalogue, settable=settable)))
+    warnings = tuple(_warnings(parameters, catalogue, settable=settable))
+    return ImageRequest(parameters, route, body, seed, most_pixels(parameters, settings), warnings)
 
 
 def _prompts(parameters: ImageParameters) -> str:

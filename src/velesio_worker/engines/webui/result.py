@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+import orjson
+
 from velesio_worker.engines.http import decode_json
-from velesio_worker.engines.webui.catalogue import AUTOMATIC, plain
-from velesio_worker.engines.webui.pictures import as_png, picture_size, png_seed, png_size
+from velesio_worker.engines.webui.catalogue import AUTOMATIC, listed, plain
+from velesio_worker.engines.webui.pictures import PictureError, as_png, picture_size, png_seed, png_size
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.wire.errors import EngineRefusedError
 from velesio_worker.wire.events import Done
 
 _TEXTS: Final = "infotexts"
+_LARGEST_INFO: Final = 1024 * 1024
+"""So many bytes of JSON a WebUI may say about a job's images; a prompt stands in it several times for each."""
+
+_MOST_WARNINGS: Final = 8
+_SHOWN: Final = 80
 _PER_IMAGE: Final = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", _TEXTS)
 
 
@@ -34,12 +41,12 @@ def results(requests: Sequence[ImageRequest], answers: Sequence[object], seed: i
         info["index_of_first_image"] = 0  # a grid alone
     counts = [request.parameters.images for request in requests]
     if len(requests) == 1 and requests[0].parameters.script_name and images:
-        images = _without_grids(images)
+        images = _without_grids(images, requests[0].most_pixels)
         counts = [len(images)]  # a script makes as many as it likes
     wanted = sum(counts)
     if len(images) < wanted:
         raise EngineRefusedError(f"The WebUI made {len(images)} of {wanted} images: somebody else interrupted it.")
-    seeds = _seeds(info, images, seed, wanted)
+    seeds = _seeds(info, images, seed, wanted, requests[0].most_pixels)
     done: list[Done] = []
     first = 0
     for request, count in zip(requests, counts, strict=True):
@@ -74,9 +81,9 @@ def _grids(info: dict[str, Any]) -> int:
     return max(first, 0) if isinstance(first, int) else 0
 
 
-def _without_grids(images: list[str]) -> list[str]:
+def _without_grids(images: list[str], most_pixels: int) -> list[str]:
     """Leave out the grids that scripts put before their images and do not count, as Loopback does."""
-    sizes = [picture_size(image) for image in images]
+    sizes = [picture_size(image, most_pixels) for image in images]
     last = sizes[-1]
     first = 0
     while first < len(images) - 1 and _is_grid(sizes[first], last):
@@ -98,12 +105,12 @@ def _info(answer: object) -> dict[str, Any]:
     return cast("dict[str, Any]", info) if isinstance(info, dict) else {}
 
 
-def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int) -> list[int]:
+def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int, most_pixels: int) -> list[int]:
     told: Any = info.get("all_seeds")
     seeds = cast("list[Any]", told)[:count] if isinstance(told, list) else []
     if len(seeds) == count and all(type(one) is int and one >= 0 for one in seeds):
         return seeds
-    written = [png_seed(image) for image in images[:count]]
+    written = [png_seed(image, most_pixels) for image in images[:count]]
     return [seed + number if told is None else told for number, told in enumerate(written)]
 
 
@@ -125,21 +132,56 @@ def _share(info: dict[str, Any], first: int, last: int) -> dict[str, Any]:
     return own
 
 
-def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds: list[int], model: str) -> Done:
-    parameters = request.parameters
-    alike = not parameters.script_name  # a script varies what it likes
-    warnings = [*request.warnings, *(_fallbacks(request, info, model) if alike else ())]
+def _cut(info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Leave out the largest fields of what is too large; returns the rest, and a warning if there are any."""
+    sizes = {name: len(orjson.dumps(value)) + len(name) for name, value in info.items()}
+    total = sum(sizes.values())
+    left_out: list[str] = []
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if total <= _LARGEST_INFO:
+            break
+        total -= sizes[name]
+        left_out.append(name)
+    if not left_out:
+        return info, []
+    kept = {name: value for name, value in info.items() if name not in set(left_out)}
+    names = listed(name[:_SHOWN] for name in left_out)
+    return kept, [f"The WebUI's info is longer than {_LARGEST_INFO} bytes: it is without {names}."]
+
+
+def _as_pngs(images: list[str], most_pixels: int) -> tuple[set[tuple[int, int]], bool]:
+    """Have images be PNGs; returns their sizes, and whether some were not.
+
+    Raises:
+        EngineRefusedError: one is no image, or too large.
+    """
     sizes: set[tuple[int, int]] = set()
+    converted = False
     for number, image in enumerate(images):
         size = png_size(image)
         if size is None:
             try:
-                images[number] = as_png(image)
-            except ValueError:
-                raise EngineRefusedError("The WebUI's answer has an image that is none.") from None
-            size = png_size(images[number]) or (0, 0)
-            warnings.append("The WebUI made an image that is no PNG (its samples_format); it was converted.")
+                images[number] = as_png(image, most_pixels)
+            except PictureError as error:
+                raise EngineRefusedError(f"The WebUI's answer has an image that cannot be used: it {error}.") from None
+            size, converted = png_size(images[number]) or (0, 0), True
+        if size[0] * size[1] > most_pixels:
+            raise EngineRefusedError(
+                f"The WebUI's answer has an image of {size[0]}x{size[1]} pixels, more than {most_pixels}: "
+                "raise SD_MAX_PIXELS if it is to be so large."
+            )
         sizes.add(size)
+    return sizes, converted
+
+
+def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds: list[int], model: str) -> Done:
+    parameters = request.parameters
+    alike = not parameters.script_name  # a script varies what it likes
+    info, warnings = _cut(info)
+    warnings = [*request.warnings, *warnings, *(_fallbacks(request, info, model) if alike else ())]
+    sizes, converted = _as_pngs(images, request.most_pixels)
+    if converted:
+        warnings.append("The WebUI made an image that is no PNG (its samples_format); it was converted.")
     if alike and request.seed is not None and seeds[0] != request.seed:
         warnings.append(f"The WebUI used the seed {seeds[0]} instead of {request.seed}.")
     width, height = min(sizes)
@@ -162,8 +204,14 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
     }
     result: dict[str, Any] = {"images": images, "parameters": used, "seeds": seeds, "info": info}
     if warnings:
-        result["warnings"] = list(dict.fromkeys(warnings))
+        result["warnings"] = _first(list(dict.fromkeys(warnings)))
     return Done(result, "stop")
+
+
+def _first(warnings: list[str]) -> list[str]:
+    """Return the first warnings, and how many more there are."""
+    left = len(warnings) - _MOST_WARNINGS
+    return warnings if left <= 0 else [*warnings[:_MOST_WARNINGS], f"… and {left:,} more"]
 
 
 def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[str]:
@@ -174,10 +222,10 @@ def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[
     for what, used in (("sampler", info.get("sampler_name")), ("scheduler", schedule)):
         asked = request.body.get("sampler_name" if what == "sampler" else what)
         if isinstance(used, str) and isinstance(asked, str) and plain(asked) not in {plain(used), AUTOMATIC}:
-            said.append(f"The WebUI used the {what} {used!r} instead of {asked!r}.")
+            said.append(f"The WebUI used the {what} {used[:_SHOWN]!r} instead of {asked!r}.")
     loaded = _other_model(info, model)
     if loaded and model:
-        said.append(f"The WebUI used the model {loaded!r} instead of {model!r}.")
+        said.append(f"The WebUI used the model {loaded[:_SHOWN]!r} instead of {model!r}.")
     return said
 
 

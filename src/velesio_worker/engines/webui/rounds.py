@@ -72,6 +72,7 @@ class Round:
         wanted: those of them that still wait for it.
         unwanted: set once none does.
         task: the request's id.
+        most_pixels: how many pixels its images may have.
         batch_size: how many images are made at once.
         course: how far it is.
         seed: of the first image; the others' follow one another.
@@ -90,6 +91,7 @@ class Round:
         self.behind: str | None = None
         self.sent_at = math.inf
         self.task = f"task({secrets.token_hex(8)})"
+        self.most_pixels = request.most_pixels
         self.batch_size = sum(ticket.request.parameters.batch_size for ticket in tickets)
         self.course = Course(request.steps, request.parameters.n_iter)
         self.seed = draw_seed(self.batch_size * request.parameters.n_iter) if request.seed is None else request.seed

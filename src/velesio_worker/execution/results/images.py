@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,14 +120,16 @@ class ImageOutput:
     async def place(self, held: Held, done: Done) -> Done:
         """Move a result's images into the store if they are large. It is never an error: at worst they stay inline.
 
-        The files are named after the attempt. Returns the job's end with ``images`` being URLs and ``images_stored``
+        The files are named after the attempt and a number that nobody guesses: ids come again, and files are never
+        overwritten. Returns the job's end with ``images`` being URLs and ``images_stored``
         true; or with its images inline and one more of ``warnings``, if the store failed; or as it was.
         """
         result = done.result
         images: list[str] = result.get("images", [])
         if self._store is None or sum(map(len, images)) <= self._inline_bytes:
             return done
-        stem = f"{held.job_id.replace(':', '~')}-{held.attempt}"  # no job id has a tilde, and URLs take it as it is
+        name = held.job_id.replace(":", "~")  # no job id has a tilde, and URLs take it as it is
+        stem = f"{name}-{held.attempt}-{secrets.token_hex(8)}"
         try:
             urls = await _put_all(self._store, stem, images)
         except Exception as error:  # noqa: BLE001 (whatever is the matter with the store, the result is owed)

@@ -90,6 +90,10 @@ class WebUI:
         assert timeout
         return 200, decode_json(self._answer(path))
 
+    async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (the real one's)
+        assert timeout
+        return 200, self._answer(path).decode(errors="replace")
+
     @asynccontextmanager
     async def post(self, path: str, body: bytes) -> AsyncGenerator[Reply, None]:
         assert orjson.loads(body) is not None

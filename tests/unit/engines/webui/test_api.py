@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velesio_worker.engines.webui.api import decode_answer
+from velesio_worker.engines.http import EngineHTTP
+from velesio_worker.engines.webui import api as webui_api
+from velesio_worker.engines.webui.api import WebUIApi, decode_answer
 
 PICTURE = base64.b64encode(bytes(range(256)) * 2000).decode()
 
@@ -58,3 +63,44 @@ def test_any_answer_is_what_json_says(images: list[Any], info: str, *, first: bo
     for ascii_only in (True, False):
         body = json.dumps(answer, ensure_ascii=ascii_only).encode(errors="replace")
         assert decode_answer(body, small=0) == json.loads(body)
+
+
+class Large:
+    """A WebUI whose answers have so many bytes."""
+
+    status = 200
+
+    def __init__(self, size: int) -> None:
+        self._body = json.dumps({"info": "x" * (size - 12)}).encode()
+        assert len(self._body) == size
+
+    async def body(self) -> bytes:
+        return self._body
+
+    async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (the real one's)
+        assert path
+        assert timeout
+        return 200, self._body.decode()
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes) -> AsyncGenerator[Large, None]:
+        assert path
+        assert body
+        yield self
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("size", "in_loop"), [(1024 * 1024, True), (1024 * 1024 + 1, False)])
+async def test_a_large_answer_is_decoded_beside_the_event_loop(
+    size: int, monkeypatch: pytest.MonkeyPatch, *, in_loop: bool
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def decode(body: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return decode_answer(body)
+
+    monkeypatch.setattr(webui_api, "decode_answer", decode)
+    api = WebUIApi(cast("EngineHTTP", Large(size)))
+    assert await api.get("progress") == await api.post("txt2img", {})
+    assert [thread is threading.current_thread() for thread in threads] == [in_loop, in_loop]

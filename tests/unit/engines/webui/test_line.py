@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import random
+import subprocess
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
+from unittest.mock import Mock
 
 import anyio
 import pytest
+from PIL import Image
 
 from tests.doubles.webui.client import Asking, ask
+from tests.doubles.webui.pictures import encode
 from tests.support.waiting import until
 from tests.support.webui_bench import OFTEN, SLOW, Bench, Job, bench, cat, cat_from_image, size
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, EngineUnavailableError
@@ -151,6 +156,38 @@ async def test_previews_are_small_pictures_and_come_after_ten_steps() -> None:
             assert event.preview is not None
             assert event.preview.startswith(b"\xff\xd8"), "a JPEG"
             assert size(event.preview) == (256, 128)
+
+
+EPS: Final = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n%%EOF\n").decode()
+TOO_LARGE: Final = encode(Image.new("L", (1100, 1100)))
+"""More than four times the SD_MAX_PIXELS of a bench."""
+
+
+@pytest.mark.parametrize("picture", [EPS, TOO_LARGE, "A" * (8 * 1024 * 1024 + 4), "no base64"], ids=len)
+async def test_a_preview_that_cannot_be_used_is_none_and_no_matter(
+    picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(SLOW, pace=PICTURES) as bed:
+        report, shown = bed.double.studio.state.report, list[bool]()
+
+        def with_another(*, with_image: bool) -> dict[str, Any]:
+            shown.append(with_image)
+            return report(with_image=with_image) | {"current_image": picture}
+
+        monkeypatch.setattr(bed.double.studio.state, "report", with_another)
+        job = bed.start(cat(steps=30))
+        await job.ended()
+        assert any(shown)
+        assert all(event.preview is None for event in job.progress)
+
+
+async def test_whatever_a_preview_raises_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising = Mock(side_effect=subprocess.CalledProcessError(1, "gs"))
+    monkeypatch.setattr("velesio_worker.engines.webui.line.preview", raising)
+    async with bench(SLOW, pace=PICTURES) as bed:
+        await bed.start(cat(steps=30)).ended()
+        assert raising.called
+        await bed.start(cat()).ended()
 
 
 async def test_without_previews_there_are_none() -> None:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import re
 import struct
+import subprocess
+import time
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import EpsImagePlugin, Image, ImageFile, PngImagePlugin
 
+import velesio_worker
+from velesio_worker.engines.webui.passes import has_too_many_scans
 from velesio_worker.engines.webui.pictures import (
+    LARGEST_PREVIEW,
     PREVIEW_SIDE,
+    PictureError,
     as_png,
     bare,
     check_picture,
@@ -180,7 +191,7 @@ def test_the_size_of_a_png_is_read_from_its_head() -> None:
 @pytest.mark.parametrize("other", ["", "a", "größe", "====", MARKED, encoded("JPEG"), PNG[:28], f"data:,{PNG}"])
 def test_what_is_no_png_has_no_size_and_no_seed(other: str) -> None:
     assert png_size(other) is None
-    assert png_seed(other) is None
+    assert png_seed(other, PLENTY) is None
 
 
 A1111 = "a cat\nNegative prompt: dogs\nSteps: 4, Sampler: Euler, CFG scale: 7.0, Seed: 7, Size: 64x64, Version: 1.10.1"
@@ -205,28 +216,28 @@ SD_SERVER = (
     ],
 )
 def test_the_seed_is_read_from_behind_the_prompts(words: str, seed: int | None) -> None:
-    assert png_seed(with_text(words)) == seed
+    assert png_seed(with_text(words), PLENTY) == seed
 
 
 def test_a_png_without_text_has_no_seed() -> None:
-    assert png_seed(PNG) is None
-    assert png_seed(png_of(100_000, 100_000)) is None
+    assert png_seed(PNG, PLENTY) is None
+    assert png_seed(png_of(100_000, 100_000), PLENTY) is None
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "WEBP", "PNG"])
 @pytest.mark.parametrize("prefix", ["", "data:image/any;base64,"])
 def test_an_image_of_another_format_becomes_a_png_of_the_same_size(format_: str, prefix: str) -> None:
-    assert png_size(as_png(prefix + encoded(format_, (24, 40)))) == (24, 40)
+    assert png_size(as_png(prefix + encoded(format_, (24, 40)), PLENTY)) == (24, 40)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
 def test_a_preview_is_a_small_jpeg_of_the_same_shape(mode: str) -> None:
-    with Image.open(io.BytesIO(preview(encoded(size=(1024, 512), mode=mode)))) as small:
+    with Image.open(io.BytesIO(preview(encoded(size=(1024, 512), mode=mode), 1024 * 512))) as small:
         assert (small.format, small.size) == ("JPEG", (PREVIEW_SIDE, PREVIEW_SIDE // 2))
 
 
 def test_a_small_preview_is_not_blown_up() -> None:
-    with Image.open(io.BytesIO(preview(f"data:image/png;base64,{PNG}"))) as small:
+    with Image.open(io.BytesIO(preview(f"data:image/png;base64,{PNG}", PLENTY))) as small:
         assert small.size == (16, 8)
 
 
@@ -234,10 +245,138 @@ def test_a_small_preview_is_not_blown_up() -> None:
     "other", ["", "a", "größe", MARKED, PNG[:40], png_of(100_000, 100_000), png_of(11_000, 11_000)]
 )
 def test_what_is_no_image_becomes_no_png_and_no_preview(other: str) -> None:
-    with pytest.raises(ValueError, match="no image"):
-        as_png(other)
-    with pytest.raises(ValueError, match="no image"):
-        preview(other)
+    with pytest.raises(PictureError):
+        as_png(other, PLENTY)
+    with pytest.raises(PictureError):
+        preview(other, PLENTY)
+
+
+def jpeg_of_scans(count: int, size: tuple[int, int] = (64, 64)) -> bytes:
+    """A progressive JPEG whose last scan comes so often."""
+    out = io.BytesIO()
+    Image.new("L", size, 128).save(out, "JPEG", progressive=True)
+    content = out.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * count + content[-2:]
+
+
+def gif_of_frames(count: int) -> bytes:
+    """A GIF of one pixel and so many frames."""
+    head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+    frame = b"\x21\xf9\x04\0\1\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return head + frame * count + b"\x3b"
+
+
+def animation(format_: str, count: int) -> bytes:
+    out = io.BytesIO()
+    first, *others = [Image.new("RGB", (8, 8), (number * 3, 255 - number * 3, 0)) for number in range(count)]
+    first.save(out, format_, save_all=True, append_images=others, lossless=True)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("count", [65, 100_000])
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(count: int) -> None:
+    began = time.process_time()
+    assert "more than 64 scans" in wrong(text(jpeg_of_scans(count)))
+    with pytest.raises(PictureError, match="64 scans"):
+        preview(text(jpeg_of_scans(count)), PLENTY)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "between", [b"", b"\xff\x05\xff\xff", b"\xff\xfe\0\2", b"\xff\xff\xff", b"\xff\xe1\0\6\xff\xd9ab"]
+)
+def test_no_marker_hides_a_scan(between: bytes) -> None:
+    content = jpeg_of_scans(1)
+    last = content.rindex(b"\xff\xda")
+    assert has_too_many_scans(content[:last] + (between + content[last:-2]) * 70 + content[-2:])
+
+
+def test_what_looks_like_scans_in_the_notes_of_a_jpeg_or_behind_it_is_none() -> None:
+    content = jpeg_of_scans(1)
+    note = b"\xff\xe1" + struct.pack(">H", 2 + 300) + b"\xff\xda\0" * 100
+    sent = text(content[:2] + note + content[2:] + b"\xff\xda\0\2" * 1000)
+    assert check_picture(sent, name="mask", max_pixels=PLENTY) == sent
+
+
+def test_markers_without_an_end_are_no_jpeg() -> None:
+    assert has_too_many_scans(b"\xff\xd8" + b"\xff\x01" * 20_000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [gif_of_frames(65), gif_of_frames(200_000), animation("GIF", 70), animation("PNG", 70), animation("WEBP", 70)],
+    ids=["65", "200000", "GIF", "PNG", "WEBP"],
+)
+def test_an_image_of_very_many_frames_is_refused(content: bytes) -> None:
+    assert "more than 64 frames: send the one that is meant" in wrong(text(content))
+
+
+@pytest.mark.parametrize("content", [gif_of_frames(64), *(animation(name, 60) for name in ("GIF", "PNG", "WEBP"))])
+def test_an_image_of_some_frames_is_taken(content: bytes) -> None:
+    assert png_size(check_picture(text(content), name="mask", max_pixels=PLENTY)) is not None
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(hello) print\n%%EOF\n"
+
+
+def test_postscript_starts_no_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = tmp_path / "started"
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for use in (as_png, preview):
+        with pytest.raises(PictureError, match="no readable image"):
+            use(text(EPS), PLENTY)
+    wrong(text(EPS))
+    assert not started.exists()
+
+
+def test_images_are_opened_in_one_place() -> None:
+    sources = Path(velesio_worker.__file__).parent.rglob("*.py")
+    opened = [path.name for path in sources for _ in re.findall(r"\bImage\.open\(", path.read_text())]
+    assert opened == ["pictures.py"]
+
+
+def test_whatever_goes_wrong_with_an_image_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for trouble in (subprocess.CalledProcessError(1, "gs"), RuntimeError("odd"), IndexError(), MemoryError()):
+        monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=trouble))
+        with pytest.raises(PictureError):
+            preview(PNG, PLENTY)
+
+
+@pytest.mark.parametrize("use", [as_png, preview])
+def test_an_image_of_too_many_pixels_is_never_decoded(
+    use: Callable[[str, int], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(PictureError, match="16x8 pixels"):
+        use(PNG, 16 * 8 - 1)
+    load.assert_not_called()
+
+
+def test_a_preview_of_more_than_eight_mebibytes_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Mock()
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(PictureError, match="characters"):
+        preview("A" * (LARGEST_PREVIEW + 4), PLENTY)
+    opened.assert_not_called()
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_its_preview_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[tuple[int, int]] = []
+    convert = Image.Image.convert
+
+    def watched(image: Image.Image, *args: Any) -> Image.Image:
+        decoded.append(image.size)
+        return convert(image, *args)
+
+    monkeypatch.setattr(Image.Image, "convert", watched)
+    preview(encoded("JPEG", (4096, 2048)), 4096 * 2048)
+    assert decoded == [(512, 256)]
 
 
 def test_only_a_data_uri_loses_what_stands_before_its_comma() -> None:

@@ -427,8 +427,23 @@ async def test_a_scheduler_that_cannot_be_checked_is_told_of_in_a_warning() -> N
     assert request.body["scheduler"] == "karras"
 
 
-async def test_a_megabyte_of_spaces_in_a_prompt_is_looked_through_once() -> None:
-    prompt = "<" + " " * 1_000_000 + "<" * 100_000
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"])
+def test_a_prompt_has_a_limit(name: str) -> None:
+    assert txt(**{name: "x" * 65_536})
+    with pytest.raises(ValueError, match=name):
+        txt(**{name: "x" * 65_537})
+
+
+@pytest.mark.parametrize(("more", "most"), [({}, 4), ({"enable_hr": True}, 4), ({"script_name": "x/y/z plot"}, 4 * 16)])
+async def test_an_image_may_be_some_times_as_large_as_is_asked_for_and_a_grid_as_large_as_all(
+    more: dict[str, Any], most: int
+) -> None:
+    request = await prepared(txt(**more), ABLE, limits(sd_scripts="x/y/z plot"))
+    assert request.most_pixels == most * LIMITS.sd_max_pixels
+
+
+async def test_a_prompt_of_spaces_is_looked_through_once() -> None:
+    prompt = "<" + " " * 50_000 + "<" * 10_000
     assert (await prepared(txt(prompt=prompt), SILENT)).body["prompt"] == prompt
 
 

@@ -19,12 +19,14 @@ from velesio_worker.wire.image_parameters import Txt2ImgParameters
 
 SECRET = "a very private prompt"
 MODEL = "tinyA"
+MOST = 4 * 512 * 512
+"""How many pixels an image may have."""
 
 
 def request(seed: int | None = None, warnings: tuple[str, ...] = (), **more: Any) -> ImageRequest:
     parameters = Txt2ImgParameters.model_validate({"prompt": SECRET, "width": 64, "height": 64} | more)
     scheduler = {} if parameters.scheduler is None else {"scheduler": parameters.scheduler}
-    return ImageRequest(parameters, "txt2img", {"sampler_name": "Euler a"} | scheduler, seed, warnings)
+    return ImageRequest(parameters, "txt2img", {"sampler_name": "Euler a"} | scheduler, seed, MOST, warnings)
 
 
 def picture(seed: int, size: tuple[int, int] = (64, 64), format_: str = "png", *, written: bool = False) -> str:
@@ -197,7 +199,7 @@ def test_a_job_that_leaves_the_defaults_to_the_engine_is_told_what_they_were() -
     assert made["parameters"]["sampler_name"] == "Euler a"
     asked = request(defaults="engine", steps=3)
     assert result(whole, asked)["parameters"]["steps"] == 3
-    free = ImageRequest(Txt2ImgParameters(prompt=SECRET, defaults="engine"), "txt2img", {}, None)
+    free = ImageRequest(Txt2ImgParameters(prompt=SECRET, defaults="engine"), "txt2img", {}, None, MOST)
     assert "warnings" not in result(whole, free), "the size was the engine's to choose"
 
 
@@ -238,10 +240,37 @@ def test_fewer_images_than_asked_for_are_no_result(images: list[Any]) -> None:
 
 @pytest.mark.parametrize("image", ["", "no base64", base64.b64encode(SECRET.encode()).decode(), picture(7)[:28]])
 def test_an_image_that_is_none_is_refused_and_not_repeated(image: str) -> None:
-    with pytest.raises(EngineRefusedError, match="an image that is none") as caught:
+    with pytest.raises(EngineRefusedError, match="an image that cannot be used") as caught:
         result({"images": [image], "info": ""})
     assert SECRET not in str(caught.value)
     assert not image or image not in str(caught.value)
+
+
+@pytest.mark.parametrize("format_", ["png", "jpg"])
+def test_an_image_that_is_larger_than_any_of_the_jobs_may_be_is_refused(format_: str) -> None:
+    made = {"images": [picture(7, (1024, 1024), format_)], "info": ""}
+    assert result(made)["images"]
+    larger = {"images": [picture(7, (1032, 1024), format_)], "info": ""}
+    with pytest.raises(EngineRefusedError, match=r"1032x1024 pixels.*SD_MAX_PIXELS"):
+        result(larger)
+
+
+@pytest.mark.parametrize("name", ["prompt", "sampler_name", "infotexts", "all_prompts", "extra"])
+def test_what_a_webui_says_at_great_length_is_left_out_and_told(name: str) -> None:
+    value = "x" * 3_000_000
+    made = result(answer([7], **{name: [value] if name.endswith("s") else value}))
+    assert len(json.dumps(made["info"])) < 1024 * 1024
+    assert name not in made["info"]
+    assert made["info"]["all_seeds"] == [7], "what is short stays"
+    assert made["warnings"] == [f"The WebUI's info is longer than 1048576 bytes: it is without {name}."]
+    assert len(json.dumps(made)) < 2 * 1024 * 1024
+
+
+def test_of_many_warnings_there_are_the_first_and_a_count() -> None:
+    made = result(answer([7]), request(warnings=tuple(f"no {number}" for number in range(200_000))))
+    assert made["warnings"] == [*(f"no {number}" for number in range(8)), "… and 199,992 more"]
+    eight = tuple(f"no {number}" for number in range(8))
+    assert result(answer([7]), request(warnings=eight))["warnings"] == list(eight)
 
 
 @pytest.mark.parametrize("format_", ["jpg", "webp"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 import sys
 import threading
 import urllib.request
@@ -70,6 +71,10 @@ def fetched(url: str) -> bytes:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url) as response:
         return response.read()
+
+
+def in_file(url: str) -> bytes:
+    return Path(urlsplit(url).path).read_bytes()
 
 
 @pytest.fixture
@@ -312,14 +317,25 @@ class TestPlacing:
         images = [base64.b64encode(PNG + bytes([number])).decode() for number in range(20)]
         result = {"images": images, "seed": 3}
         moved = await stored(store, result)
+        stem, _, _ = moved["images"][0].removeprefix("https://files.example/").rpartition("-")
+        assert re.fullmatch(r"chat~7-2-[0-9a-f]{16}", stem)
         assert moved == {
-            "images": [f"https://files.example/chat~7-2-{number}.png" for number in range(20)],
+            "images": [f"https://files.example/{stem}-{number}.png" for number in range(20)],
             "images_stored": True,
             "seed": 3,
         }
-        assert store.files == {f"chat~7-2-{number}.png": PNG + bytes([number]) for number in range(20)}
+        assert store.files == {f"{stem}-{number}.png": PNG + bytes([number]) for number in range(20)}
         assert result == {"images": images, "seed": 3}
         assert 1 < store.most <= AT_ONCE
+
+    async def test_an_id_that_comes_again_overwrites_nothing(self, tmp_path: Path) -> None:
+        store = FolderStore(tmp_path)
+        first = (await stored(store, {"images": [IMAGE]}))["images"][0]
+        other = base64.b64encode(PNG + b"other").decode()
+        second = (await stored(store, {"images": [other]}))["images"][0]
+        assert first != second
+        assert in_file(first) == PNG
+        assert in_file(second) == PNG + b"other"
 
     async def test_images_up_to_the_limit_stay_inline_together(self) -> None:
         store = Memory()
@@ -338,8 +354,8 @@ class TestPlacing:
 
     async def test_a_large_image_arrives_as_it_was(self, tmp_path: Path) -> None:
         content = os.urandom(3 * 1024 * 1024 + 1)
-        await stored(FolderStore(tmp_path), {"images": [base64.b64encode(content).decode()]})
-        assert (tmp_path / "chat~7-2-0.png").read_bytes() == content
+        moved = await stored(FolderStore(tmp_path), {"images": [base64.b64encode(content).decode()]})
+        assert in_file(moved["images"][0]) == content
 
     async def test_a_store_that_fails_costs_a_warning_and_no_image(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.WARNING)
