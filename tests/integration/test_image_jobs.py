@@ -29,7 +29,7 @@ from velesio_worker.execution.run import batch_of
 from velesio_worker.queue.choice import Affinity
 from velesio_worker.queue.claims import Claim
 from velesio_worker.wire.errors import EngineCrashedError, OutOfMemoryError
-from velesio_worker.wire.events import Begun, Done, EngineEvent, Progress
+from velesio_worker.wire.events import Begun, Done, EngineEvent, Preparing, Progress, Queued
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.parameters import Parameters
 from velesio_worker.worker import Worker
@@ -198,6 +198,51 @@ async def test_waiting_in_the_engines_line_is_no_run_time_and_running_is(side: S
         assert not await commands.exists("result:a")
         queue.turn.set()
     assert json.loads(await commands.get("result:a"))["code"] == "timeout"
+
+
+class Prepares(Queue):
+    """An engine whose jobs are prepared by the worker itself, for as long as it likes, before they stand in line."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__([Done({"images": ["x"]}, "stop")])
+        self.seconds = seconds
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+        yield [Preparing()]
+        await anyio.sleep(self.seconds)
+        yield [Queued()]
+        async for batch in super().events():
+            yield batch
+
+
+@pytest.mark.parametrize("more", [{}, {"expires_at": time.time() + 3600}])
+async def test_the_time_runs_while_the_worker_itself_works_on_a_job(
+    side: Side, commands: Any, more: dict[str, Any]
+) -> None:
+    runs = executor(side, commands, Prepares(PATIENCE))
+    claim = await claimed(side, commands, "a", 0, timeout=0.3, **more)
+    with anyio.fail_after(PATIENCE / 2):
+        assert (await runs.run(claim)).ended
+    assert json.loads(await commands.get("result:a"))["code"] == "timeout"
+
+
+async def test_the_time_stands_still_once_a_job_that_was_prepared_stands_in_line(side: Side, commands: Any) -> None:
+    prepares = Prepares(0)
+    runs = executor(side, commands, prepares)
+    claim = await claimed(side, commands, "a", 0, timeout=0.3)
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs.run, claim)
+        await until(prepares.entered.is_set)
+        await anyio.sleep(0.6)  # twice its time
+        prepares.turn.set()
+    assert json.loads(await commands.get("result:a")) == {"images": ["x"]}
+
+
+async def test_a_job_expires_while_it_is_prepared(side: Side, commands: Any) -> None:
+    claim = await claimed(side, commands, "a", 0, expires_at=time.time() + 1)
+    with anyio.fail_after(PATIENCE / 2):
+        await executor(side, commands, Prepares(PATIENCE)).run(claim)
+    assert json.loads(await commands.get("result:a"))["code"] == "expired"
 
 
 async def test_a_job_that_expires_in_the_engines_line_never_begins(side: Side, commands: Any) -> None:

@@ -25,9 +25,11 @@ from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
-from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.engine import Means, WebUIEngine
 from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.engines.webui.line_options import LineOptions, Pace
+from velesio_worker.engines.webui.pictures import check_picture
+from velesio_worker.engines.webui.request import Decode
 from velesio_worker.wire.errors import JobError
 from velesio_worker.wire.events import Done, EngineEvent, Progress
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
@@ -178,6 +180,15 @@ async def _memory() -> str:
     return MEMORY
 
 
+def decoding(limits: Settings) -> Decode:
+    """What decodes a job's pictures in this process: another is not always of matter."""
+
+    async def decode(pictures: Sequence[tuple[str, str]]) -> list[str]:
+        return [check_picture(picture, name=name, max_pixels=limits.sd_max_pixels) for name, picture in pictures]
+
+    return decode
+
+
 @asynccontextmanager
 async def bench(setup: Setup = FAST, **options: Unpack[Options]) -> AsyncGenerator[Bench, None]:
     """A double in this process with an engine whose line is served."""
@@ -192,7 +203,8 @@ async def bench(setup: Setup = FAST, **options: Unpack[Options]) -> AsyncGenerat
                 kill=options.get("kill"),
                 pace=options.get("pace", OFTEN),
             )
-            engine = WebUIEngine(api, await api.abilities(), await read_catalogue(api), LIMITS, _memory, line_options)
+            means = Means(_memory, decoding(LIMITS))
+            engine = WebUIEngine(api, await api.abilities(), await read_catalogue(api), LIMITS, means, line_options)
             double.requests.clear()
             double.polls = 0
             scope = anyio.CancelScope()

@@ -32,7 +32,19 @@ from velesio_worker.wire.errors import (
     NoCapacityError,
     OutOfMemoryError,
 )
-from velesio_worker.wire.events import PROGRESS, START, TOKEN, Begun, Done, EngineEvent, Progress, Token, start_entry
+from velesio_worker.wire.events import (
+    PROGRESS,
+    START,
+    TOKEN,
+    Begun,
+    Done,
+    EngineEvent,
+    Preparing,
+    Progress,
+    Queued,
+    Token,
+    start_entry,
+)
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.parameters import AnswerParameters
 
@@ -138,7 +150,7 @@ class Performer:
     async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
         with run.clock.watched(running=not run.traits.queues):  # else the engine says when it begins
             return await work(run)
-        if not run.clock.started:
+        if run.clock.expired:
             return ExpiredError(_EXPIRED)
         limit = run.clock.limit
         return JobTimeoutError(f"The job ran longer than {limit:g} s: raise its timeout or WORKER_TIMEOUT.")
@@ -262,9 +274,8 @@ class Performer:
                         answer.collect(event.data, MOST_PIECES)
                     if streamed and (event.has_output or not answer.before.begun):  # the role was said by whoever began
                         run.stream.put(TOKEN, orjson.dumps(event.data))
-                case Begun():
-                    run.at_work = True
-                    run.clock.start()
+                case Preparing() | Queued() | Begun():
+                    _keep_time(run, event)
                 case Progress():
                     run.stream.put(PROGRESS, orjson.dumps(event.data))
                 case Done():
@@ -289,3 +300,14 @@ class Performer:
         except JobError:
             return False
         return identity is not None and cache_key(run.job, identity) == run.answer.cache_key
+
+
+def _keep_time(run: Run, event: Preparing | Queued | Begun) -> None:
+    match event:
+        case Preparing():
+            run.clock.count()
+        case Queued():
+            run.clock.pause()
+        case Begun():
+            run.at_work = True
+            run.clock.start()

@@ -24,6 +24,9 @@ BATCH_SECONDS: Final = 2.0
 """How long a job waits for those that were taken with it; one may have to wait for another model."""
 
 
+_HAIR: Final = 1e-6
+
+
 class Halt(StrEnum):
     """Why a run is stopped before its end."""
 
@@ -38,7 +41,7 @@ Outcome = Done | JobError | FencedError | StreamLostError | None
 
 
 class Clock:
-    """Stops a job that runs too long. Until it runs, while it stands in its engine's own line, it may only expire.
+    """Stops a job that runs too long. While it stands in its engine's own line its time stands still: it may expire.
 
     Args:
         limit: how long it may run, in seconds.
@@ -53,9 +56,9 @@ class Clock:
         self._scope = anyio.CancelScope()
 
     @property
-    def started(self) -> bool:
-        """Whether it runs."""
-        return self._since is not None
+    def expired(self) -> bool:
+        """Whether it was stopped because it had not begun in time, rather than because it ran too long."""
+        return self.expires_at is not None and self._left > _HAIR
 
     @contextlib.contextmanager
     def watched(self, *, running: bool) -> Generator[None, None, None]:
@@ -64,24 +67,42 @@ class Clock:
         Args:
             running: whether it runs at once; else from :meth:`start` on.
         """
-        self._since = None
         try:
             with anyio.CancelScope() as self._scope:
                 if running:
                     self.start()
-                elif self.expires_at is not None:
-                    self._scope.deadline = anyio.current_time() + self.expires_at - time.time()
+                else:
+                    self.pause()
                 yield
         finally:
-            if self._since is not None:
-                self._left -= anyio.current_time() - self._since
+            self._stand_still()
 
     def start(self) -> None:
-        """Take note that it runs."""
+        """Take note that the job has begun."""
+        self.expires_at = None
+        self.count()
+
+    def count(self) -> None:
+        """Have its time run: somebody works on it, though it may not have begun."""
         if self._since is None:
             self._since = anyio.current_time()
-            self.expires_at = None
-            self._scope.deadline = self._since + self._left
+        self._set_deadline()
+
+    def pause(self) -> None:
+        """Have its time stand still."""
+        self._stand_still()
+        self._set_deadline()
+
+    def _stand_still(self) -> None:
+        if self._since is not None:
+            self._left -= anyio.current_time() - self._since
+            self._since = None
+
+    def _set_deadline(self) -> None:
+        now = anyio.current_time()
+        over = math.inf if self._since is None else self._since + self._left
+        expires = math.inf if self.expires_at is None else now + self.expires_at - time.time()
+        self._scope.deadline = min(over, expires)
 
 
 class BatchMember:

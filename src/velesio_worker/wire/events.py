@@ -37,6 +37,16 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparing:
+    """The worker itself works on the job before its engine does: its time runs, though it has not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The job waits in its engine's own line: its time stands still."""
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """The engine has begun with the job, which waited in the engine's own line until now."""
 
@@ -95,7 +105,7 @@ def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mod
 _IN_BOTH: Final = ("cached", "warnings")
 """What stands in the result and in the ``done`` entry, where there is any."""
 
-EngineEvent = Token | Begun | Progress | Done
+EngineEvent = Token | Preparing | Queued | Begun | Progress | Done
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -19,7 +20,7 @@ from velesio_worker.engines.webui.generation import ImageGeneration
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.loading import Loader, look_for_files
-from velesio_worker.engines.webui.request import UNKEPT, prepare, with_numbers
+from velesio_worker.engines.webui.request import UNKEPT, Decode, prepare, with_numbers
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineRefusedError,
@@ -28,7 +29,7 @@ from velesio_worker.wire.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
-from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.events import Done, EngineEvent, Preparing, Queued
 from velesio_worker.wire.image_parameters import ImageParameters
 from velesio_worker.wire.parameters import Parameters
 
@@ -40,6 +41,19 @@ _WARM_UP: Final = UNKEPT | {"prompt": "a", "steps": 1, "width": 64, "height": 64
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the worker has for an engine.
+
+    Attributes:
+        memory: says for people how much memory the GPU has.
+        decode: decodes the images that came with a job.
+    """
+
+    memory: Callable[[], Awaitable[str]]
+    decode: Decode
+
+
 class WebUIEngine:
     """A WebUI that answers.
 
@@ -48,7 +62,7 @@ class WebUIEngine:
         abilities: what it can do beside making images.
         catalogue: what it has.
         settings: what jobs may ask for.
-        memory: says for people how much memory the GPU has.
+        means: what the worker has for it.
         options: how the line before it is kept.
 
     Attributes:
@@ -66,13 +80,13 @@ class WebUIEngine:
         abilities: Abilities,
         catalogue: Catalogue,
         settings: Settings,
-        memory: Callable[[], Awaitable[str]],
+        means: Means,
         options: LineOptions,
     ) -> None:
         self._api = api
         self._abilities = abilities
         self._settings = settings
-        self._memory = memory
+        self._means = means
         self._elsewhere = options.shared
         self._shared = options.shared and abilities.options
         self._loader = Loader(api, abilities, shared=options.shared)
@@ -109,14 +123,18 @@ class WebUIEngine:
     async def _run(self, parameters: ImageParameters) -> AsyncGenerator[Sequence[EngineEvent], None]:
         settable = self._abilities.options
         await self.look()
-        request = await prepare(parameters, self.catalogue, self._settings, self.refresh, settable=settable)
+        yield [Preparing()]
+        request = await prepare(
+            parameters, self.catalogue, self._settings, self.refresh, self._means.decode, settable=settable
+        )
+        yield [Queued()]
         async with self.line.place(request) as ticket:
             events: Sequence[EngineEvent] = ()
             while not events or not isinstance(events[-1], Done):
                 try:
                     events = await ticket.next()
                 except OutOfMemoryError as error:
-                    raise with_numbers(error, request, await self._memory()) from None
+                    raise with_numbers(error, request, await self._means.memory()) from None
                 except EngineRefusedError:
                     await self.look(anew=True)  # another WebUI may have refused what this one would have done
                     raise
@@ -223,7 +241,7 @@ class WebUIEngine:
         except OutOfMemoryError as error:
             said = str(error).rstrip(" .")
             raise OutOfMemoryError(
-                f"{said}, when it was to load {spec.name or 'its default model'}; {await self._memory()}. "
+                f"{said}, when it was to load {spec.name or 'its default model'}; {await self._means.memory()}. "
                 "Choose a smaller model, or start the WebUI with --medvram (SD_ARGS)."
             ) from None
 

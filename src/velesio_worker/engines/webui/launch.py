@@ -29,7 +29,8 @@ from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.engines.webui.api import WebUIApi, is_passing
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
-from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.decoding import PictureDecoder
+from velesio_worker.engines.webui.engine import Means, WebUIEngine
 from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
 from velesio_worker.engines.webui.loading import Unloadable
@@ -75,6 +76,7 @@ class WebUILauncher:
         self._pace = pace
         self._serves = False
         self._unloadable = Unloadable()
+        self._pictures = PictureDecoder(settings.sd_max_pixels)
         self.engine: WebUIEngine | None = None
         self.owned = settings.sd_server_url is None
         self.trouble = ""
@@ -132,7 +134,7 @@ class WebUILauncher:
         Raises:
             EngineStartError: it did not become ready, and what to change.
         """
-        async with AsyncExitStack() as stack:
+        async with self._pictures, AsyncExitStack() as stack:
             if self._settings.sd_server_url is not None:
                 serving = await self._foreign(stack, self._settings.sd_server_url)
             else:
@@ -206,7 +208,8 @@ class WebUILauncher:
             kill=None if process is None else process.kill,
             pace=self._pace,
         )
-        return WebUIEngine(api, abilities, catalogue, settings, self._memory, options)
+        means = Means(self._memory, self._pictures.check)
+        return WebUIEngine(api, abilities, catalogue, settings, means, options)
 
     async def _settle(self, api: WebUIApi, options: Mapping[str, Any]) -> None:
         """Set once what jobs may override, to what it is: the WebUI restores only what is in its file."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
-
-import anyio.to_thread
 
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, listed
 from velesio_worker.engines.webui.extras import NAMES, extras, told_of
 from velesio_worker.engines.webui.limits import check_allowed, check_limits, most_pixels
 from velesio_worker.engines.webui.networks import kinds_in, unknown, warnings_of
-from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.wire.errors import BadJobError, OutOfMemoryError
 from velesio_worker.wire.image_parameters import RANDOM, ImageParameters, Img2ImgParameters, Txt2ImgParameters
 
@@ -50,6 +47,10 @@ UNKEPT: Final[dict[str, Any]] = {
     "do_not_save_grid": True,
 }
 """With these a WebUI sends its images and keeps none."""
+
+
+Decode = Callable[[Sequence[tuple[str, str]]], Awaitable[list[str]]]
+"""See :meth:`velesio_worker.engines.webui.decoding.PictureDecoder.check`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ async def prepare(
     catalogue: Catalogue,
     settings: Settings,
     refresh: Callable[[], Awaitable[Catalogue]],
+    decode: Decode,
     *,
     settable: bool,
 ) -> ImageRequest:
@@ -106,6 +108,7 @@ async def prepare(
         catalogue: what the WebUI had when it was last asked.
         settings: what is allowed.
         refresh: asks it again; called where something is not found, which somebody may have added.
+        decode: decodes the images that came with the job, as a :class:`PictureDecoder` does.
         settable: whether its settings can be changed; a server where they cannot knows the plain parameters alone.
 
     Raises:
@@ -128,7 +131,7 @@ async def prepare(
     route = "txt2img"
     if isinstance(parameters, Img2ImgParameters):
         route = "img2img"
-        body |= await anyio.to_thread.run_sync(_pictures, parameters, settings.sd_max_pixels)
+        body |= await _pictures(parameters, decode)
     seed = None if parameters.seed == RANDOM else parameters.seed
     warnings = tuple(_warnings(parameters, catalogue, settable=settable))
     return ImageRequest(parameters, route, body, seed, most_pixels(parameters, settings), warnings)
@@ -212,17 +215,15 @@ def _without_effect(parameters: ImageParameters) -> list[str]:
     return names + [f"<{kind}:…> in the prompt" for kind in kinds_in(parameters.prompt)]
 
 
-def _pictures(parameters: Img2ImgParameters, max_pixels: int) -> dict[str, Any]:
-    """Decode the images that came with a job; slow."""
-    sent: dict[str, Any] = {
-        "init_images": [
-            check_picture(picture, name=f"init_images.{number}", max_pixels=max_pixels)
-            for number, picture in enumerate(parameters.init_images)
-        ]
-    }
+async def _pictures(parameters: Img2ImgParameters, decode: Decode) -> dict[str, Any]:
+    """Have the images decoded that came with a job."""
+    pictures = [(f"init_images.{number}", picture) for number, picture in enumerate(parameters.init_images)]
     if parameters.mask is not None:
-        sent["mask"] = check_picture(parameters.mask, name="mask", max_pixels=max_pixels)
-    return sent
+        pictures.append(("mask", parameters.mask))
+    checked = await decode(pictures)
+    count = len(parameters.init_images)
+    sent: dict[str, Any] = {"init_images": checked[:count]}
+    return sent if parameters.mask is None else sent | {"mask": checked[count]}
 
 
 def with_numbers(error: OutOfMemoryError, request: ImageRequest, memory: str) -> OutOfMemoryError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.engines.webui.test_request import ABLE, SECRET, SILENT, Shelf, limits, prepared, txt
+from tests.unit.engines.webui.test_request import ABLE, DECODE, SECRET, SILENT, Shelf, limits, prepared, txt
 from velesio_worker.engines.webui.networks import kinds_in
 from velesio_worker.engines.webui.request import prepare
 
@@ -30,7 +30,9 @@ async def test_a_hypernetwork_that_is_not_there_is_told() -> None:
     said = ("The hypernetwork 'gone' is not known to the WebUI and has no effect.",)
     assert await told("<hypernet:gone:1> <hypernet:gone>") == said
     shelf = Shelf(ABLE)
-    assert (await prepare(txt(prompt="<hypernet:gone>"), ABLE, limits(), shelf.refresh, settable=True)).warnings == said
+    assert (
+        await prepare(txt(prompt="<hypernet:gone>"), ABLE, limits(), shelf.refresh, DECODE, settable=True)
+    ).warnings == said
     assert shelf.asked == 1, "somebody may have added it"
 
 

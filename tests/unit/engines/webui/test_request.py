@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles.webui import sample_image
+from tests.support.webui_bench import decoding
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, plain
 from velesio_worker.engines.webui.extras import HIRES
@@ -30,6 +31,7 @@ LIMITS = Settings(
     sd_override_settings="CLIP_stop_at_last_layers, sd_vae",
     sd_scripts="",
 )
+DECODE = decoding(LIMITS)
 IMAGE = sample_image()
 TORN = base64.b64encode(base64.b64decode(IMAGE)[:150]).decode()
 NO_IMAGE = base64.b64encode(b"SECRET, and no image at all").decode()
@@ -91,7 +93,9 @@ async def prepared(
     *,
     settable: bool = True,
 ) -> ImageRequest:
-    return await prepare(parameters, catalogue, limits, Shelf(later or catalogue).refresh, settable=settable)
+    return await prepare(
+        parameters, catalogue, limits, Shelf(later or catalogue).refresh, decoding(limits), settable=settable
+    )
 
 
 async def refused(
@@ -449,16 +453,16 @@ async def test_a_prompt_of_spaces_is_looked_through_once() -> None:
 
 async def test_what_somebody_added_meanwhile_is_found() -> None:
     new = Shelf(replace(FULL, samplers=named("Euler a", "New")))
-    request = await prepare(txt(sampler_name="new"), FULL, LIMITS, new.refresh, settable=True)
+    request = await prepare(txt(sampler_name="new"), FULL, LIMITS, new.refresh, DECODE, settable=True)
     assert request.body["sampler_name"] == "New"
     assert new.asked == 1
 
 
 async def test_a_webui_is_not_asked_again_for_what_it_has_or_what_is_never_allowed() -> None:
     shelf = Shelf(FULL)
-    await prepare(txt(prompt="<lora:details:1>"), FULL, LIMITS, shelf.refresh, settable=True)
+    await prepare(txt(prompt="<lora:details:1>"), FULL, LIMITS, shelf.refresh, DECODE, settable=True)
     with pytest.raises(BadJobError):
-        await prepare(txt(batch_size=5), FULL, LIMITS, shelf.refresh, settable=True)
+        await prepare(txt(batch_size=5), FULL, LIMITS, shelf.refresh, DECODE, settable=True)
     assert shelf.asked == 0
 
 
@@ -467,13 +471,13 @@ async def test_a_webui_that_is_gone_when_asked_again_is_no_mistake_of_the_job() 
         raise EngineUnavailableError
 
     with pytest.raises(EngineUnavailableError):
-        await prepare(txt(sampler_name="NoSuch"), FULL, LIMITS, gone, settable=True)
+        await prepare(txt(sampler_name="NoSuch"), FULL, LIMITS, gone, DECODE, settable=True)
 
 
 async def test_a_lora_that_is_not_known_is_told_once_each_and_fails_no_job() -> None:
     shelf = Shelf(FULL)
     prompt = "<lora:gone:1> <lora:gone:0.5> <lora:details:1> <lora:other>"
-    request = await prepare(txt(prompt=prompt), FULL, LIMITS, shelf.refresh, settable=True)
+    request = await prepare(txt(prompt=prompt), FULL, LIMITS, shelf.refresh, DECODE, settable=True)
     assert request.warnings == (
         "The LoRA 'gone' is not known to the WebUI and has no effect.",
         "The LoRA 'other' is not known to the WebUI and has no effect.",
