@@ -25,9 +25,11 @@ from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
-from velesio_worker.engines.webui.engine import Means, WebUIEngine
+from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.generation import Means
 from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.engines.webui.line_options import LineOptions, Pace
+from velesio_worker.engines.webui.loading import Unloadable
 from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.engines.webui.request import Decode
 from velesio_worker.wire.errors import JobError
@@ -203,7 +205,7 @@ async def bench(setup: Setup = FAST, **options: Unpack[Options]) -> AsyncGenerat
                 kill=options.get("kill"),
                 pace=options.get("pace", OFTEN),
             )
-            means = Means(_memory, decoding(LIMITS))
+            means = Means(_memory, decoding(LIMITS), Unloadable())
             engine = WebUIEngine(api, await api.abilities(), await read_catalogue(api), LIMITS, means, line_options)
             double.requests.clear()
             double.polls = 0

@@ -130,17 +130,21 @@ class Order:
             return wide or high * width // height, high or wide * height // width
         return int(width * self.fields["hr_scale"]), int(height * self.fields["hr_scale"])
 
+    @property
+    def checkpoints(self) -> list[str]:
+        """The names of those that are loaded in the midst of it."""
+        second = self.fields["hr_checkpoint_name"] if self.fields.get("enable_hr") else None
+        return [name for name in (self.refiner, second) if name]
+
     def _check_names(self, shelf: Shelf) -> None:
-        checkpoints = [self.refiner]
         if self.fields.get("enable_hr"):
             upscaler, sampler = self.fields["hr_upscaler"], self.fields["hr_sampler_name"]
-            checkpoints.append(self.fields["hr_checkpoint_name"])
             if upscaler and upscaler not in {one["name"] for one in (*UPSCALERS, *LATENT_UPSCALE_MODES)}:
                 raise crash("Exception", f"could not find upscaler named {upscaler}")
             if sampler and sampler not in {one["name"] for one in SAMPLERS}:
                 raise crash("AssertionError", f"bad sampler name: {sampler}")
-        for checkpoint in checkpoints:
-            if checkpoint and shelf.find(checkpoint) is None:
+        for checkpoint in self.checkpoints:
+            if shelf.find(checkpoint) is None:
                 raise crash("Exception", f"Could not find checkpoint with name {checkpoint}")
 
     def check(self, shelf: Shelf) -> None:

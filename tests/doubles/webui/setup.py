@@ -41,7 +41,8 @@ class Setup:
         too_large: the name of a checkpoint that does not fit into memory.
         broken: the name of a checkpoint whose file cannot be read. Asked to load it, the real one answers 200, keeps
             the old one, and has its attention code undone: all its images come out different until a load succeeds, or
-            the optimisation is chosen anew.
+            the optimisation is chosen anew. Named by a request, as a refiner or for a hires fix, it fails that with the
+            same effect.
         memory_pixels: how many pixels fit into memory at once; None for any number.
         journal: a file that gets one JSON line per event, ``at`` on the monotonic clock.
         console: where the progress bars go.

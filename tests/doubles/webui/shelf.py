@@ -133,6 +133,20 @@ class Shelf:
             self.data[CHECKPOINT] = wanted.title
             return wanted
 
+    def load_within(self, name: str) -> None:
+        """Load a checkpoint in the midst of a generation, which leaves the options as they are.
+
+        Raises:
+            RefusedError: 500 where it cannot be read; the attention code is undone then.
+        """
+        checkpoint = self.find(name)
+        if checkpoint is not None and checkpoint is not self.loaded:
+            self._journal.write("load", model=checkpoint.name)
+            if checkpoint.name == self._setup.broken:
+                self.hooked = False
+                raise crash("SafetensorError", "Error while deserializing header: InvalidHeaderDeserialization")
+            self.hooked = True
+
     def _hash(self, checkpoint: Checkpoint) -> None:
         if self._setup.hashing and checkpoint.sha256 is None:
             content = checkpoint.path.read_bytes() if self._setup.ckpt_dir else checkpoint.name.encode()

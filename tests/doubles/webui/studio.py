@@ -138,6 +138,8 @@ class Studio:
             if rounds > 1:
                 self.state.job = f"Batch {number + 1} out of {rounds}"
             passed = [self._sample(order, steps, fault) for steps in order.passes]
+            for name in order.checkpoints:
+                self.shelf.load_within(name)
             for place in range(number * batch, (number + 1) * batch):
                 undone = () if self.shelf.hooked else ("without its attention code",)
                 picture = draw(*order.size, *order.content(place, model.name, passed), *undone)

@@ -118,19 +118,23 @@ class PictureDecoder:
                 return helper
             await self._end(helper)
         with anyio.CancelScope(shield=True):  # a process that exists has an owner, whatever happens
-            try:
-                process = await anyio.open_process(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env=self._environ,
-                    start_new_session=True,  # a Ctrl-C at the terminal is the worker's to hear
-                )
-            except OSError as error:
-                raise InternalError(f"No process for pictures can be started: {error.strerror or error}.") from None
-            helper = _Helper(process)
-            self._helpers.add(helper)
+            return await self._start()
+        raise AssertionError  # a shield swallows nothing
+
+    async def _start(self) -> _Helper:
+        try:
+            process = await anyio.open_process(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environ,
+                start_new_session=True,  # a Ctrl-C at the terminal is the worker's to hear
+            )
+        except OSError as error:
+            raise InternalError(f"No process for pictures can be started: {error.strerror or error}.") from None
+        helper = _Helper(process)
+        self._helpers.add(helper)
         return helper
 
     async def _end(self, helper: _Helper) -> None:

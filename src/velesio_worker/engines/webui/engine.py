@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -16,11 +15,12 @@ from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, is_passing, reached
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, difference, listed, read_catalogue
-from velesio_worker.engines.webui.generation import ImageGeneration
+from velesio_worker.engines.webui.extras import further_models
+from velesio_worker.engines.webui.generation import ImageGeneration, Means
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.loading import Loader, look_for_files
-from velesio_worker.engines.webui.request import UNKEPT, Decode, prepare, with_numbers
+from velesio_worker.engines.webui.request import UNKEPT, ImageRequest, prepare, with_numbers
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineRefusedError,
@@ -30,7 +30,7 @@ from velesio_worker.wire.errors import (
     OutOfMemoryError,
 )
 from velesio_worker.wire.events import Done, EngineEvent, Preparing, Queued
-from velesio_worker.wire.image_parameters import ImageParameters
+from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters
 from velesio_worker.wire.parameters import Parameters
 
 _LOOK_SECONDS: Final = 1.0
@@ -39,19 +39,6 @@ _LOOK_SECONDS: Final = 1.0
 _WARM_UP: Final = UNKEPT | {"prompt": "a", "steps": 1, "width": 64, "height": 64, "seed": 1, "cfg_scale": 1.0}
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What the worker has for an engine.
-
-    Attributes:
-        memory: says for people how much memory the GPU has.
-        decode: decodes the images that came with a job.
-    """
-
-    memory: Callable[[], Awaitable[str]]
-    decode: Decode
 
 
 class WebUIEngine:
@@ -98,7 +85,7 @@ class WebUIEngine:
         self.catalogue = catalogue
         self.loaded = self.default = catalogue.loaded
         self.can_rest = abilities.unload
-        self.line = Line(api, abilities, options, self._get_ready)
+        self.line = Line(api, abilities, options, self._get_ready, self._put_right)
 
     @property
     def rests(self) -> bool:
@@ -123,11 +110,15 @@ class WebUIEngine:
     async def _run(self, parameters: ImageParameters) -> AsyncGenerator[Sequence[EngineEvent], None]:
         settable = self._abilities.options
         await self.look()
-        yield [Preparing()]
+        if isinstance(parameters, Img2ImgParameters):
+            yield [Preparing()]
         request = await prepare(
             parameters, self.catalogue, self._settings, self.refresh, self._means.decode, settable=settable
         )
-        yield [Queued()]
+        for model in further_models(request.body, self.catalogue, self.loaded):
+            self._means.unloadable.check(model)
+        if isinstance(parameters, Img2ImgParameters):
+            yield [Queued()]
         async with self.line.place(request) as ticket:
             events: Sequence[EngineEvent] = ()
             while not events or not isinstance(events[-1], Done):
@@ -259,6 +250,24 @@ class WebUIEngine:
         self.loaded = catalogue.loaded
         self._take(catalogue)
         return True
+
+    async def _put_right(self, request: ImageRequest, error: JobError) -> None:
+        """Put the WebUI right after a request that failed, maybe since a model that it names cannot be loaded.
+
+        That spoils it as :class:`Loader` tells, and no answer says so. In a WebUI of the worker's own the models are
+        tried: a load that succeeds puts all in place, too. Somebody else's is not made to load others for that.
+
+        Raises:
+            SpoiltError: it cannot, and the WebUI has to be started again.
+            JobError: the WebUI does not answer, or refuses.
+        """
+        models, memory = further_models(request.body, self.catalogue, self.loaded), isinstance(error, OutOfMemoryError)
+        if models and self._elsewhere and (memory or is_passing(error)):
+            await self._loader.put_right(str(error), models[0], self.loaded)
+        elif models and is_passing(error):  # out of memory, another takes its place anyway
+            await self._loader.try_all(models, self.loaded, self._means.unloadable)
+            if self.loaded is not None:
+                await self._put(self.loaded)
 
     def _do_without(self, model: ImageModel) -> None:
         """Have jobs that ask for no model get what is loaded, since the default model is not there any more.

@@ -6,9 +6,10 @@ refused by name where it has none of the kind.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from velesio_worker.engines.webui.catalogue import Catalogue, listed, plain
+from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, listed, plain
 from velesio_worker.wire.errors import BadJobError
 from velesio_worker.wire.image_parameters import HIRES_STRENGTH, REFINED_FROM, ImageParameters, Txt2ImgParameters
 
@@ -17,6 +18,9 @@ HIRES: Final = (
     *("hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt"),
 )
 _REFINER: Final = ("refiner_checkpoint", "refiner_switch_at")
+_CHECKPOINTS: Final = ("refiner_checkpoint", "hr_checkpoint_name")
+"""The parameters that have a WebUI load another model in the midst of an image."""
+
 _NO_EFFECT: Final[dict[str, tuple[object, ...]]] = {
     "tiling": (False,),
     "restore_faces": (False,),
@@ -74,6 +78,13 @@ def extras(parameters: ImageParameters, catalogue: Catalogue, *, settable: bool)
     if parameters.restore_faces and restorers is not None and not restorers:
         raise _absent("restore_faces", "has no face restoration model")
     return body
+
+
+def further_models(body: Mapping[str, Any], catalogue: Catalogue, loaded: ImageModel | None) -> list[ImageModel]:
+    """Return the models beside the loaded one that a request has the WebUI load in the midst of it."""
+    titles = {body[name] for name in _CHECKPOINTS if name in body}
+    found = [model for title in titles if (model := catalogue.model(title)) is not None]
+    return [model for model in found if loaded is None or model.name != loaded.name]
 
 
 def _absent(name: str, why: str) -> BadJobError:

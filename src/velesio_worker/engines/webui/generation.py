@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from velesio_worker.engines.webui.loading import Unloadable
+from velesio_worker.engines.webui.request import Decode
 from velesio_worker.wire.events import Done, EngineEvent
 from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
 
@@ -28,3 +30,18 @@ class ImageGeneration:
         parameters = {name: value for name, value in asked.given().items() if name in names}
         parameters["seed"] = None if asked.seed == RANDOM else asked.seed
         return Done({"images": [], "parameters": parameters, "info": {}, "finish_reason": finish_reason}, finish_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the worker has for an engine.
+
+    Attributes:
+        memory: says for people how much memory the GPU has.
+        decode: decodes the images that came with a job.
+        unloadable: the models that could not be loaded.
+    """
+
+    memory: Callable[[], Awaitable[str]]
+    decode: Decode
+    unloadable: Unloadable

@@ -30,7 +30,8 @@ from velesio_worker.engines.webui.api import WebUIApi, is_passing
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.decoding import PictureDecoder
-from velesio_worker.engines.webui.engine import Means, WebUIEngine
+from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.generation import Means
 from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
 from velesio_worker.engines.webui.loading import Unloadable
@@ -208,7 +209,7 @@ class WebUILauncher:
             kill=None if process is None else process.kill,
             pace=self._pace,
         )
-        means = Means(self._memory, self._pictures.check)
+        means = Means(self._memory, self._pictures.check, self._unloadable)
         return WebUIEngine(api, abilities, catalogue, settings, means, options)
 
     async def _settle(self, api: WebUIApi, options: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
+from velesio_worker.engines.base import SpoiltError
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, lost, reached, state_of
 from velesio_worker.engines.webui.line_options import LineOptions
@@ -41,6 +42,7 @@ class Line:
         abilities: what it can do.
         options: how it is treated.
         before: what is done before each request; returns the name of the model that is loaded.
+        after: what is done after one that failed. Raises SpoiltError if the WebUI is to be replaced.
 
     Attributes:
         most: how many images may be made at once for several jobs; one, once there was too little memory for more.
@@ -54,11 +56,13 @@ class Line:
         abilities: Abilities,
         options: LineOptions,
         before: Callable[[], Awaitable[str]],
+        after: Callable[[ImageRequest, JobError], Awaitable[None]],
     ) -> None:
         self._api = api
         self._abilities = abilities
         self._options = options
         self._before = before
+        self._after = after
         self._whose = Ownership(api, abilities, options)
         self._waiting: deque[Ticket] = deque()
         self._round: Round | None = None
@@ -132,7 +136,7 @@ class Line:
         return tickets
 
     async def _perform(self, round_: Round) -> None:
-        model, answers = "", list[Any]()
+        model, answers, failure = "", list[Any](), None
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._listen, None)  # it has a limit of its own: a model may be loaded
@@ -164,7 +168,24 @@ class Line:
                 self.most = 1
                 log.warning(f"{NAME} ran out of memory: jobs are not run together any more", action="merging_off")
             self._in_doubt = self._in_doubt or isinstance(error, ConnectionLostError)
-            round_.fail(lost(error) if isinstance(error, ConnectionLostError) else error)
+            failure = lost(error) if isinstance(error, ConnectionLostError) else error
+            round_.fail(failure)
+        if failure is not None:
+            await self._put_right(round_, failure)
+
+    async def _put_right(self, round_: Round, failure: JobError) -> None:
+        """See that a request that failed has spoilt none of the next."""
+        kill = self._options.kill
+        try:
+            await self._after(round_.tickets[0].request, failure)
+        except SpoiltError as error:
+            with anyio.move_on_after(_LAST_SECONDS):  # its jobs have failed for a reason of their own
+                await round_.unwanted.wait()
+            log.warning(f"{NAME} is started again: {error}", action="engine_replaced")
+            if kill is not None:
+                self._replace(kill, f"a model could not be loaded in the midst of an image: {error}")
+        except (JobError, ConnectionLostError) as error:
+            log.debug(f"{NAME} could not be put right: {error}", action="put_right_failed")
 
     async def _make_sure(self) -> None:
         """See that the WebUI is there, after a connection was lost: else a job would begin that only stood in line.
@@ -250,8 +271,11 @@ class Line:
             await self._interrupt(round_)
             await anyio.sleep(pace.interrupt)
         log.warning(f"{NAME} goes on with an image that nobody wants; it is started again", action="engine_replaced")
+        self._replace(kill, "it went on with an image that nobody wanted.")
+
+    def _replace(self, kill: Callable[[], None], why: str) -> None:
         for ticket in self._waiting:  # it costs them no attempt
-            ticket.fail(EngineUnavailableError(f"{NAME} was replaced: it went on with an image that nobody wanted."))
+            ticket.fail(EngineUnavailableError(f"{NAME} was replaced: {why}"))
         self.ended = True
         kill()
 

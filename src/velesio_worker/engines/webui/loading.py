@@ -5,7 +5,7 @@ Source of what AUTOMATIC1111 1.10 does: ``modules/sd_models.py``, ``modules/opti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -70,8 +70,9 @@ class Loader:
     """Has a WebUI load models.
 
     AUTOMATIC1111 that fails to load one answers as if it had, keeps the model before, and has its attention code
-    undone: all that it makes from then on comes out different, until a load succeeds or the code is chosen anew. A
-    WebUI of the worker's own is started again then; in another that code is put back.
+    undone: all that it makes from then on comes out different, until a load succeeds or the code is chosen anew. So it
+    does where a request has it load a refiner or a hires fix's model; that request fails. A WebUI of the worker's own
+    is started again then; in another that code is put back.
 
     Args:
         api: the WebUI.
@@ -116,12 +117,25 @@ class Loader:
         """Return the error of a load that failed, and put the WebUI right; the worker's own is to be replaced."""
         if not self._shared:
             return SpoiltError(said)
-        if not await self._put_back(model, before):
+        await self.put_right(said, model, before)
+        return ModelUnavailableError(said)
+
+    async def try_all(self, models: Iterable[ImageModel], before: ImageModel | None, unloadable: Unloadable) -> None:
+        """Load models one after the other; see :meth:`load`. The first that cannot be loaded is noted."""
+        for model in models:
+            try:
+                await self.load(model, before)
+            except SpoiltError as error:
+                unloadable.add(model, str(error))
+                raise
+
+    async def put_right(self, said: str, failed: ImageModel, before: ImageModel | None) -> None:
+        """Have a WebUI as it was before it failed to load a model, or say in the log that it is not."""
+        if not await self._put_back(failed, before):
             log.warning(
                 f"{said}; its images may be others than before until somebody has it load a model",
                 action="model_spoilt",
             )
-        return ModelUnavailableError(said)
 
     async def _put_back(self, failed: ImageModel, before: ImageModel | None) -> bool:
         """Have a WebUI that failed to load a model as it was before; False if that cannot be done."""

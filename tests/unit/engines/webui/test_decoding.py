@@ -100,6 +100,7 @@ async def test_a_picture_that_takes_too_much_memory_is_refused(monkeypatch: pyte
 
 async def test_a_cancel_ends_the_process_and_keeps_no_other_job_waiting() -> None:
     async with PictureDecoder(PLENTY) as decoder:
+        busy: psutil.Process | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(decoder.check, [("mask", slow_picture())] * 500)
             await until(lambda: any(process.cpu_times().user > 0.5 for process in helpers()))
@@ -107,6 +108,7 @@ async def test_a_cancel_ends_the_process_and_keeps_no_other_job_waiting() -> Non
             assert await decoder.check([("mask", PNG)]) == [PNG]
             assert len(helpers()) == 2
             tasks.cancel_scope.cancel()
+        assert busy is not None
         assert busy not in helpers()
 
 
@@ -119,8 +121,9 @@ async def test_an_engine_that_ends_takes_the_processes_with_it() -> None:
         except EngineUnavailableError as error:
             caught.append(error)
 
+    decoder = PictureDecoder(PLENTY)
     async with anyio.create_task_group() as tasks:
-        async with PictureDecoder(PLENTY) as decoder:
+        async with decoder:
             tasks.start_soon(check, decoder)
             await until(lambda: any(process.cpu_times().user > 0.2 for process in helpers()))
         assert helpers() == []

@@ -23,6 +23,7 @@ from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.wire.errors import (
     BadJobError,
     EngineFailedError,
+    EngineRefusedError,
     EngineUnavailableError,
     ModelUnavailableError,
 )
@@ -39,6 +40,10 @@ def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignor
 
     monkeypatch.setattr(failures.random, "uniform", short)
     monkeypatch.setattr(engine_module, "_LOOK_SECONDS", 0.0)  # a double is started again sooner than a WebUI
+
+
+def no_kill() -> None:
+    raise AssertionError("it is as it was")
 
 
 def models(*names: str, **values: Any) -> Setup:
@@ -241,6 +246,58 @@ async def test_a_webui_of_ones_own_that_failed_to_load_a_model_is_to_be_replaced
         with pytest.raises(SpoiltError, match="has 'tinyA' loaded"):
             await bed.engine.exchange(Spec(name="tinyC"))
         assert not bed.double.studio.shelf.hooked
+
+
+WITHIN: tuple[dict[str, object], ...] = (
+    {"refiner_checkpoint": "tinyC"},
+    {"enable_hr": True, "hr_checkpoint_name": "tinyC"},
+)
+"""How a request has the WebUI load a model in the midst of it."""
+
+
+@pytest.mark.parametrize("more", WITHIN, ids=["refiner", "hires fix"])
+async def test_a_model_that_cannot_be_loaded_in_the_midst_of_an_image_spoils_no_other(more: dict[str, object]) -> None:
+    with WebUIDouble(BROKEN) as double:
+        async with supervised(double) as supervisor:
+            before = (await run(supervisor, seed=5)).result["images"]
+            assert "SafetensorError" in str((await run(supervisor, seed=5, **more)).error)
+            assert (await run(supervisor, seed=5)).result["images"] == before
+            assert double.studio.shelf.hooked
+            assert double.loads == ["tinyA"], "somebody else's is made to load nothing for that"
+
+
+async def test_an_image_that_fails_for_another_reason_has_its_models_tried_and_all_stays_as_it_was() -> None:
+    async with bench(BROKEN, kill=no_kill) as bed:
+        before = (await bed.start(cat(seed=5)).ended())["images"]
+        bed.double.fail_next("nan")
+        await bed.start(cat(seed=5, refiner_checkpoint="tinyB")).failed()
+        assert (await bed.start(cat(seed=5)).ended())["images"] == before
+        assert (bed.double.loads, bed.engine.model) == (["tinyA", "tinyB", "tinyA"], "tinyA")
+        assert (await bed.start(cat(seed=5, refiner_checkpoint="tinyB")).ended())["images"]
+
+
+@pytest.mark.parametrize("more", [{}, {"refiner_checkpoint": "tinyA"}])
+async def test_an_image_that_fails_and_names_no_other_model_has_none_tried(more: dict[str, object]) -> None:
+    async with bench(BROKEN, kill=no_kill) as bed:
+        bed.double.fail_next("nan")
+        await bed.start(cat(**more)).failed()
+        assert (await bed.start(cat()).ended())["images"]
+        assert bed.double.loads == ["tinyA"]
+
+
+async def test_those_who_wait_behind_an_image_that_spoils_the_webui_are_not_made_by_it() -> None:
+    kills: list[bool] = []
+    async with bench(BROKEN, kill=lambda: kills.append(True)) as bed:
+        first = await bed.held(cat(refiner_checkpoint="tinyC"))
+        (waiting,) = await bed.start_in_line(cat(prompt="another"))
+        bed.double.go_on()
+        assert isinstance(await first.failed(), EngineRefusedError)
+        assert isinstance(await waiting.failed(), EngineUnavailableError), "which costs it no attempt"
+        assert bed.prompts == ["a cat"]
+        await until(lambda: kills)
+        assert bed.engine.line.ended
+        with pytest.raises(ModelUnavailableError, match="tried again once its file has changed"):
+            raise await bed.start(cat(refiner_checkpoint="tinyC")).failed()
 
 
 async def test_a_webui_elsewhere_that_hangs_gets_no_job_before_it_makes_an_image_again() -> None:

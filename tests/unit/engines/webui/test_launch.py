@@ -278,6 +278,28 @@ async def test_a_program_that_fails_to_load_a_model_is_started_again_and_makes_t
         tasks.cancel_scope.cancel()
 
 
+async def test_a_program_that_fails_to_load_a_refiner_is_started_again_and_makes_the_same_images(bed: Bench) -> None:
+    supervisor = Supervisor(bed.launcher(bed.command("--models", "tinyA,tinyB", "--broken", "tinyB")), PATIENT)
+
+    async def image(**more: object) -> Job:
+        async with supervisor.ensure() as engine:
+            return await run(engine, seed=1, **more)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.run)
+        before = (await image()).result["images"]
+        failed = await image(refiner_checkpoint="tinyB")
+        assert "SafetensorError" in str(failed.error)
+        await until(lambda: len(bed.events("serving")) == 2)
+        assert (await image()).result["images"] == before
+        again = await image(refiner_checkpoint="tinyB")
+        assert "it is tried again once its file has changed" in str(again.error)
+        assert (await image()).result["images"] == before
+        assert len(bed.events("serving")) == 2, "one start for all jobs that want it"
+        assert supervisor.facts()["last_error"] is None, "it was wished for"
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_webui_elsewhere_is_used_and_not_ended() -> None:
     with WebUIDouble(FAST) as double:
         launcher = elsewhere(double.url)
