@@ -248,7 +248,7 @@ async def test_a_webui_of_ones_own_that_failed_to_load_a_model_is_to_be_replaced
         assert not bed.double.studio.shelf.hooked
 
 
-WITHIN: tuple[dict[str, object], ...] = (
+WITHIN: tuple[dict[str, Any], ...] = (
     {"refiner_checkpoint": "tinyC"},
     {"enable_hr": True, "hr_checkpoint_name": "tinyC"},
 )
@@ -256,7 +256,7 @@ WITHIN: tuple[dict[str, object], ...] = (
 
 
 @pytest.mark.parametrize("more", WITHIN, ids=["refiner", "hires fix"])
-async def test_a_model_that_cannot_be_loaded_in_the_midst_of_an_image_spoils_no_other(more: dict[str, object]) -> None:
+async def test_a_model_that_cannot_be_loaded_in_the_midst_of_an_image_spoils_no_other(more: dict[str, Any]) -> None:
     with WebUIDouble(BROKEN) as double:
         async with supervised(double) as supervisor:
             before = (await run(supervisor, seed=5)).result["images"]
