@@ -17,7 +17,8 @@ from velesio_worker.queue.keys import Keys, job_key, result_key
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import UnusablePayloadError, VelesioError
 from velesio_worker.wire.fields import count_of, json_object
-from velesio_worker.wire.jobs import RefusedJobError, job_id_in, parse_job
+from velesio_worker.wire.jobs import RefusedJobError, parse_job
+from velesio_worker.wire.payload import job_id_in
 
 REFERENCE_BYTES: Final = 16
 SHOWN_DIGITS: Final = 12

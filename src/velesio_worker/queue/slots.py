@@ -20,7 +20,7 @@ from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, within
 from velesio_worker.queue.remedies import passes
-from velesio_worker.wire.jobs import job_id_in
+from velesio_worker.wire.payload import job_id_in
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024

@@ -33,14 +33,11 @@ from velesio_worker.wire.parameters import (
     SwitchModelParameters,
     TokenizeParameters,
 )
-from velesio_worker.wire.payload import LOOKED_AT, is_job_id, job_id_in, read_payload
+from velesio_worker.wire.payload import id_at_ends, is_job_id, read_payload
 from velesio_worker.wire.template_parameters import ApplyTemplateParameters, CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 DEFAULT_MAX_ATTEMPTS: Final = 3
-READABLE: Final = 4
-"""Up to so many times MAX_JOB_BYTES a job is read for its id, so that somebody can be told that it is too large."""
-
 _CLOCKS_DIFFER: Final = 600
 """How far a producer's clock may be ahead of ours, in seconds."""
 
@@ -206,9 +203,9 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
         UnusablePayloadError: it is not a JSON object or has no usable id, so nobody can be answered.
         RefusedJobError: it has an id but is otherwise wrong.
     """
-    if len(payload) > READABLE * max_bytes:
+    if len(payload) > max_bytes:
         raise _unread(
-            payload, TooLargeError(f"too large to be read: {len(payload)} bytes, MAX_JOB_BYTES allows {max_bytes}")
+            payload, TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
         )
     try:
         fields, odd = read_payload(payload)
@@ -222,8 +219,6 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
         shown = "no id" if job_id is None else f"a bad id, {_shorten(_REPR.repr(job_id))}"
         raise UnusablePayloadError(f"{shown}: an id is 1 to 128 of A-Z a-z 0-9 . _ : -")
     try:
-        if len(payload) > max_bytes:
-            raise TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
         if odd is not None:
             raise BadJobError(f"{odd}: NaN and Infinity are no numbers of JSON: leave the field out.")
         return _checked_job(fields)
@@ -233,7 +228,7 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
 
 def _unread(payload: bytes, error: JobError) -> RefusedJobError | UnusablePayloadError:
     """Whatever cannot be read is answered if its id can be found."""
-    job_id = job_id_in(payload[:LOOKED_AT])
+    job_id = id_at_ends(payload)
     return UnusablePayloadError(str(error)) if job_id is None else RefusedJobError(job_id, error)
 
 
@@ -252,8 +247,9 @@ def _checked_job(fields: dict[str, Any]) -> Job:
         raise BadJobError(f"data must be an object with the parameters of {job_type}, not {_json_type(data)}.")
     try:
         orjson.dumps(data)  # what cannot be written again could not be sent to an engine
-    except TypeError:
-        raise BadJobError("data is nested too deeply.") from None
+    except TypeError as error:
+        too_long = "a number that is too large" if "nteger" in str(error) else "what is nested too deeply"
+        raise BadJobError(f"data holds {too_long}.") from None
     try:
         parameters = job_type.parameters.model_validate(data)
     except ValidationError as error:

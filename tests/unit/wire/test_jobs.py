@@ -59,7 +59,7 @@ def test_anything_else_is_no_id(value: object) -> None:
     [
         (b"", "not JSON"),
         (b"hello", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 9_000, "not JSON"),
         (b"null", "null"),
         (b"true", "a boolean"),
         (b"17", "a number"),

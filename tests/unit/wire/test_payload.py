@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from velesio_worker.wire import payload as payload_module
 from velesio_worker.wire.errors import BadJobError, TooLargeError, UnusablePayloadError
 from velesio_worker.wire.jobs import RefusedJobError, parse_job
-from velesio_worker.wire.payload import LOOKED_AT, job_id_in
+from velesio_worker.wire.limits import LOOKED_AT, MOST_VALUES
+from velesio_worker.wire.payload import job_id_in
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 JOB: dict[str, Any] = {"id": "a1", "type": "completion", "data": {"prompt": "hi"}}
 
 
-def prompt_of(payload: bytes) -> str:
-    job = parse_job(payload, max_bytes=10_000)
+def prompt_of(payload: bytes, *, max_bytes: int = 10_000) -> str:
+    job = parse_job(payload, max_bytes=max_bytes)
     assert job.id == "a1"
     assert isinstance(job.parameters, CompletionParameters)
     assert isinstance(job.parameters.prompt, str)
@@ -113,13 +115,78 @@ def test_what_is_no_id_of_the_job_is_not_taken_for_it(payload: bytes) -> None:
         parse_job(payload, max_bytes=10_000)
 
 
-def test_the_id_of_what_is_too_large_to_be_read_is_found_at_its_beginning() -> None:
-    refused = refusal(json.dumps(JOB | {"data": {"prompt": "x" * 5000}}).encode(), max_bytes=1000)
+LONG: Final = "x" * 2 * LOOKED_AT
+NESTED: Final = [{"id": "b1"}, {"id": "b2"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-be", "BOM and utf-16-be"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        JOB | {"data": {"prompt": LONG}},
+        {"data": {"prompt": LONG}, "id": "a1"},
+        {"data": {"prompt": LONG}, "id": "a1", "type": "completion", "more": NESTED},
+        {"data": {"prompt": LONG + ', "id": "b1"}'}, "id": "a1"},
+        {"data": {"prompt": LONG, "id": "b1"}, "id": "a1", "more": ', "id": "b1"}'},
+    ],
+)
+def test_the_id_of_what_is_too_large_is_found_at_either_end(fields: dict[str, Any], encoding: str) -> None:
+    mark, encoding = ("\ufeff", encoding[8:]) if encoding.startswith("BOM") else ("", encoding)
+    refused = refusal((mark + json.dumps(fields)).encode(encoding), max_bytes=1000)
     assert refused.job_id == "a1"
     assert isinstance(refused.error, TooLargeError)
-    late = json.dumps({"data": {"prompt": "x" * LOOKED_AT}, "id": "a1"}).encode()
-    with pytest.raises(UnusablePayloadError, match="too large to be read"):
-        parse_job(late, max_bytes=1000)
+    assert "MAX_JOB_BYTES allows 1000" in str(refused.error)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        json.dumps({"more": LONG, "id": "a1", "data": {"prompt": LONG}}),
+        json.dumps({"data": {"prompt": LONG, "id": "a1"}}),
+        json.dumps([LONG, {"id": "a1"}]),
+        json.dumps({"data": {"prompt": LONG}, "id": "a1"})[:-1],
+        json.dumps({"data": {"prompt": LONG}, "id": "a b"}),
+        json.dumps({"id": "a b", "data": LONG + '", "id": "a1"}'}),
+    ],
+)
+def test_what_is_too_large_and_shows_no_id_at_its_ends_is_unusable(payload: str) -> None:
+    with pytest.raises(UnusablePayloadError, match="MAX_JOB_BYTES allows 1000"):
+        parse_job(payload.encode(), max_bytes=1000)
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", '""', "0", '{"a":[]}', '[[[""]]]'])
+def test_more_values_than_a_job_may_hold_are_not_built(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = ",".join([value] * (MOST_VALUES + 1))
+    payload = f'{{"id":"a1","type":"completion","data":{{"prompt":"x","zz":[{values}]}}}}'.encode()
+    monkeypatch.setattr(payload_module.orjson, "loads", never)
+    monkeypatch.setattr(payload_module.json, "loads", never)
+    refused = refusal(payload, max_bytes=100_000_000)
+    assert refused.job_id == "a1"
+    assert str(refused.error) == f"it holds more than {MOST_VALUES} values"
+    assert job_id_in(payload) == "a1"
+
+
+def never(*_: object, **__: object) -> object:
+    raise AssertionError("it was read")
+
+
+@pytest.mark.parametrize("text", ['a,"b",{[', "\\,", '\\"{,'])
+def test_commas_and_brackets_of_a_text_are_no_values(text: str) -> None:
+    text *= MOST_VALUES // 2
+    payload = json.dumps({"id": "a1", "type": "completion", "data": {"prompt": text}}).encode()
+    assert prompt_of(payload, max_bytes=100_000_000) == text
+
+
+@pytest.mark.parametrize("digits", [4000, 5000, 100_000])
+def test_a_number_that_json_cannot_hold_is_answered(digits: int) -> None:
+    number = "9" * digits
+    for payload in (
+        f'{{"id":"a1","type":"completion","data":{{"prompt":"x","max_tokens":{number}}}}}',
+        f'{{"data":{{"prompt":"x","max_tokens":{number}}},"type":"completion","id":"a1"}}',
+    ):
+        refused = refusal(payload.encode(), max_bytes=1_000_000)
+        assert (refused.job_id, refused.error.code) == ("a1", "bad_job")
+        assert "nested" not in str(refused.error)
 
 
 @given(st.data())

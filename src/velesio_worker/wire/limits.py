@@ -1,0 +1,134 @@
+"""How much a job may hold, in one place: ``docs/reference/limits.md`` is written from this module.
+
+What a user may need otherwise is a setting; what is here bounds what a small job could cost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MOST_VALUES: Final = 500_000
+"""Values of JSON in a job, counted by its commas, braces and brackets outside of strings"""
+
+LOOKED_AT: Final = 64 * 1024
+"""Bytes at each end of a job that is too large, or cannot be read, in which its id is looked for"""
+
+MOST_ATTEMPTS: Final = 10
+"""`max_attempts`"""
+
+MOST_LOST_AT_INTAKE: Final = 2
+"""Workers that may be lost while they read a job that nothing is known of; then it is put aside"""
+
+MOST_RETURNS: Final = 20
+"""Workers that may be lost, within an hour, while they hold one job; then it is put aside"""
+
+LONGEST_ERROR: Final = 2048
+"""Characters of an error"""
+
+LONGEST_LIFE: Final = 10**9
+"""Seconds of `timeout` and `unread_timeout`"""
+
+LARGEST_NUMBER: Final = 10**6
+"""A number without another limit, above and below 0"""
+
+MOST_TEXT: Final = 8 * 1024 * 1024
+"""Characters of a text: a prompt, a document, what is to be counted"""
+
+MOST_PICTURE: Final = 256 * 1024 * 1024
+"""Characters of a picture in base64"""
+
+MOST_TOKENS: Final = MOST_VALUES
+"""Token ids of a prompt, texts of an `input`"""
+
+LONGEST_NAME: Final = 1024
+"""Characters of a model's name, and of other names"""
+
+LONGEST_TRACE: Final = 256
+"""Characters of a `traceparent`"""
+
+MOST_ASIDE: Final = 1024
+"""Values of JSON in a field that changes nothing, such as `metadata`"""
+
+MOST_MESSAGES: Final = 10_000
+"""Messages of a chat"""
+
+MOST_MESSAGE_VALUES: Final = 100_000
+"""Values of JSON in all messages of a chat: the parts of their contents, their tool calls"""
+
+MOST_TEMPLATE_VALUES: Final = 10_000
+"""Values of JSON in `chat_template_kwargs`, in `input_extra`, in `script_args`, in `alwayson_scripts`"""
+
+MOST_TOOLS: Final = 512
+"""Tools of a chat"""
+
+MOST_STOPS: Final = 64
+"""`stop` strings"""
+
+MOST_STOP_CHARACTERS: Final = 4096
+"""Characters of all `stop` strings together"""
+
+MOST_BIASES: Final = 4096
+"""Entries of `logit_bias`"""
+
+LONGEST_BIAS: Final = 256
+"""Characters of a text in `logit_bias`"""
+
+MOST_LORAS: Final = 64
+"""Entries of `lora`"""
+
+MOST_SAMPLERS: Final = 32
+"""Entries of `samplers`"""
+
+MOST_BREAKERS: Final = 64
+"""Entries of `dry_sequence_breakers`"""
+
+MOST_GRAMMAR: Final = 256 * 1024
+"""Characters of a grammar, also with what is repeated written out as often as it may be"""
+
+MOST_GRAMMAR_DEPTH: Final = 200
+"""Levels of parentheses in a grammar"""
+
+MOST_GRAMMAR_REPEATED: Final = 10_000
+"""Repetitions of one thing in a grammar"""
+
+MOST_GRAMMAR_WAYS: Final = 2000
+"""Ways in which a grammar can go on at one place, as far as they can be counted"""
+
+MOST_SCHEMA_DEPTH: Final = 100
+"""Levels of a JSON schema"""
+
+MOST_SCHEMAS: Final = 5000
+"""Schemas within a JSON schema"""
+
+MOST_SCHEMA_ITEMS: Final = 10_000
+"""`minItems`, `maxItems`, `minProperties` and `maxProperties`, and all of the first two together"""
+
+MOST_SCHEMA_LENGTH: Final = 1_000_000
+"""`minLength` and `maxLength`"""
+
+MOST_SCHEMA_CHARACTERS: Final = 1024 * 1024
+"""Characters of all names and texts in a JSON schema"""
+
+MOST_ENUM: Final = 10_000
+"""Values of an `enum`"""
+
+LONGEST_PATTERN: Final = 8192
+"""Characters of a `pattern`"""
+
+MOST_PATTERN_REPEATED: Final = 100_000
+"""Repetitions in a `pattern`, those of one in another multiplied"""
+
+MOST_TOOL_REPEATED: Final = 10_000
+"""Each of the same numbers in the parameters of a tool"""
+
+MOST_IMAGE_PROMPT: Final = 64 * 1024
+"""Characters of an image's prompt"""
+
+MOST_NETWORKS: Final = 64
+"""LoRAs and hypernetworks in an image's prompt"""
+
+MOST_STYLES: Final = 64
+"""Entries of `styles`"""
+
+MOST_IMAGES_SENT: Final = 1024
+"""Entries of `init_images`"""
