@@ -11,26 +11,31 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
+from velesio_worker.wire.bounded import within
+from velesio_worker.wire.limits import (
+    LONGEST_PATTERN,
+    MOST_ENUM,
+    MOST_PATTERN_REPEATED,
+    MOST_SCHEMA_CHARACTERS,
+    MOST_SCHEMA_DEPTH,
+    MOST_SCHEMA_ITEMS,
+    MOST_SCHEMA_LENGTH,
+    MOST_SCHEMA_VALUES,
+    MOST_SCHEMAS,
+    MOST_TOOL_REPEATED,
+)
+
 Schema = dict[str, Any]
 
-MOST_DEEP: Final = 100
-"""Levels of JSON: its parser takes 128."""
-
-MOST_SCHEMAS: Final = 5000
 MOST_OPTIONAL: Final = 400
 """Properties of one object that are not required: each is four rows of 2,000 that its parser has."""
 
-MOST_ITEMS: Final = 10_000
-"""What all ``minItems`` and ``maxItems`` of a schema may come to: its grammars have 65,535 symbols."""
-
 _COUNTS: Final = {
-    **dict.fromkeys(("minLength", "maxLength"), 1_000_000),
-    **dict.fromkeys(("minProperties", "maxProperties", "minItems", "maxItems"), MOST_ITEMS),
+    **dict.fromkeys(("minLength", "maxLength"), MOST_SCHEMA_LENGTH),
+    **dict.fromkeys(("minProperties", "maxProperties", "minItems", "maxItems"), MOST_SCHEMA_ITEMS),
     "multipleOf": 100_000,
 }
-_PATTERN: Final = 8192
-_ENUM: Final = 10_000
-_WIDEST: Final = 50_000
+WITHIN_SCHEMA: Final = within(MOST_SCHEMA_VALUES, MOST_SCHEMA_CHARACTERS)
 _OPPOSITES: Final = (
     ("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"),
 )  # fmt: skip
@@ -56,6 +61,8 @@ _ASSERTION: Final = re.compile(
     re.DOTALL,
 )
 _PASSED_OVER: Final = re.compile(r"\\[^bBk1-9]|\[")
+_PIECE: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*+\]|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|.", re.DOTALL)
+_DIGITS: Final = 9
 
 
 def checked_schema(schema: Schema) -> Schema:
@@ -75,8 +82,8 @@ def checked_schema(schema: Schema) -> Schema:
         if reason := _reason(one) or _bad_reference(one, schema, known, anchors):
             raise ValueError(f"{'.'.join(place) or 'the schema'}: {reason}")
         items += max((count for name in ("minItems", "maxItems") if type(count := one.get(name)) is int), default=0)
-    if items > MOST_ITEMS:
-        raise ValueError(f"its minItems and maxItems come to {items}; {MOST_ITEMS} together can be enforced")
+    if items > MOST_SCHEMA_ITEMS:
+        raise ValueError(f"its minItems and maxItems come to {items}; {MOST_SCHEMA_ITEMS} together can be enforced")
     return schema
 
 
@@ -93,13 +100,25 @@ def check_size(schema: Any) -> None:  # noqa: ANN401 (any JSON)
         ValueError: more than an engine can read.
     """
     level: list[Any] = [schema]
-    for _ in range(MOST_DEEP):
+    for _ in range(MOST_SCHEMA_DEPTH):
         level = [value for one in level for value in _values(one)]
         if not level:
             return
-        if len(level) > _WIDEST:
-            raise ValueError(f"it has {len(level)} values in one level; {_WIDEST} at most can be enforced")
-    raise ValueError(f"it is nested deeper than {MOST_DEEP} levels, which cannot be enforced")
+        if len(level) > MOST_SCHEMA_VALUES:
+            raise ValueError(f"it has {len(level)} values in one level; {MOST_SCHEMA_VALUES} at most can be enforced")
+    raise ValueError(f"it is nested deeper than {MOST_SCHEMA_DEPTH} levels, which cannot be enforced")
+
+
+def check_tool(function: Schema) -> None:
+    """Check a tool's function for what its parameters would cost an engine, obeyed or not.
+
+    Raises:
+        ValueError: more than an engine can read.
+    """
+    check_size(function)
+    for place, one in _walk(cast("Schema", function.get("parameters") or {})):
+        if reason := _cost(one, MOST_TOOL_REPEATED):
+            raise ValueError(f"{'.'.join(('parameters', *place))}: {reason}")
 
 
 def _values(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any JSON)
@@ -127,23 +146,31 @@ def _walk(schema: Schema) -> Iterator[tuple[tuple[str, ...], Schema]]:
                 waiting.append(((*place, name), inner))
 
 
+def _cost(schema: Schema, largest: int = 0) -> str:
+    """Say what of a schema would cost an engine too much; ``largest``: a lower limit of its numbers, if not 0."""
+    for name, enforced in _COUNTS.items():
+        most = min(enforced, largest or enforced)
+        if (count := _number(schema, name)) is not None and abs(count) > most:
+            return f"{name} can be enforced up to {most}"
+    patterns = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+    if isinstance(by_pattern := schema.get("patternProperties"), dict):
+        patterns += list(cast("Schema", by_pattern))
+    if reason := next(filter(None, map(_bad_pattern, patterns)), ""):
+        return reason
+    enum = schema.get("enum")
+    if isinstance(enum, list) and not 0 < len(cast("list[Any]", enum)) <= MOST_ENUM:
+        return f"enum can be enforced with 1 to {MOST_ENUM} values"
+    return ""
+
+
 def _reason(schema: Schema) -> str:
     """Say why a schema cannot be enforced, without those within it; empty if it can."""
-    for name, most in _COUNTS.items():
-        if (count := _number(schema, name)) is not None and count > most:
-            return f"{name} can be enforced up to {most}"
+    if reason := _cost(schema):
+        return reason
     for least, most in _OPPOSITES:
         low, high = _number(schema, least), _number(schema, most)
         if low is not None and high is not None and low > high:
             return f"{least} is above {most}, so that nothing obeys it"
-    patterns = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
-    if isinstance(by_pattern := schema.get("patternProperties"), dict):
-        patterns += list(cast("Schema", by_pattern))
-    if reason := next((reason for pattern in patterns if (reason := _bad_pattern(pattern))), ""):
-        return reason
-    enum = schema.get("enum")
-    if isinstance(enum, list) and not 0 < len(cast("list[Any]", enum)) <= _ENUM:
-        return f"enum can be enforced with 1 to {_ENUM} values"
     properties, required = schema.get("properties"), schema.get("required")
     if isinstance(properties, dict):
         needed = {str(name) for name in cast("list[Any]", required)} if isinstance(required, list) else set[str]()
@@ -158,12 +185,40 @@ def _number(schema: Schema, name: str) -> float | None:
 
 
 def _bad_pattern(pattern: str) -> str:
-    if len(pattern) > _PATTERN:
-        return f"a pattern has {_PATTERN} characters at most"
+    if len(pattern) > LONGEST_PATTERN:
+        return f"a pattern has {LONGEST_PATTERN} characters at most"
     for found in _ASSERTION.finditer(pattern):
         if not _PASSED_OVER.match(found.group()):
             return f"the pattern has {found.group()}, and looking around or back cannot be enforced"
+    if _repeated(pattern) > MOST_PATTERN_REPEATED:
+        return (
+            f"a pattern repeats something {MOST_PATTERN_REPEATED} times at most, what is repeated within counted again"
+        )
     return ""
+
+
+def _repeated(pattern: str) -> int:
+    """How large a pattern is with its repetitions written out; those without an end count once."""
+    outer: list[int] = []
+    size = last = 0
+    for found in _PIECE.finditer(pattern):
+        piece = found.group()
+        if piece == "(":
+            outer.append(size)
+            size = last = 0
+        elif piece == ")" and outer:
+            last = size
+            size += outer.pop()
+        elif found["least"] is not None:
+            counts = [int(count[:_DIGITS]) for count in (found["least"], found["most"]) if count]
+            size += last * (max(counts) - 1)
+            last *= max(counts)
+        else:
+            last = 1
+            size += 1
+        if size > MOST_PATTERN_REPEATED:
+            return size
+    return size
 
 
 def _bad_reference(schema: Schema, root: Schema, known: set[str], anchors: set[str]) -> str:

@@ -7,8 +7,17 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 import orjson
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from velesio_worker.wire.answer_schemas import check_size, checked_schema
+from velesio_worker.wire.answer_schemas import WITHIN_SCHEMA, check_tool, checked_schema
+from velesio_worker.wire.bounded import within
 from velesio_worker.wire.fields import known_object
+from velesio_worker.wire.limits import (
+    LONGEST_NAME,
+    MOST_MESSAGE_VALUES,
+    MOST_MESSAGES,
+    MOST_PICTURE,
+    MOST_TEMPLATE_VALUES,
+    MOST_TOOLS,
+)
 from velesio_worker.wire.parameters import FETCHED, INT32, Count, OpenAIFields
 from velesio_worker.wire.text_parameters import TextParameters
 
@@ -69,7 +78,7 @@ def _tool(value: dict[str, Any]) -> dict[str, Any]:
     wanted = (("name", str), ("description", str), ("parameters", dict))
     if not fields.get("name") or not all(isinstance(fields.get(name, kind()), kind) for name, kind in wanted):
         raise ValueError("a tool's function has a name, and may have a description and parameters, a JSON schema")
-    check_size(fields)
+    check_tool(fields)
     return {"type": "function", "function": fields}
 
 
@@ -102,9 +111,14 @@ _SCHEMA_WORDS: Final = frozenset(
 
 Message = Annotated[dict[str, Any], AfterValidator(_message)]
 Tool = Annotated[dict[str, Any], AfterValidator(_tool)]
-Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-Tools = Annotated[list[Tool], Field(max_length=512, fail_fast=True)] | None
-ToolChoice = str | dict[str, Any] | None
+Messages = Annotated[
+    list[Message],
+    Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True),
+    within(MOST_MESSAGE_VALUES, MOST_PICTURE),
+]
+Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True), WITHIN_SCHEMA] | None
+ToolChoice = Annotated[str | dict[str, Any], within(16, LONGEST_NAME)] | None
+TemplateValues = Annotated[dict[str, Any], within(MOST_TEMPLATE_VALUES)]
 
 
 def without_empty_end(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -150,7 +164,7 @@ class TemplateFields(OpenAIFields):
 
     tools: Tools = None
     tool_choice: ToolChoice = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateValues | None = None
     reasoning_effort: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -167,7 +181,7 @@ class ChatCompletionParameters(TemplateFields, TextParameters):
     """Parameters of a ``chat_completion`` job. Messages go to the engine as they are."""
 
     messages: Messages
-    response_format: dict[str, Any] | None = None
+    response_format: Annotated[dict[str, Any], WITHIN_SCHEMA] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     thinking_budget_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None

@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
+from velesio_worker.wire.limits import LONGEST_ERROR
+
 _REPEATS: Final = ("{", "[", "but got:")
 """After which a message may repeat what a job holds."""
 
@@ -75,6 +77,7 @@ class JobError(VelesioError):
     Attributes:
         code: the error's name on the wire (wire protocol, section 5).
         retryable: whether the same job, submitted again, may succeed.
+        public: the message as the log may have it: one line, and nothing of what is repeated of the job.
     """
 
     code: ClassVar[str] = ""
@@ -87,17 +90,9 @@ class JobError(VelesioError):
 
     def __init__(self, message: str | None = None, *, said: str | Sequence[str] = "") -> None:
         super().__init__(message)
-        self._said = [said] if isinstance(said, str) else said
-
-    @property
-    def public(self) -> str:
-        """The message as the log may have it: one line, and nothing of what is repeated of the job."""
-        text = str(self)
-        for said in self._said:
-            text = text.replace(said, "… (the words stand in the result)") if said else text
-        line = text.splitlines()[0]
-        cut = min((at for sign in _REPEATS if (at := line.find(sign)) >= 0), default=len(line))
-        return line if cut == len(line) else f"{line[:cut].rstrip()} …"
+        (text,) = self.args
+        self.public = _cut(_public(text, [said] if isinstance(said, str) else said))
+        self.args = (_cut(text),)
 
     def result(self) -> dict[str, Any]:
         """Return the job's result (wire protocol, section 5)."""
@@ -186,6 +181,18 @@ class NoCapacityError(JobError, code="no_capacity", retryable=True):
 
 class InternalError(JobError, code="internal", retryable=True):
     """The worker made a mistake; its log says which."""
+
+
+def _public(text: str, quoted: Sequence[str]) -> str:
+    for said in quoted:
+        text = text.replace(said, "… (the words stand in the result)") if said else text
+    line = text.splitlines()[0]
+    cut = min((at for sign in _REPEATS if (at := line.find(sign)) >= 0), default=len(line))
+    return line if cut == len(line) else f"{line[:cut].rstrip()} …"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 1]}…"
 
 
 def job_error(code: str, message: str) -> JobError:

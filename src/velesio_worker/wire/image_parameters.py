@@ -6,6 +6,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
+from velesio_worker.wire.bounded import NotNegative, within
+from velesio_worker.wire.limits import (
+    LONGEST_NAME,
+    MOST_ASIDE,
+    MOST_EXTRA_VALUES,
+    MOST_IMAGES_SENT,
+    MOST_PICTURE,
+    MOST_STYLES,
+)
 from velesio_worker.wire.parameters import FETCHED, ModelParameters, NoEffect
 from velesio_worker.wire.prompt_syntax import Prompt
 
@@ -23,12 +32,15 @@ def _encoded(value: str) -> str:
 
 Side = Annotated[int, Field(ge=64, le=16384, multiple_of=8)]
 Seed = Annotated[int, Field(ge=RANDOM, le=LARGEST_SEED)]
-Picture = Annotated[str, Field(min_length=1), AfterValidator(_encoded)]
+Picture = Annotated[str, Field(min_length=1, max_length=MOST_PICTURE), AfterValidator(_encoded)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=150)]
-Sigma = Annotated[float, Field(ge=0)]
-Name = Annotated[str, Field(max_length=1024)]
+Sigma = NotNegative
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 """A name that may be empty, which is none."""
+
+WITHIN_SCRIPTS: Final = within(MOST_EXTRA_VALUES, MOST_PICTURE)
+"""What scripts are given: pictures, too."""
 
 ResizedSide = Annotated[int, Field(ge=0, le=16384, multiple_of=8)]
 OnlyTrue = Annotated[Literal[True] | None, Field(exclude=True)]
@@ -60,11 +72,11 @@ class ImageParameters(ModelParameters):
     subseed_strength: Share | None = None
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
     n_iter: Annotated[int, Field(ge=1, le=1024)] = 1
-    override_settings: dict[str, Any] | None = None
-    script_name: str | None = None
-    script_args: list[Any] | None = None
-    alwayson_scripts: dict[str, Any] | None = None
-    styles: Annotated[list[Name], Field(max_length=64, fail_fast=True)] | None = None
+    override_settings: Annotated[dict[str, Any], within(MOST_ASIDE)] | None = None
+    script_name: Name | None = None
+    script_args: Annotated[list[Any], WITHIN_SCRIPTS] | None = None
+    alwayson_scripts: Annotated[dict[str, Any], WITHIN_SCRIPTS] | None = None
+    styles: Annotated[list[Name], Field(max_length=MOST_STYLES, fail_fast=True)] | None = None
     tiling: bool | None = None
     restore_faces: bool | None = None
     refiner_checkpoint: Name | None = None
@@ -159,7 +171,7 @@ class Txt2ImgParameters(ImageParameters):
 class Img2ImgParameters(ImageParameters):
     """Parameters of an ``img2img`` job."""
 
-    init_images: Annotated[list[Picture], Field(min_length=1, fail_fast=True)]
+    init_images: Annotated[list[Picture], Field(min_length=1, max_length=MOST_IMAGES_SENT, fail_fast=True)]
     denoising_strength: Share = 0.75
     mask: Picture | None = None
     mask_blur: Annotated[int, Field(ge=0, le=64)] | None = None

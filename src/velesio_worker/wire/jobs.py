@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 import orjson
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import (
@@ -21,6 +21,7 @@ from velesio_worker.wire.errors import (
     VelesioError,
 )
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
+from velesio_worker.wire.limits import LONGEST_LIFE, LONGEST_NAME, LONGEST_TRACE, MOST_ATTEMPTS
 from velesio_worker.wire.parameters import (
     DetokenizeParameters,
     EmbeddingParameters,
@@ -40,6 +41,9 @@ from velesio_worker.wire.text_parameters import CompletionParameters, InfillPara
 DEFAULT_MAX_ATTEMPTS: Final = 3
 _CLOCKS_DIFFER: Final = 600
 """How far a producer's clock may be ahead of ours, in seconds."""
+
+_FARTHEST: Final = 1e15
+"""Times may be farther ahead than anybody means, as in milliseconds."""
 
 _EARLIEST: Final = 1e9
 """What is less than this is no time of this century."""
@@ -118,20 +122,29 @@ PRIVATE: Final = frozenset(
 """Fields whose values are never repeated in an error, since errors are logged."""
 
 
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_LIFE)]
+
+
+def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
+    """Return a producer's ``created_at``, which is Unix time in seconds; None if it cannot be that."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if usable and _EARLIEST < value < time.time() + _CLOCKS_DIFFER else None
+
+
 class Envelope(Fields):
     """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
 
     model_config = ConfigDict(extra="ignore")
 
-    timeout: Annotated[float, Field(gt=0)] | None = None
-    expires_at: float | None = None
-    max_attempts: Annotated[int, Field(ge=1)] = DEFAULT_MAX_ATTEMPTS
+    timeout: Seconds | None = None
+    expires_at: Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] = DEFAULT_MAX_ATTEMPTS
     on_crash: Literal["continue", "restart", "fail"] = "continue"
-    unread_timeout: Annotated[float, Field(gt=0)] | None = None
+    unread_timeout: Seconds | None = None
     cache: bool | None = None
-    worker: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
-    traceparent: str | None = None
-    created_at: Any = None
+    worker: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+    traceparent: Annotated[str, Field(max_length=LONGEST_TRACE)] | None = None
+    created_at: Annotated[float | None, Field(ge=0, le=_FARTHEST), BeforeValidator(moment_of)] = None
 
 
 class Job(Envelope):
@@ -156,7 +169,7 @@ class Job(Envelope):
     @property
     def submitted_at(self) -> float | None:
         """When it was submitted, in Unix time, as far as its producer said so in a way that can be used."""
-        return moment_of(self.created_at)
+        return self.created_at
 
     @property
     def attempts_allowed(self) -> int:
@@ -186,12 +199,6 @@ class RefusedJobError(VelesioError):
         self.type = job_type
 
 
-def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
-    """Return a producer's ``created_at``, which is Unix time in seconds; None if it cannot be that."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable and _EARLIEST < value < time.time() + _CLOCKS_DIFFER else None
-
-
 def parse_job(payload: bytes, *, max_bytes: int) -> Job:
     """Read a job off a list.
 
@@ -204,9 +211,7 @@ def parse_job(payload: bytes, *, max_bytes: int) -> Job:
         RefusedJobError: it has an id but is otherwise wrong.
     """
     if len(payload) > max_bytes:
-        raise _unread(
-            payload, TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}.")
-        )
+        raise _unread(payload, TooLargeError(f"The job has {len(payload)} bytes; MAX_JOB_BYTES allows {max_bytes}."))
     try:
         fields, odd = read_payload(payload)
     except UnusablePayloadError as error:

@@ -34,6 +34,9 @@ LARGEST_NUMBER: Final = 10**6
 MOST_TEXT: Final = 8 * 1024 * 1024
 """Characters of a text: a prompt, a document, what is to be counted"""
 
+MOST_DOCUMENTS: Final = 10_000
+"""`documents`"""
+
 MOST_PICTURE: Final = 256 * 1024 * 1024
 """Characters of a picture in base64"""
 
@@ -49,14 +52,17 @@ LONGEST_TRACE: Final = 256
 MOST_ASIDE: Final = 1024
 """Values of JSON in a field that changes nothing, such as `metadata`"""
 
-MOST_MESSAGES: Final = 10_000
+MOST_MESSAGES: Final = 4096
 """Messages of a chat"""
 
 MOST_MESSAGE_VALUES: Final = 100_000
 """Values of JSON in all messages of a chat: the parts of their contents, their tool calls"""
 
-MOST_TEMPLATE_VALUES: Final = 10_000
-"""Values of JSON in `chat_template_kwargs`, in `input_extra`, in `script_args`, in `alwayson_scripts`"""
+MOST_TEMPLATE_VALUES: Final = 1024
+"""Values of JSON in `chat_template_kwargs`"""
+
+MOST_EXTRA_VALUES: Final = 10_000
+"""Values of JSON in `input_extra`, in `script_args`, in `alwayson_scripts`"""
 
 MOST_TOOLS: Final = 512
 """Tools of a chat"""
@@ -76,11 +82,17 @@ LONGEST_BIAS: Final = 256
 MOST_LORAS: Final = 64
 """Entries of `lora`"""
 
-MOST_SAMPLERS: Final = 32
-"""Entries of `samplers`"""
+MOST_SAMPLERS: Final = 12
+"""Entries of `samplers`, each kind once"""
 
-MOST_BREAKERS: Final = 64
+MOST_BREAKERS: Final = 16
 """Entries of `dry_sequence_breakers`"""
+
+MOST_BREAKER_CHARACTERS: Final = 64
+"""Characters of all of them together"""
+
+LARGEST_WINDOW: Final = 2**20
+"""Tokens of `repeat_last_n` and `dry_penalty_last_n`: an engine takes memory for each"""
 
 MOST_GRAMMAR: Final = 256 * 1024
 """Characters of a grammar, also with what is repeated written out as often as it may be"""
@@ -91,8 +103,14 @@ MOST_GRAMMAR_DEPTH: Final = 200
 MOST_GRAMMAR_REPEATED: Final = 10_000
 """Repetitions of one thing in a grammar"""
 
-MOST_GRAMMAR_WAYS: Final = 2000
+MOST_GRAMMAR_RULES: Final = 5000
+"""Rules of a grammar"""
+
+MOST_GRAMMAR_WAYS: Final = 512
 """Ways in which a grammar can go on at one place, as far as they can be counted"""
+
+MOST_GRAMMAR_SKIPS: Final = 64
+"""Ways in which it can go on by leaving out what is optional"""
 
 MOST_SCHEMA_DEPTH: Final = 100
 """Levels of a JSON schema"""
@@ -108,6 +126,9 @@ MOST_SCHEMA_LENGTH: Final = 1_000_000
 
 MOST_SCHEMA_CHARACTERS: Final = 1024 * 1024
 """Characters of all names and texts in a JSON schema"""
+
+MOST_SCHEMA_VALUES: Final = 50_000
+"""Values of JSON in a JSON schema, in a `response_format`, in the `tools` of a chat together"""
 
 MOST_ENUM: Final = 10_000
 """Values of an `enum`"""

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from velesio_worker.wire.bounded import LongText, within
+from velesio_worker.wire.limits import LONGEST_NAME, MOST_ASIDE, MOST_DOCUMENTS, MOST_TOKENS
+
 INT32: Final = 2**31 - 1
 FETCHED: Final = re.compile(r"\s{0,64}[a-z][a-z0-9+.-]{0,31}://", re.IGNORECASE)
 """How what an engine would have to fetch begins. Bounded: a megabyte of base64 is not to be walked through for it."""
@@ -33,8 +36,8 @@ class Fields(BaseModel):
 REFUSED: Final = object()
 """Marks a field that is known only to say why it is refused."""
 
-NoEffect = Annotated[Any, Field(exclude=True)]
-"""What others send and what changes nothing here; any value may be there."""
+NoEffect = Annotated[Any, Field(exclude=True), within(MOST_ASIDE)]
+"""What others send and what changes nothing here; any value may be there that is not large."""
 
 Only1 = Annotated[Literal[1] | None, Field(exclude=True)]
 
@@ -46,7 +49,7 @@ class ModelParameters(Fields):
         model: the model's name, or a file of the model folder; None for the model that the worker has by default.
     """
 
-    model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)] | None = None
     defaults: Literal["velesio", "engine"] = "velesio"
 
     def given(self, *but: str) -> dict[str, Any]:
@@ -82,8 +85,8 @@ class AnswerParameters(OpenAIFields):
 class EmbeddingParameters(AnswerParameters):
     """Parameters of an ``embedding`` job: ``input`` as OpenAI has it, or ``content`` as llama-server has it."""
 
-    input: Any = None
-    content: Any = None
+    input: Annotated[Any, within(MOST_TOKENS)] = None
+    content: Annotated[Any, within(MOST_TOKENS)] = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=INT32)] | None = None
     embd_normalize: Annotated[int, Field(ge=-1, le=INT32)] | None = None
@@ -98,15 +101,15 @@ class EmbeddingParameters(AnswerParameters):
 class RerankParameters(AnswerParameters):
     """Parameters of a ``rerank`` job."""
 
-    query: str
-    documents: Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    query: LongText
+    documents: Annotated[list[LongText], Field(min_length=1, max_length=MOST_DOCUMENTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1, le=INT32)] | None = None
 
 
 class TokenizeParameters(AnswerParameters):
     """Parameters of a ``tokenize`` job."""
 
-    content: str
+    content: LongText
     add_special: bool | None = None
     parse_special: bool | None = None
     with_pieces: bool | None = None
@@ -115,7 +118,7 @@ class TokenizeParameters(AnswerParameters):
 class DetokenizeParameters(AnswerParameters):
     """Parameters of a ``detokenize`` job."""
 
-    tokens: Annotated[list[Count], Field(fail_fast=True)]
+    tokens: Annotated[list[Count], Field(max_length=MOST_TOKENS, fail_fast=True)]
 
 
 class ManagementParameters(Fields):
@@ -127,7 +130,7 @@ class ManagementParameters(Fields):
 class LoadModelParameters(ManagementParameters):
     """Parameters of a ``load_model`` job: a file of the model folder."""
 
-    model: Annotated[str, Field(min_length=1, max_length=1024)]
+    model: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
 class SwitchModelParameters(LoadModelParameters):

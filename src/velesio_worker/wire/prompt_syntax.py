@@ -10,8 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-LONGEST: Final = 64 * 1024
-"""How many characters a prompt may have: a result repeats it for each image."""
+from velesio_worker.wire.limits import MOST_IMAGE_PROMPT, MOST_NETWORKS
 
 MOST_SIGNS: Final = 400
 """How many signs a prompt may have. Measured on AUTOMATIC1111's grammar: ten seconds at most; four times as many take
@@ -25,6 +24,8 @@ MOST_PARTS: Final = 64
 
 _SIGN: Final = re.compile(r"\\.|([()\[\]:|])", re.DOTALL)
 """A sign; one behind a backslash is plain text."""
+
+_NETWORK: Final = re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE)
 
 _AND: Final = re.compile(r"\bAND\b")
 
@@ -44,8 +45,10 @@ def check_prompt(prompt: str) -> str:
             raise ValueError(f"has brackets that stand in more than {DEEPEST} others, or are not closed")
     if len(_AND.findall(prompt)) >= MOST_PARTS:
         raise ValueError(f"has more than {MOST_PARTS} parts with AND between them")
+    if len(_NETWORK.findall(prompt)) > MOST_NETWORKS:
+        raise ValueError(f"has more than {MOST_NETWORKS} LoRAs and hypernetworks")
     return prompt
 
 
-Prompt = Annotated[str, Field(max_length=LONGEST), AfterValidator(check_prompt)]
+Prompt = Annotated[str, Field(max_length=MOST_IMAGE_PROMPT), AfterValidator(check_prompt)]
 """A prompt that a WebUI can read in seconds."""

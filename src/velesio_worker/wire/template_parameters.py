@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import PlainValidator, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from velesio_worker.wire.chat_parameters import Messages, TemplateFields, without_empty_end
 from velesio_worker.wire.parameters import AnswerParameters
-from velesio_worker.wire.text_parameters import prompt_in
+from velesio_worker.wire.text_parameters import Prompt
 
 
 class ApplyTemplateParameters(TemplateFields, AnswerParameters):
@@ -23,7 +23,7 @@ class CountTokensParameters(TemplateFields, AnswerParameters):
     """Parameters of a ``count_tokens`` job: the tokens of a chat, or of a completion's prompt."""
 
     messages: Messages | None = None
-    prompt: Annotated[str | list[int], PlainValidator(prompt_in)] | None = None
+    prompt: Prompt | None = None
 
     @field_validator("messages")
     @classmethod

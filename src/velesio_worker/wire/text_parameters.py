@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
 
-from velesio_worker.wire.answer_schemas import checked_schema
+from velesio_worker.wire.answer_schemas import WITHIN_SCHEMA, checked_schema
+from velesio_worker.wire.bounded import LongText, NotNegative, Number, within
+from velesio_worker.wire.grammars import checked_grammar
+from velesio_worker.wire.limits import (
+    LARGEST_NUMBER,
+    LARGEST_WINDOW,
+    LONGEST_BIAS,
+    MOST_BIASES,
+    MOST_BREAKER_CHARACTERS,
+    MOST_BREAKERS,
+    MOST_EXTRA_VALUES,
+    MOST_GRAMMAR,
+    MOST_LORAS,
+    MOST_SAMPLERS,
+    MOST_STOP_CHARACTERS,
+    MOST_STOPS,
+    MOST_TOKENS,
+)
 from velesio_worker.wire.parameters import INT32, REFUSED, Count, Fields, NoEffect, Only1, OpenAIFields
 
 _RANDOM_SEED: Final = 2**32 - 1
@@ -45,22 +61,10 @@ _OwnWay = Annotated[
 _AtStart = Annotated[Any, REFUSED, Field(exclude=True), _refused("is set when llama-server is started: use LLAMA_ARGS")]
 
 
-def _grammar(value: str) -> str:
-    """Check a grammar for what would cost llama-server its stack or its memory, or what it gives up in silence."""
-    if value.lstrip().startswith("%llguidance"):
-        raise ValueError("GBNF is wanted: no other grammar is sure to be enforced")
-    if len(value) > MOST_GRAMMAR:
-        raise ValueError(f"a grammar of {MOST_GRAMMAR} characters at most")
-    depth = 0
-    for found in _GRAMMAR_SIGNS.finditer(value):
-        sign = found.group()
-        depth += (sign == "(") - (sign == ")")
-        if depth > MOST_GRAMMAR_DEPTH:
-            raise ValueError(f"a grammar is nested {MOST_GRAMMAR_DEPTH} levels deep at most")
-        if any(
-            len(count) > _DIGITS or int(count) > MOST_REPEATED for count in re.findall(r"\d+", found["times"] or "")
-        ):
-            raise ValueError(f"a grammar repeats something {MOST_REPEATED} times at most")
+def _each_once(value: list[str]) -> list[str]:
+    """Check that no sampler is there twice, which would be paid for at each token."""
+    if len({"typ_p" if name == "typical_p" else name for name in value}) < len(value):
+        raise ValueError("each sampler may be named once")
     return value
 
 
@@ -71,31 +75,25 @@ def _logit_bias(value: list[Any] | dict[str, Any]) -> list[Any] | dict[str, Any]
         raise ValueError(f"{MOST_BIASES} entries at most")
     for entry in entries:
         match entry:
-            case [int(token) | str(token), False | int() | float()] | (str(token), False | int() | float()):
+            case [int(token) | str(token), int(bias) | float(bias)] | (str(token), int(bias) | float(bias)):
                 if token is True or token is False or token == "" or entry[1] is True:
                     raise ValueError(_BIAS_FORM)
-                if isinstance(token, int) and token < 0:
-                    raise ValueError("a token's id is 0 or more")
+                if isinstance(token, str) and len(token) > LONGEST_BIAS:
+                    raise ValueError(f"a text of {LONGEST_BIAS} characters at most")
+                if isinstance(token, int) and not 0 <= token <= INT32:
+                    raise ValueError("a token's id is 0 or more, and fits into 32 bits")
+                if not -LARGEST_NUMBER <= bias <= LARGEST_NUMBER:
+                    raise ValueError(_BIAS_FORM)
             case _:
                 raise ValueError(_BIAS_FORM)
     return value
 
 
-_GRAMMAR_SIGNS: Final = re.compile(
-    r'"(?:[^"\\]|\\.)*+"|\[(?:[^\]\\]|\\.)*+\]|#[^\n]*+|[()]|\{(?P<times>[\s\d,]*+)\}', re.DOTALL
-)
-_DIGITS: Final = 9
 _BIAS_FORM: Final = "a list of [token, bias] or an object of token and bias is wanted; a bias is a number, or false"
-MOST_GRAMMAR: Final = 256 * 1024
-MOST_GRAMMAR_DEPTH: Final = 200
-MOST_REPEATED: Final = 10_000
-MOST_BIASES: Final = 4096
-MOST_STOPS: Final = 64
-MOST_STOP_CHARACTERS: Final = 4096
-"""Of all stop strings of a job together."""
-
 Short = Annotated[str, Field(max_length=256)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
+Window = Annotated[int, Field(ge=WHOLE_CONTEXT, le=LARGEST_WINDOW)]
+Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 Sampler = Literal[
     "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "typical_p", "top_p", "min_p", "xtc", "temperature", "infill",
     "adaptive_p",
@@ -107,7 +105,7 @@ class LoraAdapter(Fields):
     """One LoRA adapter that the engine has loaded, and how strongly it counts."""
 
     id: Annotated[int, Field(ge=0, le=INT32)]
-    scale: float
+    scale: Number
 
 
 class TextParameters(OpenAIFields):
@@ -120,22 +118,24 @@ class TextParameters(OpenAIFields):
     max_tokens: Limit = 150
     max_completion_tokens: Annotated[Limit | None, Field(exclude=True)] = None
     n_predict: Annotated[Limit | None, Field(exclude=True)] = None
-    temperature: Annotated[float, Field(ge=0)] = 0.7
+    temperature: NotNegative = 0.7
     top_k: Count = 40
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_n_sigma: float | None = None
+    top_n_sigma: Number | None = None
     min_keep: Count | None = None
-    repeat_penalty: Annotated[float, Field(gt=0)] = 1.1
-    repeat_last_n: Annotated[int, Field(ge=WHOLE_CONTEXT, le=INT32)] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=LARGEST_NUMBER)] = 1.1
+    repeat_last_n: Window | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
     seed: Annotated[int, Field(ge=-1, le=2**32 - 1)] | None = None
-    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     stream: bool = False
-    grammar: Annotated[str, AfterValidator(_grammar)] | None = None
-    json_schema: Annotated[dict[str, Any], AfterValidator(checked_schema)] | None = None
-    logit_bias: Annotated[list[Any] | dict[str, Any], AfterValidator(_logit_bias)] | None = None
+    grammar: Annotated[str, Field(max_length=MOST_GRAMMAR), AfterValidator(checked_grammar)] | None = None
+    json_schema: Annotated[dict[str, Any], WITHIN_SCHEMA, AfterValidator(checked_schema)] | None = None
+    logit_bias: Annotated[list[Any] | dict[str, Any], within(5 * MOST_BIASES), AfterValidator(_logit_bias)] | None = (
+        None
+    )
     n_probs: Count | None = None
     post_sampling_probs: bool | None = None
     id_slot: Annotated[int, Field(ge=-1, le=INT32)] | None = None
@@ -147,23 +147,32 @@ class TextParameters(OpenAIFields):
     t_max_predict_ms: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     ignore_eos: bool | None = None
     typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    samplers: Annotated[list[Sampler], Field(max_length=32, fail_fast=True)] | None = None
+    samplers: (
+        Annotated[list[Sampler], Field(max_length=MOST_SAMPLERS, fail_fast=True), AfterValidator(_each_once)] | None
+    ) = None
     backend_sampling: bool | None = None
     mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    adaptive_target: Annotated[float, Field(le=1)] | None = None
+    mirostat_tau: Number | None = None
+    mirostat_eta: Number | None = None
+    adaptive_target: Annotated[float, Field(ge=-LARGEST_NUMBER, le=1)] | None = None
     adaptive_decay: Annotated[float, Field(ge=0, le=0.99)] | None = None
-    dynatemp_range: Annotated[float, Field(ge=0)] | None = None
-    dynatemp_exponent: float | None = None
+    dynatemp_range: NotNegative | None = None
+    dynatemp_exponent: Number | None = None
     xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    dry_multiplier: Annotated[float, Field(ge=0)] | None = None
-    dry_base: float | None = None
+    dry_multiplier: NotNegative | None = None
+    dry_base: Number | None = None
     dry_allowed_length: Count | None = None
-    dry_penalty_last_n: Annotated[int, Field(ge=WHOLE_CONTEXT, le=INT32)] | None = None
-    dry_sequence_breakers: Annotated[list[Short], Field(min_length=1, max_length=64, fail_fast=True)] | None = None
-    lora: Annotated[list[LoraAdapter], Field(max_length=64, fail_fast=True)] | None = None
+    dry_penalty_last_n: Window | None = None
+    dry_sequence_breakers: (
+        Annotated[
+            list[Short],
+            Field(min_length=1, max_length=MOST_BREAKERS, fail_fast=True),
+            within(MOST_BREAKERS, MOST_BREAKER_CHARACTERS),
+        ]
+        | None
+    ) = None
+    lora: Annotated[list[LoraAdapter], Field(max_length=MOST_LORAS, fail_fast=True)] | None = None
     reasoning_budget_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     reasoning_budget_start_tag: Text | None = None
     reasoning_budget_end_tag: Text | None = None
@@ -207,8 +216,8 @@ class TextParameters(OpenAIFields):
     def _stops(cls, value: str | list[str] | None) -> list[str] | None:
         """An empty string would end every text before it begins."""
         stops = [value] if isinstance(value, str) else value or []
-        if len(stops) > MOST_STOPS or sum(map(len, stops)) > MOST_STOP_CHARACTERS:
-            raise ValueError(f"{MOST_STOPS} strings at most, of {MOST_STOP_CHARACTERS} characters together")
+        if sum(map(len, stops)) > MOST_STOP_CHARACTERS:
+            raise ValueError(f"strings of {MOST_STOP_CHARACTERS} characters together at most")
         return [stop for stop in stops if stop] or None
 
     @model_validator(mode="after")
@@ -252,10 +261,13 @@ def prompt_in(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
     return tokens
 
 
+Prompt = Annotated[str | list[int], PlainValidator(prompt_in), within(MOST_TOKENS)]
+
+
 class CompletionParameters(TextParameters):
     """Parameters of a ``completion`` job."""
 
-    prompt: Annotated[str | list[int], PlainValidator(prompt_in)]
+    prompt: Prompt
     logprobs: Annotated[Count | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
@@ -271,7 +283,7 @@ class CompletionParameters(TextParameters):
 class InfillParameters(TextParameters):
     """Parameters of an ``infill`` job: what stands between a prefix and a suffix. They go to the engine as they are."""
 
-    input_prefix: str
-    input_suffix: str
-    input_extra: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    prompt: str = ""
+    input_prefix: LongText
+    input_suffix: LongText
+    input_extra: Annotated[list[dict[str, Any]], Field(fail_fast=True), within(MOST_EXTRA_VALUES)] | None = None
+    prompt: LongText = ""

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from velesio_worker.wire.errors import EngineStartError, JobError, SettingsError, VelesioError, job_error
+from velesio_worker.wire.errors import BadJobError, EngineStartError, JobError, SettingsError, VelesioError, job_error
+from velesio_worker.wire.limits import LONGEST_ERROR
 
 CODES = {
     "bad_job",
@@ -55,3 +56,12 @@ def test_a_code_from_a_later_release_is_still_an_error() -> None:
     read = job_error("quantum_flux", "what happened")
     assert type(read) is JobError
     assert str(read) == "what happened"
+
+
+def test_a_long_error_is_cut_and_its_quotes_stay_out_of_the_log_all_the_same() -> None:
+    quoted = "secret" * 1000
+    error = BadJobError(f"It says {quoted}, and that is wrong.", said=quoted)
+    assert len(str(error)) == len(error.result()["error"]) == LONGEST_ERROR
+    assert str(error).endswith("…")
+    assert error.public == "It says … (the words stand in the result), and that is wrong."
+    assert len(BadJobError("x" * 10_000).public) == LONGEST_ERROR

@@ -302,3 +302,31 @@ def test_text_is_kept_to_the_letter() -> None:
     parameters = parsed(completion(prompt=prompt)).parameters
     assert isinstance(parameters, CompletionParameters)
     assert parameters.prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"max_attempts": 11}, "max_attempts: Input should be less than or equal to 10"),
+        ({"max_attempts": 10**18}, "max_attempts: Input should be less than or equal to 10"),
+        ({"worker": "a" * 3000}, "worker: String should have at most 1024 characters"),
+        ({"traceparent": "a" * 300}, "traceparent: String should have at most 256 characters"),
+        ({"timeout": 1e10}, "timeout: Input should be less than or equal to 1000000000"),
+        ({"unread_timeout": 1e10}, "unread_timeout: Input should be less than or equal to 1000000000"),
+        ({"expires_at": -1e308}, "expires_at: Input should be greater than or equal to"),
+    ],
+)
+def test_a_field_of_the_job_beyond_its_limit_is_told_the_limit_in_a_short_error(
+    fields: dict[str, Any], reason: str
+) -> None:
+    payload = orjson.dumps({"id": "a1", "type": "completion", "data": {"prompt": "x"}} | fields)
+    with pytest.raises(RefusedJobError) as caught:
+        parse_job(payload, max_bytes=LIMIT)
+    assert caught.value.error.code == "bad_job"
+    assert reason in str(caught.value.error)
+    assert len(str(caught.value.error)) < 300
+
+
+def test_ten_attempts_are_taken() -> None:
+    payload = orjson.dumps({"id": "a1", "type": "completion", "max_attempts": 10, "data": {"prompt": "x"}})
+    assert parse_job(payload, max_bytes=LIMIT).max_attempts == 10
