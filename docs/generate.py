@@ -1,4 +1,4 @@
-"""Writes the pages of the reference that the code itself can tell: settings, command line and metrics.
+"""Writes the pages of the reference that the code itself can tell: settings, command line, limits and metrics.
 
 ``make docs`` runs this. With ``--check`` nothing is written, and the exit code is 1 if a page is not what it would be.
 """
@@ -9,6 +9,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +29,7 @@ from velesio_worker.core.settings import Settings
 from velesio_worker.core.settings_list import describe
 from velesio_worker.observability.gauges import Gauges
 from velesio_worker.observability.health import Health
+from velesio_worker.wire import limits as wire_limits
 
 _REFERENCE: Final = Path(__file__).resolve().parent / "reference"
 _NOTICE: Final = "<!-- docs/generate.py writes this page from the code and from {intro}; `make docs` runs it. -->"
@@ -148,6 +152,19 @@ def metrics() -> Iterator[str]:
     yield "`process_…` is what prometheus_client tells of the process on Linux: CPU time, memory, open files, start."
 
 
+def limits() -> Iterator[str]:
+    """Yield the table of what ``wire/limits.py`` says, each constant with the text behind it."""
+    rows: list[tuple[str, str]] = []
+    body = ast.parse(inspect.getsource(wire_limits)).body
+    for statement, behind in itertools.pairwise(body):
+        match statement, behind:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                rows.append((text, f"{getattr(wire_limits, name):,}"))
+            case _:
+                pass
+    yield _table(("what", "at most"), rows)
+
+
 def _families(collectors: Iterable[Any]) -> Iterator[tuple[str, ...]]:
     for collector in collectors:
         if isinstance(collector, ProcessCollector):  # has nothing to say outside Linux
@@ -173,6 +190,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 _PAGES: Final[Mapping[str, tuple[str, Callable[[], Iterator[str]]]]] = {
     "settings": ("Settings", settings),
     "cli": ("Command line", commands),
+    "limits": ("Limits", limits),
     "metrics": ("Metrics", metrics),
 }
 

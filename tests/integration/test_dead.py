@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.support.redis_side import Side
+from tests.support.redis_side import MAX_BYTES, Side
 from tests.support.topologies import ClusterServers
 from velesio_worker.queue import slots as slots_module
 from velesio_worker.queue.connection import connect
@@ -229,9 +229,8 @@ async def test_what_no_worker_wrote_can_be_seen_and_dropped(commands: Any, lette
 async def test_a_job_of_which_only_the_beginning_was_kept_is_not_put_back(
     side: Side, commands: Any, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots_module, "_LETTER_BYTES", 100)
     monkeypatch.setattr(slots_module, "_LETTER_HEAD", len(job()))
-    payload = job() + b" " * 1000
+    payload = job() + b" " * MAX_BYTES
     await bury(side, commands, payload)
     (letter,) = await buried(letters)
     assert (letter.cut, letter.size, letter.payload) == (True, len(payload), job())

@@ -158,5 +158,5 @@ async def test_a_lost_worker_leaves_no_job_of_a_group_behind(side: Side, command
         assert await side.slots.pick(READY, slot, json.dumps({"id": job_id}).encode())
     await side.scripts.beat(side.keys, "w1", 60, {"state": "test"}, own)
     ends = await commands.zscore(side.keys.workers, "w1")
-    assert await side.scripts.reap(side.keys, "w1", f"{ends:.3f}", gone=True) == 2
+    assert await side.scripts.reap(side.keys, "w1", f"{ends:.3f}", gone=True, lost=True) == 2
     assert sorted(await commands.lrange(READY, 0, -1)) == [b'{"id": "a"}', b'{"id": "b"}']

@@ -108,8 +108,8 @@ async def test_a_worker_that_beats_while_it_is_judged_is_left_alone(side: Side, 
     await enrol(side, commands, beat_ago=LEASE + 1)
     (lease,) = await side.scripts.leases(side.keys, 0)
     await side.scripts.beat(side.keys, "w2", LEASE, {"state": "test"})
-    assert await side.scripts.reap(side.keys, "w2", lease.ends, gone=False) == -1
-    assert await side.scripts.reap(side.keys, "w2", lease.ends, gone=True) == -1
+    assert await side.scripts.reap(side.keys, "w2", lease.ends, gone=False, lost=True) == -1
+    assert await side.scripts.reap(side.keys, "w2", lease.ends, gone=True, lost=True) == -1
     assert await is_left_alone(commands)
 
 

@@ -97,13 +97,12 @@ async def test_burying_one_of_two_jobs_in_a_slot_leaves_the_other(side: Side, co
 async def test_a_large_dead_letter_is_cut_and_says_so(
     side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots_module, "_LETTER_BYTES", 100)
     monkeypatch.setattr(slots_module, "_LETTER_HEAD", 10)
-    await commands.lpush(side.slot().key, b"x" * 1000)
-    await side.slots.bury(side.slot(), b"x" * 1000, "why")
+    await commands.lpush(side.slot().key, b"x" * 20_000)
+    await side.slots.bury(side.slot(), b"x" * 20_000, "why")
     (letter,) = [json.loads(letter) for letter in await commands.lrange("{llama_queue}:dead", 0, -1)]
     assert letter["payload"] == "x" * 10
-    assert "1000 bytes" in letter["reason"]
+    assert "20000 bytes" in letter["reason"]
 
 
 async def test_redis_that_takes_no_writes_is_waited_for(side: Side, commands: Any, topology: Topology) -> None:

@@ -12,7 +12,7 @@ from velesio_worker.core.metrics import QUEUE_WAIT
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
 from velesio_worker.queue.claims import Claim, Held
-from velesio_worker.queue.intake import Arrivals
+from velesio_worker.queue.intake import Arrivals, read_job
 from velesio_worker.queue.keys import Slot, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
@@ -26,7 +26,7 @@ from velesio_worker.wire.errors import (
     WorkerLostError,
 )
 from velesio_worker.wire.events import START, split_id, start_entry
-from velesio_worker.wire.jobs import DEFAULT_MAX_ATTEMPTS, Job, RefusedJobError, parse_job
+from velesio_worker.wire.jobs import DEFAULT_MAX_ATTEMPTS, Job, RefusedJobError
 
 log = get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Admission:
     async def admit(self, slot: Slot, payload: bytes) -> Claim | None:
         """Claim the job in the slot; None if it ended here, and then the slot is empty."""
         try:
-            job = parse_job(payload, max_bytes=self._max_bytes)
+            job = await read_job(payload, max_bytes=self._max_bytes)
         except UnusablePayloadError as error:
             await self._slots.bury(slot, payload, str(error))
             return None
@@ -78,8 +78,8 @@ class Admission:
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
         with fields_in_log(job_id=refusal.job_id):
-            reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS)
-            held = Held(refusal.job_id, slot, payload, reply.attempt, refusal.type)
+            reply = await self._claims.claim(refusal.job_id, slot, DEFAULT_MAX_ATTEMPTS, refused=True)
+            held = Held(refusal.job_id, slot, payload, reply.attempt, refusal.type, refused=True)
             with fields_in_log(attempt=reply.attempt):
                 await self._begin(refusal.job_id, reply)
                 await self._end_refused(refusal, held, reply.status)
@@ -93,7 +93,8 @@ class Admission:
                 await self._finished(held)
             case _:
                 log.warning(refusal.error.public, action="job_refused", code=refusal.error.code)
-                bury = str(refusal) if len(held.payload) > self._max_bytes else ""
+                aside = len(held.payload) > self._max_bytes or isinstance(refusal.error, WorkerLostError)
+                bury = str(refusal) if aside else ""
                 await self._closer.failed(held, refusal.error, bury=bury)
 
     async def _settled(self, job: Job, held: Held, reply: ClaimReply) -> bool:

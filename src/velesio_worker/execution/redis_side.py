@@ -61,8 +61,8 @@ class RedisSide:
         self.clients = clients
         self.link = Link(clients.commands, keys, outage, job_ttl=job_ttl)
         self.lease = Lease(self.link, worker, seconds=settings.lease_seconds, facts=facts, changed=changed)
-        self.slots = Slots(clients.blocking, self.link, self.lease)
-        self.claims = Claims(self.link, self.slots, result_ttl=settings.result_ttl)
+        self.slots = Slots(clients.blocking, self.link, self.lease, largest=settings.max_job_bytes)
+        self.claims = Claims(self.link, self.slots, result_ttl=settings.result_ttl, stream_ttl=settings.stream_ttl)
         publishing = Link(clients.publishing, keys, outage)
         self.publisher = Publisher(publishing, ttl=settings.stream_ttl, longest=settings.worker_timeout)
         self.closer = Closer(self.claims, self.slots, self.publisher, largest=settings.max_result_bytes)

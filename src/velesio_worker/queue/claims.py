@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from velesio_worker.queue.keys import Slot, job_key, result_key, stream_key
 from velesio_worker.queue.link import Link
-from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
+from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.fields import count_of
 from velesio_worker.wire.jobs import Job, JobType
@@ -31,6 +31,7 @@ class Held:
         payload: the job, as it was taken.
         attempt: which attempt, counted from 1.
         type: the job's type, for what is counted; None if it could not be read.
+        refused: whether it is not to be run, so that its hash needs not be kept for long.
     """
 
     job_id: str
@@ -38,6 +39,7 @@ class Held:
     payload: bytes
     attempt: int
     type: JobType | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +65,26 @@ class Claims:
 
     Args:
         result_ttl: how long results are kept, in seconds.
+        stream_ttl: how long streams are kept, in seconds.
     """
 
-    def __init__(self, link: Link, slots: Slots, *, result_ttl: int) -> None:
+    def __init__(self, link: Link, slots: Slots, *, result_ttl: int, stream_ttl: int) -> None:
         self._link = link
         self._slots = slots
         self._result_ttl = result_ttl
+        self._refused_life = max(result_ttl, stream_ttl) + REFUSED_SECONDS
 
-    async def claim(self, job_id: str, slot: Slot, max_attempts: int) -> ClaimReply:
-        """Claim the job's next attempt for ``slot``.
+    async def claim(self, job_id: str, slot: Slot, max_attempts: int, *, refused: bool = False) -> ClaimReply:
+        """Claim the job's next attempt for ``slot``; of one that is ``refused`` not more is kept than its answer.
 
         An owner that is gone, or no longer holds the job, is replaced; ``held`` therefore means that the job really
         lies in another slot of a living worker.
         """
         nonce = secrets.token_hex(8)
         take_over = ""
+        life = self._refused_life if refused else None
         while True:
-            claim = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over)
+            claim = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over, life=life)
             reply = await self._link.done(claim)
             if reply.status is not ClaimStatus.HELD:
                 return reply
@@ -101,6 +106,7 @@ class Claims:
                 self._link.scripts.finish,
                 *(held.job_id, held.slot.worker, held.attempt, b"" if sent else result, self._result_ttl),
                 sent=sent,
+                life=self._refused_life if held.refused else None,
             )
             stored = await self._link.done(finish)
             if stored is not None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import anyio
 from redis.asyncio import Redis
@@ -22,9 +22,8 @@ from velesio_worker.queue.outage import within
 from velesio_worker.queue.remedies import FOREIGN, kind_of, words
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.fields import count_of
+from velesio_worker.wire.limits import CONTROL_ENTRIES
 from velesio_worker.wire.payload import is_job_id
-
-CONTROL_ENTRIES: Final = 1000
 
 log = get_logger(__name__)
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import anyio
 
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.slots import Slots
-from velesio_worker.wire.errors import NoWorkerError, UnusablePayloadError
+from velesio_worker.wire.errors import NoWorkerError, UnusablePayloadError, WorkerLostError
 from velesio_worker.wire.jobs import Job, RefusedJobError, parse_job
+from velesio_worker.wire.limits import MOST_LOST_AT_INTAKE
+from velesio_worker.wire.payload import id_at_ends
 
 MOST_ARRIVALS: Final = 10_000
 """The arrivals of so many jobs are remembered."""
 
+ASIDE_BYTES: Final = 256 * 1024
+"""Larger jobs are read in a thread."""
+
+SUSPECTS_SECONDS: Final = 1
+"""How often it is looked whether a job was put aside."""
+
 Refuse = Callable[[RefusedJobError, Slot, bytes], Awaitable[None]]
+
+
+async def read_job(payload: bytes, *, max_bytes: int) -> Job:
+    """Read a job as :func:`velesio_worker.wire.jobs.parse_job` does; a large one beside the event loop."""
+    read = partial(parse_job, payload, max_bytes=max_bytes)
+    return read() if len(payload) <= ASIDE_BYTES else await anyio.to_thread.run_sync(read)
 
 
 class Arrivals:
@@ -61,23 +77,37 @@ class Intake:
         self._arrivals = arrivals
         self._max_bytes = max_bytes
         self._refuse = refuse
+        self._look_at = -math.inf
 
     async def run(self, stopping: anyio.Event) -> None:
         """Sort jobs until ``stopping`` is set."""
         while not stopping.is_set():
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + SUSPECTS_SECONDS
+                while suspect := await self._slots.take_now(self._keys.suspects, self._slot):
+                    await self._put_aside(suspect)
             payload = await self._slots.take(self._keys.incoming, self._slot)
             if payload is not None:
                 await self._sort(payload)
 
     async def _sort(self, payload: bytes) -> None:
         try:
-            job = parse_job(payload, max_bytes=self._max_bytes)
+            job = await read_job(payload, max_bytes=self._max_bytes)
             self._arrivals.note(job)
             await self._send(job)
         except UnusablePayloadError as error:
             await self._slots.bury(self._slot, payload, str(error))
         except RefusedJobError as refusal:
             await self._refuse(refusal, self._slot, payload)
+
+    async def _put_aside(self, payload: bytes) -> None:
+        """Answer what too many workers were lost with; nothing more is read of it than its id."""
+        reason = f"The job was put aside: {MOST_LOST_AT_INTAKE} workers or more were lost while they held it."
+        job_id = id_at_ends(payload)
+        if job_id is None:
+            await self._slots.bury(self._slot, payload, reason)
+        else:
+            await self._refuse(RefusedJobError(job_id, WorkerLostError(reason)), self._slot, payload)
 
     async def _send(self, job: Job) -> None:
         if job.worker is None:

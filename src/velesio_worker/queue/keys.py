@@ -116,6 +116,21 @@ class Keys:
         return self._derived("control")
 
     @property
+    def returned(self) -> str:
+        """The hash of how many workers were lost with a job, by what identifies its bytes."""
+        return self._derived("returned")
+
+    @property
+    def suspects(self) -> str:
+        """The list of jobs that too many workers were lost with."""
+        return self._derived("suspects")
+
+    @property
+    def dead_bytes(self) -> str:
+        """The string with about how many bytes the dead letters have."""
+        return self._derived("dead:bytes")
+
+    @property
     def dead(self) -> str:
         """The list of dead letters."""
         return self._derived("dead")

@@ -103,5 +103,5 @@ class Lease:
         It is one step, that of whoever reaps a lost worker: should this one be lost before it, another takes it.
         """
         await self.beat()  # so that all slots are known, also if it was taken for lost
-        reap = partial(self._link.scripts.reap, self._link.keys, self._worker, self._ends, gone=True)
+        reap = partial(self._link.scripts.reap, self._link.keys, self._worker, self._ends, gone=True, lost=False)
         return max(0, await self._link.done(reap))

@@ -87,7 +87,7 @@ class Reaper:
     async def _reap(self, lease: LeaseEnd, *, over: bool) -> int:
         keys = self._link.keys
         try:
-            moved = await self._link.scripts.reap(keys, lease.worker, lease.ends, gone=not over)
+            moved = await self._link.scripts.reap(keys, lease.worker, lease.ends, gone=not over, lost=True)
         except ResponseError as error:
             foreign = await self._link.foreign({keys.slots(lease.worker): "hash"}, error)
             if foreign is None:

@@ -23,6 +23,10 @@ from velesio_worker.queue.remedies import passes
 from velesio_worker.wire.payload import job_id_in
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
+_CONTROL: Final = bytes(range(32))
+_ESCAPED: Final = 6
+"""How many bytes JSON makes of a control character."""
+
 _LETTER_HEAD: Final = 64 * 1024
 _LINGER_SECONDS: Final = 0.25
 _WINDOW: Final = 32
@@ -39,12 +43,14 @@ class Slots:
     Args:
         blocking: the client for blocking moves and for reading payloads, patient; the link is for everything else.
         lease: is told of each slot before a job is moved there.
+        largest: the largest job that is accepted, in bytes: of a larger one a dead letter keeps the beginning.
     """
 
-    def __init__(self, blocking: Redis, link: Link, lease: Lease) -> None:
+    def __init__(self, blocking: Redis, link: Link, lease: Lease, *, largest: int = _LETTER_BYTES) -> None:
         self._blocking: Any = blocking
         self._link = link
         self._lease = lease
+        self._largest = min(largest, _LETTER_BYTES)
         self._doubtful: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
 
@@ -89,6 +95,16 @@ class Slots:
         """Return the jobs at the front of a list, the next one first; an empty string for one that is large."""
         read = partial(self._link.scripts.waiting, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
         return await self._link.on_keys(_lists(source), read, writes=False)
+
+    async def take_now(self, source: str, slot: Slot) -> bytes | None:
+        """Move the next job of ``source`` into an empty slot; None if there is none, or Redis is in trouble."""
+        try:
+            await self._lease.cover(slot)
+            move = self._blocking.lmove(source, slot.key, "RIGHT", "LEFT")
+            return await within(REPLY_SECONDS, move)
+        except RedisError:
+            self._doubtful.add(slot.key)
+            return None
 
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job of a list into the slot; False if it does not wait there any more."""
@@ -142,10 +158,10 @@ class Slots:
     async def bury(self, slot: Slot, payload: bytes, reason: str) -> None:
         """Move the job in the slot, as it was taken, to the dead letters; ``reason``: why it can't be run."""
         log.warning(f"dead letter: {reason}", action="job_buried", bytes=len(payload))
-        letter = _letter(slot.worker, payload, reason, size=len(payload))
-        if len(letter) > _LETTER_BYTES:
-            why = f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
-            letter = _letter(slot.worker, payload[:_LETTER_HEAD], why, size=len(payload))
+        kept, why = payload, reason
+        if len(payload) > self._largest:
+            kept, why = payload[:_LETTER_HEAD], f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
+        letter = _letter(slot.worker, kept, why, size=len(payload))
         lists, move = _lists(slot.key, self._link.keys.dead), partial(self._link.scripts.bury, self._link.keys, slot)
         if not await self._link.on_keys(lists, partial(move, letter)):
             self._doubtful.add(slot.key)
@@ -170,7 +186,10 @@ def _lists(*keys: str) -> dict[str, str]:
 def _letter(worker: str, payload: bytes, reason: str, *, size: int) -> bytes:
     """A dead letter (wire protocol, section 2), ``size`` being the whole job's; what is no text is kept as base64."""
     letter: dict[str, Any] = {"reason": reason, "at": round(time.time(), 3), "worker": worker, "bytes": size}
+    escaped = len(payload) - len(payload.translate(None, _CONTROL))
     try:
+        if (_ESCAPED - 1) * escaped > len(payload):
+            raise UnicodeError  # noqa: TRY301 (as text it would be many times as large)
         return orjson.dumps(letter | {"payload": payload.decode()})
-    except UnicodeDecodeError:
+    except UnicodeError:
         return orjson.dumps(letter | {"payload_base64": base64.b64encode(payload).decode()})

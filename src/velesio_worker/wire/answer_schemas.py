@@ -15,6 +15,7 @@ from velesio_worker.wire.bounded import within
 from velesio_worker.wire.limits import (
     LONGEST_PATTERN,
     MOST_ENUM,
+    MOST_MULTIPLES,
     MOST_PATTERN_REPEATED,
     MOST_SCHEMA_CHARACTERS,
     MOST_SCHEMA_DEPTH,
@@ -33,7 +34,7 @@ MOST_OPTIONAL: Final = 400
 _COUNTS: Final = {
     **dict.fromkeys(("minLength", "maxLength"), MOST_SCHEMA_LENGTH),
     **dict.fromkeys(("minProperties", "maxProperties", "minItems", "maxItems"), MOST_SCHEMA_ITEMS),
-    "multipleOf": 100_000,
+    "multipleOf": MOST_MULTIPLES,
 }
 WITHIN_SCHEMA: Final = within(MOST_SCHEMA_VALUES, MOST_SCHEMA_CHARACTERS)
 _OPPOSITES: Final = (
@@ -72,7 +73,7 @@ def checked_schema(schema: Schema) -> Schema:
         ValueError: it cannot, and where.
     """
     check_size(schema)
-    items = 0
+    items = multiples = repeated = 0
     places = list(_walk(schema))
     if len(places) > MOST_SCHEMAS:
         raise ValueError(f"it has {len(places)} schemas within; {MOST_SCHEMAS} at most can be enforced")
@@ -81,9 +82,15 @@ def checked_schema(schema: Schema) -> Schema:
     for place, one in places:
         if reason := _reason(one) or _bad_reference(one, schema, known, anchors):
             raise ValueError(f"{'.'.join(place) or 'the schema'}: {reason}")
+        multiples += int(abs(_number(one, "multipleOf") or 0))
+        repeated += sum(map(_repeated, _patterns(one)))
         items += max((count for name in ("minItems", "maxItems") if type(count := one.get(name)) is int), default=0)
     if items > MOST_SCHEMA_ITEMS:
         raise ValueError(f"its minItems and maxItems come to {items}; {MOST_SCHEMA_ITEMS} together can be enforced")
+    if multiples > MOST_MULTIPLES:
+        raise ValueError(f"its multipleOf come to {multiples}; {MOST_MULTIPLES} together can be enforced")
+    if repeated > MOST_PATTERN_REPEATED:
+        raise ValueError(f"its patterns repeat something {MOST_PATTERN_REPEATED} times at most, all together")
     return schema
 
 
@@ -152,10 +159,7 @@ def _cost(schema: Schema, largest: int = 0) -> str:
         most = min(enforced, largest or enforced)
         if (count := _number(schema, name)) is not None and abs(count) > most:
             return f"{name} can be enforced up to {most}"
-    patterns = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
-    if isinstance(by_pattern := schema.get("patternProperties"), dict):
-        patterns += list(cast("Schema", by_pattern))
-    if reason := next(filter(None, map(_bad_pattern, patterns)), ""):
+    if reason := next((why for why in map(_bad_pattern, _patterns(schema)) if why), ""):
         return reason
     enum = schema.get("enum")
     if isinstance(enum, list) and not 0 < len(cast("list[Any]", enum)) <= MOST_ENUM:
@@ -182,6 +186,13 @@ def _reason(schema: Schema) -> str:
 def _number(schema: Schema, name: str) -> float | None:
     value = schema.get(name)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _patterns(schema: Schema) -> list[str]:
+    patterns: list[str] = [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+    if isinstance(by_pattern := schema.get("patternProperties"), dict):
+        patterns += list(cast("Schema", by_pattern))
+    return patterns
 
 
 def _bad_pattern(pattern: str) -> str:

@@ -22,6 +22,21 @@ MOST_LOST_AT_INTAKE: Final = 2
 MOST_RETURNS: Final = 20
 """Workers that may be lost, within an hour, while they hold one job; then it is put aside"""
 
+RETURNED_TTL: Final = 3600
+"""Seconds for which it is known how many workers were lost with a job"""
+
+DEAD_LETTERS_KEPT: Final = 10_000
+"""Dead letters"""
+
+DEAD_LETTERS_BYTES: Final = 256 * 1024 * 1024
+"""Bytes of all dead letters together: the oldest go first"""
+
+DEAD_LETTERS_TTL: Final = 30 * 24 * 3600
+"""Seconds for which dead letters are kept after the newest"""
+
+CONTROL_ENTRIES: Final = 1000
+"""Requests to cancel that are kept in `{llama_queue}:control`"""
+
 LONGEST_ERROR: Final = 2048
 """Characters of an error"""
 
@@ -136,8 +151,11 @@ MOST_ENUM: Final = 10_000
 LONGEST_PATTERN: Final = 8192
 """Characters of a `pattern`"""
 
-MOST_PATTERN_REPEATED: Final = 100_000
-"""Repetitions in a `pattern`, those of one in another multiplied"""
+MOST_PATTERN_REPEATED: Final = 10_000
+"""Repetitions in the `pattern`s of a schema together, those of one in another multiplied"""
+
+MOST_MULTIPLES: Final = 100_000
+"""What all `multipleOf` of a schema may come to"""
 
 MOST_TOOL_REPEATED: Final = 10_000
 """Each of the same numbers in the parameters of a tool"""

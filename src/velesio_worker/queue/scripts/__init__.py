@@ -14,6 +14,15 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
 from velesio_worker.queue.keys import Keys, Slot, job_key, parts_key, result_key
+from velesio_worker.wire.limits import (
+    CONTROL_ENTRIES,
+    DEAD_LETTERS_BYTES,
+    DEAD_LETTERS_KEPT,
+    DEAD_LETTERS_TTL,
+    MOST_LOST_AT_INTAKE,
+    MOST_RETURNS,
+    RETURNED_TTL,
+)
 
 JOB_HASH_TTL = 24 * 3600
 """The least life of a job's hash, in seconds; it must outlive the job's stream, whose ids it continues."""
@@ -21,7 +30,8 @@ JOB_HASH_TTL = 24 * 3600
 PARTS_SECONDS = 600
 """How long the parts of a large result are kept, should nobody put them together."""
 
-DEAD_LETTERS_KEPT = 10_000
+REFUSED_SECONDS: Final = 60
+"""How much longer than stream and result the hash of a job is kept that was refused, in seconds."""
 
 
 class ClaimStatus(StrEnum):
@@ -112,25 +122,31 @@ class Scripts:
             await self._redis.script_load(_SOURCES[name])
             return await self._redis.evalsha(_SHAS[name], len(keys), *keys, *args)
 
-    async def claim(self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "") -> ClaimReply:
-        """Make ``slot`` the owner of the job's next attempt, if that is to be had."""
+    async def claim(
+        self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "", *, life: int | None = None
+    ) -> ClaimReply:
+        """Make ``slot`` the owner of the job's next attempt, if that is to be had.
+
+        The job's hash is kept for ``life`` seconds, or as those of other jobs.
+        """
         status, attempt, first, owner, name, holder, counted, base = await self._run(
             "claim",
             keys=[job_key(job_id), result_key(job_id)],
-            args=[slot.worker, slot.name, nonce, max_attempts, take_over, self._job_ttl],
+            args=[slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl],
         )
         texts = owner.decode(), name.decode(), holder.decode()
         return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *texts, int(counted), int(base))
 
     async def finish(
-        self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0
+        self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0, life: int | None = None
     ) -> bool | None:
         """Store the result, or the ``sent`` bytes of it that were sent in parts; False if another attempt owns the job.
 
-        None: the parts are not all there.
+        None: the parts are not all there. ``life`` is as with :meth:`claim`.
         """
         keys = [job_key(job_id), result_key(job_id), parts_key(job_id, attempt)]
-        reply = int(await self._run("finish", keys=keys, args=[worker, attempt, ttl, result, self._job_ttl, sent]))
+        args = [worker, attempt, ttl, result, life or self._job_ttl, sent]
+        reply = int(await self._run("finish", keys=keys, args=args))
         return None if reply < 0 else bool(reply)
 
     async def part(self, job_id: str, attempt: int, before: int, part: bytes) -> bool:
@@ -153,7 +169,8 @@ class Scripts:
 
     async def bury(self, keys: Keys, slot: Slot, letter: bytes, payload: bytes = b"") -> bool:
         """Move the job in the slot to the dead letters; False if a second job lies in it and no payload tells which."""
-        return bool(await self._run("bury", keys=[slot.key, keys.dead], args=[letter, DEAD_LETTERS_KEPT, payload]))
+        args = [letter, DEAD_LETTERS_KEPT, payload, DEAD_LETTERS_BYTES, DEAD_LETTERS_TTL]
+        return bool(await self._run("bury", keys=[slot.key, keys.dead, keys.dead_bytes], args=args))
 
     async def send_to_worker(self, keys: Keys, slot: Slot, worker: str) -> bool:
         """Move the job in the slot to the worker's list; False if the worker does not live."""
@@ -185,8 +202,8 @@ class Scripts:
         homes = [part for slot in slots for part in (slot.key, slot.home)]
         ends: bytes = await self._run(
             "beat",
-            keys=[keys.workers, keys.worker(worker), keys.slots(worker)],
-            args=[worker, lease_seconds, len(pairs), *pairs, *homes],
+            keys=[keys.workers, keys.worker(worker), keys.slots(worker), keys.control],
+            args=[worker, lease_seconds, CONTROL_ENTRIES, len(pairs), *pairs, *homes],
         )
         return ends.decode()
 
@@ -198,13 +215,19 @@ class Scripts:
             for worker, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 
-    async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool) -> int:
-        """Put the jobs of a worker back that is lost or ends; returns how many, or -1 if it lives or was struck off."""
+    async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool, lost: bool) -> int:
+        """Put the jobs of a worker back that is ``lost`` or ends; returns how many, or -1 if it lives or is struck off.
+
+        What it is lost with is counted, and goes aside where that has happened before.
+        """
         return int(
             await self._run(
                 "reap",
-                keys=[keys.workers, keys.slots(worker), keys.only(worker), keys.incoming, keys.worker(worker)],
-                args=[worker, lease_ends, int(gone)],
+                keys=[
+                    *(keys.workers, keys.slots(worker), keys.only(worker), keys.incoming, keys.worker(worker)),
+                    *(keys.returned, keys.suspects),
+                ],
+                args=[worker, lease_ends, int(gone), int(lost), RETURNED_TTL, MOST_LOST_AT_INTAKE, MOST_RETURNS],
             )
         )
 

@@ -3,22 +3,25 @@
 -- KEYS[1]  {llama_queue}:workers       sorted set: worker -> end of its lease, in seconds
 -- KEYS[2]  {llama_queue}:worker:<w>    hash: what the worker is and does
 -- KEYS[3]  {llama_queue}:slots:<w>     hash: slot -> the list to whose front its job goes should the worker be lost
+-- KEYS[4]  {llama_queue}:control       stream: requests to cancel, which nobody else may keep short
 -- ARGV[1]  worker id
 -- ARGV[2]  lease, in seconds
--- ARGV[3]  how many of the following belong to KEYS[2]
--- ARGV[4…] fields and values of KEYS[2], then those of KEYS[3]
+-- ARGV[3]  how many entries KEYS[4] keeps
+-- ARGV[4]  how many of the following belong to KEYS[2]
+-- ARGV[5…] fields and values of KEYS[2], then those of KEYS[3]
 --
 -- Returns the end of the lease, just as it stands in KEYS[1].
 local now = redis.call('TIME')
 local ends = string.format('%.3f', tonumber(now[1]) + tonumber(now[2]) / 1000000 + tonumber(ARGV[2]))
 redis.call('ZADD', KEYS[1], ends, ARGV[1])
-local last = 3 + tonumber(ARGV[3])
+local last = 4 + tonumber(ARGV[4])
 redis.call('DEL', KEYS[2])
-for i = 4, last, 2 do
+for i = 5, last, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 for i = last + 1, #ARGV, 2 do
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
+redis.pcall('XTRIM', KEYS[4], 'MAXLEN', ARGV[3])  -- in vain where that is no stream
 return ends

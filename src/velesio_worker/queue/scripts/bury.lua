@@ -2,9 +2,12 @@
 --
 -- KEYS[1]  {llama_queue}:active:<w>:<n>   list: the slot
 -- KEYS[2]  {llama_queue}:dead             list: the dead letters, newest first
+-- KEYS[3]  {llama_queue}:dead:bytes       string: how many bytes KEYS[2] has, or more: letters are removed uncounted
 -- ARGV[1]  the dead letter, JSON
 -- ARGV[2]  how many dead letters are kept
 -- ARGV[3]  the job, or '' if it is the only one in the slot
+-- ARGV[4]  how many bytes they may have
+-- ARGV[5]  life of KEYS[2] from now on, in seconds
 --
 -- Returns 1: buried, or the slot was empty; 0: nothing was done, since a second job lies in the slot (see ack.lua)
 -- and ARGV[3] does not say which of them is meant.
@@ -21,5 +24,22 @@ end
 if removed > 0 then
   redis.call('LPUSH', KEYS[2], ARGV[1])
   redis.call('LTRIM', KEYS[2], 0, tonumber(ARGV[2]) - 1)
+  redis.call('EXPIRE', KEYS[2], ARGV[5])
+  local most = tonumber(ARGV[4])
+  local bytes = redis.pcall('INCRBY', KEYS[3], #ARGV[1])
+  if type(bytes) == 'number' and bytes > most then
+    bytes = #ARGV[1]
+    local kept, all = 1, redis.call('LLEN', KEYS[2])
+    while kept < all do
+      local size = #redis.call('LINDEX', KEYS[2], kept)
+      if bytes + size > most * 3 / 4 then  -- with room for some, so that not each one has them counted
+        break
+      end
+      bytes, kept = bytes + size, kept + 1
+    end
+    redis.call('LTRIM', KEYS[2], 0, kept - 1)
+    redis.call('SET', KEYS[3], bytes)
+  end
+  redis.call('EXPIRE', KEYS[3], ARGV[5])
 end
 return 1
