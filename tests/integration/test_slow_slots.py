@@ -158,7 +158,7 @@ async def test_a_large_result_over_a_slow_line_is_sent_once_and_arrives(
     async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=64 * 1024) as line:
         url = f"redis://127.0.0.1:{line.sockets[0].getsockname()[1]}"
         hasty = connect(url, name="w1", socket_timeout=1.5)
-        claims = Claims(side.linked(hasty), side.slots, result_ttl=100)
+        claims = Claims(side.linked(hasty), side.slots, result_ttl=100, stream_ttl=100)
         reply = await claims.claim("large", side.slot(), 3)
         await claims.finish(Held("other", side.slot(), b"", 1), b"now the script is known")
         with anyio.fail_after(100):

@@ -129,7 +129,7 @@ def _read(grammar: str) -> dict[str, _Alternatives]:
                 alternatives[-1].append(_Item(len(found.group()), found["name"] or ""))
             case "begin":
                 outer.append((f"({len(rules)}", alternatives))
-                alternatives = [[]]
+                alternatives = list[list[_Item]]([[]])
                 rules[outer[-1][0]] = alternatives
                 _check(len(outer), MOST_GRAMMAR_DEPTH, "is nested", "levels deep")
             case "end" if outer:
