@@ -118,19 +118,18 @@ def _read(grammar: str) -> dict[str, _Alternatives]:
 
     What stands in parentheses is a rule, as it is to llama-server, with a name that no other has.
     """
-    alternatives: _Alternatives = [[]]
+    alternatives = _nothing()
     rules, outer = {"(": alternatives}, list[tuple[str, _Alternatives]]()
     for found in _SIGN.finditer(grammar):
         match found.lastgroup:
             case "rule":
-                alternatives, outer = [[]], []
-                rules[found["rule"]] = alternatives
+                outer = []
+                rules[found["rule"]] = alternatives = _nothing()
             case "text" | "name":
                 alternatives[-1].append(_Item(len(found.group()), found["name"] or ""))
             case "begin":
                 outer.append((f"({len(rules)}", alternatives))
-                alternatives = list[list[_Item]]([[]])
-                rules[outer[-1][0]] = alternatives
+                rules[outer[-1][0]] = alternatives = _nothing()
                 _check(len(outer), MOST_GRAMMAR_DEPTH, "is nested", "levels deep")
             case "end" if outer:
                 name, around = outer.pop()
@@ -151,6 +150,10 @@ def _read(grammar: str) -> dict[str, _Alternatives]:
     )
     _check(written, MOST_GRAMMAR, "with its repetitions written out has", "characters")
     return rules
+
+
+def _nothing() -> _Alternatives:
+    return [[]]
 
 
 def _times(sign: str) -> tuple[int, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from velesio_worker.queue.intake import MOST_ARRIVALS, Arrivals
+from velesio_worker.queue import intake as intake_module
+from velesio_worker.queue.intake import ASIDE_BYTES, MOST_ARRIVALS, Arrivals, read_job
 from velesio_worker.wire.jobs import Job, parse_job
 
 
@@ -60,3 +62,20 @@ def test_only_so_many_are_remembered_and_the_oldest_are_forgotten() -> None:
         arrivals.note(one)
     assert [arrivals.waited(one) is None for one in noted[:12]] == [True] * 10 + [False] * 2
     assert arrivals.waited(noted[-1]) is not None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("size", "beside"), [(10, False), (ASIDE_BYTES, True)])
+async def test_a_large_job_is_read_beside_the_event_loop(
+    size: int, *, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def read(payload: bytes, *, max_bytes: int) -> Job:
+        threads.append(threading.get_ident())
+        return parse_job(payload, max_bytes=max_bytes)
+
+    monkeypatch.setattr(intake_module, "parse_job", read)
+    payload = json.dumps({"id": "a", "type": "completion", "data": {"prompt": "x" * size}}).encode()
+    assert (await read_job(payload, max_bytes=2 * ASIDE_BYTES)).id == "a"
+    assert [thread != threading.get_ident() for thread in threads] == [beside]

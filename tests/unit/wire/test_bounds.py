@@ -47,7 +47,7 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
     ({"grammar": DOUBLING}, "ways"),
     ({"grammar": "".join(f'r{n} ::= "a"\n' for n in range(5010))}, "5000 rules at most"),
     ({"logit_bias": [["x" * 257, 1]]}, "a text of 256 characters at most"),
-    ({"logit_bias": [[2**31, 1]]}, "a bias is a number"),
+    ({"logit_bias": [[2**31, 1]]}, "32 bits"),
     ({"logit_bias": {"a": 1e7}}, "a bias is a number"),
     ({"json_schema": {"pattern": "^((a{100}){100}){100}$"}}, "repeats something 10000 times at most"),
     ({"json_schema": {"anyOf": [{"pattern": "a{6000}"}] * 2}}, "10000 times at most, all together"),

@@ -67,3 +67,11 @@ def test_a_long_prompt_is_looked_through_once_and_a_longer_one_not_at_all() -> N
     told = said("prompt", "\\" * 65_537)
     assert told is not None
     assert "65536 characters" in told
+
+
+@pytest.mark.parametrize("network", ["<lora:{}:1>", "<lora:{}", "<LoRA:{}>", "<hypernet:{}:1>", "<lyco:{}>"])
+def test_a_prompt_of_very_many_networks_is_refused_with_the_limit(network: str) -> None:
+    assert said("prompt", "".join(network.format(number) for number in range(64))) is None
+    told = said("prompt", "".join(network.format(number) for number in range(65)))
+    assert told is not None
+    assert "more than 64 LoRAs and hypernetworks" in told
