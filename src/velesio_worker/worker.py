@@ -37,7 +37,7 @@ from velesio_worker.observability.server import served
 from velesio_worker.queue.connection import wait_for_redis
 from velesio_worker.queue.control import Control
 from velesio_worker.queue.keys import new_worker_id
-from velesio_worker.queue.remedies import ALLOW, known_remedy
+from velesio_worker.queue.remedies import RIGHTS, known_remedy
 from velesio_worker.queue.rights import forbidden
 from velesio_worker.queue.risks import warn_of_risks
 from velesio_worker.queue.survey import Survey
@@ -139,7 +139,7 @@ class Worker:
                 link, url = self._redis.link, self._settings.redis_url
                 await wait_for_redis(link.redis, url)
                 if lacking := await link.asked(partial(forbidden, link.redis, link.keys)):
-                    raise RedisUnusableError(f"Redis at {hide_password(url)} {lacking}: {ALLOW}")  # noqa: TRY301
+                    raise RedisUnusableError(f"Redis at {hide_password(url)} {lacking}: {RIGHTS} prints the rights")  # noqa: TRY301
                 await link.asked(partial(warn_of_risks, link.redis, url))
             except RedisUnusableError as error:
                 self._failure = error

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 topologies = pytest.mark.topologies
 
 JOB: Final = "{result:a}:job"
+FLAG: Final = "{result:a}:cancel"
 READER: Final = "{result:a}:reader"
 DONE: Final = b'{"finish_reason":"stop","usage":null,"timings":null}'
 
@@ -178,7 +179,6 @@ async def test_a_cancel_that_is_asked_for_as_the_job_ends_leaves_no_flag(
     side: Side, commands: Any, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = await run_here(side, running)
-    await request_cancel(commands, side.keys, "b")  # so that Redis knows the script
     first = commands.execute_command
 
     async def then_the_job_ends(*args: Any, **options: Any) -> Any:
@@ -189,17 +189,69 @@ async def test_a_cancel_that_is_asked_for_as_the_job_ends_leaves_no_flag(
 
     monkeypatch.setattr(commands, "execute_command", then_the_job_ends)
     await request_cancel(commands, side.keys, "a")
-    assert await commands.hget(JOB, "cancel") is None
+    assert not await side.scripts.cancelled("a"), "as whoever hears the doorbell finds it"
+    assert not await commands.exists(FLAG)
 
 
 @topologies
-async def test_a_cancel_that_is_asked_for_after_a_jobs_end_is_refused(
+async def test_a_cancel_that_is_asked_for_after_a_jobs_end_leaves_no_flag(
+    side: Side, commands: Any, control: Control, running: Running
+) -> None:
+    await end(side, running, await run_here(side, running), commands)
+    async with listening(control):
+        await heard(side, commands, running)
+        await request_cancel(commands, side.keys, "a")
+        with anyio.fail_after(60):
+            while await commands.exists(FLAG):
+                await anyio.sleep(0.01)
+    assert "a" not in running.cancelled
+
+
+@topologies
+async def test_a_flag_of_its_own_key_counts_though_the_bell_did_not_ring_and_goes_with_the_job(
+    side: Side, commands: Any, control: Control, running: Running
+) -> None:
+    claim = await run_here(side, running)
+    await run_here(side, running, "b", "text-1")
+    await commands.lpush(FLAG, "of another type")
+    await control.look()
+    assert (running.cancelled, running.fenced) == (["a"], [])
+    await end(side, running, claim, commands, forget=True)
+    assert not await commands.exists(FLAG)
+    assert await claim_again(side) == (ClaimStatus.CLAIMED, True)
+
+
+@topologies
+async def test_a_flag_of_its_own_key_that_comes_after_the_end_does_not_stop_the_next_job_of_that_id(
     side: Side, commands: Any, running: Running
 ) -> None:
     await end(side, running, await run_here(side, running), commands)
-    await request_cancel(commands, side.keys, "a")
-    assert await commands.hget(JOB, "cancel") is None
-    assert not await commands.exists(side.keys.control)
+    await commands.set(FLAG, 1)
+    await commands.delete("result:a")
+    assert await claim_again(side) == (ClaimStatus.CLAIMED, True)
+    assert not await commands.exists(FLAG)
+
+
+@topologies
+async def test_a_job_that_waits_is_cancelled_by_a_flag_of_its_own_key(side: Side, commands: Any) -> None:
+    await commands.set(FLAG, 1)
+    assert (await claim_again(side))[0] is ClaimStatus.CANCELLED
+
+
+async def test_who_may_set_the_flag_and_ring_alone_can_cancel(side: Side, commands: Any, redis_url: str) -> None:
+    await commands.execute_command(
+        *("ACL", "SETUSER", "canceller", "on", ">pw", "%W~{result:*}:cancel", f"%W~{side.keys.control}"),
+        *("+set", "+xadd", "+client|setname"),
+    )
+    await commands.execute_command("ACL", "LOG", "RESET")
+    try:
+        async with Client(redis_url.replace("://", "://canceller:pw@")) as client:
+            await client.cancel("a")
+        assert await commands.execute_command("ACL", "LOG") == []
+    finally:
+        await commands.execute_command("ACL", "DELUSER", "canceller")
+    assert 86000 < await commands.ttl(FLAG) <= 86400
+    assert (await claim_again(side))[0] is ClaimStatus.CANCELLED
 
 
 @topologies
@@ -208,14 +260,14 @@ async def test_a_job_that_waits_under_an_id_used_before_can_be_cancelled(
     side: Side, commands: Any, control: Control, running: Running, *, by_hand: bool
 ) -> None:
     await end(side, running, await run_here(side, running), commands, forget=True)
-    if by_hand:
-        async with listening(control):
-            await heard(side, commands, running)
+    async with listening(control):
+        await heard(side, commands, running)
+        if by_hand:
             await commands.hset(JOB, "cancel", 1)
             await commands.xadd(side.keys.control, {"cancel": "a"})
-            await until(lambda: "a" in running.cancelled)
-    else:
-        await request_cancel(commands, side.keys, "a")
+        else:
+            await request_cancel(commands, side.keys, "a")
+        await until(lambda: "a" in running.cancelled)
     assert await claim_again(side) == (ClaimStatus.CANCELLED, True)
 
 

@@ -308,6 +308,7 @@ async def test_a_new_submission_under_an_old_id_has_one_end(side: Side, commands
     await side.closer.done(first.held, Done({"text": "x"}, "stop"))
     await commands.delete("result:a")
     await request_cancel(commands, side.keys, "a")
+    assert await side.scripts.cancelled("a"), "a worker has heard it"
     assert await admit(side, commands, job()) is None
     assert (await the_end(commands))[1]["finish_reason"] == "cancelled"
 

@@ -17,7 +17,7 @@ from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.keys import Keys, result_key
 from velesio_worker.queue.outage import Outage
 from velesio_worker.wire.errors import BadJobError, JobError, VelesioError, job_error
-from velesio_worker.wire.events import ERROR, START, StreamEvent
+from velesio_worker.wire.events import ERROR, START, StreamEvent, read_result
 from velesio_worker.wire.payload import is_job_id
 
 
@@ -157,7 +157,7 @@ class Client:
                 stored = await self._commands.get(result_key(job_id))
         if stored is None:
             raise JobError(f"The result of {job_id} has expired.")
-        result: dict[str, Any] = orjson.loads(stored)
+        result = read_result(stored)
         if "error" in result:
             raise job_error(result.get("code", ""), result["error"])
         return result

@@ -8,14 +8,13 @@ from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from velesio_worker.queue.keys import reader_key, result_key, stream_key
 from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.stream import READ_ENTRIES, last_entry
-from velesio_worker.wire.events import StreamEvent, parse_entry, split_id, terminal_of
+from velesio_worker.wire.events import StreamEvent, parse_entry, read_result, split_id, terminal_of
 
 READER_SECONDS: Final = 15
 SHOW_SECONDS: Final = 2
@@ -95,5 +94,5 @@ async def _ended(redis: Redis, job_id: str, after: str) -> tuple[bool, StreamEve
     if stored is None:
         return False, None
     attempt, sequence = split_id(after)
-    event, data = terminal_of(orjson.loads(stored))
+    event, data = terminal_of(read_result(stored))
     return True, StreamEvent(f"{max(attempt, 1)}-{sequence + 1}", event, data)

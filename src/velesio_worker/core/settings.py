@@ -246,7 +246,7 @@ class Settings(BaseSettings):
     drain_seconds: SecondsOrNever = Field(
         default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."
     )
-    lease_seconds: WholeSeconds = Field(
+    lease_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
         default=15, description="How long a worker counts as alive after its last heartbeat, in seconds."
     )
     result_ttl: WholeSeconds = Field(default=3600, description="How long a result is kept, in seconds.")

@@ -13,7 +13,7 @@ from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.intake import Arrivals, read_job
-from velesio_worker.queue.keys import Slot, stream_key
+from velesio_worker.queue.keys import Slot, result_key, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.stream import JobStream, last_entry
@@ -25,7 +25,7 @@ from velesio_worker.wire.errors import (
     UnusablePayloadError,
     WorkerLostError,
 )
-from velesio_worker.wire.events import START, split_id, start_entry
+from velesio_worker.wire.events import FOREIGN_RESULT, START, split_id, start_entry
 from velesio_worker.wire.jobs import DEFAULT_MAX_ATTEMPTS, Job, RefusedJobError
 
 log = get_logger(__name__)
@@ -143,10 +143,13 @@ class Admission:
 
     async def _finished(self, held: Held) -> None:
         log.info("the job is over already", action="job_finished_before")
-        await self._link.done(
+        sound = await self._link.done(
             lambda: complete_stream(self._link.commands, held.job_id, attempt=held.attempt, ttl=self._stream_ttl)
         )
-        await self._slots.ack(held.slot, held.payload)
+        if sound:
+            await self._slots.ack(held.slot, held.payload)
+        else:
+            await self._slots.bury(held.slot, held.payload, f"{result_key(held.job_id)}: {FOREIGN_RESULT}")
 
     async def _begin(self, job_id: str, reply: ClaimReply) -> None:
         """Delete what an earlier submission under the same id left; its end would be read as this one's."""

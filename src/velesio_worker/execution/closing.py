@@ -10,8 +10,8 @@ from redis.exceptions import ResponseError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN
-from velesio_worker.queue.claims import Claims, Held
-from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.claims import Claims, Held, Standing
+from velesio_worker.queue.keys import Slot, job_key
 from velesio_worker.queue.remedies import words
 from velesio_worker.queue.slots import Slots
 from velesio_worker.stream import JobStream, Publisher
@@ -135,10 +135,7 @@ class Closer:
             await self.hand_back(held, in_good_order=True)
             return False
         began = time.monotonic()
-        if not await self.claims.finish(held, result):
-            log.warning("another attempt owns the job", action="job_fenced")
-            FENCED.inc()
-            await self.drop(held)
+        if not await self.claims.finish(held, result) and not await self._is_nobodys(held, result):
             return False
         bury = await self._say(held, last, stream) or bury
         if self.claims.may_have_lost(began):
@@ -148,6 +145,28 @@ class Closer:
         else:
             await self.drop(held)
         return True
+
+    async def _is_nobodys(self, held: Held, result: bytes) -> bool:
+        """Store the result of an attempt that is not in the job's hash though nobody else has the job; False if so."""
+        if not await self.is_anothers(held):
+            log.warning(f"{job_key(held.job_id)} was written by others: nobody has the job", action="foreign_key")
+            if await self.claims.answer_unclaimed(held.job_id, held.slot, result):
+                return True
+        await self.fenced(held)
+        return False
+
+    async def is_anothers(self, held: Held) -> bool:
+        """Whether a job that Redis says is not this attempt's any more really is somebody else's, or over."""
+        return await self.claims.standing(held) is not Standing.NOBODYS
+
+    async def fenced(self, held: Held) -> None:
+        """Forget an attempt that another one has taken the place of; a job that is over goes where that is seen to."""
+        log.warning("another attempt owns the job", action="job_fenced")
+        FENCED.inc()
+        if await self.claims.standing(held) is Standing.OVER:
+            await self.slots.hand_back(held.slot)
+        else:
+            await self.drop(held)
 
     async def _trouble_with(self, stream: JobStream) -> str:
         """Wait until a stream is written; returns why it cannot be, if others keep it from that.

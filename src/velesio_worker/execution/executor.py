@@ -12,12 +12,12 @@ import orjson
 
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log, get_logger
-from velesio_worker.core.metrics import FENCED
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.report import report
 from velesio_worker.execution.run import BatchMember, Halt, Outcome, Run
 from velesio_worker.queue.claims import Claim
+from velesio_worker.queue.keys import job_key
 from velesio_worker.wire.errors import (
     AbandonedError,
     EngineCrashedError,
@@ -226,13 +226,21 @@ class Executor:
     async def _fenced(self, run: Run) -> bool:
         """End a run that the claims, or the stream, say is no attempt of this job any more."""
         if run.stop.halted is Halt.FENCED:
-            FENCED.inc()
-            await self._closer.drop(run.claim.held)
-            return False
+            return await self._dispossessed(run)
         partial = (await self._performer.published(run.job.id)).has_output
         error = await self._closer.shut_out(run.claim.held, run.stream, partial=partial)
         run.outcome = error or run.outcome
         return error is not None
+
+    async def _dispossessed(self, run: Run) -> bool:
+        """End a run whose job its hash gives to somebody else; whoever wrote that, its reader is owed an end."""
+        held = run.claim.held
+        if await self._closer.is_anothers(held):
+            await self._closer.fenced(held)
+            return False
+        error = InternalError(f"{job_key(held.job_id)} was written by others: it names an owner that does not have it.")
+        run.outcome = error
+        return await self._closer.failed(held, error, run.stream, partial=await self._is_partial(run))
 
     async def _is_partial(self, run: Run) -> bool:
         """Whether the job's stream holds some of its output."""

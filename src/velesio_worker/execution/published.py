@@ -9,30 +9,35 @@ import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.queue.keys import result_key, stream_key
-from velesio_worker.queue.scripts import Scripts
+from velesio_worker.queue.scripts import PublishStatus, Scripts
 from velesio_worker.stream import READ_ENTRIES, last_entry
-from velesio_worker.wire.events import START, TOKEN, parse_entry, split_id, terminal_of
+from velesio_worker.wire.events import START, TOKEN, is_result, parse_entry, read_result, split_id, terminal_of
 
 
-async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> None:
+async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> bool:
     """Make sure that the stream of a job whose result is stored has its terminal entry, for ``ttl`` seconds more.
 
     If nothing is left of the stream, the job's latest ``attempt`` names the entry.
+
+    Returns:
+        False if the result is none that a worker wrote.
     """
     commands: Any = redis
     key = stream_key(job_id)
-    last = await last_entry(redis, key)
-    if last is not None and last.terminal:
-        return
     stored: bytes | None = await commands.get(result_key(job_id))
-    if stored is None:
-        return
-    result: dict[str, Any] = orjson.loads(stored)
+    last = await last_entry(redis, key)
+    sound = stored is None or is_result(stored)
+    if stored is None or (last is not None and last.terminal):
+        return sound
+    result = read_result(stored)
     partial = "error" in result and (await read_published(redis, job_id)).has_output
     event, data = terminal_of(result, partial=partial)
     attempt, sequence = (attempt, -1) if last is None else split_id(last.id)  # the id that the owner would use, too
-    # Whatever else this comes to than written: the owner was faster.
-    await Scripts(redis).publish(key, max(attempt, 1), sequence + 1, ttl, (event, orjson.dumps(data)))
+    scripts, entry = Scripts(redis), orjson.dumps(data)
+    reply = await scripts.publish(key, max(attempt, 1), sequence + 1, ttl, (event, entry))
+    if reply.status is not PublishStatus.WRITTEN:  # the owner was faster, or others have written into the stream
+        await scripts.conclude(key, event, entry, ttl)
+    return sound
 
 
 @dataclass(frozen=True, slots=True)

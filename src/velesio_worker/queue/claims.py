@@ -6,16 +6,25 @@ import contextlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from typing import Final
 
 from redis.exceptions import ResponseError
 
-from velesio_worker.queue.keys import Slot, job_key, result_key, stream_key
+from velesio_worker.queue.keys import (
+    Slot,
+    count_in_redis,
+    job_key,
+    result_key,
+    slot_name,
+    stream_key,
+    worker_name,
+)
 from velesio_worker.queue.link import Link
+from velesio_worker.queue.remedies import FOREIGN, kind_of
 from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus
 from velesio_worker.queue.slots import Slots
-from velesio_worker.wire.fields import count_of
 from velesio_worker.wire.jobs import Job, JobType
 from velesio_worker.wire.payload import job_id_in
 
@@ -58,6 +67,14 @@ class Claim:
     first: bool
     last: bool
     waited: float | None = None
+
+
+class Standing(StrEnum):
+    """Whose a job is that Redis says is not this attempt's any more."""
+
+    ANOTHERS = "anothers"
+    OVER = "over"
+    NOBODYS = "nobodys"
 
 
 class Claims:
@@ -150,18 +167,31 @@ class Claims:
         try:
             asked = partial(self._link.commands.hmget, job_key(job_id), "owner", "slot", "attempt")
             owner, name, attempt = await self._link.asked(asked)
-        except ResponseError:
+        except ResponseError as error:
+            if kind_of(error) != FOREIGN:
+                raise
             return "", "", None
-        worker, slot = ((value or b"").decode(errors="replace") for value in (owner, name))
-        return worker, slot, count_of(attempt)
+        return worker_name(owner or b""), slot_name(name or b""), count_in_redis(attempt)
+
+    async def _is_held_elsewhere(self, job_id: str, slot: Slot) -> bool:
+        """Whether the hash names another slot, of a living worker, that really holds the job."""
+        owner, name, _ = await self._holder(job_id)
+        return (owner, name) != (slot.worker, slot.name) and await self._slots.holder_has(owner, name, job_id)
+
+    async def standing(self, held: Held) -> Standing:
+        """Find out whose a job is that Redis says is not this attempt's any more: anybody may have written that."""
+        payload = await self._slots.inside(held.slot)
+        if payload is None or await self._is_held_elsewhere(held.job_id, held.slot):
+            return Standing.ANOTHERS
+        over = await self._link.asked(partial(self._link.commands.exists, result_key(held.job_id)))
+        return Standing.OVER if over else Standing.NOBODYS
 
     async def answer_unclaimed(self, job_id: str, slot: Slot, result: bytes) -> bool:
         """Store a result for a job whose attempt could not be claimed or ended, should it have none.
 
         False if another worker holds the job: it has to be ended there.
         """
-        owner, name, _ = await self._holder(job_id)
-        if owner and (owner, name) != (slot.worker, slot.name) and await self._slots.holder_has(owner, name, job_id):
+        if await self._is_held_elsewhere(job_id, slot):
             return False
         store = partial(self._link.commands.set, result_key(job_id), result, ex=self._result_ttl, nx=True)
         if not await self._link.done(store):

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 from redis.asyncio import Redis
@@ -16,23 +16,24 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import BLOCK_SECONDS, REPLY_SECONDS
-from velesio_worker.queue.keys import Keys, job_key, reader_key
+from velesio_worker.queue.keys import Keys, cancel_key, count_in_redis, job_key, reader_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
-from velesio_worker.queue.remedies import FOREIGN, kind_of, words
-from velesio_worker.queue.scripts import Scripts
-from velesio_worker.wire.fields import count_of
+from velesio_worker.queue.remedies import FOREIGN, NO_RIGHT, kind_of, words
 from velesio_worker.wire.limits import CONTROL_ENTRIES
 from velesio_worker.wire.payload import is_job_id
+
+FLAG_SECONDS: Final = 86400
+"""How long a request to cancel a job is kept, in seconds."""
 
 log = get_logger(__name__)
 
 
 async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
     """Ask that a job be stopped: the flag is the truth, the control entry the doorbell. One that has ended is left."""
-    if await Scripts(redis).cancel(job_id, ask=True):
-        commands: Any = redis
-        await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
+    commands: Any = redis
+    await commands.set(cancel_key(job_id), 1, ex=FLAG_SECONDS)
+    await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
 
 
 class RunningJobs(Protocol):
@@ -72,26 +73,34 @@ class Control:
             try:
                 after = after or await self._link.asked(self._newest)
                 reply = await self._link.asked(partial(self._next, after))
+                for entry_id, fields in reply[0][1] if reply else ():
+                    after = entry_id.decode()
+                    await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
             except ResponseError as error:
-                foreign = await self._link.foreign({self._link.keys.control: "stream"}, error)
-                if foreign is None:
-                    raise
-                self._link.outage.noticed(foreign)
-                after, reply = "", None
+                await self._passed_over(error)
+                after = ""
                 await anyio.sleep(BLOCK_SECONDS)
-            for entry_id, fields in reply[0][1] if reply else ():
-                after = entry_id.decode()
-                await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
             if time.monotonic() - self._looked_at >= BLOCK_SECONDS:
-                await self._link.asked(self.look)
+                try:
+                    await self._link.asked(self.look)
+                except ResponseError as error:
+                    await self._passed_over(error)
+
+    async def _passed_over(self, error: ResponseError) -> None:
+        """Say what is the matter with a key that others wrote; only missing rights are no matter of that."""
+        if kind_of(error) == NO_RIGHT:
+            raise error
+        self._link.outage.noticed(await self._link.foreign({self._link.keys.control: "stream"}, error) or error)
 
     async def _rung(self, job_id: str) -> None:
         """Stop a job if its flag says so: it may have ended since, and the next one of that id may run."""
         if not is_job_id(job_id):
             return
         try:
-            flagged = await self._link.done(partial(self._link.scripts.cancel, job_id, ask=False))
+            flagged = await self._link.done(partial(self._link.scripts.cancelled, job_id))
         except ResponseError as error:  # a key of the job's is somebody else's; there is no flag in it
+            if kind_of(error) == NO_RIGHT:
+                raise
             log.warning(f"a cancel cannot be looked at: {job_key(job_id)}: {words(error)}", action="foreign_key")
             return
         if flagged:
@@ -116,16 +125,18 @@ class Control:
         async with self._link.commands.pipeline(transaction=False) as pipe:
             for claim in claims:
                 pipe.hmget(job_key(claim.job.id), "cancel", "owner", "attempt")
+                pipe.exists(cancel_key(claim.job.id))
                 pipe.exists(reader_key(claim.job.id))
             replies = await execute(pipe, raise_on_error=False)
         self._foreign &= {claim.held.job_id for claim in claims}
         unread, self._unread = self._unread, dict[str, float]()
-        for claim, known, read in zip(claims, replies[::2], replies[1::2], strict=True):
+        for claim, known, flagged, read in zip(claims, replies[::3], replies[1::3], replies[2::3], strict=True):
             held = claim.held
             flag, owner, attempt = self._read(held.job_id, known)
-            if isinstance(read, RedisError):
-                raise read
-            if flag == b"1":
+            for reply in (flagged, read):
+                if isinstance(reply, RedisError):
+                    raise reply
+            if flagged or flag == b"1":
                 self._jobs.cancel(held.job_id)
             elif _is_anothers(held, owner, attempt):
                 self._jobs.fence(held.job_id, held.attempt)
@@ -151,7 +162,7 @@ class Control:
 
 def _is_anothers(held: Held, owner: bytes | None, attempt: bytes | None) -> bool:
     """Whether somebody else has the job; an attempt that is older than ours shows a claim that a failover lost."""
-    theirs = count_of(attempt)
-    if theirs is None or theirs < held.attempt:
+    latest = count_in_redis(attempt)
+    if latest is None or latest < held.attempt:
         return False
-    return theirs > held.attempt or owner != held.slot.worker.encode()
+    return latest > held.attempt or owner != held.slot.worker.encode()

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from velesio_worker.queue.keys import Keys, job_key, result_key
+from velesio_worker.queue.keys import Keys, count_in_redis, job_key, result_key, slot_name, worker_name
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import UnusablePayloadError, VelesioError
-from velesio_worker.wire.fields import count_of, json_object
+from velesio_worker.wire.fields import json_object
 from velesio_worker.wire.jobs import RefusedJobError, parse_job
 from velesio_worker.wire.payload import job_id_in
 
@@ -123,7 +123,7 @@ def _size(fields: dict[str, Any], reason: str, payload: bytes) -> int:
     size = fields.get("bytes")
     if not isinstance(size, int):
         told = _CUT.search(reason)
-        size = (count_of(told[1]) if told else None) or 0
+        size = (count_in_redis(told[1].encode()) if told else None) or 0
     return max(size, len(payload))
 
 
@@ -263,8 +263,8 @@ class DeadLetters:
     async def _runner(self, job_id: str) -> str:
         """Return the living worker in whose slot the job lies; empty if there is none."""
         fields = await self._redis.hmget(job_key(job_id), "owner", "slot")
-        owner, slot = ((field or b"").decode(errors="replace") for field in fields)
-        if not owner or not await self._scripts.alive(self._keys, owner):
+        owner, slot = worker_name(fields[0] or b""), slot_name(fields[1] or b"")
+        if not owner or not slot or not await self._scripts.alive(self._keys, owner):
             return ""
         payload: bytes | None = await self._redis.lindex(self._keys.slot(owner, slot).key, -1)
         return owner if payload and job_id_in(payload) == job_id else ""

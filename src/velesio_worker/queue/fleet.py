@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.queue.connection import REPLY_SECONDS
 from velesio_worker.queue.keys import LAST_JOB_TIME, metrics_key
+from velesio_worker.queue.lease import LONGEST_LEASE
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
 from velesio_worker.wire.jobs import Kind
@@ -35,11 +36,11 @@ class Fleet:
 
     async def serves(self, kind: Kind) -> bool:
         """Whether another worker lives that may run jobs of a kind."""
-        workers = self._link.keys.workers
-        read = partial(self._link.commands.zrange, workers, 0, -1)
-        names: list[bytes] = await self._link.on_keys({workers: "zset"}, read, writes=False)
-        for name in (name.decode(errors="replace") for name in names):
-            if name != self._worker and await self._may_run(name, kind):
+        keys = self._link.keys
+        read = partial(self._link.scripts.leases, keys, LONGEST_LEASE)
+        for lease in await self._link.on_keys({keys.workers: "zset"}, read, writes=False):
+            others = lease.worker not in {"", self._worker} and lease.left > 0
+            if others and await self._may_run(lease.worker, kind):
                 return True
         return False
 

@@ -10,6 +10,11 @@ from typing import Final
 
 from velesio_worker.wire.jobs import Kind
 
+_WORKER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # no colon, which parts it from what follows in keys
+_SLOT: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_COUNT: Final = re.compile(rb"[0-9]{1,10}")
+_LARGEST: Final = 2**31 - 1
+
 
 def metrics_key(second: int) -> str:
     """The string with what was the last job of a second, counted from the Unix epoch."""
@@ -35,6 +40,11 @@ def parts_key(job_id: str, attempt: int) -> str:
     return f"{{result:{job_id}}}:parts:{attempt}"
 
 
+def cancel_key(job_id: str) -> str:
+    """The key that is there if somebody wants the job to be stopped; in the Cluster slot of its result."""
+    return f"{{result:{job_id}}}:cancel"
+
+
 def preview_key(job_id: str) -> str:
     """The string that holds the latest preview of a job's image, a JPEG; in the Cluster slot of its result."""
     return f"{{result:{job_id}}}:preview"
@@ -54,6 +64,25 @@ def new_worker_id() -> str:
     """Name this process: host name plus a nonce, so that a restarted container inherits nothing."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64] or "worker"
     return f"{host}-{secrets.token_hex(4)}"
+
+
+def worker_name(name: bytes) -> str:
+    """Read a worker's id that Redis has; empty if it is none, whoever wrote it."""
+    text = name.decode("ascii", errors="replace")
+    return text if _WORKER.fullmatch(text) else ""
+
+
+def slot_name(name: bytes) -> str:
+    """Read the name of a slot that Redis has; empty if it is none."""
+    text = name.decode("ascii", errors="replace")
+    return text if _SLOT.fullmatch(text) else ""
+
+
+def count_in_redis(value: bytes | None) -> int | None:
+    """Read a count that Redis has, from 0 to 2^31 - 1; None if it is none."""
+    if value is None or not _COUNT.fullmatch(value):
+        return None
+    return int(value) if int(value) <= _LARGEST else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +138,10 @@ class Keys:
     def slots(self, worker: str) -> str:
         """The hash of a worker's slots and the lists that their jobs came from."""
         return self._derived(f"slots:{worker}")
+
+    def of_lease(self, worker: str) -> list[str]:
+        """The keys by which it is seen whether a worker lives."""
+        return [self.workers, self.worker(worker)]
 
     @property
     def control(self) -> str:

@@ -14,6 +14,9 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.queue.keys import Slot
 from velesio_worker.queue.link import Link
 
+LONGEST_LEASE: Final = 3600
+"""No lease is longer, in seconds (``scripts/guard.lua`` says so, too): one that is was written by no worker."""
+
 BEATS_PER_LEASE: Final = 12
 """A third would do for the lease; each further beat shortens what a killed worker costs the readers of its jobs."""
 

@@ -18,16 +18,19 @@ from redis.exceptions import ResponseError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
-from velesio_worker.queue.lease import overdue
+from velesio_worker.queue.lease import LONGEST_LEASE, overdue
 from velesio_worker.queue.link import Link
-from velesio_worker.queue.remedies import passes
+from velesio_worker.queue.remedies import NO_RIGHT, kind_of, passes, words
 from velesio_worker.queue.scripts import LeaseEnd
 
 LOOK_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 4.0
 """How much longer it may take the others to be connected and to beat once Redis was away."""
 
-_NO_TEXT: Final = "\ufffd"
+_TOLD: Final = 100
+"""So many troubles are remembered as told."""
+
+_SHOWN: Final = 40
 _CLIENT_NAME: Final = re.compile(r"\bname=(\S+)")
 
 log = get_logger(__name__)
@@ -46,27 +49,38 @@ class Reaper:
         self._worker = worker
         self._lease_seconds = lease_seconds
         self._may_list_clients = True
-        self._told: set[str] = set()
+        self._told: dict[str, None] = {}
         self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(link.redis) else {}
 
     async def run(self) -> None:
-        """Look for ever, twice a second."""
+        """Look for ever, twice a second; of what goes wrong only missing rights end that."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
-            await self._link.asked(self.look)
+            try:
+                await self._link.asked(self.look)
+            except (ResponseError, ValueError) as error:
+                if kind_of(error) == NO_RIGHT:
+                    raise
+                said = words(error)
+                self._tell(said, f"lost workers are not looked after, since Redis has what it should not: {said}")
 
     async def look(self) -> int:
         """Reap whoever is lost now; returns how many jobs were put back."""
         missed = overdue(self._lease_seconds)
         connected: set[str] | None = None
         moved = 0
-        leases = partial(self._link.scripts.leases, self._link.keys, self._lease_seconds - missed)
-        for lease in await self._link.on_keys({self._link.keys.workers: "zset"}, leases, writes=False):
-            if lease.worker == self._worker:
+        leases = partial(self._link.scripts.leases, self._link.keys, self._lease_seconds - missed, self._lease_seconds)
+        found = await self._link.on_keys({self._link.keys.workers: "zset"}, leases, writes=False)
+        await self._strike_off([lease.name for lease in found if not lease.worker])
+        for lease in found:
+            if lease.worker in {"", self._worker}:
                 continue
             silent, away = self._silent(lease)
             over = silent >= self._lease_seconds
-            if not over:
+            if lease.left > self._lease_seconds:
+                if not await self._is_ghost(lease):
+                    continue
+            elif not over:
                 if silent < missed + (SETTLE_SECONDS if away else 0):
                     continue
                 connected = await self._connected() if connected is None else connected
@@ -74,6 +88,19 @@ class Reaper:
                     continue
             moved += await self._reap(lease, over=over)
         return moved
+
+    async def _strike_off(self, names: list[bytes]) -> None:
+        """Remove from the list of those that live what no worker is called."""
+        if names:
+            workers = self._link.keys.workers
+            await self._link.done(partial(self._link.commands.zrem, workers, *names))
+            shown = ", ".join(repr(name[:_SHOWN])[1:] for name in names[:3])
+            log.warning(f"{workers} named {len(names)} that are no workers, {shown}: removed", action="foreign_key")
+
+    async def _is_ghost(self, lease: LeaseEnd) -> bool:
+        """Whether a long lease is none: longer than any worker's, or its hash has not the life that a beat gives it."""
+        life: int = await self._link.asked(partial(self._link.commands.ttl, self._link.keys.worker(lease.worker)))
+        return lease.left > LONGEST_LEASE or not 0 <= life <= LONGEST_LEASE
 
     def _silent(self, lease: LeaseEnd) -> tuple[float, float]:
         """For how long a worker could have beaten and did not, and how long Redis was away meanwhile; in seconds.
@@ -95,12 +122,10 @@ class Reaper:
             self._tell(lease.worker, f"the jobs of the lost worker {lease.worker} cannot be put back: {foreign}")
             return 0
         if moved < 0:
-            if not lease.worker.isprintable() or _NO_TEXT in lease.worker:
-                self._tell(
-                    lease.worker, f"{keys.workers} names a worker that is none: {lease.worker!r}; ZREM removes it"
-                )
             return 0
         why = "its lease ran out" if over else "it missed a beat and has no connection"
+        if lease.left > self._lease_seconds:
+            why = "its lease is none that a worker takes"
         REAPED_WORKERS.inc()
         REAPED_JOBS.inc(moved)
         log.warning(f"worker {lease.worker} is lost: {why}", action="worker_reaped", lost=lease.worker, jobs=moved)
@@ -109,7 +134,9 @@ class Reaper:
     def _tell(self, worker: str, trouble: str) -> None:
         """Say what is the matter with a worker's keys, once."""
         if worker not in self._told:
-            self._told.add(worker)
+            self._told[worker] = None
+            if len(self._told) > _TOLD:
+                del self._told[next(iter(self._told))]
             log.warning(trouble, action="foreign_key", lost=worker)
 
     async def _connected(self) -> set[str] | None:

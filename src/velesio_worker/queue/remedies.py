@@ -68,10 +68,11 @@ _PIPELINE_PREFIX: Final = "caused error: "
 FOREIGN: Final = "WRONGTYPE"
 """The kind of trouble where somebody else's key has a name of the worker's."""
 
-RIGHTS: Final = "~* &* +@all -@admin -@dangerous"
-"""What a Redis user of the worker's may do; the guide to Redis has a narrower list."""
+NO_RIGHT: Final = "NOPERM"
+"""The kind of trouble where a user may not do what was asked."""
 
-ALLOW: Final = f"redis-cli ACL SETUSER NAME {RIGHTS}"
+RIGHTS: Final = "velesio-worker acl worker"
+"""The command that prints what a Redis user of the worker's has to be allowed."""
 
 _REMEDIES: Final = {
     "BUSY": "is busy with a script that does not end: redis-cli SCRIPT KILL",
@@ -90,7 +91,7 @@ _REMEDIES: Final = {
     "NOAUTH": "refuses the user or password ({said}): check REDIS_URL",
     "NODB": "has no database of that number ({said}): end REDIS_URL with a smaller one, mostly 0 to 15",
     "NOMASTER": "has no primary now, or no Sentinel answers: check the addresses and the service in REDIS_URL",
-    "NOPERM": f"does not let the user do what the worker needs ({{said}}): {ALLOW}",
+    "NOPERM": f"does not let the user do what the worker needs ({{said}}): {RIGHTS} prints the rights",
     "NOREPLICAS": "has too few replicas to take writes: check min-replicas-to-write",
     "NOTLS": "speaks no TLS there ({said}): write redis instead of rediss in REDIS_URL, or the port that has TLS",
     "OOM": "is out of memory: raise its maxmemory or remove keys",

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import DEAD_LETTERS
 from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPLY_SECONDS
-from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.keys import Slot, slot_name, worker_name
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, within
@@ -169,12 +169,16 @@ class Slots:
         DEAD_LETTERS.inc()
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:
-        """Whether another worker lives and its slot ``name`` holds the job ``job_id``."""
+        """Whether another worker lives and its slot ``name`` holds the job ``job_id``; either may be no name at all."""
         keys = self._link.keys
+        if not worker_name(owner.encode()) or not slot_name(name.encode()):
+            return False
         alive = partial(self._link.scripts.alive, keys, owner)
         if not await self._link.on_keys({keys.workers: "zset"}, alive, writes=False):
             return False
-        payload = await self.inside(self._link.keys.slot(owner, name))
+        slot = keys.slot(owner, name).key
+        kind: bytes = await self._link.asked(partial(self._link.commands.type, slot))
+        payload = await self.inside(keys.slot(owner, name)) if kind == b"list" else None
         return payload is not None and job_id_in(payload) == job_id
 
 

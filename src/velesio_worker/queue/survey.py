@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 import orjson
 from redis.exceptions import ResponseError
 
+from velesio_worker.queue.lease import LONGEST_LEASE
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
 from velesio_worker.wire.jobs import Kind, moment_of
 
 _HEAD_BYTES: Final = 64 * 1024
-_ANY_TIME: Final = 1e9
 _SPARE_SECONDS: Final = 30.0
 """For so long the head of a list is not read again if it is large: Redis does nothing else meanwhile."""
 
@@ -96,7 +96,7 @@ class Survey:
         spared = {name for name, head in self._heads.items() if head.spare_until > now}
         lists = {key: name not in spared for name, key in self._lists.items()}
         heads = await self._link.scripts.heads(lists, _HEAD_BYTES)
-        leases = await self._link.scripts.leases(self._link.keys, _ANY_TIME)
+        leases = await self._link.scripts.leases(self._link.keys, LONGEST_LEASE)
         dead: int = await self._link.commands.llen(self._link.keys.dead)
         waiting: dict[str, Waiting] = {}
         for name, (jobs, head, size) in zip(self._lists, heads, strict=True):
@@ -106,7 +106,7 @@ class Survey:
                 self._take_note(name, head, size, now)
             known = self._heads.get(name)
             waiting[name] = Waiting(jobs, max(0.0, now - known.since) if known else 0.0)
-        return QueueView(now, waiting, {lease.worker: lease.left for lease in leases}, dead)
+        return QueueView(now, waiting, {lease.worker: lease.left for lease in leases if lease.worker}, dead)
 
     def _take_note(self, name: str, head: bytes, size: int, now: float) -> None:
         """Note since when a job waits: since it was made, if it says when, else since it was first seen as the next."""

@@ -102,6 +102,8 @@ def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mod
     return entry | {"created": round(time.time(), 3)}
 
 
+FOREIGN_RESULT: Final = "The job's result is none that a worker wrote: its key was written by others."
+
 _IN_BOTH: Final = ("cached", "warnings")
 """What stands in the result and in the ``done`` entry, where there is any."""
 
@@ -163,6 +165,18 @@ def split_id(entry_id: str) -> tuple[int, int]:
     """Return attempt and sequence of an entry's id."""
     attempt, _, sequence = entry_id.partition("-")
     return int(attempt), int(sequence or 0)
+
+
+def read_result(stored: bytes) -> dict[str, Any]:
+    """Return a stored result; one that no worker can have written as an error that says so."""
+    return json_object(stored) if is_result(stored) else InternalError(FOREIGN_RESULT).result()
+
+
+def is_result(stored: bytes) -> bool:
+    """Whether a worker can have written this as a job's result."""
+    result = json_object(stored)
+    texts = result.get("error", ""), result.get("finish_reason", "stop"), result.get("code", "")
+    return bool(result) and all(isinstance(text, str) for text in texts)
 
 
 def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:

@@ -57,16 +57,6 @@ def count_in(fields: dict[str, Any], name: str) -> int | None:
     return value if 0 <= value <= LARGEST_COUNT else None
 
 
-def count_of(text: bytes | str | None) -> int | None:
-    """Return the count that a text says which others may have damaged, as a field of a Redis hash; None if it is none.
-
-    ``int`` itself raises ValueError, also of digits where they are thousands.
-    """
-    if text is None or len(text) > len(str(LARGEST_COUNT)) or not (text.isascii() and text.isdigit()):
-        return None
-    return int(text)
-
-
 def known_object(fields: dict[str, Any], name: str) -> dict[str, Any] | None:
     """Return a field that is an object; None if it is not."""
     value = fields.get(name)

@@ -15,7 +15,8 @@ from velesio_worker.core.secrets import hide_password
 from velesio_worker.queue.connection import check_redis as check_server
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.remedies import ALLOW, remedy
+from velesio_worker.queue.lease import LONGEST_LEASE
+from velesio_worker.queue.remedies import RIGHTS, remedy
 from velesio_worker.queue.rights import forbidden
 from velesio_worker.queue.risks import Reading, readings, risks
 from velesio_worker.queue.scripts import Scripts
@@ -29,11 +30,8 @@ SLOW_SECONDS: Final = 0.02
 CLOCK_SECONDS: Final = 2.0
 FULL: Final = 0.9
 _CLOSE_SECONDS: Final = 1.0
-_ALL_LEASES: Final = 10**9
-"""Seconds; every lease ends sooner."""
-
 _WITH_USER: Final = "redis://USER:PASSWORD@HOST:6379 (redis://:PASSWORD@… for no user)"
-_ALLOW: Final = f"let the user do what the worker needs: {ALLOW}"
+_ALLOW: Final = f"let the user do what the worker needs: {RIGHTS} prints the rights"
 
 
 async def check_redis(report: CheckReport, slow: float = SLOW_SECONDS) -> None:
@@ -165,8 +163,8 @@ def _judge(reading: Reading, report: CheckReport, slow: float) -> None:
 async def _look_at_queue(redis: Redis, report: CheckReport) -> None:
     commands: Any = redis
     keys = Keys(report.settings.queue_name)
-    leases = await Scripts(redis).leases(keys, _ALL_LEASES)
-    workers = [lease.worker for lease in leases if lease.left > 0]
+    leases = await Scripts(redis).leases(keys, LONGEST_LEASE)
+    workers = [lease.worker for lease in leases if lease.worker and lease.left > 0]
     lists = {"incoming": keys.incoming, **{kind.value: keys.ready(kind) for kind in Kind}}
     waiting: dict[str, int] = {name: await commands.llen(key) for name, key in lists.items()}
     dead: int = await commands.llen(keys.dead)

@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
-from velesio_worker.queue.keys import Keys, Slot, job_key, parts_key, result_key
+from velesio_worker.queue.keys import Keys, Slot, cancel_key, job_key, parts_key, result_key, worker_name
+from velesio_worker.wire.jobs import Kind
 from velesio_worker.wire.limits import (
     CONTROL_ENTRIES,
     DEAD_LETTERS_BYTES,
@@ -88,18 +89,29 @@ class PublishReply(NamedTuple):
 
 
 class LeaseEnd(NamedTuple):
-    """A worker, the end of its lease just as Redis has it, and the seconds that are left of it, perhaps negative."""
+    """A worker, the end of its lease just as Redis has it, and the seconds that are left of it, perhaps negative.
+
+    Attributes:
+        worker: its id; empty if the name is none that a worker has.
+        name: the name, as Redis has it.
+    """
 
     worker: str
     ends: str
     left: float
+    name: bytes
 
 
-_SOURCES: Final = {
+MOST_LEASES: Final = 1000
+MOST_REAPED: Final = 1000
+"""So many leases, and so many jobs of a lost worker, are looked at by one call: Redis does nothing else meanwhile."""
+
+_FILES: Final = {
     file.name.removesuffix(".lua"): file.read_bytes()
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
+_SOURCES: Final = {name: _FILES["guard"] + text for name, text in _FILES.items() if name != "guard"}
 _SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
 
@@ -131,11 +143,12 @@ class Scripts:
         """
         status, attempt, first, owner, name, holder, counted, base = await self._run(
             "claim",
-            keys=[job_key(job_id), result_key(job_id)],
+            keys=[job_key(job_id), result_key(job_id), cancel_key(job_id)],
             args=[slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl],
         )
-        texts = owner.decode(), name.decode(), holder.decode()
-        return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *texts, int(counted), int(base))
+        owner, name, holder = (text.decode(errors="replace") for text in (owner, name, holder))
+        holds = owner, name, holder
+        return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *holds, int(counted), int(base))
 
     async def finish(
         self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0, life: int | None = None
@@ -144,7 +157,7 @@ class Scripts:
 
         None: the parts are not all there. ``life`` is as with :meth:`claim`.
         """
-        keys = [job_key(job_id), result_key(job_id), parts_key(job_id, attempt)]
+        keys = [job_key(job_id), result_key(job_id), parts_key(job_id, attempt), cancel_key(job_id)]
         args = [worker, attempt, ttl, result, life or self._job_ttl, sent]
         reply = int(await self._run("finish", keys=keys, args=args))
         return None if reply < 0 else bool(reply)
@@ -158,10 +171,10 @@ class Scripts:
         """Give up an attempt; False if it was not the caller's any more."""
         return bool(await self._run("release", keys=[job_key(job_id)], args=[worker, attempt, int(in_good_order)]))
 
-    async def cancel(self, job_id: str, *, ask: bool) -> bool:
-        """Ask that a job be stopped, or see whether somebody did; False if it has ended, or nobody did."""
-        keys = [job_key(job_id), result_key(job_id)]
-        return bool(await self._run("cancel", keys=keys, args=[int(ask), self._job_ttl]))
+    async def cancelled(self, job_id: str) -> bool:
+        """Whether somebody has asked that a job be stopped, and it has not ended; else no flag is left."""
+        keys = [job_key(job_id), result_key(job_id), cancel_key(job_id)]
+        return bool(await self._run("cancel", keys=keys, args=[self._job_ttl]))
 
     async def ack(self, slot: Slot) -> bool:
         """Empty the slot; False if a second job lies in it, and then nothing was done."""
@@ -174,7 +187,8 @@ class Scripts:
 
     async def send_to_worker(self, keys: Keys, slot: Slot, worker: str) -> bool:
         """Move the job in the slot to the worker's list; False if the worker does not live."""
-        return bool(await self._run("send_to_worker", keys=[slot.key, keys.only(worker), keys.workers], args=[worker]))
+        of_worker = [keys.only(worker), *keys.of_lease(worker)]
+        return bool(await self._run("send_to_worker", keys=[slot.key, *of_worker], args=[worker]))
 
     async def waiting(self, source: str, most: int, largest: int, look: int) -> list[bytes]:
         """Return what waits at the front of a list, the next one first; sizes are in bytes."""
@@ -207,12 +221,13 @@ class Scripts:
         )
         return ends.decode()
 
-    async def leases(self, keys: Keys, within: float) -> list[LeaseEnd]:
-        """Return the workers whose leases end within so many seconds, or have ended."""
-        reply: list[Any] = await self._run("leases", keys=[keys.workers], args=[within])
+    async def leases(self, keys: Keys, within: float, beyond: float | None = None) -> list[LeaseEnd]:
+        """Return the workers whose leases end within so many seconds, or have ended, or run ``beyond`` so many."""
+        args = [within, "" if beyond is None else beyond, MOST_LEASES]
+        reply: list[Any] = await self._run("leases", keys=[keys.workers], args=args)
         return [
-            LeaseEnd(worker.decode(errors="replace"), ends.decode(), left / 1000)
-            for worker, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+            LeaseEnd(worker_name(name), ends.decode(), left / 1000, name)
+            for name, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 
     async def reap(self, keys: Keys, worker: str, lease_ends: str, *, gone: bool, lost: bool) -> int:
@@ -220,16 +235,17 @@ class Scripts:
 
         What it is lost with is counted, and goes aside where that has happened before.
         """
-        return int(
-            await self._run(
-                "reap",
-                keys=[
-                    *(keys.workers, keys.slots(worker), keys.only(worker), keys.incoming, keys.worker(worker)),
-                    *(keys.returned, keys.suspects),
-                ],
-                args=[worker, lease_ends, int(gone), int(lost), RETURNED_TTL, MOST_LOST_AT_INTAKE, MOST_RETURNS],
-            )
-        )
+        of_worker = [keys.workers, keys.slots(worker), keys.only(worker), keys.incoming, keys.worker(worker)]
+        homes = [keys.returned, keys.suspects, *map(keys.ready, Kind)]
+        args = [worker, lease_ends, int(gone), keys.slot(worker, "").key, MOST_REAPED, int(lost)]
+        args += [RETURNED_TTL, MOST_LOST_AT_INTAKE, MOST_RETURNS]
+        total, left = 0, 1
+        while left:
+            moved, left = await self._run("reap", keys=[*of_worker, *homes], args=args)
+            if moved < 0:
+                return total or -1
+            total += moved
+        return total
 
     async def forbidden(self, commands: Sequence[Sequence[str]]) -> list[int]:
         """Return the places, from 1 on, of the commands that the user may not run; none is run."""
@@ -237,7 +253,7 @@ class Scripts:
 
     async def alive(self, keys: Keys, worker: str) -> bool:
         """Whether the worker's lease runs."""
-        return bool(await self._run("alive", keys=[keys.workers], args=[worker]))
+        return bool(await self._run("alive", keys=keys.of_lease(worker), args=[worker]))
 
     async def retry(self, keys: Keys, letter: bytes, payload: bytes) -> int:
         """Put a dead letter's job back; returns how many copies of the letter there were, 0 if it is gone."""

@@ -11,8 +11,7 @@
 -- ARGV[5…] fields and values of KEYS[2], then those of KEYS[3]
 --
 -- Returns the end of the lease, just as it stands in KEYS[1].
-local now = redis.call('TIME')
-local ends = string.format('%.3f', tonumber(now[1]) + tonumber(now[2]) / 1000000 + tonumber(ARGV[2]))
+local ends = string.format('%.3f', clock() + tonumber(ARGV[2]))
 redis.call('ZADD', KEYS[1], ends, ARGV[1])
 local last = 4 + tonumber(ARGV[4])
 redis.call('DEL', KEYS[2])

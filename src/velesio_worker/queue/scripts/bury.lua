@@ -27,10 +27,10 @@ if removed > 0 then
   redis.call('EXPIRE', KEYS[2], ARGV[5])
   local most = tonumber(ARGV[4])
   local bytes = redis.pcall('INCRBY', KEYS[3], #ARGV[1])
-  if type(bytes) == 'number' and bytes > most then
+  if not count(bytes) or bytes < #ARGV[1] or bytes > most then
     bytes = #ARGV[1]
-    local kept, all = 1, redis.call('LLEN', KEYS[2])
-    while kept < all do
+    local kept = 1
+    for _ = 2, redis.call('LLEN', KEYS[2]) do
       local size = #redis.call('LINDEX', KEYS[2], kept)
       if bytes + size > most * 3 / 4 then  -- with room for some, so that not each one has them counted
         break

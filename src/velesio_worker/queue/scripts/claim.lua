@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  {result:<id>}:job   hash: the job's state
 -- KEYS[2]  result:<id>         string: the job's result
+-- KEYS[3]  {result:<id>}:cancel   anything: somebody wants the job to be stopped
 -- ARGV[1]  worker id
 -- ARGV[2]  name of the worker's slot that holds the job
 -- ARGV[3]  nonce of this claim: the same nonce again gives the same answer, so a lost reply costs nothing
@@ -22,12 +23,8 @@
 -- Hash: attempt (counts up for ever), base (attempts of earlier submissions under this id), returned (attempts
 -- handed back in good order, which do not count), owner, slot, nonce, cancel, claimed_at, finished_at, finished_by.
 local state = redis.call('HMGET', KEYS[1],
-  'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by')
-local function count(place)
-  local value = tonumber(state[place] or 0)
-  return value and value >= 0 and value < 2 ^ 31 and value == math.floor(value) and value
-end
-local attempt, base, returned = count(1), count(2), count(3)
+  'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by', 'claimed_at')
+local attempt, base, returned = count(state[1], 0), count(state[2], 0), count(state[3], 0)
 if not (attempt and base and returned) then
   return redis.error_reply('DAMAGED ' .. KEYS[1] .. ' holds counts that are none')
 end
@@ -47,17 +44,20 @@ if not (mine and nonce == ARGV[3]) then
     -- that came after that end was meant for it; one for this submission (cancel.lua) would have begun anew before.
     base, returned, state[7] = attempt, 0, false
     redis.call('HDEL', KEYS[1], 'finished_by', 'finished_at', 'cancel')
+    redis.call('DEL', KEYS[3])
+  end
+  if attempt > base and not state[9] then
+    base, returned = attempt, 0  -- no worker has claimed it: what others wrote is no attempt to go on from
   end
   attempt = attempt + 1
-  local now = redis.call('TIME')
   redis.call('HSET', KEYS[1], 'attempt', attempt, 'base', base, 'returned', returned,
-    'owner', ARGV[1], 'slot', ARGV[2], 'nonce', ARGV[3], 'claimed_at', now[1])
+    'owner', ARGV[1], 'slot', ARGV[2], 'nonce', ARGV[3], 'claimed_at', math.floor(clock()))
 end
 redis.call('EXPIRE', KEYS[1], ARGV[6])
 
 local counted = attempt - base - returned
 local status = 'claimed'
-if state[7] == '1' then
+if state[7] == '1' or redis.call('EXISTS', KEYS[3]) == 1 then
   status = 'cancelled'
 elseif counted > tonumber(ARGV[4]) then
   status = 'exhausted'

@@ -11,7 +11,8 @@
 --   written  the entries are in the stream
 --   behind   the stream lacks entries before the first one (a failover lost what was acknowledged)
 --   fenced   a newer attempt has begun
---   taken    somebody else has begun this very attempt (a failover lost the claim), or wrote entries of its ids
+--   taken    somebody else has begun this very attempt (a failover lost the claim), or wrote entries of its ids, or
+--            ids that no worker reaches
 --   gone     there is no stream (any more)
 local attempt, first = tonumber(ARGV[1]), tonumber(ARGV[2])
 local at = -1
@@ -22,7 +23,10 @@ if last then
     return {'fenced', -1}
   end
   if tonumber(its_attempt) == attempt then
-    at = tonumber(sequence)
+    at = count(sequence)
+    if not at then
+      return {'taken', -1}
+    end
   end
 elseif first > 0 then
   return {'gone', -1}
@@ -31,8 +35,9 @@ if at < first - 1 then
   return {'behind', at}
 end
 if at >= first then
-  local there = redis.call('XRANGE', KEYS[1], ARGV[1] .. '-' .. first, ARGV[1] .. '-' .. at)
-  for i = 1, math.min(at - first + 1, (#ARGV - 3) / 2) do
+  local known = math.min(at - first + 1, (#ARGV - 3) / 2)
+  local there = redis.call('XRANGE', KEYS[1], ARGV[1] .. '-' .. first, ARGV[1] .. '-' .. at, 'COUNT', known)
+  for i = 1, known do
     local id, fields = unpack(there[i] or {'', {}})
     local event, data = ARGV[2 + 2 * i], ARGV[3 + 2 * i]
     local ends = event == 'done' or event == 'error'  -- which somebody may have completed in other words

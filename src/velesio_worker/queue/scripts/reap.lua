@@ -7,26 +7,31 @@
 -- KEYS[5]  {llama_queue}:worker:<w>   hash: what the worker was and did
 -- KEYS[6]  {llama_queue}:returned     hash: what a lost worker held -> how many were lost with it; not for long
 -- KEYS[7]  {llama_queue}:suspects     list: where that goes which too many were lost with
+-- KEYS[8…] the other lists that a job may go back to
 -- ARGV[1]  worker id
 -- ARGV[2]  end of its lease as the caller saw it: whoever has beaten since then lives
 -- ARGV[3]  '1': although its lease runs, since it has missed a beat and has no connection any more, or asks for it
--- ARGV[4]  '1': it was lost with what it held; '0': it ends in good order
--- ARGV[5]  life of KEYS[6], in seconds
--- ARGV[6]  how many workers may be lost with a job that nobody has read yet: it lies in a slot `intake`
--- ARGV[7]  how many may be lost with another one
+-- ARGV[4]  what the names of the worker's slots begin with, {llama_queue}:active:<w>:
+-- ARGV[5]  how many jobs, and how many slots, are looked at
+-- ARGV[6]  '1': it was lost with what it held; '0': it ends in good order
+-- ARGV[7]  life of KEYS[6], in seconds
+-- ARGV[8]  how many workers may be lost with a job that nobody has read yet: it lies in a slot `intake`
+-- ARGV[9]  how many may be lost with another one
 --
--- The slots are named in KEYS[2] and share its hash tag.
+-- KEYS[2] names slots and lists, and anybody may have written it: of the slots those count that are the worker's own,
+-- and of the lists those in KEYS. Nothing here goes on for longer than ARGV[5] says.
 --
--- Returns how many jobs were put back; -1: the worker lives, or somebody else was faster.
-local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not ends or tonumber(ends) ~= tonumber(ARGV[2]) then
-  return -1
+-- Returns {how many jobs were put back, 1 if some are left: then it is to be called again}; {-1, 0}: the worker lives,
+-- or somebody else was faster.
+local ends, seen = moment(redis.call('ZSCORE', KEYS[1], ARGV[1])), moment(ARGV[2])
+if not ends or ends ~= seen or (ARGV[3] ~= '1' and ends > clock()) then
+  return {-1, 0}
 end
-local now = redis.call('TIME')
-if ARGV[3] ~= '1' and tonumber(ends) > tonumber(now[1]) + tonumber(now[2]) / 1000000 then
-  return -1
+local most, moved, homes = tonumber(ARGV[5]), 0, {[KEYS[4]] = true}
+for i = 8, #KEYS do
+  homes[KEYS[i]] = true
 end
--- Move a job; false: there is none, or somebody else's key is no list.
+-- Move a job; false: there is none, or somebody else's key is no list, which the second value says.
 local function move(from, to, side)
   local job = redis.pcall('LMOVE', from, to, side, 'RIGHT')
   if type(job) ~= 'table' then
@@ -38,7 +43,7 @@ local function move(from, to, side)
 end
 -- Where a job goes that a lost worker held: aside, if it took others with it; such a one is not to stand before the rest.
 local function place(from, to)
-  local job = ARGV[4] == '1' and redis.pcall('LINDEX', from, -1)
+  local job = ARGV[6] == '1' and redis.pcall('LINDEX', from, -1)
   if type(job) ~= 'string' then
     return to
   end
@@ -47,29 +52,43 @@ local function place(from, to)
   if type(lost) ~= 'number' then
     return to
   end
-  redis.call('EXPIRE', KEYS[6], ARGV[5])
-  return lost >= tonumber(string.sub(from, -7) == ':intake' and ARGV[6] or ARGV[7]) and KEYS[7] or to
+  redis.call('EXPIRE', KEYS[6], ARGV[7])
+  return lost >= tonumber(string.sub(from, -7) == ':intake' and ARGV[8] or ARGV[9]) and KEYS[7] or to
 end
 -- Put what lies in a list back to another one; where that is no list, to the one that all jobs come from.
 local function back(from, to, side)
-  local moved = 0
-  while true do
+  local length = redis.pcall('LLEN', from)
+  for _ = 1, math.min(type(length) == 'number' and length or 0, most - moved) do
     local job, foreign = move(from, to, side)
     if foreign and to ~= KEYS[4] then
       to = KEYS[4]
-    elseif not job then
-      return moved
-    else
-      moved = moved + 1
+      job = move(from, to, side)
     end
+    if not job then
+      return
+    end
+    moved = moved + 1
   end
 end
-local moved = 0
-local slots = redis.call('HGETALL', KEYS[2])
+local page = redis.call('HSCAN', KEYS[2], '0', 'COUNT', ARGV[5])
+local slots = page[2]
 for i = 1, #slots, 2 do
-  moved = moved + back(slots[i], place(slots[i], slots[i + 1]), 'RIGHT')
+  local slot, home = slots[i], slots[i + 1]
+  if string.sub(slot, 1, #ARGV[4]) == ARGV[4] and string.find(slot, '^[%w-]+$', #ARGV[4] + 1) then
+    back(slot, place(slot, homes[home] and home or KEYS[4]), 'RIGHT')
+  end
+  if moved >= most then
+    return {moved, 1}
+  end
+  redis.call('HDEL', KEYS[2], slot)
 end
-moved = moved + back(KEYS[3], KEYS[4], 'LEFT')
+if page[1] ~= '0' then
+  return {moved, 1}
+end
+back(KEYS[3], KEYS[4], 'LEFT')
+if moved >= most then
+  return {moved, 1}
+end
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('ZREM', KEYS[1], ARGV[1])
-return moved
+return {moved, 0}

@@ -6,12 +6,12 @@
 -- ARGV[3]  '1': handed back in good order, which does not count against max_attempts
 --
 -- Returns 1: released; 0: the caller did not own the attempt (any more).
-local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt')
+local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt', 'returned')
 if state[1] ~= ARGV[1] or state[2] ~= ARGV[2] then
   return 0
 end
 redis.call('HDEL', KEYS[1], 'owner', 'slot', 'nonce')
 if ARGV[3] == '1' then
-  redis.call('HINCRBY', KEYS[1], 'returned', 1)
+  redis.call('HSET', KEYS[1], 'returned', (count(state[3], 0) or 0) + 1)
 end
 return 1
