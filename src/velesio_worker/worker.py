@@ -37,8 +37,8 @@ from velesio_worker.observability.server import served
 from velesio_worker.queue.connection import wait_for_redis
 from velesio_worker.queue.control import Control
 from velesio_worker.queue.keys import new_worker_id
+from velesio_worker.queue.permitted import forbidden
 from velesio_worker.queue.remedies import RIGHTS, known_remedy
-from velesio_worker.queue.rights import forbidden
 from velesio_worker.queue.risks import warn_of_risks
 from velesio_worker.queue.survey import Survey
 from velesio_worker.wire.errors import RedisUnusableError, StoppedError, VelesioError

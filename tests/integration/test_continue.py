@@ -583,10 +583,63 @@ async def test_a_run_that_is_fenced_says_and_stores_nothing_more(bench: Bench, c
         with anyio.fail_after(PATIENCE):
             while await bench.text() != "Once upon a":
                 await anyio.sleep(0.01)
+        await take_over(bench.side, commands, bench.payload)
         executor.fence("a", 2)
     assert [event for event, _ in await bench.entries(2)] == ["start", "token"]
     assert (await bench.result(), await bench.waits(), await bench.letters()) == ({}, False, [])
-    assert await commands.hget("{result:a}:job", "owner") == b"w1", "what became of the job is the new owner's to say"
+    assert await commands.hget("{result:a}:job", "owner") == b"w2", "what became of the job is the new owner's to say"
+
+
+async def take_over(side: Side, commands: Any, payload: bytes) -> None:
+    """Have a living worker ``w2`` hold the job, and own its next attempt."""
+    other = side.keys.slot("w2", "text-0")
+    await side.scripts.beat(side.keys, "w2", 60, {"state": "test"})
+    await commands.lpush(other.key, payload)
+    mine = await commands.hget("{result:a}:job", "nonce")
+    await side.scripts.claim("a", other, "nonce", 9, mine.decode())
+
+
+@topologies
+@pytest.mark.parametrize("claim", [{"attempt": 7}, {"owner": "w2"}, {"owner": "w2", "slot": "text-0", "attempt": 3}])
+async def test_a_run_whose_job_its_hash_gives_to_nobody_that_has_it_is_answered(
+    bench: Bench, commands: Any, claim: dict[str, Any]
+) -> None:
+    await bench.submit()
+    await bench.side.scripts.beat(bench.side.keys, "w2", 60, {"state": "test"})
+    bench.double.answers[COMPLETION] = [QUIET]
+    executor = bench.executor()
+    async with anyio.create_task_group() as group:
+        group.start_soon(bench.run, executor)
+        with anyio.fail_after(PATIENCE):
+            while await bench.text() != " a":
+                await anyio.sleep(0.01)
+        await commands.hset("{result:a}:job", mapping=claim)
+        executor.fence("a", 1)
+    result = await bench.result()
+    assert (result["code"], "{result:a}:job" in result["error"]) == ("internal", True)
+    assert [event for event, _ in await bench.entries(1)] == ["start", "token", "error"]
+
+
+@topologies
+async def test_an_answer_that_the_hash_gives_to_nobody_that_has_the_job_is_stored(bench: Bench, commands: Any) -> None:
+    await bench.submit()
+    bench.double.answers[COMPLETION] = [whole("Once")]
+    claim = await bench.claim()
+    await commands.hset("{result:a}:job", mapping={"attempt": "x", "owner": "w9", "finished_by": "w1:1"})
+    await bench.executor().run(claim)
+    assert (await bench.result())["text"] == "Once"
+    assert [event for event, _ in await bench.entries(1)] == ["start", "token", "done"]
+    assert not await commands.exists(bench.side.slot().key)
+
+
+async def test_what_others_wrote_as_an_earlier_attempt_is_not_gone_on_from(bench: Bench, commands: Any) -> None:
+    await commands.hset("{result:a}:job", mapping={"attempt": 1, "base": 0, "returned": 0})
+    await commands.xadd("stream:a", {"event": "start", "data": '{"mode": "fresh"}'}, id="1-0")
+    await commands.xadd("stream:a", {"event": "token", "data": '{"choices": [{"text": "INJECTED"}]}'}, id="1-1")
+    bench.double.answers[COMPLETION] = [whole("Once")]
+    await bench.submit()
+    await bench.run()
+    assert (await bench.result())["text"] == "Once"
 
 
 async def test_a_worker_that_stops_hands_its_runs_back_and_they_go_on_elsewhere(bench: Bench) -> None:

@@ -32,6 +32,7 @@ class JobOptions(TypedDict, total=False):
         unread_timeout: cancel the job once nobody has read its stream for so many seconds; whoever follows it through
             :meth:`Client.events`, :meth:`Client.text` or :meth:`Client.result` counts as a reader.
         worker: the one worker that may take the job.
+        tenant: for whom the job is; the prompt cache gives it answers of jobs of the same tenant alone.
         cache: whether the answer may come from the prompt cache, and is kept there; None leaves that to the worker.
     """
 
@@ -41,6 +42,7 @@ class JobOptions(TypedDict, total=False):
     on_crash: Literal["continue", "restart", "fail"] | None
     unread_timeout: float | None
     worker: str | None
+    tenant: str | None
     cache: bool | None
 
 

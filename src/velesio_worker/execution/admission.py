@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Set as AbstractSet
 
 import orjson
 
@@ -26,7 +27,7 @@ from velesio_worker.wire.errors import (
     WorkerLostError,
 )
 from velesio_worker.wire.events import FOREIGN_RESULT, START, split_id, start_entry
-from velesio_worker.wire.jobs import DEFAULT_MAX_ATTEMPTS, Job, RefusedJobError
+from velesio_worker.wire.jobs import ALL_TYPES, DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, refuse_others
 
 log = get_logger(__name__)
 
@@ -39,12 +40,15 @@ class Admission:
         closer: ends attempts; what it does that with claims them.
         max_bytes: the largest job that is accepted, in bytes.
         stream_ttl: how long a stream is kept, in seconds.
+        types: the types of job that are taken (``JOB_TYPES``).
 
     Attributes:
         arrivals: since when jobs wait; whoever sees them come in tells it.
     """
 
-    def __init__(self, link: Link, closer: Closer, *, max_bytes: int, stream_ttl: int) -> None:
+    def __init__(
+        self, link: Link, closer: Closer, *, max_bytes: int, stream_ttl: int, types: AbstractSet[JobType] = ALL_TYPES
+    ) -> None:
         self._link = link
         self._closer = closer
         self._claims = closer.claims
@@ -52,11 +56,13 @@ class Admission:
         self.arrivals = Arrivals()
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
+        self._types = types
 
     async def admit(self, slot: Slot, payload: bytes) -> Claim | None:
         """Claim the job in the slot; None if it ended here, and then the slot is empty."""
         try:
             job = await read_job(payload, max_bytes=self._max_bytes)
+            refuse_others(job, self._types)
         except UnusablePayloadError as error:
             await self._slots.bury(slot, payload, str(error))
             return None

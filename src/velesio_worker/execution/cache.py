@@ -146,9 +146,10 @@ def cache_key(job: Job, identity: str) -> str:
         identity: what tells its model from others, and from the same one started in another way.
 
     Returns:
-        ``prompt_cache:`` and 64 hexadecimal digits, the SHA-256 of model, type and all parameters that matter.
+        ``prompt_cache:`` and 64 hexadecimal digits, the SHA-256 of model, type, tenant and all parameters that matter.
     """
-    digest = hashlib.sha256(orjson.dumps([_VERSION, identity, job.type.value]))
+    tenant = [] if job.tenant is None else [job.tenant]
+    digest = hashlib.sha256(orjson.dumps([_VERSION, identity, job.type.value, *tenant]))
     parameters = job.parameters.model_dump(exclude=set(_WITHOUT_EFFECT))
     digest.update(orjson.dumps(parameters))  # not nested deeper than they were pushed
     return f"prompt_cache:{digest.hexdigest()}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from velesio_worker.core.settings import Settings
+from velesio_worker.core.settings import Settings, taken_types
 from velesio_worker.execution.handler import JobHandler
 from velesio_worker.execution.management import ImageModels, TextModels
 from velesio_worker.execution.redis_side import RedisSide
@@ -39,6 +39,7 @@ class ConsumerFactory:
             self._side.admission.arrivals,
             max_bytes=self._settings.max_job_bytes,
             refuse=self._handler.refuse,
+            types=taken_types(self._settings),
         )
 
     def managers(self, kinds: Sequence[Kind]) -> list[Consumer]:

@@ -238,7 +238,7 @@ class Executor:
         if await self._closer.is_anothers(held):
             await self._closer.fenced(held)
             return False
-        error = InternalError(f"{job_key(held.job_id)} was written by others: it names an owner that does not have it.")
+        error = InternalError(f"Others wrote that somebody else has the job, where nobody has: {job_key(held.job_id)}.")
         run.outcome = error
         return await self._closer.failed(held, error, run.stream, partial=await self._is_partial(run))
 

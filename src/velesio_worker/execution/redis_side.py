@@ -9,7 +9,7 @@ import anyio
 from redis.asyncio import Redis
 
 from velesio_worker.core.bell import Bell
-from velesio_worker.core.settings import Settings
+from velesio_worker.core.settings import Settings, taken_types
 from velesio_worker.execution.admission import Admission
 from velesio_worker.execution.closing import Closer
 from velesio_worker.queue.claims import Claims
@@ -67,7 +67,11 @@ class RedisSide:
         self.publisher = Publisher(publishing, ttl=settings.stream_ttl, longest=settings.worker_timeout)
         self.closer = Closer(self.claims, self.slots, self.publisher, largest=settings.max_result_bytes)
         self.admission = Admission(
-            self.link, self.closer, max_bytes=settings.max_job_bytes, stream_ttl=settings.stream_ttl
+            self.link,
+            self.closer,
+            max_bytes=settings.max_job_bytes,
+            stream_ttl=settings.stream_ttl,
+            types=taken_types(settings),
         )
         self.reaper = Reaper(self.link, worker, lease_seconds=settings.lease_seconds)
         self.fleet = Fleet(self.link, worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
@@ -13,7 +14,7 @@ import anyio
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.errors import NoWorkerError, UnusablePayloadError, WorkerLostError
-from velesio_worker.wire.jobs import Job, RefusedJobError, parse_job
+from velesio_worker.wire.jobs import ALL_TYPES, Job, JobType, RefusedJobError, parse_job, refuse_others
 from velesio_worker.wire.limits import MOST_LOST_AT_INTAKE
 from velesio_worker.wire.payload import id_at_ends
 
@@ -66,10 +67,19 @@ class Intake:
         arrivals: is told what came in.
         max_bytes: the largest job that is accepted, in bytes.
         refuse: answers a job that has an id but is otherwise wrong.
+        types: the types of job that are taken (``JOB_TYPES``).
     """
 
     def __init__(
-        self, slots: Slots, keys: Keys, slot: Slot, arrivals: Arrivals, *, max_bytes: int, refuse: Refuse
+        self,
+        slots: Slots,
+        keys: Keys,
+        slot: Slot,
+        arrivals: Arrivals,
+        *,
+        max_bytes: int,
+        refuse: Refuse,
+        types: AbstractSet[JobType] = ALL_TYPES,
     ) -> None:
         self._slots = slots
         self._keys = keys
@@ -78,6 +88,7 @@ class Intake:
         self._max_bytes = max_bytes
         self._refuse = refuse
         self._look_at = -math.inf
+        self._types = types
 
     async def run(self, stopping: anyio.Event) -> None:
         """Sort jobs until ``stopping`` is set."""
@@ -93,6 +104,7 @@ class Intake:
     async def _sort(self, payload: bytes) -> None:
         try:
             job = await read_job(payload, max_bytes=self._max_bytes)
+            refuse_others(job, self._types)
             self._arrivals.note(job)
             await self._send(job)
         except UnusablePayloadError as error:

@@ -1,52 +1,108 @@
-"""What a worker has to be allowed to do in Redis, so that it does not find out in the middle of a job."""
+"""The rights of Redis users: what each party of a queue has to be allowed, and nothing beyond."""
 
 from __future__ import annotations
 
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
-from redis.asyncio import Redis
+from velesio_worker.core.redis_url import Topology
+from velesio_worker.queue.keys import (
+    LAST_JOB_TIME,
+    Keys,
+    cancel_key,
+    job_key,
+    preview_key,
+    reader_key,
+    result_key,
+    stream_key,
+)
 
-from velesio_worker.queue.keys import Keys
-from velesio_worker.queue.scripts import Scripts
 
-_ABSENT: Final = "doctor"
-_SHOWN: Final = 3
+class Party(StrEnum):
+    """Who uses a queue's Redis, each as a user of its own."""
+
+    PRODUCER = "producer"
+    READER = "reader"
+    CANCELLER = "canceller"
+    GATEWAY = "gateway"
+    WORKER = "worker"
 
 
-def _needed(keys: Keys) -> list[list[str]]:
-    """Return one command, as it may be sent, for each that a worker runs on keys of a pattern; first the key's name."""
-    own, stream, result = f"{{{keys.incoming}}}:{_ABSENT}", f"stream:{_ABSENT}", f"result:{_ABSENT}"
-    state, parts = f"{{{result}}}:job", f"{{{result}}}:parts:1"
-    by_key = {
-        keys.incoming: ("llen", "lpush v", "lindex 0", "lrem 0 v"),
-        own: (
-            *("llen", "lpush v", "lindex 0", "lrem 0 v", "ltrim 0 0", "lpos v", "exists", "del", "expire 1"),
-            *("hset f v", "hget f", "hgetall", "hmget f", "hdel f", "zadd 1 v", "zrange 0 0", "zrangebyscore 0 0"),
-            *("zrem v", "zscore v", "xadd * f v", "xrevrange + -"),
+class Rights(NamedTuple):
+    """What a user may do: key patterns as Redis's ACL has them, and commands."""
+
+    keys: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    def rules(self) -> list[str]:
+        """Return the rules that allow this and nothing else."""
+        return ["resetkeys", "resetchannels", "-@all", *self.keys, *(f"+{command}" for command in self.commands)]
+
+
+_CONNECTING: Final = ("client|setinfo", "client|setname", "hello", "ping")
+_IN_A_CLUSTER: Final = ("cluster|slots", "command")
+_WATCHING: Final = ("client|list", "config|get", "info", "time")
+"""What a worker does without where it may not: it notices lost workers later, and warns of nothing."""
+
+_MOVING: Final = ("blmove", "del", "lindex", "llen", "lmove", "lpos", "lpush", "lrem", "ltrim", "type")
+_ENROLLED: Final = (
+    "hdel",
+    "hget",
+    "hincrby",
+    "hmget",
+    "hscan",
+    "hset",
+    "ttl",
+    "zadd",
+    "zrangebyscore",
+    "zrem",
+    "zscore",
+)
+_ANSWERING: Final = (
+    *("append", "exists", "expire", "get", "hexists", "incrby", "rename", "set", "setex", "strlen"),
+    *("xadd", "xrange", "xread", "xrevrange", "xtrim"),
+)
+_SCRIPTS: Final = ("evalsha", "script|load")
+_OF_WORKER: Final = tuple(sorted({*_CONNECTING, *_WATCHING, *_MOVING, *_ENROLLED, *_ANSWERING, *_SCRIPTS}))
+
+SENTINEL: Final = ("+auth", "+client|setinfo", "+client|setname", "+hello", "+ping", "+sentinel|masters")
+"""The rules of a user of the Sentinels, from whom clients hear where the primary is."""
+
+
+def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE) -> Rights:
+    """Return what a party of the queue of this name has to be allowed, where Redis is run like this."""
+    keys = Keys(queue)
+    push = Rights((f"%W~{queue}",), ("lpush",))
+    read = Rights(
+        (
+            *(f"%R~{key}" for key in (stream_key("*"), result_key("*"), preview_key("*"))),
+            f"%W~{reader_key('*')}",
         ),
-        stream: ("exists", "expire 1", "xadd * f v", "xrange - +", "xrevrange + -"),
-        result: ("exists", "expire 1", "get", "set v", "setex 1 v"),
-        state: ("hset f v", "hmget f", "hdel f", "hincrby f 1", "expire 1"),
-        parts: ("append v", "strlen", "expire 1", "del"),
+        ("get", "set", "xread", "xrevrange"),
+    )
+    cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
+    parts = {
+        Party.PRODUCER: [push],
+        Party.READER: [read],
+        Party.CANCELLER: [cancel],
+        Party.GATEWAY: [push, read, cancel],
     }
-    single = [
-        [words[0], key, *words[1:]] for key, many in by_key.items() for words in (command.split() for command in many)
-    ]
-    moves = [["blmove", keys.incoming, own, "right", "left", "1"], ["lmove", own, own, "right", "left"]]
-    return [*single, *moves, ["rename", parts, result], ["xread", "streams", own, "0"], ["time"]]
+    of_party = [_of_worker(keys)] if party is Party.WORKER else parts[party]
+    commands = {command for rights in of_party for command in rights.commands} | set(_CONNECTING)
+    if topology is Topology.CLUSTER:
+        commands |= set(_IN_A_CLUSTER)
+    return Rights(tuple(key for rights in of_party for key in rights.keys), tuple(sorted(commands)))
 
 
-async def forbidden(redis: Redis, keys: Keys) -> str:
-    """Say what of all that the user may not do; empty where that is nothing, or Redis, below 7, does not tell.
-
-    Raises:
-        redis.exceptions.RedisError: Redis does not answer, or not even that may be asked.
-    """
-    needed = _needed(keys)
-    places = await Scripts(redis).forbidden(needed)
-    if not places:
-        return ""
-    missing = [needed[place - 1] for place in places]
-    some = ", ".join(" ".join(words[:2]) for words in missing[:_SHOWN])
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    return f"refuses what the worker does: the user may not run {some}{more}"
+def _of_worker(keys: Keys) -> Rights:
+    queue = keys.workers.removesuffix("workers") + "*"
+    parts = job_key("*").removesuffix("job") + "parts:*"
+    mine = (keys.incoming, queue, stream_key("*"), result_key("*"), job_key("*"), cancel_key("*"), parts)
+    return Rights(
+        (
+            *(f"~{key}" for key in (*mine, "prompt_cache:*")),
+            f"%R~{reader_key('*')}",
+            *(f"%W~{key}" for key in (preview_key("*"), "metrics:*", LAST_JOB_TIME)),
+        ),
+        _OF_WORKER,
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import reprlib
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 import orjson
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import (
@@ -107,6 +108,7 @@ class JobType(StrEnum):
         return Kind.MANAGE if issubclass(self.parameters, ManagementParameters) else Kind.TEXT
 
 
+ALL_TYPES: Final = frozenset(JobType)
 WRITING: Final = frozenset(job_type for job_type in JobType if issubclass(job_type.parameters, TextParameters))
 """The types of job that write text."""
 
@@ -131,6 +133,12 @@ def moment_of(value: Any) -> float | None:  # noqa: ANN401 (any JSON)
     return float(value) if usable and _EARLIEST < value < time.time() + _CLOCKS_DIFFER else None
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("printable characters, without a line break")
+    return text
+
+
 class Envelope(Fields):
     """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
 
@@ -142,6 +150,7 @@ class Envelope(Fields):
     on_crash: Literal["continue", "restart", "fail"] = "continue"
     unread_timeout: Seconds | None = None
     cache: bool | None = None
+    tenant: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_printable)] | None = None
     worker: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     traceparent: Annotated[str, Field(max_length=LONGEST_TRACE)] | None = None
     created_at: Annotated[float | None, Field(ge=0, le=_FARTHEST), BeforeValidator(moment_of)] = None
@@ -197,6 +206,17 @@ class RefusedJobError(VelesioError):
         self.job_id = job_id
         self.error = error
         self.type = job_type
+
+
+def refuse_others(job: Job, taken: AbstractSet[JobType]) -> None:
+    """Refuse a job of a type that this worker does not take.
+
+    Raises:
+        RefusedJobError: it is of such a type.
+    """
+    if job.type not in taken:
+        told = f"{job.type} jobs are not taken here; JOB_TYPES allows {', '.join(sorted(taken))}."
+        raise RefusedJobError(job.id, BadJobError(told), job.type)
 
 
 def parse_job(payload: bytes, *, max_bytes: int) -> Job:

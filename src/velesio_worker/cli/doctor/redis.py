@@ -16,8 +16,8 @@ from velesio_worker.queue.connection import check_redis as check_server
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.lease import LONGEST_LEASE
+from velesio_worker.queue.permitted import forbidden
 from velesio_worker.queue.remedies import RIGHTS, remedy
-from velesio_worker.queue.rights import forbidden
 from velesio_worker.queue.risks import Reading, readings, risks
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import RedisUnusableError
