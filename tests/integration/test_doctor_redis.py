@@ -116,7 +116,7 @@ async def test_a_user_of_too_few_rights_will_not(own: RedisServer, lacking: str)
     own.client.execute_command(f"ACL SETUSER worker on >s3cret {RIGHTS} {lacking}")
     message, remedy = only(await look(own.url.replace("//", "//worker:s3cret@")), "error")
     assert "refuses" in message
-    assert f"ACL SETUSER NAME {RIGHTS}" in remedy
+    assert "velesio-worker acl worker prints the rights" in remedy
 
 
 def documented() -> str:

@@ -50,6 +50,7 @@ _WORDS: Final[dict[type[Exception], str]] = {
 _SAID: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern, re.IGNORECASE), word)
     for pattern, word in (
+        ("(ERR )?ACL failure in script|(ERR )?The user executing the script can't run this", "NOPERM"),
         ("max number of clients", "MAXCLIENTS"),
         ("DB index is out of range|invalid DB index", "NODB"),
         ("hostname mismatch|certificate is not valid for", "HOSTNAME"),
