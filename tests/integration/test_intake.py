@@ -20,6 +20,7 @@ from velesio_worker.queue.claims import Claim
 from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.intake import Arrivals, Intake
 from velesio_worker.wire.events import Done
+from velesio_worker.wire.jobs import JobType
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -375,3 +376,24 @@ async def test_a_job_that_could_not_be_handled_is_named_in_the_log(
         ("job_unhandled", "a"),
         ("job_buried", "a"),
     ]
+
+
+@pytest.mark.parametrize("how", ["as it comes in", "from the list of its kind"])
+async def test_a_job_of_a_type_that_is_not_taken_is_refused_with_the_setting(
+    side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    taken = frozenset({JobType.TOKENIZE})
+    if how == "as it comes in":
+        slot = side.keys.slot("w1", "intake")
+        refuse = side.admission.refuse
+        intake = Intake(side.slots, side.keys, slot, Arrivals(), max_bytes=10_000, refuse=refuse, types=taken)
+        await commands.lpush("llama_queue", job())
+        payload = await side.slots.take("llama_queue", slot)
+        assert payload is not None
+        await intake._sort(payload)  # pyright: ignore[reportPrivateUsage]
+    else:
+        monkeypatch.setattr(side.admission, "_types", taken)
+        assert await admit(side, commands, job()) is None
+    event, data, _ = await the_end(commands)
+    assert (event, data["code"]) == ("error", "bad_job")
+    assert data["error"] == "completion jobs are not taken here; JOB_TYPES allows tokenize."

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.redis_side import Side
 from velesio_worker.client import Client, JobRestartedError
-from velesio_worker.wire.errors import BadJobError, ContextExceededError
+from velesio_worker.wire.errors import BadJobError, ContextExceededError, JobError
 from velesio_worker.wire.events import StreamEvent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
@@ -141,3 +141,15 @@ async def test_cancelling_sets_the_flag_and_rings_the_bell(commands: Any, redis_
         assert await commands.get("{result:a}:cancel") == b"1"
         assert not await commands.exists("{result:a}:job"), "which is the workers' alone"
         assert [fields for _, fields in await commands.xrange("{llama_queue}:control")] == [{b"cancel": b"a"}]
+
+
+@pytest.mark.parametrize("stored", [b"no JSON", b"[1]", b"", b'{"error": 7}', b'{"finish_reason": []}', b"\xff"])
+async def test_a_result_that_no_worker_wrote_is_an_error_to_its_reader(
+    commands: Any, redis_url: str, stored: bytes
+) -> None:
+    await commands.set("result:a", stored)
+    async with Client(redis_url) as client:
+        (last,) = [event async for event in client.events("a")]
+        assert (last.event, last.data["code"]) == ("error", "internal")
+        with pytest.raises(JobError, match="none that a worker wrote"):
+            await client.result("a")

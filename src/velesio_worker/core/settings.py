@@ -12,11 +12,11 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from velesio_worker.core.job_types import types_named
 from velesio_worker.core.model_source import parse_model_source, split_http_url
 from velesio_worker.core.redis_url import check_redis_url
 from velesio_worker.core.settings_errors import complaint
 from velesio_worker.wire.errors import SettingsError
-from velesio_worker.wire.jobs import JobType
 
 _MEBIBYTE: Final = 1024 * 1024
 _LARGEST: Final = 2**31 - 1  # what engines and Redis read as an int
@@ -95,19 +95,6 @@ def _queue_name(value: str) -> None:
         raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
 
 
-def _job_types(value: str) -> None:
-    known = ", ".join(JobType)
-    if not (named := listed(value)):
-        raise ValueError(f"all, or one or more of {known}")
-    if unknown := [name for name in named if name != "all" and name not in set(JobType)]:
-        raise ValueError(f"all, or one or more of {known}; {unknown[0]!r} is none")
-
-
-def listed(value: str) -> list[str]:
-    """Return what stands in a setting with commas between."""
-    return [name for part in value.split(",") if (name := part.strip())]
-
-
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -137,7 +124,7 @@ class Settings(BaseSettings):
     queue_name: Annotated[str, _read_by(_queue_name)] = Field(
         default="llama_queue", description="The list that producers push to; every other queue key is named after it."
     )
-    job_types: Annotated[str, _read_by(_job_types)] = Field(
+    job_types: Annotated[str, _read_by(types_named)] = Field(
         default="all",
         description="The types of job that this worker takes, with commas between them; another one is bad_job. An "
         "open queue is better without load_model, switch_model and unload_models.",
@@ -290,12 +277,6 @@ class Settings(BaseSettings):
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
         default=LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
     )
-
-
-def taken_types(settings: Settings) -> frozenset[JobType]:
-    """Return the types of job that a worker takes (``JOB_TYPES``)."""
-    named = listed(settings.job_types)
-    return frozenset(JobType if "all" in named else map(JobType, named))
 
 
 def load_settings() -> Settings:

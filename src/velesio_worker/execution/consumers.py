@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from velesio_worker.core.settings import Settings, taken_types
+from velesio_worker.core.job_types import types_named
+from velesio_worker.core.settings import Settings
 from velesio_worker.execution.handler import JobHandler
 from velesio_worker.execution.management import ImageModels, TextModels
 from velesio_worker.execution.redis_side import RedisSide
@@ -39,7 +40,7 @@ class ConsumerFactory:
             self._side.admission.arrivals,
             max_bytes=self._settings.max_job_bytes,
             refuse=self._handler.refuse,
-            types=taken_types(self._settings),
+            types=types_named(self._settings.job_types),
         )
 
     def managers(self, kinds: Sequence[Kind]) -> list[Consumer]:

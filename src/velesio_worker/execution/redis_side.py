@@ -9,7 +9,8 @@ import anyio
 from redis.asyncio import Redis
 
 from velesio_worker.core.bell import Bell
-from velesio_worker.core.settings import Settings, taken_types
+from velesio_worker.core.job_types import types_named
+from velesio_worker.core.settings import Settings
 from velesio_worker.execution.admission import Admission
 from velesio_worker.execution.closing import Closer
 from velesio_worker.queue.claims import Claims
@@ -71,7 +72,7 @@ class RedisSide:
             self.closer,
             max_bytes=settings.max_job_bytes,
             stream_ttl=settings.stream_ttl,
-            types=taken_types(settings),
+            types=types_named(settings.job_types),
         )
         self.reaper = Reaper(self.link, worker, lease_seconds=settings.lease_seconds)
         self.fleet = Fleet(self.link, worker)

@@ -10,7 +10,7 @@ import pytest
 
 from velesio_worker.execution.cache import cache_key
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
-from velesio_worker.wire.jobs import JobType, parse_job
+from velesio_worker.wire.jobs import JobType, RefusedJobError, parse_job
 from velesio_worker.wire.parameters import EmbeddingParameters, RerankParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters
 
@@ -163,3 +163,19 @@ def test_another_model_or_type_has_another_key() -> None:
 def test_a_chat_is_told_from_a_completion_with_the_same_parameters() -> None:
     infill = {"input_prefix": "", "input_suffix": "", "prompt": "hi"}
     assert key(JobType.INFILL, infill) != key(JobType.COMPLETION, {"prompt": "hi"})
+
+
+def test_each_tenant_has_its_own_answers_and_jobs_without_one_theirs() -> None:
+    job = {"id": "a", "type": "completion", "data": {"prompt": "hi"}}
+    tenants: list[dict[str, Any]] = [{}, {"tenant": "acme"}, {"tenant": "other"}, {"tenant": None}]
+    read = [parse_job(orjson.dumps(job | tenant), max_bytes=10_000) for tenant in tenants]
+    keys = [cache_key(one, "m") for one in read]
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[3]
+
+
+@pytest.mark.parametrize("tenant", ["", "x" * 129, "a\nb", 7, ["a"]])
+def test_a_tenant_that_is_none_is_refused(tenant: Any) -> None:
+    payload = orjson.dumps({"id": "a", "type": "completion", "data": {"prompt": "hi"}, "tenant": tenant})
+    with pytest.raises(RefusedJobError, match="tenant"):
+        parse_job(payload, max_bytes=10_000)
