@@ -11,7 +11,7 @@ import pytest
 
 from tests.doubles.engine import Answer, End, document, sse
 from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, chat, chat_end, piece
-from tests.support.redis_side import Side
+from tests.support.redis_side import Side, take_over
 from tests.support.servers import Topology
 from tests.support.text_bench import (
     ANEW,
@@ -588,15 +588,6 @@ async def test_a_run_that_is_fenced_says_and_stores_nothing_more(bench: Bench, c
     assert [event for event, _ in await bench.entries(2)] == ["start", "token"]
     assert (await bench.result(), await bench.waits(), await bench.letters()) == ({}, False, [])
     assert await commands.hget("{result:a}:job", "owner") == b"w2", "what became of the job is the new owner's to say"
-
-
-async def take_over(side: Side, commands: Any, payload: bytes) -> None:
-    """Have a living worker ``w2`` hold the job, and own its next attempt."""
-    other = side.keys.slot("w2", "text-0")
-    await side.scripts.beat(side.keys, "w2", 60, {"state": "test"})
-    await commands.lpush(other.key, payload)
-    mine = await commands.hget("{result:a}:job", "nonce")
-    await side.scripts.claim("a", other, "nonce", 9, mine.decode())
 
 
 @topologies

@@ -21,6 +21,7 @@ OPTIONS: JobOptions = {
     "unread_timeout": 30,
     "worker": "w1",
     "cache": True,
+    "tenant": "acme",
 }
 
 

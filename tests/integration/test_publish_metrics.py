@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.support.figures import rise
-from tests.support.redis_side import Side
+from tests.support.redis_side import Side, take_over
 from tests.support.servers import Topology
 from velesio_worker.queue.claims import Held
 from velesio_worker.stream import FLUSH_ENTRIES
@@ -100,7 +100,7 @@ async def test_a_job_whose_type_is_not_known_is_counted_too(side: Side, commands
 
 async def test_an_end_that_another_attempt_had_before_is_fenced_and_not_counted(side: Side, commands: Any) -> None:
     one = await held(side, commands)
-    await commands.hset("{result:a}:job", "owner", "w2")
+    await take_over(side, commands, one.payload)
     with (
         rise("velesio_jobs_total", type="embedding", outcome="done") as counted,
         rise("velesio_jobs_fenced_total") as fenced,

@@ -45,3 +45,12 @@ def make_side(url: str, worker: str, *clients: Any) -> Side:
     )
     connections = Clients(*clients) if clients else Clients.connected(url, worker)
     return Side(connections, settings, worker, facts=lambda: {"state": "test"}, changed=Bell())
+
+
+async def take_over(side: Side, commands: Any, payload: bytes, job_id: str = "a") -> None:
+    """Have a living worker ``w2`` hold the job, and own its next attempt."""
+    other = side.keys.slot("w2", "text-0")
+    await side.scripts.beat(side.keys, "w2", 60, {"state": "test"})
+    await commands.lpush(other.key, payload)
+    mine = await commands.hget(f"{{result:{job_id}}}:job", "nonce")
+    await side.scripts.claim(job_id, other, "nonce", 9, mine.decode())

@@ -20,9 +20,9 @@ def _needed(keys: Keys) -> list[list[str]]:
     by_key = {
         keys.incoming: ("llen", "lpush v", "lindex 0", "lrem 0 v"),
         own: (
-            *("llen", "lpush v", "lindex 0", "lrem 0 v", "ltrim 0 0", "lpos v", "exists", "del", "expire 1"),
-            *("hset f v", "hget f", "hgetall", "hmget f", "hdel f", "zadd 1 v", "zrange 0 0", "zrangebyscore 0 0"),
-            *("zrem v", "zscore v", "xadd * f v", "xrevrange + -"),
+            *("llen", "lpush v", "lindex 0", "lrem 0 v", "ltrim 0 0", "exists", "del", "expire 1"),
+            *("hset f v", "hget f", "hscan 0", "hmget f", "hdel f", "hincrby f 1", "zadd 1 v", "zrangebyscore 0 0"),
+            *("zrem v", "zscore v", "xadd * f v", "xrevrange + -", "xtrim maxlen 0", "incrby 1", "ttl", "type"),
         ),
         stream: ("exists", "expire 1", "xadd * f v", "xrange - +", "xrevrange + -"),
         result: ("exists", "expire 1", "get", "set v", "setex 1 v"),

@@ -44,7 +44,7 @@ _IN_A_CLUSTER: Final = ("cluster|slots", "command")
 _WATCHING: Final = ("client|list", "config|get", "info", "time")
 """What a worker does without where it may not: it notices lost workers later, and warns of nothing."""
 
-_MOVING: Final = ("blmove", "del", "lindex", "llen", "lmove", "lpos", "lpush", "lrem", "ltrim", "type")
+_MOVING: Final = ("blmove", "del", "lindex", "llen", "lmove", "lpush", "lrem", "ltrim", "type")
 _ENROLLED: Final = (
     "hdel",
     "hget",

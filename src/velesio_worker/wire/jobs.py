@@ -22,7 +22,7 @@ from velesio_worker.wire.errors import (
     VelesioError,
 )
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
-from velesio_worker.wire.limits import LONGEST_LIFE, LONGEST_NAME, LONGEST_TRACE, MOST_ATTEMPTS
+from velesio_worker.wire.limits import LONGEST_LIFE, LONGEST_NAME, LONGEST_TENANT, LONGEST_TRACE, MOST_ATTEMPTS
 from velesio_worker.wire.parameters import (
     DetokenizeParameters,
     EmbeddingParameters,
@@ -150,7 +150,7 @@ class Envelope(Fields):
     on_crash: Literal["continue", "restart", "fail"] = "continue"
     unread_timeout: Seconds | None = None
     cache: bool | None = None
-    tenant: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_printable)] | None = None
+    tenant: Annotated[str, Field(min_length=1, max_length=LONGEST_TENANT), AfterValidator(_printable)] | None = None
     worker: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     traceparent: Annotated[str, Field(max_length=LONGEST_TRACE)] | None = None
     created_at: Annotated[float | None, Field(ge=0, le=_FARTHEST), BeforeValidator(moment_of)] = None

@@ -61,6 +61,9 @@ MOST_TOKENS: Final = MOST_VALUES
 LONGEST_NAME: Final = 1024
 """Characters of a model's name, and of other names"""
 
+LONGEST_TENANT: Final = 128
+"""Characters of a `tenant`"""
+
 LONGEST_TRACE: Final = 256
 """Characters of a `traceparent`"""
 
