@@ -40,6 +40,8 @@ class Answer:
     end: End = End.WHOLE
     status: int = 200
     document: bytes | None = None
+    headers: bytes = b""
+    """Further ones, each with its line break."""
 
 
 def document(value: Any, status: int = 200) -> Answer:
@@ -104,7 +106,8 @@ class EngineDouble:
                         self.left.set()
                     return
                 length = len(answer.document)
-                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (answer.status, length) + answer.document)
+                head = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n%s\r\n" % (answer.status, length, answer.headers)
+                writer.write(head + answer.document)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client is done
         finally:

@@ -43,7 +43,10 @@ def test_a_worker_needs_no_more_than_a_users_rights_and_speaks_tls(
 def test_a_right_that_is_missing_ends_a_worker_at_its_start(guarded: RedisServer, make_worker: MakeWorker) -> None:
     guarded.client.execute_command("ACL SETUSER worker -hincrby")
     worker = make_worker(REDIS_URL=guarded.url.replace("://", "://worker:s3cret@"))
-    wait_until(lambda: "the user may not run hincrby {llama_queue}:doctor, hincrby {result:doctor}:job" in worker.log_text(), "it is named")
+    wait_until(
+        lambda: "the user may not run hincrby {llama_queue}:doctor, hincrby {result:doctor}:job" in worker.log_text(),
+        "it is named",
+    )
     assert "velesio-worker acl worker prints the rights" in worker.log_text()
     assert "worker_up" not in worker.log_text()
 

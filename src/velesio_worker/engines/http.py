@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any, Final, Self, cast
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Final, Self
 
 import anyio
 import httpx
-import orjson
+
+from velesio_worker.engines.decoding import decode_json
 
 FAST: Final = importlib.util.find_spec("httpx_aiohttp") is not None
 
@@ -19,8 +20,17 @@ KEEPALIVE_SECONDS: Final = 4.0
 CONNECT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 
-DEEPEST: Final = 200
-"""How deep an answer may be nested: orjson reads 1,024 levels and writes 254, with those that are put around it."""
+SMALL_BYTES: Final = 1024 * 1024
+"""The largest answer to a question about the server itself, and the largest error."""
+
+LIST_BYTES: Final = 16 * SMALL_BYTES
+"""The largest list of what a server has or counts."""
+
+ANSWER_BYTES: Final = 64 * SMALL_BYTES
+"""The largest answer that is a job's result, such as embeddings; it is decoded whole."""
+
+_PLAIN: Final = frozenset({"", "identity"})
+_SHOWN: Final = 40
 
 DOWNLOAD_CONNECT_SECONDS: Final = 10.0
 DOWNLOAD_READ_SECONDS: Final = 30.0
@@ -37,6 +47,17 @@ class ConnectionLostError(Exception):
 
 class NotReachedError(ConnectionLostError):
     """Nothing listens at the engine's address: the request never began."""
+
+
+class UnreadableAnswerError(ConnectionLostError):
+    """The answer is not read on, and its connection closed: it is too large, or packed although nobody asked for it.
+
+    Whoever knows no better takes it for a connection that was lost.
+    """
+
+
+class AnswerTooLargeError(UnreadableAnswerError):
+    """The answer is larger than its use allows."""
 
 
 class UnusableURLError(Exception):
@@ -58,21 +79,44 @@ class EngineResponse:
         """Yield the body as it arrives.
 
         Raises:
+            UnreadableAnswerError: it is packed.
             ConnectionLostError: it broke off.
         """
+        self._check_encoding()
         try:
             async for chunk in self._response.aiter_raw():
                 yield chunk
         except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
 
-    async def body(self) -> bytes:
-        """Return the whole body.
+    async def body(self, limit: int) -> bytes:
+        """Return the whole body: the one way in which one is read.
+
+        Args:
+            limit: the most bytes that it may have.
 
         Raises:
+            AnswerTooLargeError: it has more, or says that it has.
+            UnreadableAnswerError: it is packed.
             ConnectionLostError: it broke off.
         """
-        return b"".join([chunk async for chunk in self.chunks()])
+        told = self._response.headers.get("Content-Length", "")
+        if told.isdecimal() and int(told) > limit:
+            raise AnswerTooLargeError(f"an answer has more than {limit} bytes")
+        read, pieces = 0, list[bytes]()
+        async with contextlib.aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                read += len(chunk)
+                if read > limit:
+                    raise AnswerTooLargeError(f"an answer has more than {limit} bytes")
+                pieces.append(chunk)
+        return b"".join(pieces)
+
+    def _check_encoding(self) -> None:
+        """Refuse what is packed: it would have to be unpacked to as much as it likes."""
+        encoding = self._response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in _PLAIN:
+            raise UnreadableAnswerError(f"an answer has the Content-Encoding {encoding[:_SHOWN]!r}, not identity")
 
 
 class EngineHTTP:
@@ -106,39 +150,47 @@ class EngineHTTP:
         self,
         path: str,
         *,
-        timeout: float,  # noqa: ASYNC109 (httpx's own time-out)
+        timeout: float,  # noqa: ASYNC109 (one limit for connection, head and body together)
+        limit: int = SMALL_BYTES,
         keep: bool = True,
     ) -> tuple[int, Any]:
         """GET a JSON document; returns the status, and the document or None if the body is no JSON.
 
         Args:
             path: what to get.
-            timeout: for how many seconds it is waited for.
+            timeout: for how many seconds it is waited for, to its end.
+            limit: the most bytes that it may have.
             keep: whether the connection may be used again; it takes up one of llama-server's threads until then.
 
         Raises:
-            ConnectionLostError: there was no answer within ``timeout`` seconds.
+            UnreadableAnswerError: the answer is too large, or packed.
+            ConnectionLostError: there was no whole answer within ``timeout`` seconds.
         """
-        response = await self._get(path, timeout, {} if keep else {"Connection": "close"})
-        return response.status_code, decode_json(response.content)
+        status, body = await self._get(path, timeout, limit, {} if keep else {"Connection": "close"})
+        return status, decode_json(body)
 
-    async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (httpx's own time-out)
-        """GET a text; returns the status and the text. Otherwise as :meth:`get`."""
-        response = await self._get(path, timeout, {})
-        return response.status_code, response.text
-
-    async def _get(
+    async def get_text(
         self,
         path: str,
-        timeout: float,  # noqa: ASYNC109 (httpx's own time-out)
-        headers: Mapping[str, str],
-    ) -> httpx.Response:
+        *,
+        timeout: float,  # noqa: ASYNC109 (as above)
+        limit: int = LIST_BYTES,
+    ) -> tuple[int, str]:
+        """GET a text; returns the status and the text. Otherwise as :meth:`get`."""
+        status, body = await self._get(path, timeout, limit, {})
+        return status, body.decode(errors="replace")
+
+    async def _get(self, path: str, patience: float, limit: int, headers: Mapping[str, str]) -> tuple[int, bytes]:
         if self._client.is_closed:
             raise ConnectionLostError(_CLOSED)
         try:
-            return await self._client.get(path, timeout=timeout, headers=headers)
-        except _LOST as error:
-            raise ConnectionLostError(_reason(error)) from error
+            with anyio.fail_after(patience):
+                async with _answer(self._client, "GET", path, None, headers) as response:
+                    return response.status_code, await EngineResponse(response).body(limit)
+        except TimeoutError:
+            raise ConnectionLostError(f"no whole answer to {path} within {patience:g} s") from None
+        except UnusableURLError as error:
+            raise ConnectionLostError(str(error)) from error
 
     @contextlib.asynccontextmanager
     async def post(self, path: str, body: bytes) -> AsyncGenerator[EngineResponse, None]:
@@ -190,6 +242,9 @@ class DownloadResponse(EngineResponse):
             answer.headers for answer in answers if (answer.url.host, answer.url.port) == (asked.host, asked.port)
         ]
 
+    def _check_encoding(self) -> None:
+        """Take a file as it comes: stores tell of encodings that are none, and its checksum is compared."""
+
 
 @contextlib.asynccontextmanager
 async def fetch(url: str, headers: Mapping[str, str]) -> AsyncGenerator[DownloadResponse, None]:
@@ -236,35 +291,6 @@ def _transport(limits: httpx.Limits, *, tls: bool) -> httpx.AsyncBaseTransport:
 
     unlimited = httpx.Limits(max_connections=0, keepalive_expiry=limits.keepalive_expiry)  # None is 100 to aiohttp
     return AiohttpTransport(limits=unlimited, trust_env=False, verify=tls)
-
-
-def decode_json(data: bytes) -> Any:  # noqa: ANN401 (JSON)
-    """Decode JSON; bytes that are no UTF-8 become U+FFFD, and what is no JSON, or too deep to be kept, becomes None."""
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        try:
-            document = orjson.loads(data.decode(errors="replace"))
-        except orjson.JSONDecodeError:
-            return None
-    opened = data.count(b"{") + data.count(b"[")  # which is quick, and nearly always enough to know
-    return document if opened <= DEEPEST or not _too_deep(document) else None
-
-
-def _too_deep(document: object) -> bool:
-    """Whether a document is nested deeper than ``DEEPEST``."""
-    level = [document]
-    for _ in range(DEEPEST + 1):
-        level = [inner for outer in level for inner in _within(outer) if isinstance(inner, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _within(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return cast("dict[str, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _reason(error: Exception) -> str:

@@ -18,13 +18,14 @@ from velesio_worker.stream import JobStream, Publisher
 from velesio_worker.wire.errors import (
     AbandonedError,
     BadJobError,
+    EngineRefusedError,
     FencedError,
     InternalError,
     JobError,
     ResultTooLargeError,
     StreamLostError,
 )
-from velesio_worker.wire.events import DONE, ERROR, Done
+from velesio_worker.wire.events import DONE, ERROR, Done, written
 from velesio_worker.wire.jobs import WRITING, JobType
 from velesio_worker.wire.payload import job_id_in
 
@@ -59,7 +60,10 @@ class Closer:
         partial = bool(done.result.get("text"))
         if trouble := await self._trouble_with(stream):
             done.result["warnings"] = [*done.result.get("warnings", ()), trouble]
-        result = orjson.dumps(done.result)
+        try:
+            result = written(done.result)
+        except EngineRefusedError as error:
+            return await self.failed(held, error, stream, partial=partial)
         if len(result) > self._largest:
             error = ResultTooLargeError(
                 f"The result has {len(result)} bytes; MAX_RESULT_BYTES allows {self._largest}: ask for less."

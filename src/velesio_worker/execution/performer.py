@@ -44,6 +44,7 @@ from velesio_worker.wire.events import (
     Queued,
     Token,
     start_entry,
+    written,
 )
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.parameters import AnswerParameters
@@ -273,11 +274,11 @@ class Performer:
                     if answer.cache_key is not None:
                         answer.collect(event.data, MOST_PIECES)
                     if streamed and (event.has_output or not answer.before.begun):  # the role was said by whoever began
-                        run.stream.put(TOKEN, orjson.dumps(event.data))
+                        run.stream.put(TOKEN, written(event.data))
                 case Preparing() | Queued() | Begun():
                     _keep_time(run, event)
                 case Progress():
-                    run.stream.put(PROGRESS, orjson.dumps(event.data))
+                    run.stream.put(PROGRESS, written(event.data))
                 case Done():
                     done = event
                     break

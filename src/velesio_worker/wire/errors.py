@@ -6,6 +6,7 @@ An exception's docstring is its message where none is given.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
@@ -13,6 +14,10 @@ from velesio_worker.wire.limits import LONGEST_ERROR
 
 _REPEATS: Final = ("{", "[", "but got:")
 """After which a message may repeat what a job holds."""
+
+
+_BEFORE_QUOTES: Final = re.compile(r"\s*(Its last lines:|It said:)$")
+_FOLDERS: Final = re.compile(r"(?<![\w./:~-])[/~][^\s'\",;:()]*/")
 
 
 class VelesioError(Exception):
@@ -38,10 +43,19 @@ class EngineStartError(VelesioError):
         out_of_memory: whether it did for want of memory.
     """
 
-    def __init__(self, message: str | None = None, *, final: bool = False, out_of_memory: bool = False) -> None:
+    def __init__(
+        self, message: str | None = None, *, final: bool = False, out_of_memory: bool = False, public: str = ""
+    ) -> None:
         super().__init__(message)
         self.final = final
         self.out_of_memory = out_of_memory
+        self._public = public
+
+    @property
+    def public(self) -> str:
+        """What those may know who submit jobs: one line, none that the engine wrote, and no folder of the host."""
+        line = self._public or _BEFORE_QUOTES.sub("", str(self).partition("\n")[0])
+        return _FOLDERS.sub("…/", line)
 
 
 class UnusablePayloadError(VelesioError):

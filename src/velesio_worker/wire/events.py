@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from velesio_worker.wire.errors import InternalError, job_error
+import orjson
+
+from velesio_worker.wire.errors import EngineRefusedError, InternalError, job_error
 from velesio_worker.wire.fields import json_object
 
 START: Final = "start"
@@ -86,6 +88,18 @@ class Done:
         """Return the ``done`` entry's data."""
         entry: dict[str, Any] = {"finish_reason": self.finish_reason, "usage": self.usage, "timings": self.timings}
         return entry | {name: self.result[name] for name in _IN_BOTH if self.result.get(name)}
+
+
+def written(data: dict[str, Any]) -> bytes:
+    """Write what came from an engine as JSON.
+
+    Raises:
+        EngineRefusedError: it can be read, and not be written: it is nested too deep, or its numbers are too large.
+    """
+    try:
+        return orjson.dumps(data)
+    except orjson.JSONEncodeError as error:
+        raise EngineRefusedError(f"The engine's answer cannot be written as JSON: {error}.") from None
 
 
 def start_entry(job_type: str, attempt: int, worker: str, model: str | None, mode: str) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from velesio_worker.cli.doctor.findings import CheckReport, has_address, parted
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.threads import aside
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
-from velesio_worker.engines.webui.api import WebUIApi, is_passing
+from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import Catalogue, listed, read_catalogue
 from velesio_worker.engines.webui.command import FOLDER, LAUNCH, WebUICommand, credentials_of, has_webui, webui_command
+from velesio_worker.engines.webui.refusals import is_passing
 from velesio_worker.queue.keys import Keys
 from velesio_worker.wire.errors import EngineStartError, JobError
 from velesio_worker.wire.jobs import Kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ from typing import Any, Final, cast
 import orjson
 
 from velesio_worker.engines.base import Generation
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
-from velesio_worker.engines.llama.generation import engine_errors
+from velesio_worker.engines.http import ANSWER_BYTES, LIST_BYTES, SMALL_BYTES, ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.limits import LlamaLimits
 from velesio_worker.engines.llama.refusals import BUSY, OK
+from velesio_worker.engines.llama.requests import engine_errors
 from velesio_worker.engines.llama.runs import (
     AnswerGeneration,
     ChatGeneration,
@@ -26,14 +27,16 @@ from velesio_worker.engines.llama.runs import (
 from velesio_worker.engines.llama.template import left_out
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
-from velesio_worker.wire.fields import count_in, known_object
+from velesio_worker.wire.fields import count_in, known_object, name_in
 from velesio_worker.wire.parameters import AnswerParameters, Parameters
 from velesio_worker.wire.template_parameters import CountTokensParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
 
 SERVER_ERRORS: Final = 500
-MOST_SLOTS: Final = 4096
+MOST_SLOTS: Final = 1024
 """More than llama.cpp can have (``LLAMA_MAX_SEQ``); each takes a job, and a connection."""
+
+LONGEST_CONTEXT: Final = 2**31
 
 _ANSWER_SECONDS: Final = 5.0
 _DECODED: Final = re.compile(r"^llamacpp:n_decode_total (\d+(?:\.\d+)?(?:e\+?\d+)?)$", re.MULTILINE)
@@ -83,39 +86,46 @@ class LlamaEngine:
         properties: what it says of itself.
         identity: what tells a server that somebody else runs from others; empty for the worker's own.
         max_logprobs: for how many tokens at each place a job may ask for probabilities (``MAX_LOGPROBS``).
+        largest: how many bytes a job's result may have (``MAX_RESULT_BYTES``).
     """
 
     def __init__(
-        self, http: EngineHTTP, properties: LlamaProperties, identity: str = "", max_logprobs: int = 100
+        self,
+        http: EngineHTTP,
+        properties: LlamaProperties,
+        identity: str = "",
+        max_logprobs: int = 100,
+        largest: int = ANSWER_BYTES,
     ) -> None:
         self._http = http
         self.identity = identity
         self.properties = properties
         self._max_logprobs = max_logprobs
+        self._largest = largest
         self.model = properties.model
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         """Return the run of a text job, not begun yet; see :meth:`velesio_worker.engines.base.Engine.generate`."""
-        http, context = self._http, self.properties.context_length
+        http, context, largest = self._http, self.properties.context_length, self._largest
         if isinstance(parameters, TextParameters):
             if parameters.alternatives > self._max_logprobs:
                 raise BadJobError(f"n_probs and top_logprobs are {self._max_logprobs} at most (MAX_LOGPROBS).")
             self.properties.limits.check(parameters, self.properties.slots)
         match parameters:
             case CompletionParameters():
-                return CompletionGeneration(http, parameters, context, after, pieces)
+                return CompletionGeneration(http, parameters, context, after, pieces, largest=largest)
             case InfillParameters():
-                return InfillGeneration(http, parameters, context, after, pieces)
+                return InfillGeneration(http, parameters, context, after, pieces, largest=largest)
             case ChatCompletionParameters():
                 unknown = left_out(parameters, self.properties.template)
-                generation = ChatGeneration(http, parameters, context, after, pieces)
+                generation = ChatGeneration(http, parameters, context, after, pieces, largest=largest)
                 generation.warnings += unknown
                 generation.template = self.properties.template_text
                 return generation
             case CountTokensParameters():
-                return CountGeneration(http, parameters, self.model)
+                return CountGeneration(http, parameters, self.model, largest=largest)
             case AnswerParameters():
-                return AnswerGeneration(http, parameters, self.model)
+                return AnswerGeneration(http, parameters, self.model, largest=largest)
             case _:
                 raise BadJobError("A text engine runs no image jobs.")
 
@@ -126,7 +136,7 @@ class LlamaEngine:
             EngineUnavailableError: llama-server does not say.
         """
         with engine_errors():
-            _, models = await self._http.get("/v1/models", timeout=_ANSWER_SECONDS)
+            _, models = await self._http.get("/v1/models", timeout=_ANSWER_SECONDS, limit=LIST_BYTES)
             _, props = await self._http.get("/props", timeout=_ANSWER_SECONDS)
         match models, props:
             case {"data": [dict(), *_]}, dict():
@@ -138,13 +148,13 @@ class LlamaEngine:
         return {
             "name": self.model,
             "context_length": self.properties.context_length,
-            "vocab_size": meta.get("n_vocab"),
-            "total_params": meta.get("n_params"),
-            "training_context_length": meta.get("n_ctx_train"),
-            "embedding_length": meta.get("n_embd"),
-            "size": meta.get("size"),
+            "vocab_size": count_in(meta, "n_vocab"),
+            "total_params": count_in(meta, "n_params"),
+            "training_context_length": count_in(meta, "n_ctx_train"),
+            "embedding_length": count_in(meta, "n_embd"),
+            "size": count_in(meta, "size"),
             "slots": self.properties.slots,
-            "modalities": sorted(name for name, there in modalities.items() if there),
+            "modalities": sorted(name_in(name) for name, there in modalities.items() if there is True),
             "chat_template": bool(properties.get("chat_template")),
             "chat_template_caps": _template(properties),
         }
@@ -160,7 +170,8 @@ class LlamaEngine:
         except ConnectionLostError as error:
             raise TimeoutError(str(error)) from error
         found = _DECODED.search(text) if status == OK else None
-        return float(found.group(1)) if found else None
+        count = float(found.group(1)) if found else math.inf
+        return count if math.isfinite(count) else None  # else one look would be unlike the next for ever
 
     async def probe(self) -> None:
         """Have llama-server make one token; a refusal, too, shows that it works.
@@ -170,7 +181,7 @@ class LlamaEngine:
         """
         with engine_errors():
             async with self._http.post("/completion", _PROBE) as response:
-                await response.body()
+                await response.body(SMALL_BYTES)
 
 
 def _template(props: dict[str, Any]) -> dict[str, bool]:
@@ -201,8 +212,8 @@ def properties_in(status: int, props: object) -> LlamaProperties | None:
         case {"model_path": str(path), "default_generation_settings": dict(), "total_slots": int()}:
             said = cast("dict[str, Any]", props)
             slots, context = count_in(said, "total_slots"), count_in(said["default_generation_settings"], "n_ctx")
-            if slots and slots <= MOST_SLOTS and context:
-                name = PurePath(path).stem
+            if slots and slots <= MOST_SLOTS and context and context <= LONGEST_CONTEXT:
+                name = name_in(PurePath(path).stem)
                 text = said.get("chat_template")
                 shown = text if isinstance(text, str) else ""
                 return LlamaProperties(

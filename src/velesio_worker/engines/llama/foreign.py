@@ -16,7 +16,7 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Serving
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.http import LIST_BYTES, ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, properties_in, read_properties
 from velesio_worker.engines.llama.server import LOADING, asked, serving_of
 from velesio_worker.engines.supervision.liveness import Reported
@@ -107,7 +107,7 @@ async def weights_of(http: EngineHTTP, seen: LlamaProperties, content_of: Conten
     Raises:
         ConnectionLostError: it does not answer.
     """
-    _, models = await http.get("/v1/models", timeout=_LOOK_SECONDS, keep=False)
+    _, models = await http.get("/v1/models", timeout=_LOOK_SECONDS, limit=LIST_BYTES, keep=False)
     listed = cast("dict[str, Any]", models).get("data") if isinstance(models, dict) else None
     first = cast("list[Any]", listed)[0] if isinstance(listed, list) and listed else None
     meta = known_object(cast("dict[str, Any]", first), "meta") if isinstance(first, dict) else None
@@ -133,7 +133,7 @@ async def foreign_server(
             f"{properties.context_length} tokens",
             action="engine_ready",
         )
-        engine = LlamaEngine(http, properties, server.identity, settings.max_logprobs)
+        engine = LlamaEngine(http, properties, server.identity, settings.max_logprobs, settings.max_result_bytes)
         yield serving_of(settings, engine, server.gone, server.reported.set, None, server.look)
 
 

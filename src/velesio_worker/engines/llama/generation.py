@@ -6,37 +6,37 @@ since closing the connection is the only way to stop a generation.
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Generic, TypeVar, cast
 
 import orjson
 
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, EngineResponse, NotReachedError, decode_json
+from velesio_worker.engines.decoding import decode_json
+from velesio_worker.engines.http import ANSWER_BYTES, ConnectionLostError, EngineHTTP, EngineResponse
 from velesio_worker.engines.llama.answers import AnswerCheck
+from velesio_worker.engines.llama.budget import Budget
 from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
-from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
+from velesio_worker.engines.llama.requests import ask, engine_errors, error_in
+from velesio_worker.engines.llama.sse import SSEDecoder
 from velesio_worker.engines.llama.stops import StopStrings
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.errors import (
     ContextExceededError,
     EngineCrashedError,
     EngineRefusedError,
-    EngineUnavailableError,
     JobError,
 )
 from velesio_worker.wire.events import Done, EngineEvent, Progress, Token
-from velesio_worker.wire.fields import count_in, known_object
+from velesio_worker.wire.fields import count_in, known_object, numbers_in
 from velesio_worker.wire.text_parameters import UNLIMITED, WHOLE_CONTEXT, TextParameters
 from velesio_worker.wire.transcript import Transcript
 
 CANCELLED: Final = "cancelled"
 _DONE_MARK: Final = b"[DONE]"
 _LOOK_BACK: Final = frozenset({"repeat_last_n", "dry_penalty_last_n"})
-
 
 P = TypeVar("P", bound=TextParameters)
 
@@ -50,6 +50,7 @@ class LlamaGeneration(ABC, Generic[P]):
         context: how many tokens its context has.
         after: the text that an earlier attempt made, from which this one goes on; it counts as this run's own.
         pieces: in how many pieces that came; it has at least so many tokens.
+        largest: how many bytes its result may have (``MAX_RESULT_BYTES``); it ends as soon as there are more.
 
     Attributes:
         warnings: what is not done as asked, in sentences.
@@ -58,7 +59,16 @@ class LlamaGeneration(ABC, Generic[P]):
     path: str
     chat = False
 
-    def __init__(self, http: EngineHTTP, parameters: P, context: int, after: str = "", pieces: int = 0) -> None:
+    def __init__(
+        self,
+        http: EngineHTTP,
+        parameters: P,
+        context: int,
+        after: str = "",
+        pieces: int = 0,
+        *,
+        largest: int = ANSWER_BYTES,
+    ) -> None:
         self._http = http
         self._context = context
         self._parameters = parameters
@@ -72,6 +82,7 @@ class LlamaGeneration(ABC, Generic[P]):
         self._timings: dict[str, Any] | None = None
         self._prompt_in_parts = False
         self._marked_done = False
+        self._budget = Budget(largest, context)
         self._stops = StopStrings(parameters.stop) if isinstance(parameters.stop, list) else None
         schema = parameters.answer_schema
         self._check = None if schema is None else AnswerCheck(schema)
@@ -100,7 +111,7 @@ class LlamaGeneration(ABC, Generic[P]):
                 await self._check.prepare()
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
-                    raise self._refused(response.status, decode_json(await response.body()))
+                    raise self._refused(*await error_in(response))
                 async with aclosing(self._read(response)) as batches:
                     async for batch in batches:
                         yield batch
@@ -157,9 +168,9 @@ class LlamaGeneration(ABC, Generic[P]):
                 elif (event := self._event(data)) is not None:
                     if self._stops is None:
                         batch.append(event)
-                        continue
-                    batch += self._cut(self._stops, event)
-                    if self._stops.found:
+                    else:
+                        batch += self._cut(self._stops, event)
+                    if self._marked_done:
                         break
         except JobError as error:
             batch += self._rest()
@@ -202,10 +213,16 @@ class LlamaGeneration(ABC, Generic[P]):
             if "prompt_progress" in body and (progress := known_object(body, "prompt_progress")):
                 return self._progress(progress)
             if self._stops is not None and "timings" in body:
-                self._timings = known_object(body, "timings")
-            return self.take(body)
+                self._timings = numbers_in(body, "timings")
+            event = self.take(body)
         except ValueError as error:
             raise EngineRefusedError(f"llama-server's answer is not in its usual form: {error}.") from None
+        except (TypeError, LookupError, AttributeError) as error:
+            what = type(error).__name__
+            raise EngineRefusedError(f"llama-server's answer is not in its usual form ({what}).") from error
+        if isinstance(event, Token) and self._budget.spend(data, event, self._heard.pieces, self._tokens_left()):
+            self._finish_reason, self._marked_done = self._finish_reason or "length", True
+        return event
 
     def _progress(self, progress: dict[str, Any]) -> Progress | None:
         """Report a prompt that is read in several parts; a short one has nothing to report."""
@@ -215,9 +232,9 @@ class LlamaGeneration(ABC, Generic[P]):
             return None
         if cached < processed < total:
             self._prompt_in_parts = True
-        if processed > cached and self._prompt_in_parts:
-            return Progress({"stage": "prompt", "processed": processed, "total": total})
-        return None
+        if processed <= cached or not self._prompt_in_parts or not self._budget.tells(whole=processed >= total):
+            return None
+        return Progress({"stage": "prompt", "processed": processed, "total": total})
 
     def cut_short(self, finish_reason: str = CANCELLED) -> Done:
         """Return the end of a job as it stands, be it that of its text or not."""
@@ -254,30 +271,3 @@ class LlamaGeneration(ABC, Generic[P]):
             if given[name] == WHOLE_CONTEXT:  # which some builds of llama-server know, and others refuse
                 given[name] = self._context
         return given | {"stream": True, "return_progress": True}
-
-
-async def ask(http: EngineHTTP, path: str, fields: dict[str, Any]) -> Any:  # noqa: ANN401 (JSON)
-    """Return the answer to a request that is not streamed; None if it is no JSON.
-
-    Raises:
-        JobError: the server refuses.
-        ConnectionLostError: it does not answer.
-    """
-    async with http.post(path, orjson.dumps(fields)) as response:
-        answer = decode_json(await response.body())
-    if response.status != OK:
-        raise decode_refusal(response.status, answer)
-    return answer
-
-
-@contextlib.contextmanager
-def engine_errors() -> Generator[None, None, None]:
-    """Turn trouble with the connection, and with what came over it, into the job's error."""
-    try:
-        yield
-    except NotReachedError as error:
-        raise EngineUnavailableError(f"llama-server cannot be reached ({error}).") from error
-    except ConnectionLostError as error:
-        raise EngineCrashedError("llama-server went away while the job ran.") from error
-    except EventTooLargeError as error:
-        raise EngineRefusedError(f"llama-server's answer is no event stream: {error}.") from error

@@ -85,7 +85,7 @@ class LlamaLauncher:
         try:  # before the jobs on a good model are made to wait for one that is none
             await anyio.to_thread.run_sync(partial(check_model, path, asked=True))
         except EngineStartError as error:
-            raise ModelUnavailableError(f"The model {path.stem} cannot be loaded: {error}") from None
+            raise ModelUnavailableError(f"The model {path.stem} cannot be loaded: {error.public}") from None
         return Spec(path, path.stem)
 
     @property

@@ -19,6 +19,9 @@ BUSY: Final = 503
 """llama-server's status while it loads its model."""
 
 OK: Final = 200
+LONGEST_WORDS: Final = 1000
+"""Characters of a server's own words; they stand in a job's result and in its stream."""
+
 _REFUSALS: Final = frozenset({400, 404, 422, 501})
 
 _NO_MEMORY: Final = re.compile(
@@ -77,7 +80,7 @@ def decode_refusal(status: int, body: object) -> JobError:
     """Return the error that stands for an error answer of llama-server."""
     error = cast("dict[str, Any]", body).get("error") if isinstance(body, dict) else None
     fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": error}
-    message = str(fields.get("message") or f"status {status}")
+    message = str(fields.get("message") or f"status {status}")[:LONGEST_WORDS]
     kind = fields.get("type")
     if too_long := _too_long(fields, message):
         return ContextExceededError(too_long, prompt_tokens=count_in(fields, "n_prompt_tokens"))

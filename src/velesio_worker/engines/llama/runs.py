@@ -7,16 +7,17 @@ from typing import Any, Final, cast
 
 import orjson
 
-from velesio_worker.engines.http import EngineHTTP, decode_json
-from velesio_worker.engines.llama.generation import LlamaGeneration, ask, engine_errors
+from velesio_worker.engines.http import ANSWER_BYTES, EngineHTTP
+from velesio_worker.engines.llama.generation import LlamaGeneration
 from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
+from velesio_worker.engines.llama.requests import ask, engine_errors, error_in
 from velesio_worker.engines.llama.stops import among_marks
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.events import Done, EngineEvent, Token
-from velesio_worker.wire.fields import count_in, known_object, list_in, object_in, text_in
+from velesio_worker.wire.fields import count_in, known_object, list_in, numbers_in, object_in, text_in
 from velesio_worker.wire.parameters import (
     AnswerParameters,
     DetokenizeParameters,
@@ -79,7 +80,7 @@ class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParamete
         self._heard.add(choice)
         if last:
             self._take_usage(count_in(chunk, "tokens_evaluated"), count_in(chunk, "tokens_predicted"))
-            self._timings = known_object(chunk, "timings")
+            self._timings = numbers_in(chunk, "timings")
             self._finish_reason = "length" if chunk.get("stop_type") == _LIMIT else "stop"
         return Token({"choices": [choice]}) if text or probabilities else None
 
@@ -133,7 +134,7 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         if "usage" in chunk and (usage := known_object(chunk, "usage")):
             self._take_usage(count_in(usage, "prompt_tokens"), count_in(usage, "completion_tokens"))
         if "timings" in chunk:
-            self._timings = known_object(chunk, "timings") or self._timings
+            self._timings = numbers_in(chunk, "timings") or self._timings
         choices = list_in(chunk, "choices")
         if not choices:
             return None
@@ -181,8 +182,11 @@ class AnswerGeneration:
     That is as llama-server gives it, but for its model, which is called by its name and not by its file's path.
     """
 
-    def __init__(self, http: EngineHTTP, parameters: AnswerParameters, model: str) -> None:
+    def __init__(
+        self, http: EngineHTTP, parameters: AnswerParameters, model: str, *, largest: int = ANSWER_BYTES
+    ) -> None:
         self._http = http
+        self._largest = min(largest, ANSWER_BYTES)
         self._parameters = parameters
         self._model = model
 
@@ -193,7 +197,7 @@ class AnswerGeneration:
         if isinstance(self._parameters, EmbeddingParameters) and self._parameters.input is None:
             path = _OWN_EMBEDDING
         with JOBS.running(), engine_errors():
-            answer = await ask(self._http, path, fields)
+            answer = await ask(self._http, path, fields, self._largest)
         if isinstance(answer, list):
             answer = {"data": cast("list[Any]", answer)}
         result = _with(answer, name, kind)
@@ -202,7 +206,7 @@ class AnswerGeneration:
         if "model" in result:
             result["model"] = self._model
         if "usage" in result:
-            result["usage"] = known_object(result, "usage")
+            result["usage"] = numbers_in(result, "usage")
         yield [Done(result, "stop", result.get("usage"))]
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
@@ -223,11 +227,11 @@ class CountGeneration(AnswerGeneration):
         if "messages" not in fields:
             return await self._tokens_of(fields["prompt"])
         async with self._http.post(_COUNT, orjson.dumps(fields)) as response:
-            answer = decode_json(await response.body())
-        if response.status == _NOT_FOUND:  # of a build that does not count
+            status, answer = await error_in(response)
+        if status == _NOT_FOUND:  # of a build that does not count
             return await self._tokens_of(_with(await ask(self._http, _TEMPLATE, fields), "prompt", str)["prompt"])
-        if response.status != OK:
-            raise decode_refusal(response.status, answer)
+        if status != OK:
+            raise decode_refusal(status, answer)
         count = count_in(_with(answer, "input_tokens", int), "input_tokens")
         if count is None:
             raise EngineRefusedError("llama-server's answer is not in its usual form: input_tokens is no count.")

@@ -15,48 +15,53 @@ import anyio
 import anyio.to_thread
 import orjson
 
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.core.settings import Settings
+from velesio_worker.engines.decoding import decode_json
+from velesio_worker.engines.http import (
+    ANSWER_BYTES,
+    LIST_BYTES,
+    SMALL_BYTES,
+    AnswerTooLargeError,
+    ConnectionLostError,
+    EngineHTTP,
+    NotReachedError,
+    UnreadableAnswerError,
+)
+from velesio_worker.engines.webui.refusals import NAME, refusal
 from velesio_worker.wire.errors import (
     EngineCrashedError,
     EngineRefusedError,
     EngineUnavailableError,
     JobError,
-    OutOfMemoryError,
+    ResultTooLargeError,
 )
 
-NAME: Final = "the WebUI"
 ANSWER_SECONDS: Final = 10.0
 """How long the answer to a question that takes no work may take."""
 
 _OK: Final = 200
 _ABSENT: Final = frozenset({404, 501})
-_UNAUTHORISED: Final = frozenset({401, 403})
-_SHOWN: Final = 300
 _PREFIX: Final = "/sdapi/v1"
 _TASKS: Final = "/internal/progress"
+_MAKING: Final = frozenset({"txt2img", "img2img"})
 _SMALL: Final = 256 * 1024
 _LARGE: Final = 1024 * 1024
 _IMAGES: Final = re.compile(rb'\s*\{\s*"images"\s*:\s*\[')
 """How the answers with images of every known server begin."""
 
+_PIXEL_BYTES: Final = 6
+"""Of a PNG that cannot be made smaller, with what base64 adds to it."""
+
+_GRIDS: Final = 2
+"""A grid of all images may stand before them, and has as many pixels."""
+
+_SCRIPTED: Final = 16
+"""So many times as many images may come where scripts are allowed: a plot has one for each pair of values."""
+
 _NO_IMAGE_YET: Final = "0"
 """What AUTOMATIC1111, Forge and SD.Next tell as the time of the last image before the first."""
 
 _NEXT: Final = re.compile(rb'\s*(?:,\s*)?("|\])')
-
-_NO_MEMORY: Final = re.compile(
-    r"([\w.]+\.)?OutOfMemoryError\b"
-    r"|((CUDA|HIP|XPU|MPS) (backend |error: )?)?out of memory\b"  # torch, of each kind of GPU
-    r"|(\[enforce fail at [^\]]{1,200}\] ?\w*\. ?)?DefaultCPUAllocator: (can't allocate|not enough) memory\b"
-    r"|(\[Errno 12\] )?cannot allocate memory\b"
-    r"|ggml\w*: .{0,200}?(out of memory|failed to allocate)\b"  # sd-server
-    r"|failed to allocate\b",
-    re.IGNORECASE,
-)
-"""How an error begins that is one of memory; further on it may repeat a job's texts."""
-
-_OF_MEMORY: Final = frozenset({"RuntimeError", "AcceleratorError", "OSError"})
-"""Exceptions that may be about memory: others begin with whatever a job says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,18 @@ class WebUIApi:
 
     Args:
         http: the client.
+        images: the most bytes that an answer with images may have.
     """
 
-    def __init__(self, http: EngineHTTP) -> None:
+    def __init__(self, http: EngineHTTP, images: int = ANSWER_BYTES) -> None:
         self._http = http
+        self._images = images
 
     async def get(self, route: str) -> Any:  # noqa: ANN401 (JSON)
         """GET ``/sdapi/v1/<route>``; None if there is no such route."""
-        status, text = await self._http.get_text(f"{_PREFIX}/{route}", timeout=ANSWER_SECONDS)
+        with readable(route):
+            path = f"{_PREFIX}/{route}"
+            status, text = await self._http.get_text(path, timeout=ANSWER_SECONDS, limit=LIST_BYTES)
         return None if status in _ABSENT else _checked(status, await _decoded(text.encode()))
 
     async def post(
@@ -107,15 +116,22 @@ class WebUIApi:
         Raises:
             NotReachedError: nothing listens there.
         """
-        return _checked(*await self._post(f"{_PREFIX}/{route}", body, timeout))
+        most = self._images if route in _MAKING else LIST_BYTES
+        return _checked(*await self._post(f"{_PREFIX}/{route}", body, timeout, most))
 
-    async def _post(self, path: str, body: dict[str, Any] | list[Any], limit: float | None) -> tuple[int, Any]:
+    async def _post(
+        self, path: str, body: dict[str, Any] | list[Any], patience: float | None, most: int = LIST_BYTES
+    ) -> tuple[int, Any]:
         try:
-            with anyio.fail_after(limit):
+            with anyio.fail_after(patience), readable(path):
                 async with self._http.post(path, orjson.dumps(body)) as response:
-                    return response.status, await _decoded(await response.body())
+                    if response.status == _OK:
+                        return _OK, await _decoded(await response.body(most))
+                    with suppress(AnswerTooLargeError):  # the status says enough
+                        return response.status, decode_json(await response.body(SMALL_BYTES))
+                    return response.status, None
         except TimeoutError:
-            raise ConnectionLostError(f"no answer to {path} within {limit:g} s") from None
+            raise ConnectionLostError(f"no answer to {path} within {patience:g} s") from None
 
     async def state(self) -> dict[str, Any]:
         """Return the ``state`` of what is made now; empty if the server does not tell."""
@@ -148,7 +164,8 @@ class WebUIApi:
 
     async def _takes_post(self, path: str) -> bool:
         """Whether there is a route that takes POST: to a GET it says that the method is wrong, not the route."""
-        status, _ = await self._http.get(path, timeout=ANSWER_SECONDS)
+        with readable(path):
+            status, _ = await self._http.get_text(path, timeout=ANSWER_SECONDS, limit=LIST_BYTES)
         return status not in _ABSENT
 
 
@@ -212,45 +229,21 @@ def _checked(status: int, answer: Any) -> Any:  # noqa: ANN401 (JSON)
     raise refusal(status, answer)
 
 
-def refusal(status: int, answer: object) -> JobError:
-    """Return the exception that stands for an answer that is an error.
-
-    AUTOMATIC1111 says ``{"error", "detail", "errors"}``, Forge ``message`` for ``errors``, FastAPI itself ``detail``
-    alone, which may be a list.
-
-    Args:
-        status: the HTTP status.
-        answer: the body, decoded; None if it is no JSON.
-    """
-    if status in _UNAUTHORISED:
-        return EngineRefusedError(
-            f"{NAME} wants a user and a password (--api-auth): put them into SD_SERVER_URL, as "
-            "http://user:password@host:port"
-        )
-    fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
-    words = [_text(word) for name in ("error", "detail", "errors", "message") if (word := fields.get(name))]
-    whole = ": ".join(words) or "nothing more"
-    said = whole[:_SHOWN]
-    if _lacks_memory(fields):
-        return OutOfMemoryError(f"{NAME} ran out of memory: {said}")
-    kind = f"{words[0]}: " if words and words[0].isidentifier() else ""  # an exception's name, which repeats nothing
-    return EngineRefusedError(f"{NAME} answered with status {status}: {said}", said=said.removeprefix(kind))
+@contextmanager
+def readable(path: str) -> Generator[None]:
+    """Raise a JobError for an answer that is too large, or packed: another try would get the same."""
+    try:
+        yield
+    except AnswerTooLargeError as error:
+        raise ResultTooLargeError(f"{NAME}'s answer to {path} is too large: {error}.") from error
+    except UnreadableAnswerError as error:
+        raise EngineRefusedError(f"{NAME}'s answer to {path} cannot be read: {error}.") from error
 
 
-def _lacks_memory(fields: dict[str, Any]) -> bool:
-    """Whether an error says, in the server's own words, that there is too little memory."""
-    kind: object = fields.get("error")  # an exception's name, or else the words themselves
-    said: object = fields.get("errors") or fields.get("message")
-    if not kind:
-        said = said or fields.get("detail")
-    elif not isinstance(kind, str) or kind not in _OF_MEMORY:
-        said = kind
-    return isinstance(said, str) and _NO_MEMORY.match(said) is not None
-
-
-def is_passing(error: JobError) -> bool:
-    """Whether an error is one of a server that starts, or of a proxy before one."""
-    return isinstance(error, EngineRefusedError) and str(error).startswith(f"{NAME} answered with status 5")
+def largest_answer(settings: Settings) -> int:
+    """How many bytes an answer with images may have, by how many pixels and images jobs may ask for."""
+    images = max(settings.sd_max_images, settings.sd_max_batch) * (_SCRIPTED if settings.sd_scripts else 1)
+    return settings.sd_max_pixels * _PIXEL_BYTES * images * _GRIDS + LIST_BYTES
 
 
 @contextmanager
@@ -267,18 +260,3 @@ def lost(error: ConnectionLostError) -> JobError:
     if isinstance(error, NotReachedError):
         return EngineUnavailableError(f"{NAME} cannot be reached: {error}")
     return EngineCrashedError(f"{NAME} went away while it made the image: {error}")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):  # FastAPI's, of what is wrong
-        return "; ".join(_problem(problem) for problem in cast("list[object]", value))
-    return str(value)
-
-
-def _problem(problem: object) -> str:
-    if not isinstance(problem, dict):
-        return str(problem)
-    fields = cast("dict[str, Any]", problem)
-    path: Any = fields.get("loc")
-    place = ".".join(str(step) for step in cast("list[object]", path)) if isinstance(path, list) else ""
-    return f"{place}: {fields.get('msg')}"

@@ -10,8 +10,13 @@ from typing import Any, Final, cast
 
 from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.wire.errors import EngineRefusedError
+from velesio_worker.wire.fields import name_in
 
 _SHOWN: Final = 40
+_MOST_ENTRIES: Final = 10_000
+_LONGEST: Final = 1000
+"""Characters of what a WebUI calls something: what is longer, or cannot be printed, is no name, and left out."""
+
 _NO_LETTER: Final = re.compile(r"[^\w+]|_")
 AUTOMATIC: Final = "automatic"
 """The scheduler that leaves the choice to the WebUI."""
@@ -160,7 +165,7 @@ async def read_catalogue(api: WebUIApi) -> Catalogue:
     models = [model for entry in entries if (model := _model(entry)) is not None]
     read: Any = await api.get("options")
     options = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
-    said: object = options.get("sd_model_checkpoint")
+    said: object = options.get("sd_model_checkpoint")  # which is compared, and not shown
     loaded = Catalogue(models).model(said) if isinstance(said, str) else None
     loras = _fields(await api.get("loras"))
     vaes = _fields(await api.get("sd-vae"))
@@ -191,8 +196,8 @@ async def _names(api: WebUIApi, route: str) -> frozenset[str] | None:
 
 def _labels(schedulers: object) -> dict[str, str]:
     """Return schedulers' labels by their names."""
-    pairs = ((fields.get("name"), fields.get("label")) for fields in _fields(schedulers) or [])
-    return {name: label for name, label in pairs if isinstance(name, str) and isinstance(label, str) and label}
+    pairs = ((_word(fields, "name"), _word(fields, "label")) for fields in _fields(schedulers) or [])
+    return {name: label for name, label in pairs if name and label}
 
 
 def _has_refiner(scripts: object) -> bool:
@@ -203,33 +208,40 @@ def _has_refiner(scripts: object) -> bool:
 
 
 def _model(fields: Mapping[str, Any]) -> ImageModel | None:
-    words = {name: value for name, value in fields.items() if isinstance(value, str)}
-    if "model_name" not in words or "title" not in words:
+    name, title = _word(fields, "model_name"), _word(fields, "title")
+    if name is None or title is None:
         return None
-    return ImageModel(words["model_name"], words["title"], words.get("filename", ""), words.get("hash") or None)
+    return ImageModel(name_in(name), title, _word(fields, "filename") or "", _word(fields, "hash") or None)
+
+
+def _word(fields: Mapping[str, Any], name: str) -> str | None:
+    """Return a field that may be what something is called; None if it may not."""
+    value = fields.get(name)
+    return value if isinstance(value, str) and len(value) <= _LONGEST and value.isprintable() else None
 
 
 def _fields(entries: object) -> list[dict[str, Any]] | None:
     """Return the entries of a list that are objects; None if it is no list."""
     if not isinstance(entries, list):
         return None
-    return [cast("dict[str, Any]", entry) for entry in cast("list[object]", entries) if isinstance(entry, dict)]
+    few = cast("list[object]", entries)[:_MOST_ENTRIES]
+    return [cast("dict[str, Any]", entry) for entry in few if isinstance(entry, dict)]
 
 
 def _words(entries: Sequence[Mapping[str, Any]], name: str) -> frozenset[str]:
-    return frozenset(word for entry in entries if isinstance(word := entry.get(name), str))
+    return frozenset(word for entry in entries if (word := _word(entry, name)) is not None)
 
 
 def _named(entries: object, *others: str) -> dict[str, str]:
     """Return the entries' names by all that they may be called, in plain letters."""
     names: dict[str, str] = {}
     for fields in _fields(entries) or []:
-        name = fields.get("name")
-        if not isinstance(name, str):
+        name = _word(fields, "name")
+        if name is None:
             continue
         names[plain(name)] = name
         for other in others:
             said: Any = fields.get(other) or []
-            for word in cast("list[object]", said) if isinstance(said, list) else [said]:
-                names.setdefault(plain(str(word)), name)
+            for word in cast("list[object]", said)[:_SHOWN] if isinstance(said, list) else [said]:
+                names.setdefault(plain(str(word)[:_LONGEST]), name)
     return names

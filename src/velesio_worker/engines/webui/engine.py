@@ -13,13 +13,14 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Generation, Spec
 from velesio_worker.engines.http import ConnectionLostError
-from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, is_passing, reached
+from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, reached
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, difference, listed, read_catalogue
 from velesio_worker.engines.webui.extras import further_models
 from velesio_worker.engines.webui.generation import ImageGeneration, Means
 from velesio_worker.engines.webui.line import Line
 from velesio_worker.engines.webui.line_options import LineOptions
 from velesio_worker.engines.webui.loading import Loader, look_for_files
+from velesio_worker.engines.webui.refusals import is_passing
 from velesio_worker.engines.webui.request import UNKEPT, ImageRequest, prepare, with_numbers
 from velesio_worker.wire.errors import (
     BadJobError,

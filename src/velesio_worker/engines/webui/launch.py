@@ -26,7 +26,7 @@ from velesio_worker.engines.supervision.liveness import Reported, until_gone
 from velesio_worker.engines.supervision.orphans import end_orphans
 from velesio_worker.engines.supervision.ports import check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
-from velesio_worker.engines.webui.api import WebUIApi, is_passing
+from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.decoding import PictureDecoder
@@ -35,6 +35,7 @@ from velesio_worker.engines.webui.generation import Means
 from velesio_worker.engines.webui.limits import names_in
 from velesio_worker.engines.webui.line_options import USUAL, LineOptions, Pace
 from velesio_worker.engines.webui.loading import Unloadable
+from velesio_worker.engines.webui.refusals import is_passing
 from velesio_worker.engines.webui.restoring import restore
 from velesio_worker.engines.webui.start import answers, clean, last_words, pass_on, until_ready
 from velesio_worker.wire.errors import EngineStartError, JobError

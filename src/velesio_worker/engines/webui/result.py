@@ -7,12 +7,13 @@ from typing import Any, Final, cast
 
 import orjson
 
-from velesio_worker.engines.http import decode_json
+from velesio_worker.engines.decoding import decode_json
 from velesio_worker.engines.webui.catalogue import AUTOMATIC, listed, plain
 from velesio_worker.engines.webui.pictures import PictureError, as_png, picture_size, png_seed, png_size
 from velesio_worker.engines.webui.request import ImageRequest
 from velesio_worker.wire.errors import EngineRefusedError
 from velesio_worker.wire.events import Done
+from velesio_worker.wire.fields import LARGEST_COUNT, count_in, name_in, number_in
 
 _TEXTS: Final = "infotexts"
 _LARGEST_INFO: Final = 1024 * 1024
@@ -108,7 +109,7 @@ def _info(answer: object) -> dict[str, Any]:
 def _seeds(info: dict[str, Any], images: Sequence[str], seed: int, count: int, most_pixels: int) -> list[int]:
     told: Any = info.get("all_seeds")
     seeds = cast("list[Any]", told)[:count] if isinstance(told, list) else []
-    if len(seeds) == count and all(type(one) is int and one >= 0 for one in seeds):
+    if len(seeds) == count and all(type(one) is int and 0 <= one <= LARGEST_COUNT for one in seeds):
         return seeds
     written = [png_seed(image, most_pixels) for image in images[:count]]
     return [seed + number if told is None else told for number, told in enumerate(written)]
@@ -192,14 +193,14 @@ def _done(request: ImageRequest, images: list[str], info: dict[str, Any], seeds:
     used = {
         "prompt": parameters.prompt,
         "negative_prompt": parameters.negative_prompt,
-        "steps": parameters.steps if parameters.decides("steps") else info.get("steps"),
-        "cfg_scale": parameters.cfg_scale if parameters.decides("cfg_scale") else info.get("cfg_scale"),
+        "steps": parameters.steps if parameters.decides("steps") else count_in(info, "steps"),
+        "cfg_scale": parameters.cfg_scale if parameters.decides("cfg_scale") else number_in(info, "cfg_scale"),
         "batch_size": parameters.batch_size,
         "n_iter": parameters.n_iter,
         "seed": seeds[0],
         "width": width,
         "height": height,
-        "sampler_name": info.get("sampler_name") or request.body.get("sampler_name"),
+        "sampler_name": _name(info, "sampler_name") or request.body.get("sampler_name"),
         "model": _other_model(info, model) or model,
     }
     result: dict[str, Any] = {"images": images, "parameters": used, "seeds": seeds, "info": info}
@@ -219,14 +220,20 @@ def _fallbacks(request: ImageRequest, info: dict[str, Any], model: str) -> list[
     said: list[str] = []
     extra: Any = info.get("extra_generation_params")
     schedule = cast("dict[str, Any]", extra).get("Schedule type") if isinstance(extra, dict) else None
-    for what, used in (("sampler", info.get("sampler_name")), ("scheduler", schedule)):
+    for what, used in (("sampler", _name(info, "sampler_name")), ("scheduler", schedule)):
         asked = request.body.get("sampler_name" if what == "sampler" else what)
         if isinstance(used, str) and isinstance(asked, str) and plain(asked) not in {plain(used), AUTOMATIC}:
-            said.append(f"The WebUI used the {what} {used[:_SHOWN]!r} instead of {asked!r}.")
+            said.append(f"The WebUI used the {what} {name_in(used)[:_SHOWN]!r} instead of {asked!r}.")
     loaded = _other_model(info, model)
     if loaded and model:
         said.append(f"The WebUI used the model {loaded[:_SHOWN]!r} instead of {model!r}.")
     return said
+
+
+def _name(info: dict[str, Any], name: str) -> str | None:
+    """Return a name that the info tells; None if it is none."""
+    value = info.get(name)
+    return name_in(value) if isinstance(value, str) else None
 
 
 def _other_model(info: dict[str, Any], model: str) -> str | None:
@@ -234,7 +241,7 @@ def _other_model(info: dict[str, Any], model: str) -> str | None:
 
     It says the file's name alone, and ``model`` is the name with its folders: ``sdxl_base`` for ``sdxl/base``.
     """
-    used = info.get("sd_model_name")
-    if not isinstance(used, str) or not used or used == model or model.endswith(f"_{used}"):
+    used = _name(info, "sd_model_name")
+    if not used or used == model or model.endswith(f"_{used}"):
         return None
     return used

@@ -17,9 +17,10 @@ from velesio_worker.engines.supervision import liveness
 from velesio_worker.engines.supervision.liveness import tail_of
 from velesio_worker.engines.supervision.process import EngineProcess
 from velesio_worker.engines.supervision.redaction import redact
-from velesio_worker.engines.webui.api import WebUIApi, is_passing
+from velesio_worker.engines.webui.api import WebUIApi
 from velesio_worker.engines.webui.command import WebUICommand
 from velesio_worker.engines.webui.engine import WebUIEngine
+from velesio_worker.engines.webui.refusals import is_passing
 from velesio_worker.wire.errors import EngineStartError, JobError, OutOfMemoryError
 
 _LOOK_SECONDS: Final = 0.5

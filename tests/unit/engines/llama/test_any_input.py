@@ -49,7 +49,8 @@ class Reply:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         yield self._body
 
-    async def body(self) -> bytes:
+    async def body(self, limit: int) -> bytes:
+        assert len(self._body) <= limit
         return self._body
 
 
@@ -65,8 +66,15 @@ class Engine:
         assert orjson.loads(body) is not None
         yield Reply(self._status, self._answers[path])
 
-    async def get(self, path: str, *, timeout: float) -> tuple[int, Any]:  # noqa: ASYNC109 (the real one's)
+    async def get(  # the real one's
+        self,
+        path: str,
+        *,
+        timeout: float,  # noqa: ASYNC109
+        limit: int = 2**20,
+    ) -> tuple[int, Any]:
         assert timeout
+        assert limit >= 2**20
         return self._status, decode_json(self._answers.get(path, b"{}"))
 
     async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (the real one's)

@@ -74,12 +74,19 @@ class Large:
         self._body = json.dumps({"info": "x" * (size - 12)}).encode()
         assert len(self._body) == size
 
-    async def body(self) -> bytes:
+    async def body(self, limit: int) -> bytes:
+        assert limit
         return self._body
 
-    async def get_text(self, path: str, *, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 (the real one's)
+    async def get_text(  # the real one's
+        self,
+        path: str,
+        *,
+        timeout: float,  # noqa: ASYNC109
+        limit: int,
+    ) -> tuple[int, str]:
         assert path
-        assert timeout
+        assert timeout < limit
         return 200, self._body.decode()
 
     @asynccontextmanager
