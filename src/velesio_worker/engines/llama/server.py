@@ -13,13 +13,14 @@ import anyio
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import Settings
-from velesio_worker.engines.base import TAIL, Serving
+from velesio_worker.engines.base import TAIL, WHERE_MORE, Serving
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
-from velesio_worker.engines.llama.command import LlamaCommand, engine_environment
+from velesio_worker.engines.llama.command import LlamaCommand, api_key_for, engine_environment
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.engines.llama.limits import read_limits
 from velesio_worker.engines.llama.lines import pass_on
 from velesio_worker.engines.supervision.liveness import Reported, last_words, tail_of, until_gone
+from velesio_worker.engines.supervision.output import OutputBudget
 from velesio_worker.engines.supervision.ports import HOST, check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.engines.supervision.redaction import redact
@@ -81,19 +82,19 @@ async def own_server(
     check_port(command.port)
     log.info(f"starting llama-server from {command.source}", action="engine_starting", port=command.port)
     remedy = "check STARTUP_COMMAND" if settings.startup_command else "check that it is built for this machine"
-    began = anyio.current_time()
+    began, api_key = anyio.current_time(), api_key_for(settings)
     async with (
         running(
             command.argv,
-            env=engine_environment(settings, environ, command.port),
-            on_line=pass_on,
+            env=engine_environment(settings, environ, command.port, api_key),
+            on_line=OutputBudget(pass_on).take,
             clean=LlamaRedaction(),
             remedy=remedy,
             name="llama-server",
         ) as process,
-        EngineHTTP(f"http://{HOST}:{command.port}", api_key=settings.llama_api_key) as http,
+        EngineHTTP(f"http://{HOST}:{command.port}", api_key=api_key) as http,
     ):
-        properties = await _until_ready(process, http, settings.start_seconds)
+        properties = await _until_ready(process, http, settings)
         log.info(
             f"llama-server is ready: {properties.model}, {properties.slots} slots of "
             f"{properties.context_length} tokens",
@@ -103,7 +104,7 @@ async def own_server(
         )
         reported = Reported()
         gone = partial(until_gone, process, reported, partial(_answers, http), _last_words)
-        engine = LlamaEngine(http, properties, max_logprobs=settings.max_logprobs)
+        engine = LlamaEngine(http, properties, max_logprobs=settings.max_logprobs, largest=settings.max_result_bytes)
         yield serving_of(settings, engine, gone, reported.set, process.kill)
 
 
@@ -147,14 +148,15 @@ def serving_of(
     return Serving(engine, jobs, gone, report, kill, engine.decoded, engine.probe, look=look)
 
 
-async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float) -> LlamaProperties:
+async def _until_ready(process: EngineProcess, http: EngineHTTP, settings: Settings) -> LlamaProperties:
     """Wait for a starting server for as long as it shows progress: output, or a change in how it answers."""
+    patience = settings.start_seconds
     seen: tuple[int, bool] | None = None  # bytes, not lines: llama.cpp writes a dot at a time while it loads
     deadline = anyio.current_time() + patience
     while True:
         if process.returncode is not None:
             await process.drained()
-            raise _start_error(process)
+            raise _start_error(process, settings)
         try:
             answer = await asked(http)
         except EngineRefusedError as error:
@@ -173,15 +175,24 @@ async def _until_ready(process: EngineProcess, http: EngineHTTP, patience: float
         await anyio.sleep(_POLL_SECONDS)
 
 
-def _start_error(process: EngineProcess) -> EngineStartError:
+def _start_error(process: EngineProcess, settings: Settings) -> EngineStartError:
     said = tail_of(process).lower()
     return EngineStartError(
         f"llama-server {_last_words(process)}",
         final=bool(_INVALID.search(said)),
         out_of_memory=bool(_OUT_OF_MEMORY.search(said)),
+        public=f"llama-server {process.how_it_ended()}: {_likely(said) or _check(settings)}. {WHERE_MORE}",
     )
+
+
+def _check(settings: Settings) -> str:
+    return "check STARTUP_COMMAND" if settings.startup_command else "check MODEL_PATH and LLAMA_ARGS"
+
+
+def _likely(said: str) -> str:
+    return next((hint for sign, hint in _HINTS if sign.search(said)), "")
 
 
 def _last_words(process: EngineProcess) -> str:
     said = tail_of(process).lower()
-    return last_words(process, next((hint for sign, hint in _HINTS if sign.search(said)), ""))
+    return last_words(process, _likely(said))

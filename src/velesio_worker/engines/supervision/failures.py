@@ -25,6 +25,7 @@ class Failures:
     Attributes:
         count: how often it has failed in a row.
         reason: why it was given up; empty if it was not.
+        told: the same for those who submit jobs.
         pause_until: when it may be tried again.
         last_error: what happened last; empty if nothing did since it was ready.
         starts: how often it was ready.
@@ -38,6 +39,7 @@ class Failures:
         self._patience = patience
         self.count = 0
         self.reason = ""
+        self.told = ""
         self.pause_until = 0.0
         self.last_error = ""
         self.starts = 0
@@ -77,11 +79,13 @@ class Failures:
             START_FAILURES.labels(self._kind).inc()
             shown = self.last_error = str(ended.error)
             if ended.spec == leases.default:
-                self._failed(shown, shown, now, final=ended.error.final)
+                self._failed(shown, shown, ended.error.public, now, final=ended.error.final)
                 return
             log.error(shown, action="model_failed", model=model)
             kind = OutOfMemoryError if ended.error.out_of_memory else ModelUnavailableError
-            leases.refuse(ended.spec, kind, f"The model {model or 'that is the default'} cannot be loaded: {shown}")
+            leases.refuse(
+                ended.spec, kind, f"The model {model or 'that is the default'} cannot be loaded: {ended.error.public}"
+            )
             return
         if ended.steady or not ended.lost:
             self.count = 0
@@ -99,13 +103,16 @@ class Failures:
         shown = f"{self._name} {ended.lost}"
         brief = self.last_error = shown.partition(TAIL)[0].rstrip()  # an engine that has run jobs may quote them
         if ended.spec == leases.default or self.count + 1 < self._patience.failures:
-            self._failed(brief, shown, now)
+            self._failed(brief, shown, brief, now)
         else:
             self.count = 0
             leases.refuse(ended.spec, ModelUnavailableError, f"With the model {model or 'that is the default'} {brief}")
 
-    def _failed(self, reason: str, shown: str, now: float, *, final: bool = False) -> None:
-        """Have it tried again after a pause, longer each time, or give it up; ``shown`` is the reason for the log."""
+    def _failed(self, reason: str, shown: str, told: str, now: float, *, final: bool = False) -> None:
+        """Have it tried again after a pause, longer each time, or give it up.
+
+        The reason is ``shown`` in the log, and ``told`` to jobs.
+        """
         self.count += 1
         if not final and self.count < self._patience.failures:
             delay = min(LONGEST_DELAY, 2.0 ** (self.count - 1)) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
@@ -113,7 +120,7 @@ class Failures:
             log.error(shown, action="engine_lost", failures=self.count, retry_seconds=round(delay, 1))
             return
         often = "" if final else f"it failed {self.count} times in a row; the last time: "
-        self.reason = often + reason
+        self.reason, self.told = often + reason, often + told
         self._retry_at = now + self._patience.retry
         self._fingerprint = None
         log.critical(f"{self._name} cannot be started: {often}{shown}", action="engine_failed")

@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ import anyio.to_thread
 import psutil
 
 from velesio_worker.core.logs import get_logger
+from velesio_worker.core.secrets import hide_secrets
 from velesio_worker.engines.supervision.orphans import MARK, end_marked, new_mark, noted
 from velesio_worker.engines.supervision.redaction import Clean
 from velesio_worker.wire.errors import EngineStartError
@@ -30,6 +32,13 @@ UNKILLABLE_SECONDS: Final = 30.0
 """How long the kernel may take to end a process that was killed before that is said."""
 
 TAIL_LINES: Final = 30
+TURN_SECONDS: Final = 0.005
+"""How long the reading of an engine's output may keep everybody else waiting."""
+
+_RESTS: Final = 3
+"""After each turn so many times as long nothing is read: the pipe slows the engine down, and not the worker."""
+
+_DRAIN_SECONDS: Final = 5
 _LINE_BYTES: Final = 16 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -57,6 +66,8 @@ class EngineProcess:
         self._output = output
         self._transport = transport
         self._on_line = on_line
+        self._ending = False
+        self._taken = 0
         self._clean = clean
         self.pid = process.pid
         self.bytes = 0
@@ -95,14 +106,19 @@ class EngineProcess:
             return f"was ended by signal {-code}"
 
     async def drained(self) -> None:
-        """Wait until the output of a process that has ended is read, for a second at most."""
-        await asyncio.wait({self._drain}, timeout=1)
+        """Wait until the output of a process that has ended is read, for a second, or for a few while more comes."""
+        self._ending = True
+        for _ in range(_DRAIN_SECONDS):
+            before = self._taken
+            await asyncio.wait({self._drain}, timeout=1)
+            if self._drain.done() or self._taken == before:
+                break
         self._drain.cancel()
         await asyncio.wait({self._drain})
         self._transport.close()
 
     async def _read_lines(self) -> None:
-        rest = b""
+        rest, spent = b"", 0.0
         while chunk := await self._output.read(64 * 1024):
             self.bytes += len(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
@@ -110,12 +126,19 @@ class EngineProcess:
                 lines.append(rest)
                 rest = b""
             for line in lines:
+                began = time.perf_counter()
                 self._take(line)
+                spent += time.perf_counter() - began
+                if spent > TURN_SECONDS:
+                    await asyncio.sleep(0 if self._ending else spent * _RESTS)
+                    spent = 0.0
         self._take(rest)
 
     def _take(self, line: bytes) -> None:
+        self._taken += 1
         text = self._clean(line.rstrip(b"\r").decode(errors="replace"))
         if text is not None and text.strip():
+            text = hide_secrets(text)
             self.tail.append(text)
             self._on_line(text)
 
@@ -196,7 +219,7 @@ async def running(
     Args:
         command: program and arguments; no shell is involved.
         env: the process's environment.
-        on_line: gets each line that it writes to standard output or standard error.
+        on_line: gets each line that it writes to standard output or standard error, without secrets.
         remedy: what to change if the program cannot be run.
         clean: gets each line first, and takes out of it what nobody may read.
         name: what it is called, should a later worker find it left behind.

@@ -292,7 +292,7 @@ class Supervisor(Generic[E]):
                 self._warm, self._failures.pause_until = False, 0.0
                 self._say_unloaded()
             case Step.REFUSE_DEFAULT:
-                text = f"{self._launcher.name} cannot be started: {self._failures.reason}"
+                text = f"{self._launcher.name} cannot be started: {self._failures.told}"
                 self._leases.refuse(self._leases.default, EngineFailedError, text)
             case change:
                 if self._engine is not None:

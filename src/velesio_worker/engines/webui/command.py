@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from velesio_worker.core.settings import Settings
+from velesio_worker.engines.supervision.environment import engine_variables
 from velesio_worker.engines.supervision.ports import HOST
+from velesio_worker.engines.supervision.programs import check_programs
 from velesio_worker.wire.errors import EngineStartError
 
 FOLDER: Final = Path("data/sd")
@@ -72,6 +74,7 @@ def webui_command(settings: Settings) -> WebUICommand:
             "SD_STARTUP_COMMAND.",
             final=True,
         )
+    check_programs(home, home / LAUNCH, python.parent, python)
     argv = [
         *(str(python), LAUNCH),
         *("--api", "--nowebui"),
@@ -105,13 +108,8 @@ def _port_of(argv: Sequence[str]) -> int | None:
 
 
 def webui_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the WebUI's environment: this process's, and the GPUs that it may see, numbered as NVML numbers them."""
-    return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "PYTHONUNBUFFERED": "1",
-        **environ,
-        "CUDA_VISIBLE_DEVICES": settings.cuda_visible_devices,
-    }
+    """Return the WebUI's environment: what engines see of this process's, and that its output comes at once."""
+    return {"PYTHONUNBUFFERED": "1", **engine_variables(settings, environ)}
 
 
 def credentials_of(argv: Sequence[str]) -> str | None:

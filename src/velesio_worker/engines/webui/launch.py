@@ -24,9 +24,10 @@ from velesio_worker.engines.gpu import Gpus, read_soon
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.supervision.liveness import Reported, until_gone
 from velesio_worker.engines.supervision.orphans import end_orphans
+from velesio_worker.engines.supervision.output import OutputBudget
 from velesio_worker.engines.supervision.ports import check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
-from velesio_worker.engines.webui.api import WebUIApi
+from velesio_worker.engines.webui.api import WebUIApi, largest_answer
 from velesio_worker.engines.webui.catalogue import read_catalogue
 from velesio_worker.engines.webui.command import credentials_of, webui_command, webui_environment
 from velesio_worker.engines.webui.decoding import PictureDecoder
@@ -163,7 +164,7 @@ class WebUILauncher:
             running(
                 command.argv,
                 env=webui_environment(settings, self._environ),
-                on_line=pass_on,
+                on_line=OutputBudget(pass_on).take,
                 clean=clean,
                 remedy="check SD_STARTUP_COMMAND" if settings.sd_startup_command else "make its venv anew",
                 name="webui",
@@ -172,7 +173,7 @@ class WebUILauncher:
         )
         user = credentials_of(command.argv)
         url = command.url.replace("://", f"://{quote(user, safe=':')}@") if user else command.url
-        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
+        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)), largest_answer(self._settings))
         engine = await until_ready(process, command, settings.sd_start_seconds, partial(self._get_ready, api, process))
         log.info(
             f"the WebUI is ready: {engine.model or 'its model'}, {len(engine.catalogue.models)} models",
@@ -224,7 +225,7 @@ class WebUILauncher:
 
     async def _foreign(self, stack: AsyncExitStack, url: str) -> Serving[WebUIEngine]:
         shown = hide_password(url)
-        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)))
+        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)), largest_answer(self._settings))
         engine = await self._until_it_answers(api, shown)
         log.info(f"the WebUI at {shown} is ready: {engine.model or 'its model'}", action="engine_ready")
         stack.push_async_callback(self._let_go, engine)

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.engines.base import TAIL
+from velesio_worker.engines.base import TAIL, WHERE_MORE
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.supervision import liveness
 from velesio_worker.engines.supervision.liveness import tail_of
@@ -106,7 +106,9 @@ async def _trouble(process: EngineProcess, command: WebUICommand, patience: floa
             )
         await anyio.sleep(_LOOK_SECONDS)
     await process.drained()
-    return EngineStartError(f"The WebUI {last_words(process)}")
+    likely = _likely(process) or "check SD_STARTUP_COMMAND and SD_ARGS"
+    public = f"The WebUI {process.how_it_ended()}: {likely}. {WHERE_MORE}"
+    return EngineStartError(f"The WebUI {last_words(process)}", public=public)
 
 
 _HINTS: Final = (
@@ -121,8 +123,12 @@ _HINTS: Final = (
 
 def last_words(process: EngineProcess) -> str:
     """Say how a WebUI's process ended, what most likely went wrong, and what it wrote last."""
+    return liveness.last_words(process, _likely(process))
+
+
+def _likely(process: EngineProcess) -> str:
     said = tail_of(process).lower()
-    return liveness.last_words(process, next((hint for sign, hint in _HINTS if sign in said), ""))
+    return next((hint for sign, hint in _HINTS if sign in said), "")
 
 
 def pass_on(line: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.gguf_files import MODEL, Value, gguf
 from tests.support.servers import free_port
 from velesio_worker.core.settings import Settings
-from velesio_worker.engines.llama.command import check_model, engine_environment, llama_command, model_of
+from velesio_worker.engines.llama.command import api_key_for, check_model, engine_environment, llama_command, model_of
 from velesio_worker.engines.llama.sizing import Sizing
 from velesio_worker.engines.supervision.ports import check_port
 from velesio_worker.wire.errors import EngineStartError
@@ -186,7 +186,7 @@ def test_the_wheel_is_taken_where_there_is_no_binary(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(importlib.util, "find_spec", only_the_wheel)
     found = llama_command(settings())
-    assert found.argv[:3] == [sys.executable, "-m", "velesio_worker.engines.llama.embedded"]
+    assert found.argv[:4] == [sys.executable, "-P", "-m", "velesio_worker.engines.llama.embedded"]
     assert "wheel" in found.source
 
 
@@ -266,6 +266,49 @@ def test_the_engine_sees_its_gpus_and_none_of_its_own_variables() -> None:
         "LLAMA_ARG_HOST": "127.0.0.1",
         "LLAMA_ARG_PORT": "4242",
     }
+
+
+def test_a_server_of_the_workers_own_gets_a_key_of_its_own_at_each_start() -> None:
+    keys = {api_key_for(settings()) for _ in range(20)}
+    assert len(keys) == 20
+    assert all(key is not None and len(key) >= 32 for key in keys)
+    assert api_key_for(settings(llama_api_key="mine")) == api_key_for(settings(llama_api_key="mine", llama_open=True))
+    assert api_key_for(settings(llama_open=True)) is None
+
+
+@pytest.mark.parametrize("command", [None, "llama-server --port 4242"])
+def test_the_key_stands_in_the_environment_and_in_no_argument(command: str | None, folder: Path) -> None:
+    program(folder / "bin" / "llama-server")
+    given = settings(startup_command=command, llama_api_key="s3cret")
+    assert engine_environment(given, {"LLAMA_API_KEY": "old"}, 4242, "s3cret")["LLAMA_API_KEY"] == "s3cret"
+    assert not [word for word in llama_command(given).argv if "s3cret" in word]
+    assert "LLAMA_API_KEY" not in engine_environment(settings(), {"LLAMA_API_KEY": "old"}, 4242)
+
+
+@pytest.mark.parametrize(("mode", "group"), [(0o775, 4242), (0o757, 0), (0o777, 4242)])
+@pytest.mark.parametrize("which", ["data/binaries/llama-server", "data/binaries"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to other groups")
+def test_a_local_program_that_others_may_write_is_not_started(folder: Path, which: str, mode: int, group: int) -> None:
+    program(folder / "data/binaries/llama-server")
+    os.chown(folder / which, 0, group)
+    (folder / which).chmod(mode)
+    with pytest.raises(EngineStartError, match=rf"{which} may be written by .*: chmod go-w {which}") as caught:
+        llama_command(settings())
+    assert caught.value.final
+
+
+@pytest.mark.parametrize(("mode", "which"), [(0o1777, "data/binaries"), (0o755, "data/binaries/llama-server")])
+def test_a_local_program_that_nobody_else_may_replace_is_started(folder: Path, mode: int, which: str) -> None:
+    program(folder / "data/binaries/llama-server")
+    (folder / which).chmod(mode)
+    assert llama_command(settings()).source == "data/binaries/llama-server"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to the group 0")
+def test_the_group_0_may_write_programs_as_in_containers(folder: Path) -> None:
+    program(folder / "data/binaries/llama-server", 0o775)
+    os.chown(folder / "data/binaries/llama-server", 1000, 0)
+    assert llama_command(settings()).source == "data/binaries/llama-server"
 
 
 def test_the_operator_may_number_the_gpus_otherwise() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 
@@ -20,6 +21,7 @@ from tests.support.gone import is_gone, wait_until_gone
 from tests.support.waiting import until
 from velesio_worker.engines.supervision import process as module
 from velesio_worker.engines.supervision.orphans import MARK, notes_folder
+from velesio_worker.engines.supervision.output import BURST_LINES, LINES_A_SECOND, OutputBudget
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.wire.errors import EngineStartError
 
@@ -362,3 +364,43 @@ def group_lives(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+FLOOD = "import os\nwhile True: os.write(1, b'x\\n' * 30000)"
+
+
+async def test_an_engine_that_writes_without_an_end_holds_nobody_up() -> None:
+    lines: list[str] = []
+    turns = 0
+    async with script(FLOOD, OutputBudget(lines.append).take):
+        ends = time.monotonic() + 2.5
+        while time.monotonic() < ends:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+        since = time.process_time()
+        await anyio.sleep(1)
+        used = time.process_time() - since
+    assert used < 0.7  # of one second
+    assert turns > 200
+    assert len(lines) < BURST_LINES + 6 * LINES_A_SECOND
+    assert [line for line in lines if "lines left out" in line]
+
+
+async def test_what_was_left_out_is_said_though_nothing_follows() -> None:
+    lines: list[str] = []
+    code = f"import sys, time; sys.stdout.write('x\\n' * {BURST_LINES + 1000}); sys.stdout.flush(); time.sleep(300)"
+    async with script(code, OutputBudget(lines.append).take):
+        await until(lambda: lines[-1:] != ["x"] and len(lines) > BURST_LINES)
+    assert lines[-1].endswith("lines left out: more than 200 a second")
+
+
+async def test_the_last_lines_are_kept_whatever_was_left_out() -> None:
+    async with script("print('x\\n' * 100000 + 'the reason')") as process:
+        with anyio.fail_after(60):
+            await process.wait()
+            await process.drained()
+        assert process.tail[-1] == "the reason"
+
+
+async def test_lines_show_no_secrets() -> None:
+    assert await lines_of("print('HF_TOKEN=abc at redis://:abc@host')") == ["HF_TOKEN=*** at redis://:***@host"]
