@@ -42,7 +42,7 @@ def engine_processes(worker: WorkerProcess) -> list[psutil.Process]:
             environ = process.environ()
         except psutil.Error:
             continue
-        if MARK in environ and environ.get("LLAMA_PORT") == worker.environment["LLAMA_PORT"]:
+        if MARK in environ and environ.get("LLAMA_ARG_PORT") == worker.environment["LLAMA_PORT"]:
             found.append(process)
     return found
 

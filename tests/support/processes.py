@@ -36,6 +36,7 @@ class WorkerProcess:
             "HEALTH_PORT": "0",
             "LOG_FORMAT": "json",
             "GPU_LAYERS": "0",
+            "LLAMA_OPEN": "true",  # so that tests, and other workers, may ask its llama-server
             **settings,
         }
         self.process: subprocess.Popen[bytes] | Forked | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -420,3 +421,19 @@ async def test_a_mended_cause_is_noticed(bench: Bench, mend: Callable[[Bench], N
 async def test_memory_that_comes_and_goes_mends_nothing(bench: Bench) -> None:
     launcher = bench.launcher(GpuDouble(3100, 9000))
     assert launcher.fingerprint(launcher.default()) == launcher.fingerprint(launcher.default())
+
+
+async def test_jobs_are_told_a_setting_and_nothing_that_a_command_wrote(bench: Bench) -> None:
+    said = "failed with token SECRETKEY at /srv/private, HF_TOKEN=hf_abc, redis://:pw1@host, Bearer abcdefgh"
+    command = shlex.join([sys.executable, "-c", f"print({said!r}); raise SystemExit(3)"])
+    error = await fails(bench.launcher(startup_command=command))
+    assert error.public == "llama-server ended with exit code 3: check STARTUP_COMMAND. The worker's log says more."
+    assert "failed with token SECRETKEY" in str(error)  # for the log, and the worker's state
+    assert not [secret for secret in ("hf_abc", "pw1", "abcdefgh") if secret in str(error)]
+
+
+async def test_jobs_are_told_no_folder_of_the_host(bench: Bench) -> None:
+    error = await fails(bench.launcher(model_path=bench.folder / "missing.gguf"))
+    assert str(bench.folder) in str(error)
+    assert str(bench.folder) not in error.public
+    assert error.public.startswith("MODEL_PATH=")
