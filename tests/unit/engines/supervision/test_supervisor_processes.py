@@ -111,7 +111,9 @@ class Watched:
                 async with self.supervisor.ensure():
                     pass
             reason = self.supervisor.reason
-        assert reason in str(caught.value)
+        told = str(caught.value)
+        assert told.startswith("llama-server cannot be started: ")
+        assert not [word for word in ("\n", "loading", "/nowhere/") if word in told], "nothing that the engine wrote"
         return reason
 
     async def die(self) -> None:
