@@ -18,7 +18,7 @@ from typing import Final
 
 import anyio
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, Commands, run_async
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, Commands, harmless, run_async
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
@@ -151,7 +151,7 @@ async def _answer(client: Client, messages: list[dict[str, str]]) -> tuple[str, 
         if event.text:
             first = first or time.monotonic()
             tokens += 1
-            print(event.text, end="", flush=True)
+            print(harmless(event.text), end="", flush=True)
     print(flush=True)
     ended = time.monotonic()
     result = await client.result(job_id)
@@ -192,7 +192,7 @@ async def _converse(client: Client) -> None:
             text, _ = await _answer(client, messages)
             messages.append({"role": "assistant", "content": text})
         except JobError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {harmless(str(error))}", file=sys.stderr)
             messages.clear()
 
 
@@ -227,7 +227,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         code = run_async(main)
     except VelesioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {harmless(str(error))}", file=sys.stderr)
         code = EXIT_FAILED
     sys.stdout.flush()
     os._exit(code)  # a thread may still wait for a line of input

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, cast
 
 import orjson
 
-from velesio_worker.cli.base import Commands, print_json
+from velesio_worker.cli.base import Commands, harmless, print_json
 from velesio_worker.core.settings import load_settings
 from velesio_worker.wire.errors import SettingsError
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, limit: float = SECONDS) -> int:
     try:
         settings = load_settings()
     except SettingsError as error:
-        print(str(error).replace("\n", "; "))
+        print(harmless(str(error).replace("\n", "; ")))
         return 1
     if not settings.health_port:
         print("HEALTH_PORT=0: this worker serves no health; set HEALTH_PORT to a port")
@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace, limit: float = SECONDS) -> int:
         print(f"what answers at {where} is no worker: check HEALTH_PORT")
         return 1
     except (OSError, http.client.HTTPException, ValueError) as error:
-        why = " ".join(str(error).split())
+        why = harmless(" ".join(str(error).split()))
         print(f"no worker answers at {where} ({why}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
         return 1
-    print(_line(status, answer, live=arguments.live))
+    print(harmless(" ".join(_line(status, answer, live=arguments.live).split())))
     return int(status != _OK)
 
 
@@ -89,4 +89,4 @@ def _line(status: int, answer: dict[str, Any], *, live: bool) -> str:
         engines = ", ".join(f"{kind} engine {state}" for kind, state in answer.get("engines", {}).items())
         return "alive" if live else f"ready: {engines}"
     reasons = "; ".join(answer.get("reasons") or [f"status {status}"])
-    return f"not {'alive' if live else 'ready'}: {' '.join(reasons.split())}"
+    return f"not {'alive' if live else 'ready'}: {reasons}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from velesio_worker import __version__
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, harmless
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
 _COMMANDS: Final = ("run", "doctor", "health", "settings", "acl", "submit", "dead", "models", "demo")
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = _module(arguments.command or "run").run(arguments)
         sys.stdout.flush()
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        print(harmless(str(error)), file=sys.stderr)
         return EXIT_USAGE
     except VelesioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {harmless(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from velesio_worker.cli.base import Commands, print_json
+from velesio_worker.cli.base import Commands, harmless, print_json
 from velesio_worker.core.settings import load_settings
 from velesio_worker.core.settings_list import describe, misspelt
 
@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     for row in rows:
         value = "(not set)" if row["value"] is None else row["value"]
         default = "not set" if row["default"] is None else row["default"]
-        print(f"{row['name']}={value}\n    {row['description']}\n    from {row['source']}; default: {default}")
+        shown = f"{row['name']}={value}\n    {row['description']}\n    from {row['source']}; default: {default}"
+        print(harmless(shown))
     for found, meant in misspelt(os.environ):
-        print(f"{found} is no setting; did you mean {meant}?", file=sys.stderr)
+        print(f"{harmless(found)} is no setting; did you mean {meant}?", file=sys.stderr)
     return 0

@@ -11,7 +11,7 @@ import anyio
 import orjson
 from redis.exceptions import RedisError
 
-from velesio_worker.cli.base import EXIT_FAILED, Commands, print_json
+from velesio_worker.cli.base import EXIT_FAILED, Commands, harmless, print_json
 from velesio_worker.cli.redis_trouble import run_with_redis
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
@@ -72,7 +72,7 @@ async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespa
     if arguments.stream and not arguments.json:
         async for event in client.events(job_id):
             if event.event == TOKEN:
-                print(event.text, end="", flush=True)
+                print(harmless(event.text), end="", flush=True)
             elif event.event == START and event.data.get("mode") == "restart":
                 print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
         print()
@@ -80,7 +80,7 @@ async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespa
     if arguments.json:
         print_json(result)
     elif not arguments.stream:
-        print(result.get("text", ""))
+        print(harmless(str(result.get("text", ""))))
 
 
 async def _answered(client: Client, job_id: str, arguments: argparse.Namespace, settings: Settings) -> None:
@@ -136,5 +136,5 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return run_with_redis(main)
     except JobError as error:
-        print(f"error: {error} ({error.code})", file=sys.stderr)
+        print(f"error: {harmless(str(error))} ({harmless(error.code)})", file=sys.stderr)
         return EXIT_FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -11,9 +12,14 @@ import orjson
 import structlog
 
 from velesio_worker.core.settings import LogFormat
+from velesio_worker.wire.printable import printable, printable_json
 
 ENGINES: Final = ("llama-server", "webui")
 """The loggers of what engines write. Less than warnings are shown with ``LOG_LEVEL=debug`` only."""
+
+
+_OF_SEVERAL_LINES: Final = ("exception", "stack")
+_MARGIN: Final = "    "
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -40,7 +46,20 @@ def field_in_log(name: str) -> Any:  # noqa: ANN401 (a field of the log)
 
 
 def _dumps(event: dict[str, Any], **_: Any) -> str:  # noqa: ANN401 (structlog's serializer interface)
-    return orjson.dumps(event, default=str).decode()
+    return printable_json(orjson.dumps(event, default=str).decode())
+
+
+def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Write out control characters in all that a line for people shows: one event is one line, whoever wrote its words.
+
+    Tracebacks keep their lines, moved to the right, so that none of them can pass for an event.
+    """
+    for name, value in event.items():
+        if name in _OF_SEVERAL_LINES and value is not None:
+            event[name] = textwrap.indent(printable(str(value), keep="\n"), _MARGIN)
+        elif isinstance(value, str):
+            event[name] = printable(value)
+    return event
 
 
 def configure_logging(level: str, log_format: LogFormat, *, worker: str | None = None) -> None:
@@ -67,18 +86,21 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(serializer=_dumps)
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.processors.JSONRenderer(serializer=_dumps)]
         if log_format is LogFormat.JSON
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), event_key="message", timestamp_key="time", pad_event_to=0
-        )
+        else [
+            _escape,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), event_key="message", timestamp_key="time", pad_event_to=0
+            ),
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()

@@ -90,7 +90,8 @@ class TextModels:
         try:
             info = await anyio.to_thread.run_sync(read_gguf, model)
         except (GgufError, OSError) as error:
-            raise NoCapacityError(f"No model is loaded, and {model} cannot be read: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise NoCapacityError(f"No model is loaded, and {model.name} cannot be read: {why}") from None
         return {
             "name": model.stem,
             "context_length": self._launcher.context,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from velesio_worker.wire.limits import LONGEST_ERROR
+from velesio_worker.wire.printable import printable, short_numbers
 
 _REPEATS: Final = ("{", "[", "but got:")
 """After which a message may repeat what a job holds."""
@@ -41,6 +42,7 @@ class EngineStartError(VelesioError):
     Attributes:
         final: whether trying again as things stand is of no use.
         out_of_memory: whether it did for want of memory.
+        public: the same for those who submit jobs, without the paths of this host.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class JobError(VelesioError):
     """A job ended without a result.
 
     Args:
-        message: what happened, for whoever submitted the job.
+        message: what happened, for whoever submitted the job; control characters in it are written out.
         said: the part of the message that may repeat the job's texts, such as the engine's own words; or several.
 
     Attributes:
@@ -104,9 +106,9 @@ class JobError(VelesioError):
 
     def __init__(self, message: str | None = None, *, said: str | Sequence[str] = "") -> None:
         super().__init__(message)
-        (text,) = self.args
-        self.public = _cut(_public(text, [said] if isinstance(said, str) else said))
-        self.args = (_cut(text),)
+        raw = str(self)
+        self.public = _cut(_public(raw, [said] if isinstance(said, str) else said))
+        self.args = (_cut(short_numbers(printable(raw))),)  # what somebody else wrote may stand in it
 
     def result(self) -> dict[str, Any]:
         """Return the job's result (wire protocol, section 5)."""
@@ -200,7 +202,7 @@ class InternalError(JobError, code="internal", retryable=True):
 def _public(text: str, quoted: Sequence[str]) -> str:
     for said in quoted:
         text = text.replace(said, "… (the words stand in the result)") if said else text
-    line = text.splitlines()[0]
+    line = short_numbers(printable((text.splitlines() or [""])[0]))
     cut = min((at for sign in _REPEATS if (at := line.find(sign)) >= 0), default=len(line))
     return line if cut == len(line) else f"{line[:cut].rstrip()} …"
 

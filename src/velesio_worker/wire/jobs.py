@@ -121,7 +121,7 @@ PRIVATE: Final = frozenset(
         *("tools", "stop", "grammar", "json_schema", "response_format", "chat_template_kwargs", "logit_bias"),
     }
 )
-"""Fields whose values are never repeated in an error, since errors are logged."""
+"""Fields whose values are never repeated in an error, which others may read."""
 
 
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_LIFE)]
@@ -309,7 +309,8 @@ def _bad_job(error: ValidationError, *prefix: str, known: Sequence[str] = ()) ->
                 private = not mistake["loc"] or PRIVATE.intersection(mistake["loc"])
                 got = "" if private else f" (got {_shorten(_REPR.repr(mistake['input']))})"
                 sentences.append(f"{path}: {said}{got}")
-                if private and mistake["type"] == "value_error":  # our own checks name what they found
+                quoting.append(got)
+                if mistake["type"] == "value_error":  # our own checks name what they found
                     quoting.append(said)
     if len(mistakes) > _MISTAKES:
         sentences.append(f"and {len(mistakes) - _MISTAKES} more mistakes")

@@ -8,8 +8,11 @@ import pytest
 
 from tests.support.environment import base_environment
 from velesio_worker import __version__
+from velesio_worker.cli import settings as cli_settings
+from velesio_worker.cli.base import print_json, print_table
 from velesio_worker.cli.main import main
 from velesio_worker.core.settings import Settings
+from velesio_worker.wire.errors import SettingsError, VelesioError
 
 
 def test_settings_shows_every_setting_with_its_source(
@@ -102,3 +105,27 @@ def test_a_wrong_argument_about_dead_letters_ends_with_2(
         main(["dead", *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+ODD = "x\n\x1b[2J\x7f\x9b\u2028\u202e"
+
+
+def test_what_the_command_line_prints_of_others_words_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([["a", ODD], ["b", "c"]])
+    print_json({"a": ODD})
+    table, whole = capsys.readouterr().out.split("{", 1)
+    assert table.splitlines() == [r"a  x\n\u001b[2J\u007f\u009b\u2028\u202e", "b  c"]
+    assert whole.replace("\n", "").isprintable()
+    assert json.loads(f"{{{whole}") == {"a": ODD}
+
+
+@pytest.mark.parametrize("error", [SettingsError, VelesioError])
+def test_an_error_that_ends_a_command_is_harmless(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: type[VelesioError]
+) -> None:
+    def fail(_: object) -> int:
+        raise error(ODD)
+
+    monkeypatch.setattr(cli_settings, "run", fail)
+    assert main(["settings"]) in {1, 2}
+    assert capsys.readouterr().err.replace("\n", "").isprintable()

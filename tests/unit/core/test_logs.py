@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import pytest
 
@@ -54,3 +55,46 @@ def test_a_console_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     line = capsys.readouterr().err
     assert "ready" in line
     assert "slots=4" in line
+
+
+FORGED = "x\n2026-01-01T00:00:00Z [critical ] forged\r\x1b[2J\x7f\x9b31m\u2028\u2029\u202e\u2066\ud800"
+WRITTEN = r"x\n2026-01-01T00:00:00Z [critical ] forged\r\u001b[2J\u007f\u009b31m\u2028\u2029\u202e\u2066\ud800"
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_nobody_forges_a_line_for_people(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, colours: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: colours)
+    configure_logging("INFO", LogFormat.CONSOLE)
+    get_logger("some.room").warning(
+        FORGED, action="odd", lost=FORGED, short="a\x1b[2J", path=["b\x9b"], worker="c\u202e"
+    )
+    logging.getLogger("redis").warning("said %s", FORGED)
+    text = capsys.readouterr().err
+    assert text.count(WRITTEN) >= 2
+    assert len(text.splitlines()) == 2
+    if not colours:
+        assert text.replace("\n", "").isprintable()
+    assert "\x1b[2J" not in text
+
+
+def test_a_traceback_for_people_passes_for_no_event(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO", LogFormat.CONSOLE)
+    try:
+        raise ValueError(FORGED)  # noqa: TRY301
+    except ValueError:
+        get_logger("some.room").exception("it failed", action="job_broken")
+    first, *others = capsys.readouterr().err.splitlines()
+    assert "it failed" in first
+    assert any("ValueError: x" in line for line in others)
+    assert all(line.startswith("    ") and line.isprintable() for line in others)
+
+
+def test_json_has_no_control_characters_raw_and_loses_none(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO", LogFormat.JSON)
+    sayable = FORGED.replace("\ud800", "")
+    get_logger("some.room").warning(sayable, action="odd", lost=[sayable])
+    (line,) = capsys.readouterr().err.split("\n")[:-1]
+    assert line.isprintable()
+    assert (json.loads(line)["message"], json.loads(line)["lost"]) == (sayable, [sayable])

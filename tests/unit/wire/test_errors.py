@@ -65,3 +65,21 @@ def test_a_long_error_is_cut_and_its_quotes_stay_out_of_the_log_all_the_same() -
     assert str(error).endswith("…")
     assert error.public == "It says … (the words stand in the result), and that is wrong."
     assert len(BadJobError("x" * 10_000).public) == LONGEST_ERROR
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_has_no_control_characters_wherever_it_is_told(kind: type[JobError]) -> None:
+    error = kind("Unknown job type: x\n2026 FORGED\x1b[2J\x9b\u2028\u202e")
+    told = r"Unknown job type: x\n2026 FORGED\u001b[2J\u009b\u2028\u202e"
+    assert (str(error), error.result()["error"], error.entry(partial=False)["error"]) == (told, told, told)
+    assert error.public == "Unknown job type: x"
+
+
+def test_what_is_left_out_of_the_log_may_have_control_characters() -> None:
+    error = JobError("It said: a\x1bb, and ended.", said="a\x1bb")
+    assert str(error) == r"It said: a\u001bb, and ended."
+    assert error.public == "It said: … (the words stand in the result), and ended."
+
+
+def test_a_number_without_end_is_cut() -> None:
+    assert str(JobError(f"It passed {'9' * 400}.0 s ago.")) == f"It passed {'9' * 20}….0 s ago."

@@ -238,6 +238,25 @@ def test_what_a_check_quotes_is_told_to_the_producer_and_not_to_the_log(fields: 
     assert error.public.startswith("data")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        completion(max_tokens="SECRETVALUE"),
+        completion(samplers=["SECRETVALUE"]),
+        completion(defaults="SECRETVALUE"),
+        completion(stream="SECRETVALUE"),
+        job(timeout="SECRETVALUE"),
+        job(on_crash="SECRETVALUE"),
+        job(worker="SECRETVALUE!"),
+        job(type="txt2img", data={"prompt": "x", "width": "SECRETVALUE"}),
+    ],
+)
+def test_no_value_of_a_parameter_stands_in_the_log(fields: dict[str, Any]) -> None:
+    error = refusal(fields).error
+    assert "SECRETVALUE" in str(error)
+    assert "SECRETVALUE" not in error.public
+
+
 def test_unknown_fields_beside_the_parameters_are_ignored() -> None:
     assert parsed(job(user="u1", priority=[9], parameters=None, kind="x")) == parsed(job())
 

@@ -169,7 +169,7 @@ def check_model(path: Path, *, asked: bool = False) -> GgufInfo:
     except GgufError as error:
         trouble = str(error)
     shown = str(path) if asked else f"MODEL_PATH={path} ({path.absolute()})"
-    raise EngineStartError(f"{shown} {trouble}", final=True)
+    raise EngineStartError(f"{shown} {trouble}", final=True, public=f"{path.name} {trouble}")
 
 
 def api_key_for(settings: Settings) -> str | None:

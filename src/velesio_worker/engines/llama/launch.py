@@ -36,6 +36,8 @@ _SLACK: Final = 256 * MEBIBYTE
 
 log = get_logger(__name__)
 
+_NOT_DOWNLOADED: Final = "The model could not be downloaded from MODEL_URL; the worker's log says why."
+
 
 class LlamaLauncher:
     """Starts llama-servers: the worker's own, or waits for one that runs elsewhere (``LLAMA_SERVER_URL``).
@@ -148,11 +150,13 @@ class LlamaLauncher:
             try:
                 await fetch_missing(self._settings)
             except ModelDownloadError as error:
-                raise EngineStartError(f"MODEL_URL: {error}") from None
+                raise EngineStartError(f"MODEL_URL: {error}", public=_NOT_DOWNLOADED) from None
             except SettingsError as error:
                 raise EngineStartError(str(error), final=True) from None
             except OSError as error:
-                raise EngineStartError(f"MODEL_PATH={spec.model} cannot be used: {error}", final=True) from None
+                public = f"MODEL_PATH cannot be used: {error.strerror}"
+                text = f"MODEL_PATH={spec.model} cannot be used: {error}"
+                raise EngineStartError(text, final=True, public=public) from None
         await self._until_free()
 
     async def _until_free(self) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import reprlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.models.gguf import GgufError, part_number, part_paths, read_gguf
 from velesio_worker.wire.errors import BadJobError
+from velesio_worker.wire.printable import printable
+
+_log = get_logger(__name__)
 
 _SUFFIX: Final = ".gguf"
 _PROJECTOR: Final = "mmproj"
@@ -22,9 +25,6 @@ _DEPTH: Final = 3
 _HASH_DIGITS: Final = 10
 _REMEMBERED: Final = 1024
 """Of how many models it is remembered what was read, while their files keep their sizes and times."""
-
-_SAYABLE: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
-"""Names that JSON can carry and a log line can show; surrogates stand for bytes that are no UTF-8."""
 
 _SHOWN: Final = 8
 """How many models an error names; the rest is counted."""
@@ -56,9 +56,9 @@ class ModelFolder:
         Raises:
             BadJobError: there is none of that name, or more than one.
         """
-        if not _SAYABLE.fullmatch(name) or name.startswith("/") or ".." in name.split("/"):
+        if _is_unsayable(name) or name.startswith("/") or ".." in name.split("/"):
             raise BadJobError(
-                f"data.model: {_REPR.repr(name)} is no name of a model: a file's name, or its path in {self.folder}"
+                f"data.model: {_REPR.repr(name)} is no name of a model: a file's name, or its path in the model folder"
             )
         there = {self._name(path): path for path in self.files()}
         wanted = PurePosixPath(name).as_posix()
@@ -70,7 +70,8 @@ class ModelFolder:
             return there[found[0]]
         if found:
             raise BadJobError(f"data.model: {_REPR.repr(name)} may be {_some(found)}: give the path")
-        raise BadJobError(f"data.model: there is no model {_REPR.repr(name)} in {self.folder}; {self._choice(there)}")
+        _log.info(f"no model {_REPR.repr(name)} in {self.folder}", action="model_unknown")  # producers need no path
+        raise BadJobError(f"data.model: there is no model {_REPR.repr(name)}; {self._choice(there)}")
 
     def files(self) -> list[Path]:
         """Return the models' files, sorted by their paths in the folder; of a split model the first part.
@@ -116,8 +117,8 @@ class ModelFolder:
 
     def _choice(self, there: dict[str, Path]) -> str:
         if there:
-            return f"it has: {_some(list(there))}"
-        return "it has none" if self.folder.is_dir() else "there is no such folder"
+            return f"there are: {_some(list(there))}"
+        return "there are none" if self.folder.is_dir() else "its folder is not there"
 
 
 def _walk(folder: Path, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
@@ -132,7 +133,7 @@ def _walk(folder: Path, depth: int, above: frozenset[tuple[int, int]]) -> Iterat
     if here in above:
         return
     for entry in entries:
-        if entry.name.startswith(".") or not _SAYABLE.fullmatch(entry.name):
+        if entry.name.startswith(".") or _is_unsayable(entry.name):
             continue
         path = folder / entry.name
         try:
@@ -143,6 +144,11 @@ def _walk(folder: Path, depth: int, above: frozenset[tuple[int, int]]) -> Iterat
                 yield path
         except OSError:  # a symlink that leads round in a circle, or nowhere that may be seen
             continue
+
+
+def _is_unsayable(name: str) -> bool:
+    """Whether JSON cannot carry a name, or a log line not show it; surrogates stand for bytes that are no UTF-8."""
+    return not name or printable(name) != name
 
 
 def _is_model(path: Path) -> bool:

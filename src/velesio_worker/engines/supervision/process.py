@@ -194,8 +194,9 @@ async def _spawn(
         )
     except OSError as error:
         transport.close()
-        text = f"{command[0]} cannot be run ({error.strerror or error}): {remedy}"
-        raise EngineStartError(text, final=True) from None
+        why = f"cannot be run ({error.strerror or type(error).__name__}): {remedy}"
+        public = f"{Path(command[0]).name} {why}"
+        raise EngineStartError(f"{command[0]} {why}", final=True, public=public) from None
     finally:
         os.close(writing)
     return process, output, transport

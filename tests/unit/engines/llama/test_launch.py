@@ -247,7 +247,7 @@ async def test_a_model_that_is_not_whole_is_told_by_its_name(bench: Bench) -> No
     launcher = bench.launcher()
     with pytest.raises(ModelUnavailableError) as caught:
         await launcher.resolve("other")
-    assert str(caught.value).startswith("The model other cannot be loaded: models/other.gguf ")
+    assert str(caught.value).startswith("The model other cannot be loaded: other.gguf ")
     assert "MODEL_PATH" not in str(caught.value)
     assert bench.calls() == []
 

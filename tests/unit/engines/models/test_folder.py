@@ -134,9 +134,7 @@ def test_a_name_that_two_files_have_is_refused_with_their_paths(folder: ModelFol
 
 @pytest.mark.parametrize("name", ["A", "a.GGUF", "x", "sub", "sub/a", ".", "notes.txt", "a.gguf.gguf", "a/a.gguf", "*"])
 def test_an_unknown_name_is_answered_with_those_there_are(folder: ModelFolder, name: str) -> None:
-    assert refusal(folder, name) == (
-        f"data.model: there is no model {name!r} in {folder.folder}; it has: a.gguf, b.gguf, sub/c.gguf"
-    )
+    assert refusal(folder, name) == (f"data.model: there is no model {name!r}; there are: a.gguf, b.gguf, sub/c.gguf")
 
 
 @pytest.mark.parametrize(
@@ -181,10 +179,26 @@ def test_long_names_and_many_models_are_told_in_short(folder: ModelFolder) -> No
 
 
 def test_an_empty_and_a_missing_folder_say_so(tmp_path: Path) -> None:
-    assert refusal(ModelFolder(tmp_path), "a").endswith(f"in {tmp_path}; it has none")
+    assert refusal(ModelFolder(tmp_path), "a").endswith("; there are none")
     missing = ModelFolder(tmp_path / "missing")
-    assert refusal(missing, "a").endswith("there is no such folder")
+    assert refusal(missing, "a").endswith("its folder is not there")
     assert (missing.files(), missing.listing(None)) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["x", "/etc/passwd", "../x"])
+def test_where_the_models_lie_is_for_the_log_alone(
+    folder: ModelFolder, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert str(folder.folder) not in refusal(folder, name)
+    assert (str(folder.folder) in caplog.text) == (name == "x")
+
+
+@pytest.mark.parametrize("odd", ["a\x1b[2J.gguf", "a\u202e.gguf", "a\u2028b.gguf", "a\x9b.gguf"])
+def test_a_name_with_control_characters_is_no_models(folder: ModelFolder, odd: str) -> None:
+    put(folder.folder / odd)
+    assert folder.folder / odd not in folder.files()
+    assert refusal(folder, odd).isprintable()
 
 
 def test_the_listing_describes_each_model(tmp_path: Path) -> None:
