@@ -19,6 +19,7 @@ import anyio
 from velesio_worker.cli.base import Commands, print_json, print_table
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.model_source import ModelSource, hub_token, parse_model_source
+from velesio_worker.core.secrets import unread
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
 from velesio_worker.engines.models.download import OnProgress, download
 from velesio_worker.engines.models.folder import ModelFolder
@@ -46,7 +47,7 @@ def _source(text: str) -> ModelSource:
     try:
         return parse_model_source(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} must be {error}") from None
+        raise argparse.ArgumentTypeError(f"{unread(text)!r} must be {error}") from None
 
 
 def _sha256(text: str) -> str:
@@ -79,13 +80,15 @@ def _pull(settings: Settings, arguments: argparse.Namespace) -> int:
     was_there = target.exists()
     try:
         with _progress() as report:
-            anyio.run(partial(download, source, target, token=token, on_progress=report))
+            sha256 = anyio.run(partial(download, source, target, token=token, on_progress=report))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise
     if was_there:
         print("it was there already: remove it to download it anew", file=sys.stderr)
     print(target, flush=True)
+    if sha256 is not None and source.sha256 is None:
+        print(f"its SHA-256 is {sha256}; to have no other: #sha256={sha256} behind the source", file=sys.stderr)
     print(f"to use it: MODEL_PATH={shlex.quote(str(target))}", file=sys.stderr)
     return 0
 

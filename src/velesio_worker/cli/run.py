@@ -6,6 +6,7 @@ import argparse
 import os
 
 from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
+from velesio_worker.core.exposure import exposures
 from velesio_worker.core.logs import configure_logging, get_logger
 from velesio_worker.core.settings import load_settings
 from velesio_worker.core.settings_list import misspelt
@@ -29,6 +30,8 @@ def run(_: argparse.Namespace) -> int:
         configure_logging(settings.log_level, settings.log_format, worker=worker.id)
         for found, meant in misspelt(os.environ):
             log.warning(f"{found} is no setting; did you mean {meant}?", action="unknown_setting")
+        for exposed in exposures(settings):
+            log.warning(f"{exposed.what}: {exposed.remedy}", action="exposed")
         await worker.run()
         return 0
 

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from velesio_worker.core.secret_files import HUB_TOKEN, read_secret
 from velesio_worker.wire.errors import SettingsError
 
 _HUB: Final = "https://huggingface.co"
@@ -67,12 +68,12 @@ def parse_model_source(text: str) -> ModelSource:
 
 
 def hub_token() -> str | None:
-    """Return the user's token on the Hugging Face hub (``HF_TOKEN``), or None.
+    """Return the user's token on the Hugging Face hub (``HF_TOKEN``, or the file ``HF_TOKEN_FILE``), or None.
 
     Raises:
-        SettingsError: it cannot be one.
+        SettingsError: it cannot be one, or its file cannot be read.
     """
-    token = os.environ.get("HF_TOKEN", "").strip()
+    token = (read_secret(HUB_TOKEN, os.environ) or os.environ.get(HUB_TOKEN, "")).strip()
     if not (token.isascii() and token.isprintable()):
         raise SettingsError("HF_TOKEN holds characters that no token has: copy it again")
     return token or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -144,6 +145,16 @@ def check_certificates(options: Mapping[str, str]) -> None:
         why = "a URL whose ssl_ciphers are some that OpenSSL has: openssl ciphers lists them"
         _try(lambda: context.set_ciphers(ciphers), why)
     _check_own_certificate(context, options)
+
+
+def authorities_file(path: Path) -> Path:
+    """Return the file if OpenSSL reads certificates of authorities in it; else a ValueError that says what would be."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        why = "it holds none" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        raise ValueError(f"a file of PEM certificates that this user can read ({why})") from None
+    return path
 
 
 def _try(load: Callable[[], None], otherwise: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -96,6 +97,17 @@ def parse_redis_url(url: str) -> RedisURL:
 def check_redis_url(url: str) -> None:
     """Read a ``REDIS_URL``, and the files of certificates that it names. Raises as :func:`parse_redis_url` does."""
     check_certificates(dict(parse_qsl(urlsplit(parse_redis_url(url).plain).query)))
+
+
+def with_authorities(url: str, file: Path) -> str:
+    """Return a URL with the file of the authorities that its TLS trusts, unless it has none or names its own."""
+    match = _URL.fullmatch(url.strip())
+    if match is None or not match["scheme"].startswith("rediss"):
+        return url
+    query = match["query"] or ""
+    if {"ssl_ca_certs", "ssl_ca_data"} & {name for name, _ in parse_qsl(query)}:
+        return url
+    return f"{url.strip().rstrip('?')}{'&' if query else '?'}{urlencode({'ssl_ca_certs': str(file)})}"
 
 
 def _hint(url: str) -> str:

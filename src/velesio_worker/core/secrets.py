@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 SECRETS: Final = frozenset({"llama_api_key"})
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url", "model_url"})
+URLS: Final = SECRET_URLS | {"result_store_url"}
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")
 _PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
 _LOGIN: Final = re.compile(r"^(?!https?:)[^:]*://(?=[^@]*[:/?#]).*@", re.DOTALL)
@@ -20,6 +21,8 @@ _PASSWORD_PARAMETER: Final = re.compile(r"([?&](?:sentinel_)?password=)[^&#]*")
 _PARAMETER: Final = re.compile(r"(?<=[?&])([^=&#?]+)(=?)([^&#]*)")
 _HARMLESS: Final = re.compile(r"db|(sentinel_)?username|socket_\w+|health_check_interval|ssl_\w+|decode_responses")
 """Parameters of a URL whose values may be shown; of any other one the name may have a slip."""
+
+_SCHEME: Final = re.compile(r"(?:(?:rediss?(?:\+(?:sentinel|cluster))?|unix|https?|s3):(?://)?|hf:)")
 
 _NO_PORT: Final = re.compile(r"(?<=://)([^:@/?#,\[\]]*):(?!([0-9]{1,5}|port|)(?:[,/?#]|$))[^/?#,]*")
 """A login whose host was left out, which then stands where host and port would; a number may be a port."""
@@ -38,6 +41,15 @@ def hide_password(url: str) -> str:
     if "@" not in shown:
         shown = _NO_PORT.sub(r"\1:***", shown)
     return _PARAMETER.sub(_parameter, shown)
+
+
+def unread(url: str) -> str:
+    """Return what may be shown of a URL that could not be read: where its password stands nobody knows.
+
+    Nothing but the scheme, if it is one that is known: another may be a user, or a password by itself.
+    """
+    scheme = _SCHEME.match(url.strip())
+    return f"{scheme.group()}***" if scheme else "***" if url else url
 
 
 def _parameter(found: re.Match[str]) -> str:

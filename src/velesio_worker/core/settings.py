@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.core.job_types import types_named
 from velesio_worker.core.model_source import parse_model_source, split_http_url
-from velesio_worker.core.redis_url import check_redis_url
+from velesio_worker.core.redis_options import authorities_file
+from velesio_worker.core.redis_url import check_redis_url, with_authorities
+from velesio_worker.core.secret_files import read_secrets
 from velesio_worker.core.settings_errors import complaint
 from velesio_worker.wire.errors import SettingsError
 
@@ -275,6 +278,12 @@ class Settings(BaseSettings):
         default=256 * _MEBIBYTE, description="The largest result that is stored, in bytes; Redis takes 512 MiB at most."
     )
 
+    ca_file: Annotated[Path, AfterValidator(authorities_file)] | None = Field(
+        default=None,
+        description="A file of PEM certificates of authorities of your own, for https:// engines and rediss://; "
+        "ssl_ca_certs in REDIS_URL goes before it.",
+    )
+
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         default="INFO", description="The least important lines that are logged: debug, info, warning or error."
     )
@@ -296,7 +305,11 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: one line per mistake, each with the variable, its value and what is allowed.
     """
+    filed = read_secrets(os.environ)
     try:
-        return Settings()
+        settings = Settings(**filed)  # pyright: ignore[reportArgumentType] (texts, which are read as those of variables)
     except ValidationError as error:
         raise SettingsError("\n".join(map(complaint, error.errors(include_url=False)))) from None
+    if settings.ca_file is None:
+        return settings
+    return settings.model_copy(update={"redis_url": with_authorities(settings.redis_url, settings.ca_file)})

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
-from velesio_worker.core.secrets import masked
+from velesio_worker.core.secrets import URLS, masked, unread
 
 _HINTS: Final[Mapping[str, str]] = {"gpu_layers": ": 0 for none, 999 for all"}  # -1 is what llama.cpp has for all
 _UNITS: Final[Mapping[str, str]] = {
@@ -31,4 +31,5 @@ def complaint(mistake: ErrorDetails) -> str:
     }
     said = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     kind = mistake["type"].replace("int_parsing_size", "int_parsing")
-    return f"{name.upper()}={masked(name, value)!r}: must be {plain.get(kind, said)}{_HINTS.get(name, '')}"
+    shown = unread(value) if name in URLS else masked(name, value)
+    return f"{name.upper()}={shown!r}: must be {plain.get(kind, said)}{_HINTS.get(name, '')}"

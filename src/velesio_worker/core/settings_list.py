@@ -6,13 +6,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from velesio_worker.core.secret_files import FILED, HUB_TOKEN, file_variable
 from velesio_worker.core.secrets import masked
 from velesio_worker.core.settings import Settings
 
 
 def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
     """Find variables that look like a setting's name with a slip, as pairs (found, meant)."""
-    known = [name.upper() for name in Settings.model_fields]
+    filed = [file_variable(name) for name in (*FILED, HUB_TOKEN)]
+    known = [*(name.upper() for name in Settings.model_fields), *filed]
     pairs: list[tuple[str, str]] = []
     for name in sorted(set(environ) - set(known)):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
@@ -25,8 +27,8 @@ def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, A
     """List every setting as read from ``environ``, where it comes from, default and meaning; secrets are hidden.
 
     Returns:
-        one ``{"name", "value", "source", "default", "description"}`` per setting, ``source`` being ``environment``
-        or ``default``; values are strings, or None where there is none.
+        one ``{"name", "value", "source", "default", "description"}`` per setting, ``source`` being ``environment``,
+        ``file`` (``<name>_FILE``) or ``default``; values are strings, or None where there is none.
     """
     rows: list[dict[str, Any]] = []
     for name, field in Settings.model_fields.items():
@@ -35,12 +37,18 @@ def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, A
             {
                 "name": name.upper(),
                 "value": None if value is None else masked(name, _shown(value)),
-                "source": "environment" if environ.get(name.upper()) else "default",
+                "source": _source(name.upper(), environ),
                 "default": None if field.default is None else _shown(field.default),
                 "description": field.description,
             }
         )
     return rows
+
+
+def _source(name: str, environ: Mapping[str, str]) -> str:
+    if environ.get(name):
+        return "environment"
+    return "file" if name in FILED and environ.get(file_variable(name)) else "default"
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Self
 
 import anyio
@@ -125,16 +127,17 @@ class EngineHTTP:
     Args:
         base_url: the server's address, such as ``http://127.0.0.1:1337``; a user and password in it are sent as such.
         api_key: sent as a bearer token.
+        ca_file: PEM certificates of authorities that the server's may be from, beside those that all know.
     """
 
-    def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
+    def __init__(self, base_url: str, *, api_key: str | None = None, ca_file: Path | None = None) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
         url = httpx.URL(base_url)
         self._client = httpx.AsyncClient(
             base_url=url.copy_with(userinfo=b""),
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             limits=limits,
-            transport=_transport(limits, tls=url.scheme == "https"),
+            transport=_transport(limits, _verification(url, ca_file)),
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             trust_env=False,
@@ -230,6 +233,7 @@ class DownloadResponse(EngineResponse):
 
     Attributes:
         headers: the answer's headers; their names are found in any case.
+        secure: whether nobody on the way could change it: all answers came by https.
         own_headers: the headers of all answers by the host that was asked, redirects included, the first in front.
     """
 
@@ -238,6 +242,7 @@ class DownloadResponse(EngineResponse):
         answers = (*response.history, response)
         asked = answers[0].url
         self.headers: Mapping[str, str] = response.headers
+        self.secure = all(answer.url.scheme == "https" for answer in answers)
         self.own_headers: Sequence[Mapping[str, str]] = [
             answer.headers for answer in answers if (answer.url.host, answer.url.port) == (asked.host, asked.port)
         ]
@@ -248,7 +253,7 @@ class DownloadResponse(EngineResponse):
 
 @contextlib.asynccontextmanager
 async def fetch(url: str, headers: Mapping[str, str]) -> AsyncGenerator[DownloadResponse, None]:
-    """GET a file from anywhere: redirects are followed, the environment's proxies are used.
+    """GET a file from anywhere: redirects are followed, none from https to http; the environment's proxies are used.
 
     Args:
         url: the file; a user and password in it are sent as such.
@@ -259,8 +264,17 @@ async def fetch(url: str, headers: Mapping[str, str]) -> AsyncGenerator[Download
         ConnectionLostError: there was no answer.
     """
     timeout = httpx.Timeout(DOWNLOAD_READ_SECONDS, connect=DOWNLOAD_CONNECT_SECONDS)
+    secure = False
+
+    async def stay_secure(request: httpx.Request) -> None:
+        nonlocal secure
+        if secure and request.url.scheme != "https":
+            raise UnusableURLError(f"it leads from https:// to http:// at {request.url.host}, which anybody can change")
+        secure = request.url.scheme == "https"
+
     try:
-        client = httpx.AsyncClient(follow_redirects=True, timeout=timeout, trust_env=True)
+        hooks = {"request": [stay_secure]}
+        client = httpx.AsyncClient(follow_redirects=True, timeout=timeout, trust_env=True, event_hooks=hooks)
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         remedy = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE"
         raise UnusableURLError(f"{_reason(error)}: {remedy}") from error
@@ -280,17 +294,26 @@ def _errors_of_the_transport() -> tuple[tuple[type[Exception], ...], tuple[type[
 _LOST, _REFUSED = _errors_of_the_transport()
 
 
-def _transport(limits: httpx.Limits, *, tls: bool) -> httpx.AsyncBaseTransport:
-    """httpx-aiohttp's transport where it is installed (a third of the CPU time per token), else httpx's own.
+def _verification(url: httpx.URL, ca_file: Path | None) -> ssl.SSLContext | bool:
+    """Return how a server's certificate is checked.
 
-    Where there is no TLS, there is nothing to verify, and no certificates are read: that takes 20 ms of a core.
+    Where there is no TLS, there is nothing to check, and no certificates are read: that takes 20 ms of a core.
     """
+    if ca_file is None or url.scheme != "https":
+        return url.scheme == "https"
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def _transport(limits: httpx.Limits, verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport:
+    """httpx-aiohttp's transport where it is installed (a third of the CPU time per token), else httpx's own."""
     if not FAST:
-        return httpx.AsyncHTTPTransport(limits=limits, trust_env=False, verify=tls)
+        return httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
     from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 (an extra)
 
     unlimited = httpx.Limits(max_connections=0, keepalive_expiry=limits.keepalive_expiry)  # None is 100 to aiohttp
-    return AiohttpTransport(limits=unlimited, trust_env=False, verify=tls)
+    return AiohttpTransport(verify=verify, limits=unlimited, trust_env=False)
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import re
+import ssl
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from velesio_worker.core.secrets import hide_password
+from tests.support.tls import TLS
+from velesio_worker.cli.main import main
+from velesio_worker.core.redis_url import parse_redis_url
+from velesio_worker.core.secrets import hide_password, unread
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
 from velesio_worker.core.settings_list import describe, misspelt
 from velesio_worker.wire.errors import SettingsError
@@ -140,8 +146,9 @@ def test_a_wrong_value_is_told_with_its_variable_and_what_is_allowed(
         load_settings()
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"{name}={value!r}: ")
-    assert allowed in message.removeprefix(f"{name}={value!r}: ")
+    shown = unread(value) if name in {"REDIS_URL", "LLAMA_SERVER_URL", "SD_SERVER_URL", "MODEL_URL"} else value
+    assert message.startswith(f"{name}={shown!r}: ")
+    assert allowed in message.removeprefix(f"{name}={shown!r}: ")
 
 
 @pytest.mark.parametrize("key", ["a\nb", "k\u00e9y"])
@@ -229,3 +236,77 @@ def test_a_misspelt_variable_is_found() -> None:
     environ = ["LLM_CONCURENCY", "REDIS_URL", "PATH", "REDIS_PORT", "MODEL"]
     assert misspelt(environ) == [("LLM_CONCURENCY", "LLM_CONCURRENCY")]
     assert misspelt([name.upper() for name in Settings.model_fields]) == []
+
+
+UNREAD = (
+    f"redis:/:{SECRET}@h",
+    f"redis+sentinel://u:{SECRET}@127.0.0.1:1?sentinel_passwort={SECRET}",
+    f"redis://[{SECRET}",
+    SECRET,
+    f"{SECRET}://h",
+    f"{SECRET}:x@h",
+    f"redis://{SECRET}:port",
+    f"redis://h/{SECRET}",
+    f"redis://h?{SECRET}=1",
+    f"redis://h\n{SECRET}",
+    f"'redis://:{SECRET}@h'",
+    f"ftp://{SECRET}",
+    f"http://{SECRET}:port",
+    f"//{SECRET}",
+)
+
+
+@pytest.mark.parametrize("url", UNREAD)
+@pytest.mark.parametrize("name", ["REDIS_URL", "LLAMA_SERVER_URL", "SD_SERVER_URL", "MODEL_URL", "RESULT_STORE_URL"])
+def test_of_a_url_that_is_not_understood_nothing_but_its_scheme_is_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    monkeypatch.setenv(name, url)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+    assert re.match(rf"{name}='(redis://|redis:|redis\+sentinel://|http://)?\*\*\*': must be", str(caught.value))
+
+
+@pytest.mark.parametrize("command", ["settings", "doctor", "run", "health", "submit"])
+@pytest.mark.parametrize("url", UNREAD[:4])
+def test_no_command_prints_a_url_that_is_not_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, url: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    assert main([command, *(["hi"] if command == "submit" else [])]) in {1, 2}
+    output = capsys.readouterr()
+    assert "***" in output.out + output.err
+    assert SECRET not in output.out + output.err
+
+
+def test_a_model_that_is_pulled_from_no_url_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "pull", f"http:/me:{SECRET}@h/m.gguf"])
+    assert SECRET not in capsys.readouterr().err
+
+
+def test_an_authority_of_your_own_goes_to_redis_unless_its_url_names_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "own authority.pem"
+    file.write_text(ssl.DER_cert_to_PEM_cert(TLS.get_ca_certs(binary_form=True)[0]))
+    monkeypatch.setenv("CA_FILE", str(file))
+    for url, named in {
+        "rediss://a": str(file),
+        "rediss+cluster://a?db=0": str(file),
+        f"rediss://a?ssl_ca_certs={file}": str(file),
+        "redis://a": None,
+        "unix:///run/redis.sock": None,
+    }.items():
+        monkeypatch.setenv("REDIS_URL", url)
+        options = dict(parse_qsl(urlsplit(parse_redis_url(load_settings().redis_url).plain).query))
+        assert options.get("ssl_ca_certs") == named
+
+
+def test_a_file_without_certificates_is_no_authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("nothing")
+    for name in ("a", "missing"):
+        monkeypatch.setenv("CA_FILE", str(tmp_path / name))
+        with pytest.raises(SettingsError, match=r"CA_FILE=.*must be a file of PEM certificates"):
+            load_settings()

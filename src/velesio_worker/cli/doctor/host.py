@@ -16,6 +16,7 @@ from typing import Final
 from velesio_worker import __version__
 from velesio_worker.cli.doctor.findings import MEBIBYTE, CheckReport, mebibytes, parted
 from velesio_worker.cli.doctor.model import nearest_folder
+from velesio_worker.core.exposure import exposures
 from velesio_worker.core.model_source import hub_token
 from velesio_worker.core.secrets import hide_password
 from velesio_worker.core.settings_list import describe, misspelt
@@ -39,11 +40,13 @@ def check_settings(report: CheckReport) -> None:
     """Look at what the environment sets, and at what nobody reads because its name has a slip."""
     settings = report.settings
     rows = describe(settings, report.environ)
-    given = {row["name"]: row["value"] for row in rows if row["source"] == "environment"}
+    given = {row["name"]: row["value"] for row in rows if row["source"] != "default"}
     shown = f"from the environment: {', '.join(given)}" if given else "none is set: all have their defaults"
     report.ok(shown, environment=given)
     for found, meant in misspelt(report.environ):
         report.warning(f"{found} is no setting, and has no effect", f"did you mean {meant}?", found=found, meant=meant)
+    for exposed in exposures(settings):
+        report.warning(exposed.what, exposed.remedy)
     if not settings.run_llm and not settings.run_sd:
         report.error("RUN_LLM=false and RUN_SD=false leave the worker nothing to run", "set one of them to true")
     if settings.run_llm and settings.model_url is not None:

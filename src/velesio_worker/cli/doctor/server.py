@@ -156,7 +156,7 @@ async def _look_at_url(url: str, report: CheckReport) -> None:
     shown = f"LLAMA_SERVER_URL={hide_password(url)}"
     curl = f"see what answers there: curl {hide_password(url)}"
     try:
-        async with EngineHTTP(url, api_key=report.settings.llama_api_key) as http:
+        async with EngineHTTP(url, api_key=report.settings.llama_api_key, ca_file=report.settings.ca_file) as http:
             properties = await read_properties(http)
     except ConnectionLostError as error:
         remedy = f"start that server, or correct LLAMA_SERVER_URL; {curl}/health"

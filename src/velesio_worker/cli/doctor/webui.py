@@ -101,7 +101,7 @@ async def _look_at_url(url: str, report: CheckReport, limit: float) -> None:
     curl = f"see what answers there: curl {hide_password(url)}{_PREFIX}/sd-models"
     try:
         with anyio.fail_after(limit):
-            async with EngineHTTP(url) as http:
+            async with EngineHTTP(url, ca_file=report.settings.ca_file) as http:
                 catalogue = await read_catalogue(WebUIApi(http))
                 lacks = await _lacks(http)
     except JobError as error:

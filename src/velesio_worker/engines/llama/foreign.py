@@ -125,7 +125,7 @@ async def foreign_server(
         EngineStartError: what answers is no llama-server.
     """
     shown = hide_password(url)
-    async with EngineHTTP(url, api_key=settings.llama_api_key) as http:
+    async with EngineHTTP(url, api_key=settings.llama_api_key, ca_file=settings.ca_file) as http:
         server = await _until_it_answers(http, shown, content_of, on_trouble)
         properties = server.properties
         log.info(

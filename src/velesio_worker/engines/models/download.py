@@ -25,8 +25,10 @@ _PART_ENDING: Final = re.compile(r"-\d{5}-of-\d{5}\.gguf(?=$|\?)")
 _log = get_logger(__name__)
 
 
-async def download(source: ModelSource, target: Path, *, token: str | None, on_progress: OnProgress) -> None:
-    """Download a model, unless it is there. What came of it stays when this fails or is cancelled: it goes on there.
+async def download(source: ModelSource, target: Path, *, token: str | None, on_progress: OnProgress) -> str | None:
+    """Download a model, unless it is there; returns the SHA-256 of what came, if anything did, of its first part.
+
+    What came of it stays when this fails or is cancelled: it goes on there.
 
     The checksum is the source's or else the one that the Hugging Face hub gives (``X-Linked-Etag``). Of several
     processes that download to one target, one does and the others wait for it. All parts of a split model are
@@ -41,14 +43,16 @@ async def download(source: ModelSource, target: Path, *, token: str | None, on_p
     Raises:
         ModelDownloadError: it could not be had, or is not what was asked for; the message says what to do.
     """
+    sha256: str | None = None
     for part_source, part_target in _files(source, target):
         try:
-            await _download_file(part_source, part_target, token, on_progress)
+            sha256 = await _download_file(part_source, part_target, token, on_progress)
         except OSError as error:
             raise ModelDownloadError(
                 f"{part_target} cannot be written or read ({error.strerror or error}): "
                 "check that folder's rights and room, or name another one (MODEL_PATH)"
             ) from error
+    return sha256
 
 
 def _files(source: ModelSource, target: Path) -> list[tuple[ModelSource, Path]]:
@@ -68,7 +72,7 @@ def _files(source: ModelSource, target: Path) -> list[tuple[ModelSource, Path]]:
     return [*reversed(further), (source, target)]
 
 
-async def _download_file(source: ModelSource, target: Path, token: str | None, on_progress: OnProgress) -> None:
+async def _download_file(source: ModelSource, target: Path, token: str | None, on_progress: OnProgress) -> str | None:
     another = PartFile(target)
 
     def tell_of_another() -> None:
@@ -76,12 +80,13 @@ async def _download_file(source: ModelSource, target: Path, token: str | None, o
         on_progress(another.size, another.origin.total if another.origin else None)
 
     if await _is_there(source, target):
-        return
+        return None
     await anyio.Path(target.parent).mkdir(parents=True, exist_ok=True)
     async with locked(target.with_name(f"{target.name}.lock"), tell_of_another):
         if not await _is_there(source, target):
             async with PartFile(target) as part:
-                await Transfer(source, part, token, on_progress).run()
+                return await Transfer(source, part, token, on_progress).run()
+    return None
 
 
 async def _is_there(source: ModelSource, target: Path) -> bool:
@@ -115,6 +120,8 @@ async def fetch_missing(settings: Settings) -> None:
         if meter.is_due():
             _log.info(f"downloading {target.name}: {meter}", action="model_download", bytes=done, total=total)
 
-    await download(parse_model_source(settings.model_url), target, token=hub_token(), on_progress=tell)
+    source = parse_model_source(settings.model_url)
+    sha256 = await download(source, target, token=hub_token(), on_progress=tell)
     seconds = round(time.monotonic() - began, 1)
-    _log.info(f"{target} is there", action="model_downloaded", bytes=target.stat().st_size, seconds=seconds)
+    facts = {"bytes": target.stat().st_size, "seconds": seconds, "sha256": sha256}
+    _log.info(f"{target} is there", action="model_downloaded", **facts)

@@ -7,6 +7,7 @@ sizes: ggml-common.h; what is refused beyond that is what llama.cpp refuses.
 from __future__ import annotations
 
 import math
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,16 @@ _LFS_POINTER: Final = b"version https://git-lfs"
 _VERSIONS: Final = (2, 3)
 _HEADER_LIMIT: Final = 128 * 1024 * 1024
 """Real headers have some ten megabytes; what claims more is damaged, and would take long to walk through."""
+
+_COUNT_LIMIT: Final = 65536
+"""Keys, and tensors, of one file: real ones have some thousands."""
+
+_KEPT: Final = re.compile(
+    r"general\.(architecture|alignment)|split\.(count|no)|tokenizer\.(ggml\.tokens|chat_template)"
+    r"|.+\.(context_length|block_count|pooling_type)",
+    re.DOTALL,
+)
+"""The keys that anybody asks for."""
 
 _NAME_LIMIT: Final = 65535  # the specification's
 _TEXT_KEPT: Final = 4096
@@ -97,8 +108,8 @@ class GgufHeader:
     """One file's header.
 
     Attributes:
-        values: single values by key; long texts are cut.
-        lengths: arrays' lengths by key.
+        values: single values by key, of those keys that are asked for; long texts are cut.
+        lengths: arrays' lengths by key, likewise.
         parameters: elements of its tensors.
         size: the file's bytes.
     """
@@ -141,19 +152,23 @@ def read_header(path: Path) -> GgufHeader:
 def _values(reader: _Reader, count: int) -> tuple[dict[str, int | float | str], dict[str, int]]:
     values: dict[str, int | float | str] = {}
     lengths: dict[str, int] = {}
+    seen: set[int] = set()  # of the keys' hashes: names may be long
     for _ in range(count):
         key = reader.name("key")
-        if key in values or key in lengths:
+        if hash(key) in seen:
             damaged(f"it has {key[:80]!r} twice")
-        kind = reader.number(_U32)
+        seen.add(hash(key))
+        kind, kept = reader.number(_U32), _KEPT.fullmatch(key)
         if kind == _ARRAY:
-            lengths[key] = reader.skip_array()
-        elif kind == _STRING:
-            values[key] = reader.text()
-        elif kind in _SCALARS:
-            values[key] = reader.number(_SCALARS[kind])
-        else:
+            length = reader.skip_array()
+            if kept:
+                lengths[key] = length
+            continue
+        if kind != _STRING and kind not in _SCALARS:
             damaged(f"the value of {key[:80]!r} has the unknown type {kind:,}")
+        value = reader.text() if kind == _STRING else reader.number(_SCALARS[kind])
+        if kept:
+            values[key] = value
     return values, lengths
 
 
@@ -203,7 +218,11 @@ class _Reader:
         if version not in _VERSIONS:
             remedy = "update velesio-worker and llama.cpp" if version > max(_VERSIONS) else "get a newer one"
             raise GgufError(f"is a GGUF file of version {version:,}, and only versions 2 and 3 are read: {remedy}")
-        return self.number(_U64), self.number(_U64)
+        tensors, keys = self.number(_U64), self.number(_U64)
+        for count, what in ((tensors, "tensors"), (keys, "keys")):
+            if count > _COUNT_LIMIT:
+                damaged(f"it says that it has {count:,} {what}")
+        return tensors, keys
 
     def number(self, layout: Struct) -> int:
         return layout.unpack(self._read(layout.size))[0]

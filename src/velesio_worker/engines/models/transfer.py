@@ -65,11 +65,15 @@ class Transfer:
         self._part = part
         self._token = token if source.hub else None
         self._on_progress = on_progress
+        self._secure = True
         parts = urlsplit(source.url)  # shown without users, passwords, and queries, which hold signatures
         self._shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
-    async def run(self) -> None:
-        """Download what is missing, with patience, and put it into place. Raises ModelDownloadError, OSError."""
+    async def run(self) -> str:
+        """Download what is missing, with patience, and put it into place; returns its SHA-256.
+
+        Raises ModelDownloadError, OSError.
+        """
         failures = most = 0
         whole = False
         while not whole:
@@ -82,7 +86,7 @@ class Transfer:
                 failures = 1 if self._part.size > most else failures + 1
                 most = max(most, self._part.size)
                 await self._wait(error, failures)
-        await self._finish()
+        return await self._finish()
 
     async def _wait(self, error: ConnectionLostError | _BusyError, failures: int) -> None:
         if failures > len(RETRY_SECONDS):
@@ -105,6 +109,7 @@ class Transfer:
                 return True
         async with fetch(self._source.url, self._headers()) as response:
             origin = self._origin(response)
+            self._secure = response.secure
             if response.status == HTTPStatus.OK:
                 await part.begin(origin)
             elif response.status not in _OF_RANGES or not part.size:
@@ -180,13 +185,14 @@ class Transfer:
             async for chunk in chunks:
                 if await part.add(chunk):
                     self._report()
+                    await _make_sure_of_room(part.target.parent, 0 if total is None else total - part.size)
         await part.flush()
         self._report()
         if total is not None and part.size < total:
             raise ConnectionLostError("the answer ended too early")
 
-    async def _finish(self) -> None:
-        """Check the file, and put it into place; what is not what was asked for is removed."""
+    async def _finish(self) -> str:
+        """Check the file, and put it into place; returns its SHA-256. What is not what was asked for is removed."""
         part, total, found = self._part, self._total, await self._part.digest()
         expected = self._source.sha256 or (part.origin.sha256 if part.origin else None)
         trouble = None
@@ -199,7 +205,14 @@ class Transfer:
         if trouble:
             await part.drop()
             raise ModelDownloadError(f"{self._shown} {trouble}. What has come is removed: check the source, try again")
+        if expected is None and not self._secure:
+            _log.warning(
+                f"{self._shown} came over http:// and nobody knows its checksum: whoever stands between may have "
+                f"chosen it. If it is the right one, pin it: #sha256={found} behind the URL",
+                action="model_unchecked",
+            )
         await part.publish()
+        return found
 
 
 async def _make_sure_of_room(folder: Path, missing: int) -> None:

@@ -10,7 +10,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, BinaryIO, Final
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,11 @@ MARK: Final = "VELESIO_ENGINE"
 _TERM_SECONDS: Final = 5.0
 _SAME_SECONDS: Final = 1.0
 """Start times of one process differ by less, however they are read."""
+
+_OTHERS: Final = 0o077
+_WRITABLE_BY_OTHERS: Final = 0o022
+_LARGEST: Final = 64 * 1024
+"""Bytes of a note that are read; one has some hundred."""
 
 Pid = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -53,15 +58,27 @@ def notes_folder() -> Path:
 
 def _own_folder() -> Path | None:
     """Make the folder; None if it cannot be had, or somebody else put another one there."""
-    folder = Path("the temporary folder")
+    folder, remedy = Path("the temporary folder"), "set TMPDIR to a folder that is yours"
     with contextlib.suppress(OSError):
         folder = notes_folder()
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.lstat()
         if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
-            return folder
-    log.warning(f"no notes on engines can be kept in {folder}: set TMPDIR to a folder that is yours", action="no_notes")
+            if not facts.st_mode & _OTHERS:
+                return folder
+            remedy = f"others may write or read there: remove what is in it, and chmod 700 {folder}"
+    log.warning(f"no notes on engines can be kept in {folder}: {remedy}", action="no_notes")
     return None
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a note; whatever else lies under its name is an OSError, and nothing is waited for."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    facts = os.fstat(file.fileno())
+    if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & _WRITABLE_BY_OTHERS:
+        return file
+    file.close()
+    raise OSError(f"{path} is no note of this user's")
 
 
 def noted(pid: int, mark: str, name: str) -> contextlib.ExitStack:
@@ -100,10 +117,10 @@ def end_orphans() -> list[int]:
     folder = _own_folder()
     ended: list[int] = []
     for path in sorted(folder.glob("*.json")) if folder else ():
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), _open(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its worker lives
             try:
-                note = _Note.model_validate_json(file.read())
+                note = _Note.model_validate_json(file.read(_LARGEST))
             except ValidationError:
                 log.debug(f"{path} is no note of an engine", action="bad_note")
             else:

@@ -225,7 +225,8 @@ class WebUILauncher:
 
     async def _foreign(self, stack: AsyncExitStack, url: str) -> Serving[WebUIEngine]:
         shown = hide_password(url)
-        api = WebUIApi(await stack.enter_async_context(EngineHTTP(url)), largest_answer(self._settings))
+        http = EngineHTTP(url, ca_file=self._settings.ca_file)
+        api = WebUIApi(await stack.enter_async_context(http), largest_answer(self._settings))
         engine = await self._until_it_answers(api, shown)
         log.info(f"the WebUI at {shown} is ready: {engine.model or 'its model'}", action="engine_ready")
         stack.push_async_callback(self._let_go, engine)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import anyio
 
-from velesio_worker.core.secrets import hide_password
+from velesio_worker.core.secrets import unread
 from velesio_worker.core.threads import aside
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
@@ -120,4 +120,4 @@ def plain_name(name: str) -> str:
 
 def no_store(where: str) -> SettingsError:
     """Return the error for a RESULT_STORE that names no store."""
-    return SettingsError(f"RESULT_STORE={hide_password(where)!r}: must be a folder, or s3://bucket/prefix")
+    return SettingsError(f"RESULT_STORE={unread(where)!r}: must be a folder, or s3://bucket/prefix")

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import anyio
 
-from velesio_worker.core.secrets import hide_password
+from velesio_worker.core.secrets import hide_password, unread
 from velesio_worker.execution.results.folder_store import PUT_SECONDS, StoreError, no_store, plain_name
 from velesio_worker.wire.errors import SettingsError
 
@@ -127,9 +127,7 @@ def _check_endpoint(environ: Mapping[str, str]) -> None:
         if url is None:
             continue
         if not _is_http(url):
-            raise SettingsError(
-                f"{name}={hide_password(url)!r}: must be a URL such as https://s3.example.com, or unset"
-            )
+            raise SettingsError(f"{name}={unread(url)!r}: must be a URL such as https://s3.example.com, or unset")
         if url.startswith("http:") and environ.get("AWS_ALLOW_HTTP", "").lower() not in _TRUE:
             raise SettingsError(f"{name} begins with http://, which is not encrypted: set AWS_ALLOW_HTTP=true")
 

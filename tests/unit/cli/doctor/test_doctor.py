@@ -82,8 +82,9 @@ def test_an_errors_text_is_parted_from_its_remedy(text: str, what: str, advice: 
 async def test_secrets_are_hidden_and_slips_pointed_out() -> None:
     environ = {"REDIS_URL": "redis://:s3cret@host", "LLAMA_API_KEY": "s3cret", "LLM_CONCURENCY": "3"}
     found = await look(check_settings, environ, redis_url="redis://:s3cret@host", llama_api_key="s3cret")
-    assert told(found) == ["ok", "warning"]
+    assert told(found) == ["ok", "warning", "warning"]
     assert "s3cret" not in str(found)
+    assert found[2].message == "the password in REDIS_URL goes to host in the clear"
     assert found[0].message == "from the environment: REDIS_URL, LLAMA_API_KEY"
     assert found[0].facts["environment"] == {"REDIS_URL": "redis://:***@host", "LLAMA_API_KEY": "***"}
     assert (found[1].facts["found"], remedy(found[1])) == ("LLM_CONCURENCY", "did you mean LLM_CONCURRENCY?")
