@@ -169,3 +169,24 @@ def test_a_real_redis_takes_the_command_and_refuses_whoever_has_no_password(tmp_
 
 def test_every_image_has_an_exact_tag() -> None:
     assert SERVICES["redis"]["image"].split(":")[1].count(".") == 2
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_is_taken_over_can_do_little(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp"]  # noqa: S108 (a container's own)
+    assert int(interpolated(str(service["pids_limit"]), {})) > 0
+    memory = service["mem_limit"]
+    assert interpolated(memory, {}) == "0"
+    variable = "REDIS_MEMORY" if name == "redis" else "WORKER_MEMORY"
+    assert interpolated(memory, {variable: "8g"}) == "8g"
+
+
+def test_no_worker_puts_another_engine_where_all_find_it() -> None:
+    volumes = {interpolated(volume, {}) for volume in SERVICES["worker"]["volumes"]}
+    assert volumes == {"../data/models:/app/data/models:ro", "../data/binaries:/app/data/binaries:ro"}
+    built = {interpolated(volume, {"BINARIES": "rw"}) for volume in SERVICES["worker"]["volumes"]}
+    assert "../data/binaries:/app/data/binaries:rw" in built

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 import socketserver
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from urllib.parse import urlsplit
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 import anyio
 import anyio.abc
@@ -21,6 +24,7 @@ import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
+from velesio_worker.core.exposure import is_loopback
 from velesio_worker.core.logs import get_logger
 from velesio_worker.observability.health import Health
 from velesio_worker.wire.errors import SettingsError
@@ -28,12 +32,22 @@ from velesio_worker.wire.errors import SettingsError
 MOST_REQUESTS: Final = 64
 """So many requests are answered at a time; further ones are turned away."""
 
+MOST_OF_ONE: Final = 8
+"""So many of them may come from one address."""
+
+KEPT_FOR_LOOPBACK: Final = 8
+"""So many of the places are for this host alone: HEALTHCHECK asks from here."""
+
+HEAD_SECONDS: Final = 3.0
+"""How long the head of a request may take in all."""
+
 REPORT_SECONDS: Final = 4.0
 """How long the event loop may take to say how everything is."""
 
 REQUEST_SECONDS: Final = 10.0
 """How long a request and its answer may take in all: whoever is slow holds its place no longer."""
 
+_LONGEST_LINE: Final = 65536
 _POLL_SECONDS: Final = 0.05
 _PATHS: Final = ("/livez", "/readyz", "/health", "/metrics")
 
@@ -41,12 +55,89 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 log = get_logger(__name__)
 
 
+class _Places:
+    """Who is being answered: so many at a time, and of one address, and some places are for this host alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: Counter[str] = Counter()
+
+    def take(self, peer: str) -> bool:
+        """Take a place; returns whether there was one."""
+        with self._lock:
+            local = sum(count for other, count in self._of.items() if is_loopback(other))
+            far = self._of.total() - local
+            room = self._of.total() < MOST_REQUESTS if is_loopback(peer) else far < MOST_REQUESTS - KEPT_FOR_LOOPBACK
+            if not room or self._of[peer] >= MOST_OF_ONE:
+                return False
+            self._of[peer] += 1
+            return True
+
+    def give_back(self, peer: str) -> None:
+        with self._lock:
+            self._of[peer] -= 1
+            if not self._of[peer]:
+                del self._of[peer]
+
+
+class _ServerHandler(ServerHandler):
+    server_software = None  # pyright: ignore[reportAssignmentType] (then there is no such header)
+
+
 class _Handler(WSGIRequestHandler):
     timeout: ClassVar[float | None] = 2.0  # of a connection that sends nothing, in seconds
+    server: HealthListener  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def version_string(self) -> str:
+        """Tell nobody which Python this is."""
+        return "velesio-worker"
+
+    def send_header(self, keyword: str, value: str) -> None:
+        """Send a header, but for the server's name, which nobody needs."""
+        if keyword.lower() != "server":
+            super().send_header(keyword, value)
+
+    def handle(self) -> None:
+        """Answer one request, whose head has to be there in time."""
+        limit = threading.Timer(HEAD_SECONDS, self._cut_off)
+        limit.daemon = True
+        limit.start()
+        try:
+            self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
+            if len(self.raw_requestline) > _LONGEST_LINE:
+                self.requestline = self.request_version = self.command = ""
+                self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+                return
+            if not self.parse_request():
+                return
+        finally:
+            limit.cancel()
+        if self.server.is_local and not is_own_name(self.headers.get("Host")):
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST)  # a web page's name, which was turned to this address
+            return
+        handler = _ServerHandler(self.rfile, self.wfile, self.get_stderr(), self.get_environ(), multithread=False)
+        handler.request_handler = self  # pyright: ignore[reportAttributeAccessIssue] (as the base's handle does)
+        handler.run(self.server.get_app())
+
+    def _cut_off(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base's name)
         line = format % args
         log.debug(line, action="health_request")
+
+
+def is_own_name(host: str | None) -> bool:
+    """Whether a request's ``Host`` is an address or localhost, which no name server can turn elsewhere."""
+    if host is None:
+        return True  # HTTP/1.0: no browser
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+    except ValueError:
+        return host.partition(":")[0].rstrip(".").lower() == "localhost"
+    return True
 
 
 class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
@@ -65,7 +156,8 @@ class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
         except UnicodeError:
             raise socket.gaierror(socket.EAI_NONAME, "this is no host name") from None
         self.address_family, _, _, _, address = found[0]
-        self._room = threading.BoundedSemaphore(MOST_REQUESTS)
+        self._places = _Places()
+        self.is_local = is_loopback(str(address[0]))
         super().__init__(address[:2], _Handler)  # pyright: ignore[reportArgumentType]
 
     def server_bind(self) -> None:
@@ -76,11 +168,11 @@ class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base has it)
         """Answer in a thread of its own, if not too many do."""
-        if self._room.acquire(blocking=False):
+        if self._places.take(client_address[0]):
             try:
                 super().process_request(request, client_address)
             except BaseException:  # no thread could be started
-                self._room.release()
+                self._places.give_back(client_address[0])
                 raise
         else:
             self.shutdown_request(request)
@@ -99,7 +191,7 @@ class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
             super().process_request_thread(request, client_address)
         finally:
             limit.cancel()
-            self._room.release()
+            self._places.give_back(client_address[0])
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Take note of it; who scans ports need not fill the log."""

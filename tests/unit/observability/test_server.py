@@ -22,7 +22,7 @@ from tests.support.servers import free_port
 from tests.support.waiting import until
 from velesio_worker.observability import server as health_server
 from velesio_worker.observability.health import Health
-from velesio_worker.observability.server import MOST_REQUESTS, HealthApp, served
+from velesio_worker.observability.server import MOST_OF_ONE, MOST_REQUESTS, HealthApp, served
 from velesio_worker.wire.errors import SettingsError
 
 pytestmark = pytest.mark.anyio
@@ -201,9 +201,9 @@ async def test_one_too_many_at_a_time_is_turned_away_and_the_next_is_not() -> No
     health = HealthDouble(check_waits_for=anyio.Event())
     async with serving(health, report_seconds=30.0) as port:
         async with anyio.create_task_group() as group:
-            for _ in range(MOST_REQUESTS):
+            for _ in range(MOST_OF_ONE):
                 group.start_soon(partial(_expect, port, 200))
-            await until(lambda: health.checks == MOST_REQUESTS)
+            await until(lambda: health.checks == MOST_OF_ONE)
             with pytest.raises((ConnectionError, http.client.HTTPException)):
                 await asked(port, "/livez")
             assert health.check_waits_for is not None
@@ -383,3 +383,79 @@ async def _cannot_be_had(host: str, caplog: pytest.LogCaptureFixture, *, must: b
         (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
         assert record.getMessage().startswith(sign)
         assert record.__dict__["action"] == "health_not_served"
+
+
+def _begin(port: int, peer: str) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(peer, 0))
+    with suppress(OSError):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
+    return connection
+
+
+async def test_slow_connections_of_another_address_keep_nobody_from_an_answer() -> None:
+    """They send a byte now and then, and come back when they are cut off."""
+
+    def attack(port: int) -> list[int]:
+        slow = [_begin(port, "127.0.0.2") for _ in range(64)]
+        answers: list[int] = []
+        try:
+            for _ in range(20):
+                for number, connection in enumerate(slow):
+                    try:
+                        connection.sendall(b"a")
+                    except OSError:
+                        connection.close()
+                        slow[number] = _begin(port, "127.0.0.2")
+                answers.append(fetch(port, "/livez")[0])
+        finally:
+            for connection in slow:
+                connection.close()
+        return answers
+
+    async with serving(HealthDouble()) as port:
+        assert await anyio.to_thread.run_sync(attack, port) == [200] * 20
+
+
+async def test_a_head_that_does_not_come_to_its_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_server, "HEAD_SECONDS", 0.2)
+
+    def drip(port: int) -> bool:
+        with closing(_begin(port, "127.0.0.1")) as connection:
+            end = time.monotonic() + 5
+            connection.settimeout(0.05)
+            while time.monotonic() < end:
+                try:
+                    connection.sendall(b"a")
+                    if not connection.recv(1):
+                        return True
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return True
+        return False
+
+    async with serving(HealthDouble()) as port:
+        assert await anyio.to_thread.run_sync(drip, port)
+
+
+@pytest.mark.parametrize(
+    ("named", "status"),
+    [
+        *((host, 421) for host in ("evil.example.com", "evil.example.com:9090", "localhost.evil.example", "")),
+        *((host, 200) for host in ("127.0.0.1:9090", "localhost", "LOCALHOST:9090", "[::1]:9090", "10.0.0.1")),
+    ],
+)
+async def test_on_this_host_alone_no_other_name_is_answered(named: str, status: int) -> None:
+    def ask(port: int, host: str) -> tuple[int, str]:
+        with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            connection.request("GET", "/health", headers={"Host": named})
+            response = connection.getresponse()
+            assert "server" not in {name.lower() for name, _ in response.getheaders()}
+            return response.status, response.read().decode()
+
+    async with serving(HealthDouble()) as port:
+        found, body = await anyio.to_thread.run_sync(ask, port, "127.0.0.1")
+        assert found == status
+        assert ("w1" in body) == (status == 200)
+    async with serving(HealthDouble(), host="0.0.0.0") as port:  # noqa: S104 (where others may ask it has any name)
+        assert (await anyio.to_thread.run_sync(ask, port, "127.0.0.1"))[0] == 200

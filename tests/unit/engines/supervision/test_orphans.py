@@ -307,3 +307,34 @@ def test_a_process_that_is_gone_before_it_is_noted_is_no_trouble(folder: Path) -
     with noted(gone(), new_mark(), "llama-server"):
         (note,) = folder.iterdir()
         note.unlink()  # as another worker may
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o750, 0o702])
+def test_a_folder_that_others_may_use_is_not_believed(
+    folder: Path, mode: int, spawn: Spawn, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = spawn([*PYTHON, SLEEPER])
+    folder.mkdir(mode=0o700)
+    started = psutil.Process(process.pid).create_time()
+    note = {"name": "x", "mark": "0" * 16, "pid": process.pid, "started": started, "worker": 1}
+    (folder / "x.json").write_bytes(orjson.dumps(note))
+    folder.chmod(mode)
+    assert end_orphans() == []
+    assert process.poll() is None
+    assert f"chmod 700 {folder}" in caplog.text
+
+
+def test_what_is_no_plain_file_of_ones_own_is_no_note_and_is_not_waited_for(
+    folder: Path, tmp_path: Path, spawn: Spawn
+) -> None:
+    process = spawn([*PYTHON, SLEEPER])
+    folder.mkdir(mode=0o700)
+    started = psutil.Process(process.pid).create_time()
+    note = orjson.dumps({"name": "x", "mark": "0" * 16, "pid": process.pid, "started": started, "worker": 1})
+    os.mkfifo(folder / "pipe.json")
+    (tmp_path / "elsewhere").write_bytes(note)
+    (folder / "link.json").symlink_to(tmp_path / "elsewhere")
+    (folder / "open.json").write_bytes(note)
+    (folder / "open.json").chmod(0o666)
+    assert end_orphans() == []
+    assert process.poll() is None
