@@ -94,7 +94,7 @@ def test_models_are_mounted_read_only_and_binaries_are_kept() -> None:
     workdir = Image("Dockerfile").last("WORKDIR")
     assert SERVICES["worker"]["volumes"] == [
         f"../data/models:{workdir}/data/models:ro",
-        f"../data/binaries:{workdir}/data/binaries",
+        f"../data/binaries:{workdir}/data/binaries:${{BINARIES:-ro}}",
     ]
 
 

@@ -115,9 +115,11 @@ class _Handler(WSGIRequestHandler):
         if self.server.is_local and not is_own_name(self.headers.get("Host")):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)  # a web page's name, which was turned to this address
             return
-        handler = _ServerHandler(self.rfile, self.wfile, self.get_stderr(), self.get_environ(), multithread=False)
+        output: Any = self.wfile
+        application: Any = self.server.get_app()
+        handler = _ServerHandler(self.rfile, output, self.get_stderr(), self.get_environ(), multithread=False)
         handler.request_handler = self  # pyright: ignore[reportAttributeAccessIssue] (as the base's handle does)
-        handler.run(self.server.get_app())
+        handler.run(application)
 
     def _cut_off(self) -> None:
         with suppress(OSError):

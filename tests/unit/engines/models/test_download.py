@@ -21,6 +21,7 @@ from tests.support.tls import TLS
 from tests.support.waiting import until
 from velesio_worker.core.model_source import ModelSource
 from velesio_worker.core.settings import Settings
+from velesio_worker.engines.http import UnusableURLError, fetch
 from velesio_worker.engines.models import part_file, transfer
 from velesio_worker.engines.models.download import ModelDownloadError, download, fetch_missing
 from velesio_worker.engines.models.part_file import Origin, PartFile
@@ -579,3 +580,29 @@ async def test_without_a_source_nothing_is_fetched(server: FileServer, target: P
     put(target, OTHER)
     await fetch_missing(Settings(model_path=target, model_url=server.url + PATH))
     assert (server.requests, content(target)) == ([], OTHER)
+
+
+async def test_a_model_over_http_that_nobody_vouches_for_is_told_with_its_checksum(
+    get: Get, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await get()
+    assert f"#sha256={SUM}" in caplog.text
+    caplog.clear()
+    await anyio.Path(target).unlink()
+    await get(sha256=SUM)
+    assert "#sha256=" not in caplog.text
+
+
+async def test_no_redirect_leads_from_https_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(302, headers={"Location": "http://other/x.gguf"})
+
+    client = partial(httpx.AsyncClient, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    with pytest.raises(UnusableURLError, match="from https:// to http:// at other"):
+        async with fetch("https://models/m.gguf", {}):
+            pass
+    assert asked == ["https://models/m.gguf"]
