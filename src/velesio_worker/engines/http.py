@@ -137,7 +137,7 @@ class EngineHTTP:
             base_url=url.copy_with(userinfo=b""),
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             limits=limits,
-            transport=_transport(limits, _verification(url, ca_file)),
+            transport=_transport(limits, verify=_verification(url, ca_file)),
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             trust_env=False,
@@ -306,7 +306,7 @@ def _verification(url: httpx.URL, ca_file: Path | None) -> ssl.SSLContext | bool
     return context
 
 
-def _transport(limits: httpx.Limits, verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport:
+def _transport(limits: httpx.Limits, *, verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport:
     """httpx-aiohttp's transport where it is installed (a third of the CPU time per token), else httpx's own."""
     if not FAST:
         return httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from httpx._transports import default  # pyright: ignore[reportPrivateUsage]
 
