@@ -18,6 +18,7 @@ from tests.support.waiting import until
 from tests.support.webui_bench import FAST, GpusDouble
 from velesio_worker.core.settings import CacheMode, Settings
 from velesio_worker.engines.base import Engine, EngineState, Generation, Traits
+from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.capacity import make_engine_set
 from velesio_worker.execution.executor import Executor
@@ -52,9 +53,13 @@ class Painter:
 
     @asynccontextmanager
     async def ensure(
-        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] | None = None
+        self,
+        model: str | None = None,
+        *,
+        on_wait: Callable[[EngineState], None] | None = None,
+        request: EngineRequest | None = None,
     ) -> AsyncGenerator[Engine, None]:
-        assert (model, on_wait is None) == (None, False)
+        assert (model, on_wait is None, request is None) == (None, False, False)
         yield self
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:

@@ -17,6 +17,7 @@ from velesio_worker.core.settings import CacheMode
 from velesio_worker.engines.base import PLAIN, EngineState
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
+from velesio_worker.engines.requests import Blame, EngineRequest
 from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.executor import Executor
 from velesio_worker.execution.performer import Performer
@@ -68,6 +69,8 @@ class Source:
         self.leased: list[str | None] = []
         self.known_as: str | None = "tiny of 1 byte"
         self.complaints: list[str] = []
+        self.requests: list[EngineRequest] = []
+        self.blame = Blame.NOBODYS
 
     @property
     def model(self) -> str:
@@ -75,9 +78,16 @@ class Source:
 
     @asynccontextmanager
     async def ensure(
-        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] | None = None
+        self,
+        model: str | None = None,
+        *,
+        on_wait: Callable[[EngineState], None] | None = None,
+        request: EngineRequest | None = None,
     ) -> AsyncGenerator[LlamaEngine, None]:
         assert on_wait is not None
+        assert request is not None
+        self.requests.append(request)
+        request.blame = self.blame
         self.leased.append(model)
         if self.unavailable is not None:
             on_wait(EngineState.BACKOFF)

@@ -98,6 +98,16 @@ def _queue_name(value: str) -> None:
         raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
 
 
+def _bytes(value: object) -> object:
+    """Read a number of bytes with or without a unit, as 24GiB, 24G or 25769803776."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", value.strip().lower())
+    if found is None:
+        raise ValueError("a number of bytes, such as 24GiB or 512MiB, or 0")
+    return int(float(found[1]) * 1024 ** (" kmgt".index(found[2]) if found[2] else 0))
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -262,6 +272,11 @@ class Settings(BaseSettings):
     stall_seconds: Seconds = Field(
         default=120,
         description="How long an engine may send nothing for a running job before it is replaced, in seconds.",
+    )
+    engine_memory_limit: Annotated[int, BeforeValidator(_bytes), Field(ge=0, le=2**53)] = Field(
+        default=0,
+        description="The most of the host's memory that an engine of the worker's own may take, such as 24GiB; one "
+        "that takes more is replaced. 0: 90 % of the host's or the container's, less 512 MiB.",
     )
     drain_seconds: SecondsOrNever = Field(
         default=30, description="How long running jobs may go on after SIGTERM before they are handed back, in seconds."

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
+from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.wire.errors import ModelUnavailableError
 from velesio_worker.wire.events import Done, EngineEvent
 from velesio_worker.wire.parameters import Parameters
@@ -132,6 +133,7 @@ class Serving(Generic[E_co]):
         look: asks an engine that somebody else runs whether it is what it was, unless that was asked less than so many
             seconds ago. Returns what it is now, empty if it is the same; None if it does not say. None: nobody else can
             change it.
+        memory: measures how much of the host's memory it takes, in bytes; None if that cannot be told. Reads files.
         spare: how many may have a lease beside those, to wait in the engine's own line.
         excused: whether its end was wished for, so that it does not count as a failure.
         rest: has it let go of the GPU's memory until the next job, while none runs; None if it cannot. Raises JobError.
@@ -155,6 +157,7 @@ class Serving(Generic[E_co]):
     instead: Spec | None = None
     works: Callable[[], Awaitable[None]] | None = None
     excused: Callable[[], bool] = lambda: False
+    memory: Callable[[], int] | None = None
     spare: int = 0
 
 
@@ -227,13 +230,18 @@ class EngineSource(Protocol):
         ...
 
     def ensure(
-        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] = ...
+        self,
+        model: str | None = None,
+        *,
+        on_wait: Callable[[EngineState], None] = ...,
+        request: EngineRequest | None = None,
     ) -> AbstractAsyncContextManager[Engine]:
         """Lease the engine with a model loaded: wait until it is, have it started or exchanged if need be.
 
         Args:
             model: a job's ``model``; None for the default one.
             on_wait: called at once if there is something to wait for, and now and then while that lasts.
+            request: what the engine is to be asked; whoever asks says how far that comes.
 
         Raises:
             EngineUnavailableError: the engine was replaced, or stopped, meanwhile.

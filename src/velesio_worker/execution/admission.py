@@ -79,7 +79,8 @@ class Admission:
         waited = self.arrivals.waited(job) if reply.first else None
         if waited is not None:
             QUEUE_WAIT.labels(job.type).observe(waited)
-        return Claim(job, held, first=reply.first, last=reply.counted >= job.attempts_allowed, waited=waited)
+        last = reply.counted >= job.attempts_allowed
+        return Claim(job, held, first=reply.first, last=last, waited=waited, suspect=reply.suspect)
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
@@ -127,7 +128,8 @@ class Admission:
             case ClaimStatus.EXHAUSTED:
                 allowed = job.attempts_allowed
                 lost = "1 attempt was" if allowed == 1 else f"{allowed} attempts were"
-                reason = f"{lost} lost: each time the worker or its engine died"
+                reading = ", once at least while the engine read this job's request" if reply.suspect else ""
+                reason = f"{lost} lost: each time the worker or its engine died{reading}"
                 error = WorkerLostError(f"The job was given up: {reason}.")
                 log.warning(f"job failed: {error}", action="job_failed", code=error.code, type=job.type.value)
                 bury = "" if job.on_crash == "fail" else reason

@@ -13,6 +13,7 @@ from velesio_worker.engines.gpu import Gpus
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
+from velesio_worker.engines.supervision.memory import default_limit
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.engines.webui.command import FOLDER, LAUNCH, has_webui
@@ -61,7 +62,12 @@ def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Cal
     """Make the engines that the settings ask for; ``on_change`` is called when the state of one has changed."""
     turns = GpuTurns() if settings.gpu_sharing is GpuSharing.EXCLUSIVE else None
     text = image = None
-    patience = Patience(settings.stall_seconds, settings.probe_seconds, settings.idle_unload_seconds)
+    patience = Patience(
+        settings.stall_seconds,
+        settings.probe_seconds,
+        settings.idle_unload_seconds,
+        memory=settings.engine_memory_limit or default_limit(),
+    )
     if settings.run_llm:
         llama = LlamaLauncher(settings, gpus)
         supervise = partial(Supervisor, llama, patience, turns=turns)

@@ -122,9 +122,9 @@ class Closer:
                 log.warning(f"the job could not be answered: {error}", action="job_unanswered")
         await self.slots.bury(slot, payload, f"the worker could not handle it: {reason}")
 
-    async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
+    async def hand_back(self, held: Held, *, in_good_order: bool, suspect: bool = False) -> None:
         """Put a job back; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
-        await self.claims.hand_back(held, in_good_order=in_good_order)
+        await self.claims.hand_back(held, in_good_order=in_good_order, suspect=suspect)
         HANDED_BACK.labels(held.type or UNKNOWN).inc()
 
     async def drop(self, held: Held) -> None:

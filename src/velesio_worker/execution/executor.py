@@ -12,6 +12,7 @@ import orjson
 
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import fields_in_log, get_logger
+from velesio_worker.engines.requests import Blame
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.report import report
@@ -203,6 +204,7 @@ class Executor:
             await source.lost()
         if source is not None and isinstance(outcome, EngineStalledError):
             await source.stalled(f"sent nothing for {self._stall:g} s")
+        outcome = run.outcome = _judged(run)
         if isinstance(outcome, EngineFailedError) and job.worker is None and await self._elsewhere(job.kind):
             await self._closer.hand_back(held, in_good_order=True)
             return False
@@ -210,11 +212,11 @@ class Executor:
             case None | StreamLostError():
                 await self._closer.hand_back(held, in_good_order=True)
             case EngineUnavailableError() if not final:
-                await self._closer.hand_back(held, in_good_order=True)
+                await self._closer.hand_back(held, in_good_order=True, suspect=run.request.alone)
             case FencedError():
                 return await self._fenced(run)
             case JobError() if run.goes_on:
-                await self._closer.hand_back(held, in_good_order=False)
+                await self._closer.hand_back(held, in_good_order=False, suspect=run.request.alone)
             case JobError():
                 partial = await self._is_partial(run)
                 bury = _reason_to_bury(run, outcome)
@@ -247,6 +249,28 @@ class Executor:
         if run.answer.tokens or run.claim.first or not run.job.streamed:
             return run.job.streamed and run.answer.tokens > 0
         return (await self._performer.published(run.job.id)).has_output
+
+
+def _judged(run: Run) -> Outcome:
+    """Return the outcome of a run, in the light of whose request its engine was reading if that was lost.
+
+    Another's: this one loses no attempt. This one's and others': neither do they, but each is run alone the next time,
+    and then it is its own fault.
+    """
+    outcome = run.outcome
+    if not isinstance(outcome, EngineCrashedError | EngineStalledError):
+        return outcome
+    match run.request.blame:
+        case Blame.ANOTHERS:
+            return EngineUnavailableError(f"{outcome} It was reading another job's request, so this costs no attempt.")
+        case Blame.SHARED:
+            run.request.alone = True
+            return EngineUnavailableError(f"{outcome} It was reading several requests, this job's too: it runs alone.")
+        case Blame.OWN:
+            run.request.alone = True
+            return type(outcome)(f"{outcome} It was reading this job's request when that happened.")
+        case Blame.NOBODYS:
+            return outcome
 
 
 def _reason_to_bury(run: Run, error: JobError) -> str:

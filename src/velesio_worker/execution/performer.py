@@ -15,6 +15,7 @@ import orjson
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import CACHE, SSE_EVENTS
 from velesio_worker.engines.base import Engine, EngineSource, EngineState, Generation
+from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.cache import MOST_PIECES, Kept, PromptCache, Replay, cache_key
 from velesio_worker.execution.published import NOTHING, Published
 from velesio_worker.execution.results.images import ImageOutput
@@ -126,8 +127,9 @@ class Performer:
         job = run.job
         outcome: Done | JobError = EngineCrashedError()
         run.at_work = False
+        run.request = EngineRequest(alone=run.claim.suspect)
         try:
-            async with source.ensure(job.model, on_wait=partial(self._waits, run)) as engine:
+            async with source.ensure(job.model, on_wait=partial(self._waits, run), request=run.request) as engine:
                 if run.member is not None:
                     await run.member.arrive()
                 run.at_work = not run.traits.queues
@@ -140,6 +142,8 @@ class Performer:
                     identity = await source.identity(job.model)
                     run.answer.cache_key = None if identity is None else cache_key(job, identity)
                 outcome = await self._in_time(run, lambda run: self._generate(engine, run, mode))
+                if isinstance(outcome, Done):
+                    run.request.over()
         except (EngineCrashedError, EngineStalledError) as error:
             if run.at_work:
                 raise
@@ -246,6 +250,8 @@ class Performer:
     async def _follow(self, run: Run) -> Done:
         """Publish what a run's generation yields, to its end."""
         generation = cast("Generation", run.answer.generation)
+        if not run.traits.queues:  # else the engine says when it begins
+            run.request.sent()
         patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
             run.times.waiting_since = time.monotonic() + patient
@@ -284,6 +290,7 @@ class Performer:
                     break
         if run.times.first_token_at is None and run.answer.tokens:
             run.times.first_token_at = time.monotonic()
+            run.request.answered()
         return done
 
     async def keep(self, run: Run) -> None:
@@ -311,4 +318,5 @@ def _keep_time(run: Run, event: Preparing | Queued | Begun) -> None:
             run.clock.pause()
         case Begun():
             run.at_work = True
+            run.request.sent()
             run.clock.start()

@@ -13,6 +13,7 @@ from typing import Any, Final
 import anyio
 
 from velesio_worker.engines.base import PLAIN, Generation, Traits
+from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.published import NOTHING, Published
 from velesio_worker.queue.claims import Claim
 from velesio_worker.stream import JobStream
@@ -211,6 +212,7 @@ class Run:
         member: its place among the jobs that were taken together with it.
         clock: limits how long it runs.
         traits: what its engine is like.
+        request: what its engine is asked.
         at_work: whether its engine works on it; else it waits for that.
         mode: how the attempt began, as its last ``start`` says; empty before that.
         model: the name of the model that it runs on, once that is known.
@@ -226,6 +228,7 @@ class Run:
     member: BatchMember | None = None
     clock: Clock = field(default_factory=lambda: Clock(math.inf))
     traits: Traits = PLAIN
+    request: EngineRequest = field(default_factory=EngineRequest)
     at_work: bool = False
     mode: str = ""
     model: str | None = None

@@ -66,15 +66,18 @@ class Gauges(Collector):
     def _engine_gauges(self) -> Iterator[GaugeMetricFamily]:
         used = _gauge("slots_used", "Places for jobs on the engine that are taken.", "kind")
         free = _gauge("slots_free", "Places for jobs on the engine that are free.", "kind")
+        memory = _gauge("engine_memory_bytes", "The host's memory that the worker's own engine takes.", "kind")
         state = _gauge("engine_state", "1 for the state that the engine is in, 0 for all others.", "kind", "state")
         for kind, supervisor in self._health.supervisors.items():
             facts = supervisor.facts()
             taken = min(facts["running"], facts["slots"])
             used.add_metric([kind.value], taken)
             free.add_metric([kind.value], facts["slots"] - taken)
+            if (held := supervisor.memory) is not None:
+                memory.add_metric([kind.value], held)
             for each in EngineState:
                 state.add_metric([kind.value, each.value], facts["state"] == each.value)
-        yield from (used, free, state)
+        yield from (used, free, memory, state)
 
     def _queue_gauges(self) -> Iterator[GaugeMetricFamily]:
         jobs = _gauge("queue_jobs", "Jobs that wait; every worker of a queue says the same.", "list")

@@ -60,6 +60,7 @@ class Claim:
         first: whether it is the first attempt.
         last: whether no further one is allowed, should this one be lost.
         waited: how long the job waited for it, in seconds; None if that is not known, or it is not the first.
+        suspect: whether an engine was lost while it read the job's request before.
     """
 
     job: Job
@@ -67,6 +68,7 @@ class Claim:
     first: bool
     last: bool
     waited: float | None = None
+    suspect: bool = False
 
 
 class Standing(StrEnum):
@@ -143,14 +145,19 @@ class Claims:
         """Whether a failover may have lost a result that was stored after a moment in monotonic seconds."""
         return self._link.outage.away_since(since) > 0
 
-    async def hand_back(self, held: Held, *, in_good_order: bool) -> None:
-        """Give the attempt up and put the job to the front of its list; in good order it counts for nothing."""
-        await self._release(held.job_id, held.slot, held.attempt, in_good_order=in_good_order)
+    async def hand_back(self, held: Held, *, in_good_order: bool, suspect: bool = False) -> None:
+        """Give the attempt up and put the job to the front of its list; in good order it counts for nothing.
+
+        A ``suspect`` is run alone from now on, by whomever: an engine was lost while it read the job's request.
+        """
+        await self._release(held.job_id, held.slot, held.attempt, in_good_order=in_good_order, suspect=suspect)
         await self._slots.hand_back(held.slot)
 
-    async def _release(self, job_id: str, slot: Slot, attempt: int, *, in_good_order: bool) -> None:
-        release = self._link.scripts.release
-        await self._link.done(partial(release, job_id, slot.worker, attempt, in_good_order=in_good_order))
+    async def _release(
+        self, job_id: str, slot: Slot, attempt: int, *, in_good_order: bool, suspect: bool = False
+    ) -> None:
+        release = partial(self._link.scripts.release, in_good_order=in_good_order, suspect=suspect)
+        await self._link.done(partial(release, job_id, slot.worker, attempt))
 
     async def give_up(self, slots: Iterable[Slot]) -> None:
         """Give up, in good order, whatever jobs still lie in slots of a worker that ends; they stay there."""

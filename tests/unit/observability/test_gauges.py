@@ -27,6 +27,7 @@ class Engine(SupervisorDouble):
 
     slots = 4
     running = 0
+    memory: int | None = None
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"slots": self.slots, "running": self.running}

@@ -162,11 +162,15 @@ class LlamaEngine:
     async def decoded(self) -> float | None:
         """Return how often llama-server has called ``llama_decode`` so far; None if it does not tell (``--metrics``).
 
+        Its loop answers, as it does for its slots, which are asked for instead then: whatever it says, it moves.
+
         Raises:
             TimeoutError: it does not answer.
         """
         try:
             status, text = await self._http.get_text("/metrics", timeout=_ANSWER_SECONDS)
+            if status != OK:
+                await self._http.get_text("/slots", timeout=_ANSWER_SECONDS)
         except ConnectionLostError as error:
             raise TimeoutError(str(error)) from error
         found = _DECODED.search(text) if status == OK else None

@@ -20,6 +20,7 @@ from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, re
 from velesio_worker.engines.llama.limits import read_limits
 from velesio_worker.engines.llama.lines import pass_on
 from velesio_worker.engines.supervision.liveness import Reported, last_words, tail_of, until_gone
+from velesio_worker.engines.supervision.memory import Memory
 from velesio_worker.engines.supervision.output import OutputBudget
 from velesio_worker.engines.supervision.ports import HOST, check_port
 from velesio_worker.engines.supervision.process import EngineProcess, running
@@ -105,7 +106,8 @@ async def own_server(
         reported = Reported()
         gone = partial(until_gone, process, reported, partial(_answers, http), _last_words)
         engine = LlamaEngine(http, properties, max_logprobs=settings.max_logprobs, largest=settings.max_result_bytes)
-        yield serving_of(settings, engine, gone, reported.set, process.kill)
+        serving = serving_of(settings, engine, gone, reported.set, process.kill)
+        yield replace(serving, memory=Memory(process.pid).measure)
 
 
 async def _answers(http: EngineHTTP) -> bool:

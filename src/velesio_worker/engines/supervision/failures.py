@@ -102,6 +102,9 @@ class Failures:
         self.losses += 1
         shown = f"{self._name} {ended.lost}"
         brief = self.last_error = shown.partition(TAIL)[0].rstrip()  # an engine that has run jobs may quote them
+        if ended.by_job:
+            log.error(f"while it read a job's request, {shown}", action="engine_lost", by_job=True)
+            return
         if ended.spec == leases.default or self.count + 1 < self._patience.failures:
             self._failed(brief, shown, brief, now)
         else:

@@ -46,6 +46,8 @@ class Ended:
         steady: whether what happened before its start does not count any more.
         exchanged: whether it is another one now, which is ready.
         hangs: whether it is not the worker's own and hung: it has to show that it works before it is used again.
+        by_job: whether it was lost while it read a job's request, which is no failure of its own: the next one, too,
+            has to show that it works before it is used.
     """
 
     spec: Spec
@@ -55,6 +57,7 @@ class Ended:
     steady: bool = False
     exchanged: bool = False
     hangs: bool = False
+    by_job: bool = False
 
 
 class EngineRun(Generic[E]):
@@ -107,7 +110,8 @@ class EngineRun(Generic[E]):
                 LOAD.labels(self._launcher.kind).observe(anyio.current_time() - began)
                 lost = await self._until_it_works(serving) if in_doubt else ""
                 if lost:
-                    return Ended(self._spec, lost=lost, steady=True, hangs=True)
+                    elsewhere = serving.kill is None
+                    return Ended(self._spec, lost=lost, steady=elsewhere, hangs=elsewhere)
                 try:
                     return await self._serve(serving)
                 finally:
@@ -124,15 +128,24 @@ class EngineRun(Generic[E]):
             return Ended(self._spec, EngineStartError(text))
 
     async def _until_it_works(self, serving: Serving[E]) -> str:
-        """Have one that hung do some work, once, however long that takes; returns what became of it instead, if so."""
+        """Have one that is in doubt do some work, once; returns what became of it instead, if so.
+
+        One that runs elsewhere, and hung, may take as long as it likes. The worker's own is to be quick: there are jobs
+        that wait for it.
+        """
         lost = ""
+        elsewhere = serving.kill is None
+        limit = inf if elsewhere else self._patience.stall
 
         async def work() -> None:
             nonlocal lost
             try:
-                await (serving.works or serving.probe)()
+                with anyio.fail_after(limit):
+                    await ((serving.works if elsewhere else None) or serving.probe)()
             except JobError as error:
                 lost = f"does not work yet: {error}"
+            except TimeoutError:
+                lost = f"did nothing for {limit:g} s (STALL_SECONDS) once it was started"
             either.cancel_scope.cancel()
 
         async def end() -> None:
@@ -164,9 +177,12 @@ class EngineRun(Generic[E]):
             idle=self._patience.idle if self._launcher.owned or can_rest else 0.0,
         )
         self._leases.quiet = Quiet(began)
+        self._leases.begin()
         STARTS.labels(self._launcher.kind).inc()
         self._inbox.post(self._on_start)
-        watchdog = Watchdog(serving, self._leases, self._patience, partial(self._hangs, serving))
+        hangs = partial(self._hangs, serving, EngineStalledError)
+        grows = partial(self._hangs, serving, EngineCrashedError)
+        watchdog = Watchdog(serving, self._leases, self._patience, hangs, grows)
         async with anyio.create_task_group() as watching:
             watching.start_soon(self._note_end, serving)
             watching.start_soon(watchdog.run)
@@ -186,6 +202,7 @@ class EngineRun(Generic[E]):
             steady=steady,
             exchanged=self._exchanged,
             hangs=self._hangs_elsewhere,
+            by_job=bool(lost and self._leases.unread),
         )
 
     async def _note_end(self, serving: Serving[E]) -> None:
@@ -213,9 +230,9 @@ class EngineRun(Generic[E]):
         self.find(Condition.GONE, how)
         self._exchanged = self._served.why == how
 
-    def _hangs(self, serving: Serving[E], reason: str) -> None:
-        """The watchdog found that the engine does nothing for anybody."""
-        self._leases.dismiss(EngineStalledError, f"{self._launcher.name} {reason}.")
+    def _hangs(self, serving: Serving[E], error: type[JobError], reason: str) -> None:
+        """The watchdog found that the engine does nothing for anybody, or takes too much memory."""
+        self._leases.dismiss(error, f"{self._launcher.name} {reason}.")
         self._inbox.post(partial(self.find, Condition.HANGS, reason))
         serving.report()
 
@@ -226,7 +243,7 @@ class EngineRun(Generic[E]):
         if self._served.condition is Condition.HANGS:
             fate = "is not used until it works again" if self._hangs_elsewhere else "was replaced while the job ran"
             text = f"{name} {fate}: it {self._served.why}."
-            self._leases.dismiss(EngineUnavailableError, text)
+            self._leases.dismiss(EngineUnavailableError, text, unread=EngineStalledError)
         elif self._exchanged or (self._serving is not None and self._serving.excused()):
             self._leases.dismiss(EngineUnavailableError, f"{name} {self._served.why}.")
         else:

@@ -17,6 +17,7 @@ import anyio.to_thread
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, Traits
+from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.engines.supervision import decisions
 from velesio_worker.engines.supervision.decisions import Condition, Served, Situation, Step
 from velesio_worker.engines.supervision.failures import Failures
@@ -112,6 +113,12 @@ class Supervisor(Generic[E]):
         facts = self._engine and self._engine.facts
         return facts.spec if isinstance(facts, Served) else None
 
+    @property
+    def memory(self) -> int | None:
+        """How much of the host's memory the engine takes, in bytes; None if that is not known."""
+        serving = self.serving
+        return None if serving is None or serving.memory is None else serving.memory()
+
     def facts(self) -> dict[str, Any]:
         """What is known of the engine, for health checks; may be asked from any thread."""
         serving, waited_for = self.serving, self._launcher.trouble if self.state is EngineState.STARTING else ""
@@ -130,13 +137,17 @@ class Supervisor(Generic[E]):
 
     @asynccontextmanager
     async def ensure(
-        self, model: str | None = None, *, on_wait: Callable[[EngineState], None] = lambda _: None
+        self,
+        model: str | None = None,
+        *,
+        on_wait: Callable[[EngineState], None] = lambda _: None,
+        request: EngineRequest | None = None,
     ) -> AsyncGenerator[E, None]:
         """Lease the engine with a model loaded; see :meth:`velesio_worker.engines.base.EngineSource.ensure`."""
         while True:
             await self.look(SEEN_SECONDS)
             spec = None if model is None else await self._launcher.resolve(model)
-            async with self._leases.lease(spec, lambda: on_wait(self.state)) as engine:
+            async with self._leases.lease(spec, lambda: on_wait(self.state), request) as engine:
                 if self._engine is None or await self._engine.look(SEEN_SECONDS) is not False:
                     yield engine
                     return
@@ -246,11 +257,12 @@ class Supervisor(Generic[E]):
 
     def _started(self) -> None:
         self._warm = True
+        self._in_doubt = False
         self._failures.started(with_default=self.loaded == self._leases.default)
 
     def _conclude(self, ended: Ended) -> None:
         self._engine = None
-        self._in_doubt = ended.hangs
+        self._in_doubt = self._in_doubt or ended.hangs or ended.by_job  # until one has served
         self._turns.leave(self._inbox.wake)
         self._failures.conclude(ended, self._leases, now := anyio.current_time())
         if self._failures.pause_until > now:

@@ -23,6 +23,7 @@ from velesio_worker.engines.base import Serving, Spec, SpoiltError, Traits
 from velesio_worker.engines.gpu import Gpus, read_soon
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.supervision.liveness import Reported, until_gone
+from velesio_worker.engines.supervision.memory import Memory
 from velesio_worker.engines.supervision.orphans import end_orphans
 from velesio_worker.engines.supervision.output import OutputBudget
 from velesio_worker.engines.supervision.ports import check_port
@@ -182,7 +183,7 @@ class WebUILauncher:
             pid=process.pid,
         )
         gone = partial(until_gone, process, answers=partial(answers, api), last_words=last_words)
-        return self._serving(engine, gone, process.kill)
+        return replace(self._serving(engine, gone, process.kill), memory=Memory(process.pid).measure)
 
     async def _get_ready(self, api: WebUIApi, process: EngineProcess) -> WebUIEngine:
         patience = self._settings.sd_start_seconds / 2  # so that this is told before its silence is

@@ -53,6 +53,7 @@ class ClaimReply(NamedTuple):
         owner: the worker that owns the job now; empty for none.
         counted: how many attempts of the submission count against ``max_attempts``, this one too.
         base: the last attempt of earlier submissions under the same id; 0 if there were none.
+        suspect: whether an engine was lost while it read the job's request.
     """
 
     status: ClaimStatus
@@ -63,6 +64,7 @@ class ClaimReply(NamedTuple):
     nonce: str
     counted: int
     base: int
+    suspect: bool = False
 
 
 class PublishStatus(StrEnum):
@@ -141,14 +143,15 @@ class Scripts:
 
         The job's hash is kept for ``life`` seconds, or as those of other jobs.
         """
-        status, attempt, first, owner, name, holder, counted, base = await self._run(
+        status, attempt, first, owner, name, holder, counted, base, suspect = await self._run(
             "claim",
             keys=[job_key(job_id), result_key(job_id), cancel_key(job_id)],
             args=[slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl],
         )
         owner, name, holder = (text.decode(errors="replace") for text in (owner, name, holder))
+        counts = int(counted), int(base)
         holds = owner, name, holder
-        return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *holds, int(counted), int(base))
+        return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *holds, *counts, bool(suspect))
 
     async def finish(
         self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0, life: int | None = None
@@ -167,9 +170,12 @@ class Scripts:
         keys = [parts_key(job_id, attempt)]
         return bool(await self._run("part", keys=keys, args=[before, part, PARTS_SECONDS]))
 
-    async def release(self, job_id: str, worker: str, attempt: int, *, in_good_order: bool) -> bool:
+    async def release(
+        self, job_id: str, worker: str, attempt: int, *, in_good_order: bool, suspect: bool = False
+    ) -> bool:
         """Give up an attempt; False if it was not the caller's any more."""
-        return bool(await self._run("release", keys=[job_key(job_id)], args=[worker, attempt, int(in_good_order)]))
+        args = [worker, attempt, int(in_good_order), int(suspect)]
+        return bool(await self._run("release", keys=[job_key(job_id)], args=args))
 
     async def cancelled(self, job_id: str) -> bool:
         """Whether somebody has asked that a job be stopped, and it has not ended; else no flag is left."""

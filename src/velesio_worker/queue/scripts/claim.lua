@@ -10,8 +10,9 @@
 -- ARGV[5]  claim (its nonce) that may be taken over, because its owner was found gone; '' for none
 -- ARGV[6]  life of the hash, in seconds
 --
--- Returns {status, attempt, first, owner, slot, nonce, counted, base}; `first` is 1 on the first attempt of a
--- submission, `counted` is how many attempts of it count, this one too, `base` how many belong to earlier ones.
+-- Returns {status, attempt, first, owner, slot, nonce, counted, base, suspect}; `first` is 1 on the first attempt of a
+-- submission, `counted` is how many attempts of it count, this one too, `base` how many belong to earlier ones,
+-- `suspect` is 1 if an engine was lost while it read the request of this submission.
 --   finished   the result is there already; nothing was changed
 --   held       another slot owns the job; nothing was changed
 --   claimed    the attempt is the caller's
@@ -21,9 +22,10 @@
 -- An error beginning with DAMAGED: somebody else has written into the hash.
 --
 -- Hash: attempt (counts up for ever), base (attempts of earlier submissions under this id), returned (attempts
--- handed back in good order, which do not count), owner, slot, nonce, cancel, claimed_at, finished_at, finished_by.
+-- handed back in good order, which do not count), owner, slot, nonce, cancel, suspect, claimed_at, finished_at,
+-- finished_by.
 local state = redis.call('HMGET', KEYS[1],
-  'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by', 'claimed_at')
+  'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by', 'claimed_at', 'suspect')
 local attempt, base, returned = count(state[1], 0), count(state[2], 0), count(state[3], 0)
 if not (attempt and base and returned) then
   return redis.error_reply('DAMAGED ' .. KEYS[1] .. ' holds counts that are none')
@@ -31,19 +33,19 @@ end
 local owner, slot, nonce = state[4] or '', state[5] or '', state[6] or ''
 
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  return {'finished', attempt, 0, owner, slot, nonce, 0, base}
+  return {'finished', attempt, 0, owner, slot, nonce, 0, base, 0}
 end
 
 local mine = owner == ARGV[1] and slot == ARGV[2]
 if not (mine and nonce == ARGV[3]) then
   if owner ~= '' and not mine and nonce ~= ARGV[5] then
-    return {'held', attempt, 0, owner, slot, nonce, 0, base}
+    return {'held', attempt, 0, owner, slot, nonce, 0, base, 0}
   end
   if state[8] then
     -- An earlier submission under this id ended and its result has expired: begin anew, with rising attempts. A flag
     -- that came after that end was meant for it; one for this submission (cancel.lua) would have begun anew before.
-    base, returned, state[7] = attempt, 0, false
-    redis.call('HDEL', KEYS[1], 'finished_by', 'finished_at', 'cancel')
+    base, returned, state[7], state[10] = attempt, 0, false, false
+    redis.call('HDEL', KEYS[1], 'finished_by', 'finished_at', 'cancel', 'suspect')
     redis.call('DEL', KEYS[3])
   end
   if attempt > base and not state[9] then
@@ -62,4 +64,5 @@ if state[7] == '1' or redis.call('EXISTS', KEYS[3]) == 1 then
 elseif counted > tonumber(ARGV[4]) then
   status = 'exhausted'
 end
-return {status, attempt, (attempt == base + 1) and 1 or 0, ARGV[1], ARGV[2], ARGV[3], counted, base}
+local first, suspect = (attempt == base + 1) and 1 or 0, state[10] == '1' and 1 or 0
+return {status, attempt, first, ARGV[1], ARGV[2], ARGV[3], counted, base, suspect}
