@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from tests.support.waiting import until
 from velesio_worker.engines.base import PLAIN, EngineState, Generation, Serving, Spec
+from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
@@ -66,6 +67,10 @@ class Life:
     works: anyio.Event = field(default_factory=anyio.Event)
     """What a probe waits for."""
     moved: float | None = None
+    silent: bool = False
+    """Whether it answers nothing."""
+    memory: int | None = None
+    """How much it takes, as far as that is known."""
     ended: bool = False
     excused: bool = False
     over: anyio.Event = field(default_factory=anyio.Event)
@@ -107,11 +112,17 @@ class Life:
 
     async def count(self) -> float | None:
         await anyio.lowlevel.checkpoint()
+        if self.silent:
+            raise TimeoutError
         return self.moved
 
     async def probe(self) -> None:
         self.probes += 1
         await self.works.wait()
+
+    def measure(self) -> int:
+        assert self.memory is not None
+        return self.memory
 
     def serving(self) -> Serving[EngineStub]:
         kill = self.kill if self.owned else None
@@ -121,6 +132,7 @@ class Life:
             exchange=exchange,
             rest=rest,
             excused=lambda: self.excused,
+            memory=None if self.memory is None else self.measure,
         )
 
 
@@ -152,6 +164,10 @@ class LauncherDouble:
         """By model: how its next starts fail, one after the other."""
         self.broken: dict[str, EngineStartError] = {}
         """By model: how each of its starts fails."""
+        self.memory: int | None = None
+        """How much each engine takes when it is started."""
+        self.works = False
+        """Whether each engine's probe ends at once."""
         self.state_of_files: object = "as it was"
         self.may_start = anyio.Event()
         self.may_start.set()
@@ -174,7 +190,9 @@ class LauncherDouble:
     async def serve(self, spec: Spec) -> AsyncGenerator[Serving[EngineStub], None]:
         self.starts.append(spec.name)
         assert not self._gpu, "one engine at a time"
-        life = Life(spec, self.slots, self.owned, self.exchanges)
+        life = Life(spec, self.slots, self.owned, self.exchanges, memory=self.memory)
+        if self.works:
+            life.works.set()
         self._gpu.append(life)
         try:
             await self.may_start.wait()
@@ -222,6 +240,7 @@ class User:
     """Whether it takes its time when the engine is taken away: until it may leave."""
     may_leave: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    request: EngineRequest = field(default_factory=EngineRequest)
 
     @property
     def uses(self) -> bool:
@@ -234,7 +253,7 @@ class User:
     async def run(self, supervisor: Supervisor[EngineStub]) -> None:
         try:
             with self.scope:
-                async with supervisor.ensure(self.model, on_wait=self.waits.append) as engine:
+                async with supervisor.ensure(self.model, on_wait=self.waits.append, request=self.request) as engine:
                     self.engine = engine
                     await self._work()
         except JobError as error:
@@ -303,9 +322,9 @@ class Supervised:
         """Wait until the engine's state is this one."""
         await until(lambda: self.supervisor.state is state)
 
-    async def user(self, model: str | None = None) -> User:
+    async def user(self, model: str | None = None, *, alone: bool = False) -> User:
         """Have somebody more ask for the engine."""
-        user = User(model)
+        user = User(model, request=EngineRequest(alone=alone))
         self.start(user.run, self.supervisor)
         await settled()
         return user
