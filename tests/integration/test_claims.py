@@ -79,6 +79,21 @@ async def test_an_attempt_handed_back_in_good_order_does_not_count(side: Side, c
         assert await commands.lpop("{llama_queue}:text") == JOB
 
 
+async def test_a_job_that_an_engine_was_lost_of_is_known_to_the_next_worker(side: Side, commands: Any) -> None:
+    await fill(commands, side.slot())
+    reply = await side.claims.claim("a", side.slot(), 9)
+    assert not reply.suspect
+    await side.claims.hand_back(Held("a", side.slot(), JOB, reply.attempt), in_good_order=False, suspect=True)
+    for _ in range(2):
+        reply = await side.claims.claim("a", Keys("llama_queue").slot("w2", "text-0"), 9)
+        assert reply.suspect
+        assert await side.scripts.release("a", "w2", reply.attempt, in_good_order=True)
+    held = Held("a", side.slot(), JOB, (await side.claims.claim("a", side.slot(), 9)).attempt)
+    await side.claims.finish(held, b"{}")
+    await commands.delete("result:a")
+    assert not (await side.claims.claim("a", side.slot(), 9)).suspect, "a new job under the same id"
+
+
 async def test_a_cancelled_job_is_claimed_to_be_ended(side: Side, commands: Any) -> None:
     await commands.hset("{result:a}:job", "cancel", 1)
     assert (await side.claims.claim("a", side.slot(), 3)).status is ClaimStatus.CANCELLED

@@ -70,6 +70,8 @@ class Source:
         self.known_as: str | None = "tiny of 1 byte"
         self.complaints: list[str] = []
         self.requests: list[EngineRequest] = []
+        self.alone: list[bool] = []
+        """Whether each was to be read alone when it came."""
         self.blame = Blame.NOBODYS
 
     @property
@@ -87,6 +89,7 @@ class Source:
         assert on_wait is not None
         assert request is not None
         self.requests.append(request)
+        self.alone.append(request.alone)
         request.blame = self.blame
         self.leased.append(model)
         if self.unavailable is not None:

@@ -273,7 +273,7 @@ class Settings(BaseSettings):
         default=120,
         description="How long an engine may send nothing for a running job before it is replaced, in seconds.",
     )
-    engine_memory_limit: Annotated[int, BeforeValidator(_bytes), Field(ge=0, le=2**53)] = Field(
+    engine_memory_limit: Annotated[int, Field(ge=0), BeforeValidator(_bytes)] = Field(
         default=0,
         description="The most of the host's memory that an engine of the worker's own may take, such as 24GiB; one "
         "that takes more is replaced. 0: 90 % of the host's or the container's, less 512 MiB.",

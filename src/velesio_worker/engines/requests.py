@@ -33,7 +33,8 @@ class EngineRequest:
     """One job's request to its engine.
 
     Attributes:
-        alone: whether it is to be read while no other is: an engine was lost when it read this one before.
+        alone: whether it is to be read while no other is: an engine was lost when it read this one before. Set once one
+            is, too, for whoever sends it the next time.
         stage: how far it has come.
         blame: whose request the engine was reading when this one left it; of interest if the engine was lost then.
         on_answer: called once it is read.

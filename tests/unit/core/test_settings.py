@@ -39,6 +39,7 @@ SECRET = "hunter2"
         ("sd_server_url", None),
         ("worker_timeout", 600),
         ("drain_seconds", 30),
+        ("engine_memory_limit", 0),
         ("lease_seconds", 15),
         ("result_ttl", 3600),
         ("stream_ttl", 3600),
@@ -58,6 +59,10 @@ def test_an_unset_variable_has_the_documented_default(name: str, default: object
         ("REDIS_URL", "rediss://cache", "rediss://cache"),
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("QUEUE_NAME", "jobs:eu-1", "jobs:eu-1"),
+        ("ENGINE_MEMORY_LIMIT", "24GiB", 24 * 1024**3),
+        ("ENGINE_MEMORY_LIMIT", "1.5 g", 3 * 1024**3 // 2),
+        ("ENGINE_MEMORY_LIMIT", "512mb", 512 * 1024**2),
+        ("ENGINE_MEMORY_LIMIT", "1000000", 1_000_000),
         ("RUN_LLM", "false", False),
         ("RUN_SD", "0", False),
         ("MODEL_PATH", "/models/a.gguf", Path("/models/a.gguf")),
@@ -92,6 +97,8 @@ def test_an_empty_string_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: 
 
 
 WRONG = [
+    ("ENGINE_MEMORY_LIMIT", "much", "a number of bytes, such as 24GiB or 512MiB, or 0"),
+    ("ENGINE_MEMORY_LIMIT", "-1", "a number of bytes, such as 24GiB or 512MiB, or 0"),
     ("REDIS_URL", "http://redis:6379", "redis://"),
     ("REDIS_URL", "redis:6379", "redis://"),
     ("REDIS_URL", "redis://", "redis://"),

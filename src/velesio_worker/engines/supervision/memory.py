@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,8 @@ _WORKER_BYTES: Final = 512 * 1024**2
 _TAKEN: Final = re.compile(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 """What cannot be let go of. A model's file that is only mapped can, and counts for nothing."""
 
-_CGROUPS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OLD_LIMIT: Final = _CGROUPS / "memory" / "memory.limit_in_bytes"
 
 
 class Memory:
@@ -54,10 +56,22 @@ def _taken_by(pid: int) -> int:
     return 0
 
 
+def _limits(own: Path) -> Iterator[Path]:
+    """Yield the files that may limit this process, whose control groups ``own`` names."""
+    yield _OLD_LIMIT
+    group = _CGROUPS
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = own.read_text(encoding="utf-8").splitlines()
+        group /= next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    for each in (group, *group.parents):
+        if each.is_relative_to(_CGROUPS):
+            yield each / "memory.max"
+
+
 def default_limit() -> int:
     """Return how much an engine may take of the host's or the container's memory, in bytes."""
     total = psutil.virtual_memory().total
-    for cgroup in _CGROUPS:
+    for limit in _limits(Path("/proc/self/cgroup")):
         with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
-            total = min(total, int(Path(cgroup).read_text(encoding="ascii")))
+            total = min(total, int(limit.read_text(encoding="ascii")))
     return max(int(total * _SHARE) - _WORKER_BYTES, total // 2)
