@@ -17,6 +17,7 @@ from velesio_worker.wire.errors import JobError
 
 _LONGEST_PERIOD: Final = 5.0
 _AGAIN_SECONDS: Final = 0.1
+_SILENT_SECONDS: Final = 5.0
 _MEMORY_SECONDS: Final = 1.0
 _READING_SECONDS: Final = 0.25
 """How often the engine's memory is measured while it reads a request: that is when it grows fast."""
@@ -53,7 +54,7 @@ class Patience:
     @property
     def silence(self) -> float:
         """How long it may answer nothing at all once a job on it was stopped."""
-        return self.stall / 6
+        return min(self.stall, max(_SILENT_SECONDS, self.stall / 6))
 
 
 class Watchdog:

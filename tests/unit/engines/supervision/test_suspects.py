@@ -24,8 +24,8 @@ BACKOFF, FAILED, READY, STARTING, STOPPING = (
     EngineState.STARTING,
     EngineState.STOPPING,
 )
-QUICK = replace(PATIENT, stall=0.3)
-"""An engine that does not answer is given up after 0.05 s."""
+QUICK = replace(PATIENT, stall=0.1)
+"""An engine that does not answer is given up after 0.1 s."""
 
 
 @pytest.fixture
