@@ -89,6 +89,13 @@ def test_slots_are_taken_or_free(slots: int, running: int, used: int, free: int)
     assert (found["velesio_slots_used", "text"], found["velesio_slots_free", "text"]) == (used, free)
 
 
+def test_the_engines_memory_is_told_as_far_as_it_is_known() -> None:
+    engine = Engine()
+    assert ("velesio_engine_memory_bytes", "text") not in samples(MonitorDouble(), text=engine)
+    engine.memory = 7
+    assert samples(MonitorDouble(), text=engine)["velesio_engine_memory_bytes", "text"] == 7
+
+
 def test_the_queue_is_told_as_it_was_seen() -> None:
     waiting = {"incoming": Waiting(3, 1.5), "text": Waiting(0, 0.0)}
     found = samples(MonitorDouble(queue=QueueView(0.0, waiting, {"w1": 5.0, "w2": -1.0}, dead=7)))

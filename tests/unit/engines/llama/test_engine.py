@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.doubles.engine import LOADING, PROPS, Answer, EngineDouble, document, sse
+from tests.doubles.engine import LOADING, PROPS, Answer, End, EngineDouble, document, sse
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -23,6 +23,7 @@ from tests.support.llama_chunks import (
     run,
 )
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.llama import engine
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
 from velesio_worker.wire.events import piece_text
@@ -262,3 +263,16 @@ async def test_a_server_that_is_not_there_is_told_from_one_that_loads(transport:
     async with EngineHTTP(free_url) as http:
         with anyio.fail_after(60), pytest.raises(ConnectionLostError):
             await read_properties(http)
+
+
+async def test_whether_the_servers_loop_moves_is_seen_without_its_metrics_too(
+    monkeypatch: pytest.MonkeyPatch, double: EngineDouble, http: EngineHTTP
+) -> None:
+    """They are answered at once where they are not offered; the slots are what the loop has to tell."""
+    monkeypatch.setattr(engine, "_ANSWER_SECONDS", 0.2)
+    server = LlamaEngine(http, LlamaProperties("tiny", 2048, 2))
+    double.answers |= {"/metrics": [document({"error": "no"}, 501)], "/slots": [document([])]}
+    assert await server.decoded() is None
+    double.answers["/slots"] = [Answer(end=End.SILENT)]
+    with pytest.raises(TimeoutError):
+        await server.decoded()
