@@ -13,6 +13,7 @@ from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.requests import Blame
 from velesio_worker.engines.supervision import failures
 from velesio_worker.engines.supervision import leases as module
+from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import EngineCrashedError, EngineStalledError
 
 pytestmark = pytest.mark.anyio
@@ -24,8 +25,8 @@ BACKOFF, FAILED, READY, STARTING, STOPPING = (
     EngineState.STARTING,
     EngineState.STOPPING,
 )
-QUICK = replace(PATIENT, stall=0.1)
-"""An engine that does not answer is given up after 0.1 s."""
+STALL = 30.0
+"""After which a hang is noticed in any case."""
 
 
 @pytest.fixture
@@ -167,8 +168,11 @@ async def test_nobody_comes_on_an_engine_before_it_has_let_go_of_a_job_that_was_
     assert behind.request.blame is Blame.OWN, "it has answered since the other left"
 
 
-async def test_an_engine_that_does_not_answer_once_a_job_was_stopped_is_replaced(supervised: Supervised) -> None:
-    supervised = Supervised(supervised.launcher, QUICK)
+async def test_an_engine_that_does_not_answer_once_a_job_was_stopped_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, supervised: Supervised
+) -> None:
+    monkeypatch.setattr(Patience, "silence", 0.1)
+    supervised = Supervised(supervised.launcher, replace(PATIENT, stall=STALL))
     async with supervised.ready():
         stopped, beside = await reader(supervised), await writer(supervised)
         first = supervised.launcher.life
@@ -179,7 +183,13 @@ async def test_an_engine_that_does_not_answer_once_a_job_was_stopped_is_replaced
         behind = await supervised.user()
         await until(lambda: behind.uses)
     assert (first.killed, type(beside.error), beside.request.blame) == (1, EngineStalledError, Blame.ANOTHERS)
+    assert str(beside.error) == "engine did not answer for 0.1 s after a job on it was stopped."
     assert BACKOFF not in supervised.states
+
+
+@pytest.mark.parametrize(("stall", "silence"), [(2, 2), (20, 5), (120, 20)])
+def test_how_long_it_may_be_silent_then_depends_on_how_long_it_may_hang(stall: float, silence: float) -> None:
+    assert Patience(stall).silence == silence
 
 
 async def test_an_engine_that_takes_too_much_memory_is_replaced(supervised: Supervised) -> None:
