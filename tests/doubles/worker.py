@@ -37,5 +37,9 @@ class SupervisorDouble:
     last_error: str | None = None
     model: str | None = "m"
 
+    @property
+    def told(self) -> str:
+        return self.reason
+
     def facts(self) -> dict[str, Any]:
         return {"state": self.state.value, "since": time.time() - 7, "last_error": self.last_error, "model": self.model}

@@ -37,7 +37,11 @@ async def test_as_many_jobs_are_taken_as_the_server_has_slots_once_it_is_back(
         async def runs_one() -> bool:
             return server.running == 1
 
+        async def has_a_token() -> bool:
+            return any(fields[b"event"] == b"token" for _, fields in await commands.xrange("stream:0"))
+
         await until(runs_one)
+        await until(has_a_token, server)  # else it would run alone once the server is back
         await server.vanish()
         await anyio.to_thread.run_sync(worker.wait_for, "engine_lost")
         await server.come_back(slots=after)

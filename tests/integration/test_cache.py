@@ -392,7 +392,7 @@ async def test_an_answer_with_too_many_pieces_is_not_kept(
 ) -> None:
     long = b"".join([sse(piece("x" * 60))] * pieces)
     caching.double.answers[COMPLETION] = [Answer([long, sse(last_piece())])]
-    await caching.submit(data={"seed": 1}, stream=False)
+    await caching.submit(data={"seed": 1, "max_tokens": pieces}, stream=False)
     await caching.run()
     assert len((await caching.result())["text"]) == 60 * pieces
     assert bool(await commands.keys("prompt_cache:*")) is kept

@@ -132,6 +132,8 @@ class Ended:
     @property
     def type(self) -> str:
         type_ = self.job.get("type")
+        if self.code == "too_large":  # nobody read what it is
+            return "unknown"
         return type_ if isinstance(type_, str) and type_ in set(JobType) else "unknown"
 
     @property

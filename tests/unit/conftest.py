@@ -19,8 +19,8 @@ from velesio_worker.engines.http import EngineHTTP
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The HTTP transport under test: httpx's own, or httpx-aiohttp's."""
 
-    def own(limits: httpx.Limits, *, tls: bool) -> httpx.AsyncBaseTransport:
-        assert not tls
+    def own(limits: httpx.Limits, *, verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport:
+        assert not verify
         return httpx.AsyncHTTPTransport(limits=limits, trust_env=False, verify=TLS)
 
     def shared_tls(**_: object) -> ssl.SSLContext:

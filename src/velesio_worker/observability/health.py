@@ -65,7 +65,7 @@ class Health:
             case EngineState.BACKOFF:
                 return f"the {kind} engine is started again soon: {facts['last_error']}"
             case EngineState.FAILED | EngineState.STOPPED:
-                return f"the {kind} engine has failed: {supervisor.reason}"
+                return f"the {kind} engine has failed: {supervisor.told}"
             case state:
                 why = f": {facts['last_error']}" if facts["last_error"] else ""
                 return f"the {kind} engine is {state.value}, for {time.time() - facts['since']:.0f} s now{why}"
@@ -80,7 +80,7 @@ class Health:
         """Return a ``health_check`` job's result (wire protocol, section 5), which is what ``/health`` says, too."""
         gpus = await self.monitor.known_gpus()
         engines = {
-            kind.value: supervisor.facts() | {"reason": supervisor.reason or None}
+            kind.value: supervisor.facts() | {"reason": supervisor.told or None}
             for kind, supervisor in self.supervisors.items()
         }
         text, image = engines.get(Kind.TEXT), engines.get(Kind.IMAGE)

@@ -92,7 +92,7 @@ def test_without_a_terminal_there_are_few_lines_of_progress(command: Command) ->
 
 def test_on_a_terminal_one_line_is_rewritten(command: Command) -> None:
     ours, its = pty.openpty()
-    with command.start("pull", SOURCE, stderr=its) as process:
+    with command.start("pull", SOURCE, "--sha256", SUM, stderr=its) as process:
         os.close(its)
         shown = b""
         while not shown.endswith(b"m.gguf\r\n"):
@@ -187,7 +187,7 @@ def test_a_pull_that_fails_says_why_and_ends_with_1(server: FileServer, command:
     [
         ([], "required: action"),
         (["pull"], "required: SOURCE"),
-        (["pull", "m.gguf"], "'m.gguf' must be a URL such as https://host/model.gguf, or hf:owner/repo/model.gguf"),
+        (["pull", "m.gguf"], "'***' must be a URL such as https://host/model.gguf, or hf:owner/repo/model.gguf"),
         (["pull", SOURCE, "--sha256", "12"], "64 hexadecimal digits"),
     ],
 )

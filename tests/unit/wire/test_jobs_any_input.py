@@ -135,7 +135,7 @@ def request_of(job: Job) -> bytes | None:
         return orjson.dumps(parameters.model_dump(exclude_none=True))
     if not isinstance(parameters, TextParameters):
         return None
-    generation = LlamaEngine(http, LlamaProperties("tiny", 2048, 2)).generate(parameters)
+    generation = LlamaEngine(http, LlamaProperties("tiny", 2048, 2), max_logprobs=2**31).generate(parameters)
     assert isinstance(generation, LlamaGeneration)
     return orjson.dumps(generation.request())
 

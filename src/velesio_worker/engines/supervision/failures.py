@@ -77,15 +77,14 @@ class Failures:
         model = ended.spec.name
         if ended.error is not None:
             START_FAILURES.labels(self._kind).inc()
-            shown = self.last_error = str(ended.error)
+            shown, public = str(ended.error), ended.error.public
+            self.last_error = public
             if ended.spec == leases.default:
-                self._failed(shown, shown, ended.error.public, now, final=ended.error.final)
+                self._failed(shown, shown, public, now, final=ended.error.final)
                 return
             log.error(shown, action="model_failed", model=model)
             kind = OutOfMemoryError if ended.error.out_of_memory else ModelUnavailableError
-            leases.refuse(
-                ended.spec, kind, f"The model {model or 'that is the default'} cannot be loaded: {ended.error.public}"
-            )
+            leases.refuse(ended.spec, kind, f"The model {model or 'that is the default'} cannot be loaded: {public}")
             return
         if ended.steady or not ended.lost:
             self.count = 0

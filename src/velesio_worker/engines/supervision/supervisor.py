@@ -91,6 +91,11 @@ class Supervisor(Generic[E]):
         return self._failures.reason
 
     @property
+    def told(self) -> str:
+        """The same for those who submit jobs: no folder of the host, nothing that the engine wrote."""
+        return self._failures.told if self._failures.reason else ""
+
+    @property
     def model(self) -> str | None:
         """The name of the default model; None where that is not known before the engine serves."""
         serving = self.serving
@@ -132,7 +137,7 @@ class Supervisor(Generic[E]):
             "waiting": self._leases.waiting,
             "starts": self._failures.starts,
             "restarts": self._failures.losses,
-            "last_error": self._failures.last_error or self._failures.reason or waited_for or None,
+            "last_error": self._failures.last_error or self.told or waited_for or None,
         }
 
     @asynccontextmanager

@@ -436,4 +436,4 @@ async def test_jobs_are_told_no_folder_of_the_host(bench: Bench) -> None:
     error = await fails(bench.launcher(model_path=bench.folder / "missing.gguf"))
     assert str(bench.folder) in str(error)
     assert str(bench.folder) not in error.public
-    assert error.public.startswith("MODEL_PATH=")
+    assert error.public.startswith("missing.gguf does not exist")

@@ -313,7 +313,7 @@ def test_a_process_that_is_gone_before_it_is_noted_is_no_trouble(folder: Path) -
 def test_a_folder_that_others_may_use_is_not_believed(
     folder: Path, mode: int, spawn: Spawn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    process = spawn([*PYTHON, SLEEPER])
+    process = spawn()
     folder.mkdir(mode=0o700)
     started = psutil.Process(process.pid).create_time()
     note = {"name": "x", "mark": "0" * 16, "pid": process.pid, "started": started, "worker": 1}
@@ -327,7 +327,7 @@ def test_a_folder_that_others_may_use_is_not_believed(
 def test_what_is_no_plain_file_of_ones_own_is_no_note_and_is_not_waited_for(
     folder: Path, tmp_path: Path, spawn: Spawn
 ) -> None:
-    process = spawn([*PYTHON, SLEEPER])
+    process = spawn()
     folder.mkdir(mode=0o700)
     started = psutil.Process(process.pid).create_time()
     note = orjson.dumps({"name": "x", "mark": "0" * 16, "pid": process.pid, "started": started, "worker": 1})
