@@ -272,12 +272,12 @@ class Producers:
             *(self.job("chat_completion", {"messages": [message], "model": name}) for name in ("gpt-9", "other")),
             *(self.job("load_model", {"model": "gpt-9"}) for _ in range(2)),
             self.job("unload_models", {}),
+            self.job("completion", "x" * 5 * MAX_JOB_BYTES),
         ]
 
     def unanswerable(self) -> list[bytes]:
         """Payloads that name no job."""
         made = [b"{", b"[]", b"null", b'"x"', b'{"id": "a b"}', b"\xff\xfe", b"", b'{"type": "completion"}']
-        made += [json.dumps({"data": "x" * 5 * MAX_JOB_BYTES, "id": "huge"}).encode()]
         self.unusable += len(made)
         return made
 
