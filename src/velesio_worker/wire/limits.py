@@ -100,6 +100,9 @@ LONGEST_BIAS: Final = 256
 MOST_LORAS: Final = 64
 """Entries of `lora`"""
 
+MOST_INFILL_CANDIDATES: Final = 1000
+"""`top_k` before the sampler `infill`, which compares each candidate with each other one"""
+
 MOST_SAMPLERS: Final = 12
 """Entries of `samplers`, each kind once"""
 

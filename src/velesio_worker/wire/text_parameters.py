@@ -19,6 +19,7 @@ from velesio_worker.wire.limits import (
     MOST_BREAKERS,
     MOST_EXTRA_VALUES,
     MOST_GRAMMAR,
+    MOST_INFILL_CANDIDATES,
     MOST_LORAS,
     MOST_SAMPLERS,
     MOST_STOP_CHARACTERS,
@@ -219,6 +220,17 @@ class TextParameters(OpenAIFields):
         if sum(map(len, stops)) > MOST_STOP_CHARACTERS:
             raise ValueError(f"strings of {MOST_STOP_CHARACTERS} characters together at most")
         return [stop for stop in stops if stop] or None
+
+    @model_validator(mode="after")
+    def _infill_among_few(self) -> Self:
+        """The sampler compares each candidate with each other one: a token takes minutes among a whole vocabulary."""
+        samplers = self.samplers or []
+        before = samplers[: samplers.index("infill")] if "infill" in samplers else ["top_k"]
+        if "top_k" not in before or ("infill" in samplers and not 0 < self.top_k <= MOST_INFILL_CANDIDATES):
+            raise ValueError(
+                f"samplers: infill takes minutes unless top_k, of 1 to {MOST_INFILL_CANDIDATES}, comes before it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_constraint(self) -> Self:

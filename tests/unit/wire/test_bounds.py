@@ -24,6 +24,15 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
     ({"samplers": ["top_k"] * 13}, "at most 12"),
     ({"samplers": ["dry", "top_k", "dry"]}, "each sampler may be named once"),
     ({"samplers": ["typ_p", "typical_p"]}, "each sampler may be named once"),
+    *(
+        ({"samplers": samplers, **more}, "top_k, of 1 to 1000, comes before it")
+        for samplers, more in (
+            (["infill"], {}),
+            (["infill", "top_k"], {}),
+            (["top_k", "infill"], {"top_k": 0}),
+            (["top_k", "infill"], {"top_k": 1001}),
+        )
+    ),
     ({"dry_sequence_breakers": ["x"] * 17}, "at most 16"),
     ({"dry_sequence_breakers": ["x" * 33] * 2}, "more than 64 characters"),
     ({"dry_penalty_last_n": 2**20 + 1}, "less than or equal to 1048576"),
@@ -77,6 +86,7 @@ TAKEN: list[dict[str, Any]] = [
     {"grammar": "root ::= " + '("a") ' * 4000},
     {"json_schema": {"type": "string", "pattern": "^([a-z]{1,64}[.]){0,16}[a-z]{2,63}$"}},
     {"samplers": ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]},
+    {"samplers": ["top_k", "infill"], "top_k": 1000},
     {"dry_sequence_breakers": ["\n", ":", '"', "*"]},
     {"grammar": 'root ::= "(" [(] "{100000}" # ((({99999}\n' + '"x"{1,10000} ("a" | "b")*'},
 ]

@@ -154,7 +154,7 @@ class PictureDecoder:
             return BadJobError(
                 f"The job's images ended the process that decodes them (signal {-code}): save them anew."
             )
-        log.error("the process that decodes pictures does not run", action="no_picture_process", code=code)
+        log.error(f"the process that decodes pictures does not run: {code}", action="no_picture_process", code=code)
         return InternalError("The process that decodes pictures does not run.")
 
 
