@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import GpuSharing, Settings
@@ -27,6 +27,10 @@ from velesio_worker.wire.errors import SettingsError
 from velesio_worker.wire.jobs import Kind
 
 log = get_logger(__name__)
+
+
+_RETRY_ELSEWHERE: Final = 5.0
+"""How soon an engine that somebody else runs is looked at again once it was given up, in seconds: that costs little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +72,16 @@ def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Cal
         settings.idle_unload_seconds,
         memory=settings.engine_memory_limit or default_limit(),
     )
+    elsewhere = replace(patience, retry=_RETRY_ELSEWHERE)
     if settings.run_llm:
         llama = LlamaLauncher(settings, gpus)
-        supervise = partial(Supervisor, llama, patience, turns=turns)
+        supervise = partial(Supervisor, llama, elsewhere if settings.llama_server_url else patience, turns=turns)
         text = TextModels(EngineGate(Kind.TEXT, supervise, fleet, on_change), llama)
     if settings.run_sd and has_webui(settings):
         webui = WebUILauncher(settings, gpus)
         eager = turns is None or text is None  # else the first job of either kind decides whose turn it is
-        supervise = partial(Supervisor, webui, patience, turns=turns, eager=eager)
+        borne = elsewhere if settings.sd_server_url else patience
+        supervise = partial(Supervisor, webui, borne, turns=turns, eager=eager)
         image = ImageModels(EngineGate(Kind.IMAGE, supervise, fleet, on_change), webui)
     return EngineSet(text, image)
 

@@ -6,9 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from tests.doubles.engine import EngineDouble, document, healthy
 from velesio_worker.core.settings import Settings
+from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.gpu import Gpus
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.webui.command import FOLDER, LAUNCH
@@ -58,6 +61,24 @@ def test_a_worker_runs_what_the_settings_ask_for_and_there_is(more: dict[str, An
     made = sides(settings(**more))
     assert made.kinds == kinds
     assert [gate.kind for gate in made.gates] == kinds
+
+
+@pytest.mark.anyio
+async def test_a_server_elsewhere_that_answered_oddly_for_a_moment_is_used_soon() -> None:
+    async with EngineDouble(healthy()).serving() as double:
+        double.answers["/props"].insert(0, document(7))
+        made = sides(settings(llama_server_url=double.url, run_sd=False))
+        assert made.text is not None
+        supervisor = made.text.supervisor
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervisor.run)
+            with anyio.fail_after(60):
+                while not supervisor.told:
+                    await anyio.sleep(0.01)
+                assert double.url not in supervisor.told
+                while supervisor.state is not EngineState.READY:
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
 
 
 def test_a_webui_in_its_folder_is_enough() -> None:

@@ -147,7 +147,9 @@ async def _until_it_answers(
             if isinstance(answer, LlamaProperties):
                 return ForeignServer(http, answer, await weights_of(http, answer, content_of), content_of)
         except EngineRefusedError as error:
-            raise EngineStartError(f"LLAMA_SERVER_URL={shown}: {error}", final=True) from None
+            raise EngineStartError(
+                f"LLAMA_SERVER_URL={shown}: {error}", final=True, public=f"LLAMA_SERVER_URL: {error}"
+            ) from None
         except ConnectionLostError as error:
             answer = f"does not answer ({error})"
         if answer != said:

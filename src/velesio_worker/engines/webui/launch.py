@@ -250,7 +250,8 @@ class WebUILauncher:
             except JobError as error:
                 if not is_passing(error):
                     final = "--api-auth" in str(error)
-                    raise EngineStartError(f"SD_SERVER_URL={shown}: {error}", final=final) from None
+                    public = f"SD_SERVER_URL: {error}"
+                    raise EngineStartError(f"SD_SERVER_URL={shown}: {error}", final=final, public=public) from None
                 trouble = f"cannot be used yet ({error})"
             if trouble != said:
                 said = trouble
