@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.forks import close_fork_server
 from tests.support.servers import RedisServer, Topology
 from tests.support.topologies import NEVER, ClusterServers, SentinelServers
+from velesio_worker.core.logs import ENGINES
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.models.wheels import small_model
 from velesio_worker.queue.connection import connect
@@ -158,6 +159,9 @@ def model_path() -> Path:
 @pytest.fixture(autouse=True)
 def _root_logger_is_put_back() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    loggers = [root, *map(logging.getLogger, ENGINES)]
+    handlers, levels = root.handlers, [logger.level for logger in loggers]
     yield
-    root.handlers, root.level = handlers, level
+    root.handlers = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)  # which also has all loggers forget what they know of their levels
