@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from typing import Any
 
 import anyio
@@ -33,10 +34,22 @@ async def test_a_job_that_somebody_else_took_stops_the_engine_before_its_next_to
         await push(commands, "taken")
         server.release()
         await next_entry(commands, "taken", "1-0")
-        await commands.hset("{result:taken}:job", mapping={"owner": "another", "attempt": 2})
+        await take(commands, "another", "taken")
         with anyio.fail_after(60):
             await server.closed.wait()
         assert not await commands.exists("result:taken")
+
+
+async def take(commands: Any, worker: str, job_id: str) -> None:
+    """Have another worker that lives hold a job, and own its next attempt."""
+    owner, slot = (field.decode() for field in await commands.hmget(f"{{result:{job_id}}}:job", "owner", "slot"))
+    held = f"{{llama_queue}}:active:{owner}:{slot}"
+    hers = f"{{llama_queue}}:active:{worker}:text-0"
+    await commands.hset(f"{{llama_queue}}:worker:{worker}", "state", "test")
+    await commands.expire(f"{{llama_queue}}:worker:{worker}", 60)
+    await commands.zadd("{llama_queue}:workers", {worker: time.time() + 60})
+    await commands.lpush(hers, await commands.lindex(held, 0))
+    await commands.hset(f"{{result:{job_id}}}:job", mapping={"owner": worker, "slot": "text-0", "attempt": 2})
 
 
 async def read_all(client: Client, job_id: str) -> None:

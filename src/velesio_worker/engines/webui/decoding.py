@@ -25,6 +25,7 @@ CPU_SECONDS: Final = 10
 
 _MEMORY: Final = 1024 * 1024 * 1024
 _BYTES_PER_PIXEL: Final = 32
+_ENDS_SECONDS: Final = 5.0
 _LONGEST_LINE: Final = 1024 * 1024
 _KEPT: Final = ("PATH", "LANG", "LC_", "TMPDIR", "PYTHON", "LD_", "DYLD_")
 """How those variables begin that the process sees: no password is among them."""
@@ -96,6 +97,8 @@ class PictureDecoder:
             try:
                 answer = await helper.ask(pictures)
             except _GONE:
+                with anyio.move_on_after(_ENDS_SECONDS):
+                    await helper.process.wait()  # a kill, asked for before asyncio saw the end, would hide how it ended
                 await self._end(helper)
                 code = helper.process.returncode
                 if helper.used and code != -signal.SIGXCPU and not self._closed:
