@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,10 +120,16 @@ class ForkServer:
             process.stdin.close()
 
 
-@cache
+_STARTING: Final = threading.Lock()
+_started: list[ForkServer] = []
+
+
 def fork_server() -> ForkServer:
-    """Return this process's fork server; it is started when it is first needed."""
-    return ForkServer()
+    """Return this process's fork server; it is started when it is first needed, once, whatever threads ask."""
+    with _STARTING:
+        if not _started:
+            _started.append(ForkServer())
+        return _started[0]
 
 
 def run_forked(environment: Mapping[str, str], *arguments: str, place: Path | None = None) -> tuple[int, str, str]:
@@ -137,9 +142,8 @@ def run_forked(environment: Mapping[str, str], *arguments: str, place: Path | No
 
 def close_fork_server() -> None:
     """End this process's fork server, if there is one."""
-    if fork_server.cache_info().currsize:
-        fork_server().close()
-        fork_server.cache_clear()
+    while _started:
+        _started.pop().close()
 
 
 def _become(request: Mapping[str, Any]) -> None:
