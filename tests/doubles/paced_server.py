@@ -31,6 +31,7 @@ class PacedServer:
         self._tokens = tokens
         self._slots = slots
         self._writers: list[asyncio.StreamWriter] = []
+        self._connections: set[asyncio.StreamWriter] = set()
         self._permits = asyncio.Semaphore(0)
         self._server: asyncio.Server | None = None
 
@@ -41,6 +42,12 @@ class PacedServer:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(10):  # whoever came at the last moment is let in first
+            await asyncio.sleep(0)
+        for writer in self._connections:
+            writer.transport.abort()
+        while self._connections:
+            await asyncio.sleep(0)
 
     async def vanish(self) -> None:
         """Be there no more, for those either who have a connection."""
@@ -69,6 +76,7 @@ class PacedServer:
         self._writers[0].transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ")[1].decode()
@@ -81,6 +89,7 @@ class PacedServer:
             pass
         finally:
             writer.close()
+            self._connections.discard(writer)
 
     def _answer(self, writer: asyncio.StreamWriter, path: str) -> None:
         body: dict[str, Any] = {"status": "ok"}
