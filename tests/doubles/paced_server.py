@@ -42,7 +42,7 @@ class PacedServer:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for _ in range(10):  # whoever came at the last moment is let in first
+        for _turn in range(10):  # whoever came at the last moment is let in first
             await asyncio.sleep(0)
         for writer in self._connections:
             writer.transport.abort()
