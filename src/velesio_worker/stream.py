@@ -24,7 +24,7 @@ from velesio_worker.core.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENT
 from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.link import Link
-from velesio_worker.queue.outage import Backoff
+from velesio_worker.queue.outage import Backoff, Outage
 from velesio_worker.queue.remedies import passes
 from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_with
 from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
@@ -75,6 +75,36 @@ class JobStream:
         self._bytes = 0
         self._recent_bytes = 0
         self._moved = Bell()
+        self._result_at = math.inf
+
+    async def end(self, event: str, data: bytes, result_at: float) -> bool:
+        """Put the last entry and wait until all is in Redis; False if that may have lost the result behind it.
+
+        The result is readable before the last entry is, also where a failover loses what was stored: so that entry
+        goes out only while Redis has answered all the time, and is taken back otherwise.
+
+        Args:
+            event: ``done`` or ``error``.
+            data: JSON.
+            result_at: before which moment, in monotonic seconds, the job's result was on its way to Redis.
+
+        Raises: as :meth:`room` does.
+        """
+        self._result_at = result_at
+        self.put(event, data)
+        await self.flushed()
+        return self._result_at < math.inf
+
+    def take_back(self, outage: Outage) -> None:
+        """Take the last entry back if Redis was away since the result was stored."""
+        if self._waiting and self._result_at < math.inf and outage.away_since(self._result_at):
+            *_, last = self._waiting
+            self._bytes -= len(last)
+            del self._waiting[-2:]
+            self.next_sequence -= 1
+            self._under_way = 0
+            self._result_at = math.inf
+            self._moved.ring()
 
     def put(self, event: str, data: bytes) -> None:
         """Queue an entry, its data being JSON; it leaves with the next flush."""
@@ -225,6 +255,7 @@ class Publisher:
         while self._dirty and entries < FLUSH_ENTRIES and size < FLUSH_BYTES:
             stream = next(iter(self._dirty))
             del self._dirty[stream]
+            stream.take_back(self._link.outage)
             if parts := stream.batch(FLUSH_ENTRIES - entries, FLUSH_BYTES - size):
                 batch.append((stream, parts))
                 entries += len(parts) // 2

@@ -11,7 +11,6 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tests.support.llama_chunks import COMPLETION
@@ -177,25 +176,6 @@ async def test_a_result_above_the_limit_is_told(handled: Handled, monkeypatch: p
     assert result is not None
     assert result["code"] == "too_large"
     assert "MAX_RESULT_BYTES allows 100" in result["error"]
-
-
-async def test_a_result_that_a_failover_lost_is_stored_again(
-    handled: Handled, commands: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closer, outage = handled.bench.side.closer, handled.bench.side.outage
-    say = closer._say  # pyright: ignore[reportPrivateUsage]
-
-    async def lose(*of: Any) -> str:
-        outage.noticed(RedisConnectionError("the primary is gone"))
-        await commands.delete(RESULT, STATE)
-        outage.over()
-        return await say(*of)
-
-    monkeypatch.setattr(closer, "_say", lose)
-    await handled.handle(live())
-    result = await handled.result()
-    assert result is not None
-    assert result["text"] == "Once upon"
 
 
 async def test_a_mistake_of_the_workers_is_answered(handled: Handled, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,13 +138,13 @@ class Closer:
         if isinstance(stream.failure, StreamLostError):
             await self.hand_back(held, in_good_order=True)
             return False
-        began = time.monotonic()
-        if not await self.claims.finish(held, result) and not await self._is_nobodys(held, result):
-            return False
-        bury = await self._say(held, last, stream) or bury
-        if self.claims.may_have_lost(began):
-            await self.claims.finish(held, result)
-        if bury:
+        trouble: str | None = None
+        while trouble is None:
+            began = time.monotonic()
+            if not await self.claims.finish(held, result) and not await self._is_nobodys(held, result):
+                return False
+            trouble = await self._say(held, last, stream, began)
+        if bury := trouble or bury:
             await self.slots.bury(held.slot, held.payload, bury)
         else:
             await self.drop(held)
@@ -187,14 +187,19 @@ class Closer:
             pass
         return ""
 
-    async def _say(self, held: Held, last: tuple[str, bytes], stream: JobStream) -> str:
-        """Write the last entry; returns why that cannot be, if it cannot."""
-        stream.put(*last)
+    async def _say(self, held: Held, last: tuple[str, bytes], stream: JobStream, result_at: float) -> str | None:
+        """Write the last entry; returns why that cannot be, if it cannot, and None if the result is to be stored first.
+
+        ``result_at`` is before which moment the result was on its way, in monotonic seconds.
+        """
         try:
-            await stream.flushed()
+            if not await stream.end(*last, result_at):
+                return None
         except AbandonedError:
             log.warning("no terminal entry: the stream was deleted", action="stream_lost")
         except (FencedError, InternalError, StreamLostError):
+            if self.claims.may_have_lost(result_at):
+                return None
             try:
                 await self.publisher.conclude(held.job_id, *last)
             except ResponseError as error:
