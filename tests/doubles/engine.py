@@ -12,6 +12,8 @@ from typing import Any
 import anyio
 import orjson
 
+from tests.support.door import Door
+
 PROPS: dict[str, Any] = {
     "default_generation_settings": {"n_ctx": 2048, "params": {}},
     "total_slots": 2,
@@ -73,21 +75,13 @@ class EngineDouble:
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[EngineDouble, None]:
-        clients: set[asyncio.Task[None]] = set()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            clients.add(asyncio.ensure_future(self._serve(reader, writer)))
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        door = Door(self._serve)
+        await door.open()
+        self.port = door.port
         try:
             yield self
         finally:
-            server.close()
-            for client in clients:
-                client.cancel()
-            await asyncio.gather(*clients, return_exceptions=True)
-            await server.wait_closed()
+            await door.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
+from tests.support.door import Door
 from tests.support.processes import MakeWorker
 from tests.support.servers import free_port
 
@@ -31,30 +32,19 @@ class PacedServer:
         self._tokens = tokens
         self._slots = slots
         self._writers: list[asyncio.StreamWriter] = []
-        self._connections: set[asyncio.StreamWriter] = set()
         self._permits = asyncio.Semaphore(0)
-        self._server: asyncio.Server | None = None
+        self._door = Door(self._serve)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        await self._door.open(self.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for _turn in range(10):  # whoever came at the last moment is let in first
-            await asyncio.sleep(0)
-        for writer in self._connections:
-            writer.transport.abort()
-        while self._connections:
-            await asyncio.sleep(0)
+        await self._door.close()
 
     async def vanish(self) -> None:
         """Be there no more, for those either who have a connection."""
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        await self._door.close()
         self._writers.clear()
 
     async def come_back(self, *, slots: int) -> None:
@@ -76,7 +66,6 @@ class PacedServer:
         self._writers[0].transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ")[1].decode()
@@ -89,7 +78,6 @@ class PacedServer:
             pass
         finally:
             writer.close()
-            self._connections.discard(writer)
 
     def _answer(self, writer: asyncio.StreamWriter, path: str) -> None:
         body: dict[str, Any] = {"status": "ok"}

@@ -196,6 +196,7 @@ def check_nothing_is_left(page: Page, redis: Any, ports: Sequence[int], workers:
     until(know_the_queue, "each worker knows the queue", 30)
     ids = {line["worker"] for worker in workers for line in worker.lines()}
     for port in ports:
+        until(lambda port=port: ask(port, "/health")[0] == 200, "the loop has the time to report", 30)
         _, health = ask(port, "/health")
         assert health["worker"] in ids
         assert health["leases"].keys() == ids

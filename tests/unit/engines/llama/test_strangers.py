@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from tests.doubles.engine import PROPS, Answer, End, EngineDouble, document, sse
+from tests.support.door import Door
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -109,9 +110,7 @@ async def test_identity_is_no_encoding(double: EngineDouble, http: EngineHTTP) -
 async def dripping(beginning: bytes) -> AsyncGenerator[str, None]:
     """A server that sends a beginning, and then a byte now and then, for ever."""
 
-    clients: list[asyncio.Task[None]] = []
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             writer.write(beginning)
             while True:
@@ -123,18 +122,12 @@ async def dripping(beginning: bytes) -> AsyncGenerator[str, None]:
         finally:
             writer.close()
 
-    def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        clients.append(asyncio.ensure_future(answer(writer)))
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    door = Door(answer)
+    await door.open()
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield door.url
     finally:
-        server.close()
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
-        await server.wait_closed()
+        await door.close()
 
 
 @pytest.mark.parametrize("beginning", [head("Content-Length: 100000"), b"HTTP/1.1 200 OK\r\nX-A: "])
