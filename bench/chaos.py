@@ -1,9 +1,9 @@
 """A soak with faults: jobs, readers and workers, of which one or other is killed, frozen or cut off every few seconds.
 
 Every job is followed from its first entry to its last and judged by the rules of the wire protocol (judge.py).
-One job may be hit by several faults here, so each may be attempted 20 times ("max_attempts"). A push whose reply was
-lost is made again, as producers do; readers are cut off together with the workers. The same seed draws the same jobs
-and faults; what those hit depends on the machine's pace.
+One job may be hit by several faults here, so each may be attempted 10 times, which is the most ("max_attempts"). A
+push whose reply was lost is made again, as producers do; readers are cut off together with the workers. The same seed
+draws the same jobs and faults; what those hit depends on the machine's pace.
 
 Usage: python bench/chaos.py [--minutes 5] [--replicas 3] [--jobs 1000] [--faults worker-kill,freeze,…]
 Exit code: 0; 1: a job was lost, doubled, wrong or hung, or a worker did what it may not; 130: stopped by a signal.
@@ -88,7 +88,7 @@ def make_job(number: int, chance: random.Random) -> tuple[Watched, bytes]:
     )
     data: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
     data |= {"max_tokens": watched.max_tokens, "stream": watched.streamed, "seed": chance.randrange(2**32)}
-    job = {"id": watched.id, "type": watched.type, "max_attempts": 20, "data": data}
+    job = {"id": watched.id, "type": watched.type, "max_attempts": 10, "data": data}
     return watched, json.dumps(job).encode()
 
 
