@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -321,7 +322,7 @@ def _reporter(health: Health, tasks: anyio.abc.TaskGroup, seconds: float) -> Cal
 
     (anyio's portal would not do: a thread that starts a task there waits until the loop has taken it up.)
     """
-    loop = asyncio.get_running_loop()
+    loop, context = asyncio.get_running_loop(), copy_context()
 
     async def answer(asked: Future[Mapping[str, Any]]) -> None:
         if asked.set_running_or_notify_cancel():
@@ -341,7 +342,7 @@ def _reporter(health: Health, tasks: anyio.abc.TaskGroup, seconds: float) -> Cal
 
     def report() -> Mapping[str, Any]:
         asked: Future[Mapping[str, Any]] = Future()
-        loop.call_soon_threadsafe(begin, asked)
+        loop.call_soon_threadsafe(begin, asked, context=context)  # in a thread's own anyio may not know the loop
         try:
             return asked.result(seconds)
         except TimeoutError:
