@@ -18,6 +18,8 @@ from tests.support.environment import base_environment
 from tests.support.forks import fork_server
 from velesio_worker.cli.main import main
 
+pytestmark = pytest.mark.processes
+
 QUEUE, DEAD = "llama_queue", "{llama_queue}:dead"
 SECRET = "schöne Grüße"
 JOB = json.dumps(

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.environment import base_environment
 
+pytestmark = pytest.mark.processes
+
 RESULT = {"text": "late", "finish_reason": "stop"}
 
 

@@ -14,6 +14,8 @@ from velesio_worker.cli.main import main
 from velesio_worker.core.settings import Settings
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
+pytestmark = pytest.mark.processes
+
 
 def test_settings_shows_every_setting_with_its_source(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

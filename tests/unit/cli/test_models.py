@@ -22,6 +22,8 @@ from tests.support.gguf_files import gguf
 from tests.support.servers import wait_until
 from velesio_worker.cli.main import main
 
+pytestmark = pytest.mark.processes
+
 MEBIBYTE = 1024 * 1024
 MODEL = b"GGUF" + bytes(range(256)) * (9 * MEBIBYTE // 256)
 SUM = hashlib.sha256(MODEL).hexdigest()

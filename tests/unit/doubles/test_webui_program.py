@@ -19,6 +19,8 @@ from tests.doubles.webui import WebUIDouble
 from tests.doubles.webui.client import LIMIT, Asking, ask, until
 from tests.support.ports import free_port
 
+pytestmark = pytest.mark.processes
+
 CAT: Final = {"prompt": "a cat", "seed": 7, "steps": 4, "width": 64, "height": 64}
 ROOT: Final = Path(__file__).parents[3]
 

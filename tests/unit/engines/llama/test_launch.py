@@ -28,7 +28,7 @@ from velesio_worker.engines.llama.launch import LlamaLauncher
 from velesio_worker.engines.models.transfer import ModelDownloadError
 from velesio_worker.wire.errors import BadJobError, EngineStartError, ModelUnavailableError, NoCapacityError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 MIB = 1024 * 1024
 PLENTY = 70_000

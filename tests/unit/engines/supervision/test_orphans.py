@@ -30,6 +30,8 @@ WORKER = """
 import os, anyio
 from velesio_worker.engines.supervision.process import running
 
+pytestmark = pytest.mark.processes
+
 async def main():
     lines = []
     command = ["sh", "-c", "sleep 300 & echo $!; wait"]

@@ -25,7 +25,7 @@ from velesio_worker.engines.supervision.output import BURST_LINES, LINES_A_SECON
 from velesio_worker.engines.supervision.process import EngineProcess, running
 from velesio_worker.wire.errors import EngineStartError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 # Parent and child write to one pipe: each line is one write, which no other interrupts; print() makes several.
 PYTHON = [sys.executable, "-I", "-S", "-u", "-c"]

@@ -31,7 +31,7 @@ from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.wire.errors import EngineCrashedError, EngineFailedError, EngineUnavailableError
 from velesio_worker.wire.text_parameters import CompletionParameters
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 STARTING, READY, DRAINING, STOPPING, BACKOFF, FAILED, STOPPED = (
     EngineState.STARTING,

@@ -22,7 +22,7 @@ from velesio_worker.engines.webui.decoding import PictureDecoder
 from velesio_worker.engines.webui.pictures import png_size
 from velesio_worker.wire.errors import BadJobError, EngineUnavailableError, InternalError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 PLENTY = 2048 * 2048
 PNG = encoded()

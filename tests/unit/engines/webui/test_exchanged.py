@@ -28,7 +28,7 @@ from velesio_worker.wire.errors import (
     ModelUnavailableError,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 BROKEN = replace(FAST, models=("tinyA", "tinyB", "tinyC"), broken="tinyC")
 

@@ -14,7 +14,7 @@ from velesio_worker.wire.errors import BadJobError
 from velesio_worker.wire.image_parameters import Txt2ImgParameters
 from velesio_worker.wire.jobs import parse_job
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 EVERYDAY: Final[dict[str, Any]] = {
     "prompt": "a cat",

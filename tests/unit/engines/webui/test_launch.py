@@ -44,7 +44,7 @@ from velesio_worker.wire.errors import (
 )
 from velesio_worker.wire.events import Begun
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 SILENT = "import time; print('loading', flush=True); time.sleep(60)"
 

@@ -21,7 +21,7 @@ from tests.support.webui_bench import OFTEN, SLOW, Bench, Job, bench, cat, cat_f
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, EngineUnavailableError
 from velesio_worker.wire.events import Begun, Done
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.processes, pytest.mark.anyio]
 
 LONG = cat(steps=150, n_iter=16)
 """An image that nobody waits for the end of."""
