@@ -25,12 +25,12 @@ from velesio_worker.engines.supervision.orphans import MARK, end_orphans, new_ma
 PYTHON = [sys.executable, "-I", "-S", "-u", "-c"]
 SLEEPER = "import time; print('up'); time.sleep(300)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(300)"
+pytestmark = pytest.mark.processes
+
 TOKEN = "VELESIO_TEST"
 WORKER = """
 import os, anyio
 from velesio_worker.engines.supervision.process import running
-
-pytestmark = pytest.mark.processes
 
 async def main():
     lines = []
