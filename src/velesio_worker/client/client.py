@@ -33,6 +33,8 @@ class JobOptions(TypedDict, total=False):
             :meth:`Client.events`, :meth:`Client.text` or :meth:`Client.result` counts as a reader.
         worker: the one worker that may take the job.
         tenant: for whom the job is; the prompt cache gives it answers of jobs of the same tenant alone.
+        session: which conversation the job belongs to.
+        traceparent: the W3C trace context of whoever asks.
         cache: whether the answer may come from the prompt cache, and is kept there; None leaves that to the worker.
     """
 
@@ -43,6 +45,8 @@ class JobOptions(TypedDict, total=False):
     unread_timeout: float | None
     worker: str | None
     tenant: str | None
+    session: str | None
+    traceparent: str | None
     cache: bool | None
 
 
@@ -163,6 +167,11 @@ class Client:
         if "error" in result:
             raise job_error(result.get("code", ""), result["error"])
         return result
+
+    async def stored_result(self, job_id: str) -> dict[str, Any] | None:
+        """Return a job's result as it is stored, an error as ``{"error", "code"}``; None if there is none."""
+        stored: bytes | None = await self._commands.get(result_key(job_id))
+        return None if stored is None else read_result(stored)
 
     async def cancel(self, job_id: str) -> None:
         """Ask that a job be stopped; its result is then what it has so far. No effect on a job that has ended."""

@@ -1,0 +1,97 @@
+"""Answers that are none: one exception, which each dialect writes in its own form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from velesio_worker.wire.errors import JobError
+
+_MEANING: Final[Mapping[str, tuple[int, str]]] = {
+    "bad_job": (400, "invalid_request"),
+    "unknown_type": (400, "invalid_request"),
+    "context_exceeded": (400, "context_length_exceeded"),
+    "too_large": (413, "too_large"),
+    "internal": (500, "internal_error"),
+    "engine_error": (502, "engine_error"),
+    "engine_crashed": (502, "engine_crashed"),
+    "engine_stalled": (502, "engine_stalled"),
+    "worker_lost": (502, "worker_lost"),
+    "engine_unavailable": (503, "engine_unavailable"),
+    "no_worker": (503, "no_worker"),
+    "no_capacity": (503, "no_capacity"),
+    "out_of_memory": (503, "out_of_memory"),
+    "expired": (504, "expired"),
+    "timeout": (504, "timeout"),
+}
+"""What the error codes of jobs (docs/reference/protocol.md) are in HTTP: status, and the code that is told."""
+
+RETRY_SECONDS: Final = 5
+"""When it is worth to ask again for what may pass and says nothing of when."""
+
+
+class ApiError(Exception):
+    """A request that gets no answer.
+
+    Attributes:
+        status: the HTTP status.
+        code: one word for programs, such as ``model_not_found``.
+        message: one sentence for people, which names what to change.
+        param: the field at fault, as a path such as ``messages.0.content``.
+        retry_after: when to ask again, in seconds.
+        headers: more headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
+
+
+def api_error(error: JobError) -> ApiError:
+    """Return the error of a job that failed."""
+    status, code = _MEANING.get(error.code, (500, "internal_error"))
+    return ApiError(status, code, str(error), retry_after=RETRY_SECONDS if status == 503 else None)  # noqa: PLR2004
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """Return the error of a body that is not as it has to be: its first mistake, with the field."""
+    mistakes = error.errors(include_url=False, include_context=False)
+    worst = max(mistakes, key=lambda mistake: len(_path(mistake)))  # of a union's branches the one that got furthest
+    param = ".".join(_path(worst))
+    message = worst["msg"].removeprefix("Value error, ")
+    found = _shown(worst["input"]) if worst["type"] != "missing" else ""
+    return ApiError(400, "invalid_request", f"{param or 'the body'}: {message}{found}", param=param or None)
+
+
+def _path(mistake: ErrorDetails) -> list[str]:
+    """Return the path of a field, without the names of branches that pydantic puts between."""
+    return [str(part) for part in mistake["loc"] if isinstance(part, int) or part.isidentifier()]
+
+
+_SHOWN: Final = 60
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 (whatever the client sent)
+    if isinstance(value, (dict, list)):
+        return ""
+    text = repr(value)
+    return f" (found {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'})"

@@ -1,0 +1,320 @@
+"""Requests that are answered by jobs: whole, or live. Whoever hangs up has the jobs cancelled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, Final, Protocol
+
+import anyio
+import orjson
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from velesio_worker.core.logs import get_logger
+from velesio_worker.gateway.caller import Caller
+from velesio_worker.gateway.errors import ApiError, api_error
+from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
+from velesio_worker.wire.errors import JobError, job_error
+from velesio_worker.wire.events import DONE, ERROR, TOKEN, StreamEvent
+
+QUIET_SECONDS: Final = 10.0
+"""After so long without a word a live answer begins all the same, and says that it lives."""
+
+CANCEL_SECONDS: Final = 5.0
+"""How long an end waits for Redis to take the cancels."""
+
+Part = tuple[str, Mapping[str, Any]]
+"""A job of a request: its type and its parameters."""
+
+ErrorBody = Callable[[ApiError], Mapping[str, Any]]
+"""Writes an error in the form of a dialect."""
+
+_PING: Final = b": ping\n"
+"""With one line break: a whole empty event makes clients fail."""
+
+_LIVE_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+log = get_logger(__name__)
+
+
+class Frames(Protocol):
+    """Turns the events of one request's jobs into the bytes of a dialect; one object per request."""
+
+    def feed(self, index: int, event: StreamEvent) -> bytes:
+        """Return what is to be said of an event of the request's ``index``-th job; empty if nothing is.
+
+        Raises:
+            ApiError: the job began anew after some of it was said.
+        """
+        ...
+
+    def end(self) -> bytes:
+        """Return what is to be said when all jobs are done."""
+        ...
+
+    def error(self, error: ApiError) -> bytes:
+        """Return what is to be said of an error in mid-answer; nothing follows."""
+        ...
+
+
+def dialect(routes: Iterable[Route], error_body: ErrorBody) -> list[Route]:
+    """Have the errors of routes told in their dialect's form, those that nobody foresaw as well."""
+    return [
+        Route(
+            route.path, partial(_told, route.endpoint, error_body), methods=sorted(route.methods or ()), name=route.name
+        )
+        for route in routes
+    ]
+
+
+async def _told(handler: Callable[[Request], Awaitable[Response]], error_body: ErrorBody, request: Request) -> Response:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return failure(error, error_body)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the client gets an answer)
+        return failure(_unforeseen(error), error_body)
+
+
+def _unforeseen(error: Exception) -> ApiError:
+    log.error("a request could not be answered", action="request_failed", exc_info=error)
+    return ApiError(500, "internal_error", "The gateway made a mistake; its log has the details.")
+
+
+def failure(error: ApiError, error_body: ErrorBody) -> Response:
+    """Return the response that tells of an error."""
+    return Response(orjson.dumps(error_body(error)), error.status, error.headers, "application/json")
+
+
+async def answer(
+    request: Request, jobs: Jobs, caller: Caller, job_type: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Run a job for a request and return its result; a client that hangs up has it cancelled.
+
+    Raises:
+        ApiError: it was not taken, or failed.
+    """
+    [result] = await answers(request, jobs, caller, [(job_type, data)])
+    return result
+
+
+async def answers(request: Request, jobs: Jobs, caller: Caller, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Run several jobs for a request and return their results in order; should one fail, the others are cancelled.
+
+    Raises:
+        ApiError: one was not taken, or failed; or the client hung up.
+    """
+    results: list[dict[str, Any]] = [{}] * len(parts)
+    troubles: list[Exception] = []
+
+    async with _running(jobs, caller, parts) as going:
+
+        async def wait(index: int, job_id: str, scope: anyio.CancelScope) -> None:
+            try:
+                results[index] = await jobs.result(job_id)
+                going.discard(job_id)
+            except JobError as error:
+                going.discard(job_id)
+                troubles.append(error)
+            except RedisError as error:
+                troubles.append(error)
+            if troubles or not going:
+                scope.cancel()
+
+        async def notice_hang_up(scope: anyio.CancelScope) -> None:
+            await hung_up(request.receive)
+            scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(notice_hang_up, tasks.cancel_scope)
+            for index, job_id in enumerate(tuple(going)):
+                tasks.start_soon(wait, index, job_id, tasks.cancel_scope)
+        if troubles:
+            raise _error_of(troubles[0])
+        if going:
+            raise ApiError(499, "client_closed_request", "The client hung up.")
+    return results
+
+
+async def hung_up(receive: Receive) -> None:
+    """Wait until the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Going(dict[str, None]):
+    """The jobs of a request that have not ended, in order."""
+
+    def discard(self, job_id: str) -> None:
+        """Take note that a job has ended."""
+        self.pop(job_id, None)
+
+
+@asynccontextmanager
+async def _running(jobs: Jobs, caller: Caller, parts: Sequence[Part]) -> AsyncGenerator[_Going, None]:
+    """Submit jobs; those that have not ended when the block does are cancelled."""
+    going = _Going()
+    try:
+        for job_type, data in parts:
+            going[await jobs.submit(caller, job_type, data, unread_timeout=UNREAD_SECONDS)] = None
+        yield going
+    finally:
+        if going:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_SECONDS):
+                for job_id in going:
+                    await _cancel(jobs, job_id)
+
+
+async def _cancel(jobs: Jobs, job_id: str) -> None:
+    try:
+        await jobs.cancel(job_id)
+    except RedisError as error:  # nobody reads the job any more: it is cancelled for that a while later
+        log.warning(f"a job could not be cancelled: {error}", action="cancel_failed", job_id=job_id)
+
+
+def _error_of(trouble: Exception) -> ApiError:
+    if isinstance(trouble, ApiError):
+        return trouble
+    if isinstance(trouble, JobError):
+        return api_error(trouble)
+    return _unforeseen(trouble)
+
+
+class LiveResponse(Response):
+    """An answer whose pieces are sent as they are made, as server-sent events; raw ASGI.
+
+    What fails before the first piece is a status with a body, later an event. A client that hangs up has the jobs
+    cancelled.
+
+    Args:
+        jobs: where the jobs go.
+        caller: for whom.
+        parts: the jobs.
+        frames: how their events are written.
+        error_body: how errors are written in front of the first piece.
+        quiet: after how many seconds without a word the answer begins all the same, or says that it lives.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        caller: Caller,
+        parts: Sequence[Part],
+        frames: Frames,
+        error_body: ErrorBody,
+        *,
+        quiet: float = QUIET_SECONDS,
+    ) -> None:
+        super().__init__()
+        self._jobs = jobs
+        self._caller = caller
+        self._parts = parts
+        self._frames = frames
+        self._error_body = error_body
+        self._quiet = quiet
+        self._begun = False
+        self._sending = False
+        self._spoke_at = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        try:
+            async with _running(self._jobs, self._caller, self._parts) as going:
+                await self._stream(going, receive, send)
+        except ApiError as error:
+            await self._fail(error, scope, receive, send)
+
+    async def _stream(self, going: _Going, receive: Receive, send: Send) -> None:
+        troubles: list[ApiError] = []
+
+        async def notice_hang_up(scope: anyio.CancelScope) -> None:
+            await hung_up(receive)
+            scope.cancel()
+
+        async def pass_on(scope: anyio.CancelScope) -> None:
+            try:
+                await self._pass_on(going, send)
+            except Exception as error:  # noqa: BLE001 (told in the dialect's form)
+                troubles.append(_error_of(error))
+            scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for work in (notice_hang_up, pass_on):
+                tasks.start_soon(work, tasks.cancel_scope)
+            tasks.start_soon(self._say_that_it_lives, send)
+        if troubles:
+            raise troubles[0]
+
+    async def _pass_on(self, going: _Going, send: Send) -> None:
+        """Write the events of all jobs, and the end when all are done."""
+        held: list[bytes] = []
+        async with aclosing(_merged(self._jobs, tuple(going))) as batches:
+            async for index, job_id, batch in batches:
+                for event in batch:
+                    if event.terminal:
+                        going.discard(job_id)
+                    if event.event == ERROR:
+                        raise job_error(str(event.data.get("code", "")), str(event.data.get("error", "")))
+                    held.append(self._frames.feed(index, event))
+                if any(event.event in {TOKEN, DONE} for event in batch) and any(held):
+                    await self._say(send, b"".join(held))
+                    held.clear()
+        await self._say(send, b"".join([*held, self._frames.end()]), more=False)
+
+    async def _say(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        self._sending = True
+        try:
+            if not self._begun:
+                self._begun = True
+                await send({"type": "http.response.start", "status": 200, "headers": [*_LIVE_HEADERS]})
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+        finally:
+            self._sending = False
+            self._spoke_at = time.monotonic()
+
+    async def _say_that_it_lives(self, send: Send) -> None:
+        while True:
+            wait = self._spoke_at + self._quiet - time.monotonic()
+            if wait > 0 or self._sending:
+                await anyio.sleep(max(wait, 0.5))
+            else:
+                await self._say(send, _PING)
+
+    async def _fail(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._begun:
+            await self._say(send, self._frames.error(error), more=False)
+        else:
+            await failure(error, self._error_body)(scope, receive, send)
+
+
+async def _merged(jobs: Jobs, ids: Sequence[str]) -> AsyncGenerator[tuple[int, str, Sequence[StreamEvent]], None]:
+    """Yield what is new in several jobs' streams as it comes: index, id and events."""
+    if len(ids) == 1:
+        async with aclosing(jobs.watch(ids[0])) as batches:
+            async for batch in batches:
+                yield 0, ids[0], batch
+        return
+    give, take = anyio.create_memory_object_stream[tuple[int, str, Sequence[StreamEvent]]]()
+
+    async def follow(index: int, job_id: str) -> None:
+        async with give.clone() as mine, aclosing(jobs.watch(job_id)) as batches:
+            async for batch in batches:
+                await mine.send((index, job_id, batch))
+
+    async with anyio.create_task_group() as tasks:
+        for index, job_id in enumerate(ids):
+            tasks.start_soon(follow, index, job_id)
+        give.close()
+        async with take:
+            async for item in take:
+                yield item
