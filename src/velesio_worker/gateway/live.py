@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 import orjson
+from anyio.streams.memory import MemoryObjectSendStream
 from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -183,6 +184,8 @@ async def _cancel(jobs: Jobs, job_id: str) -> None:
 
 
 def _error_of(trouble: Exception) -> ApiError:
+    while isinstance(trouble, ExceptionGroup):
+        trouble = trouble.exceptions[0]
     if isinstance(trouble, ApiError):
         return trouble
     if isinstance(trouble, JobError):
@@ -306,14 +309,14 @@ async def _merged(jobs: Jobs, ids: Sequence[str]) -> AsyncGenerator[tuple[int, s
         return
     give, take = anyio.create_memory_object_stream[tuple[int, str, Sequence[StreamEvent]]]()
 
-    async def follow(index: int, job_id: str) -> None:
-        async with give.clone() as mine, aclosing(jobs.watch(job_id)) as batches:
+    async def follow(index: int, job_id: str, mine: MemoryObjectSendStream[Any]) -> None:
+        async with mine, aclosing(jobs.watch(job_id)) as batches:
             async for batch in batches:
                 await mine.send((index, job_id, batch))
 
     async with anyio.create_task_group() as tasks:
         for index, job_id in enumerate(ids):
-            tasks.start_soon(follow, index, job_id)
+            tasks.start_soon(follow, index, job_id, give.clone())
         give.close()
         async with take:
             async for item in take:
