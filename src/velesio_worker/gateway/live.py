@@ -6,11 +6,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import anyio
 import orjson
-from anyio.streams.memory import MemoryObjectSendStream
 from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +21,7 @@ from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import ApiError, api_error
 from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
 from velesio_worker.wire.errors import JobError, job_error
-from velesio_worker.wire.events import DONE, ERROR, TOKEN, StreamEvent
+from velesio_worker.wire.events import ERROR, TOKEN, StreamEvent
 
 QUIET_SECONDS: Final = 10.0
 """After so long without a word a live answer begins all the same, and says that it lives."""
@@ -185,7 +184,7 @@ async def _cancel(jobs: Jobs, job_id: str) -> None:
 
 def _error_of(trouble: Exception) -> ApiError:
     while isinstance(trouble, ExceptionGroup):
-        trouble = trouble.exceptions[0]
+        trouble = cast("ExceptionGroup[Exception]", trouble).exceptions[0]
     if isinstance(trouble, ApiError):
         return trouble
     if isinstance(trouble, JobError):
@@ -226,7 +225,7 @@ class LiveResponse(Response):
         self._error_body = error_body
         self._quiet = quiet
         self._begun = False
-        self._sending = False
+        self._turn = anyio.Lock(fast_acquire=True)
         self._spoke_at = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -260,36 +259,40 @@ class LiveResponse(Response):
 
     async def _pass_on(self, going: _Going, send: Send) -> None:
         """Write the events of all jobs, and the end when all are done."""
+        async with anyio.create_task_group() as tasks:
+            for index, job_id in enumerate(tuple(going)):
+                tasks.start_soon(self._follow, index, job_id, going, send)
+        await self._say(send, self._frames.end(), more=False)
+
+    async def _follow(self, index: int, job_id: str, going: _Going, send: Send) -> None:
         held: list[bytes] = []
-        async with aclosing(_merged(self._jobs, tuple(going))) as batches:
-            async for index, job_id, batch in batches:
+        async with aclosing(self._jobs.watch(job_id)) as batches:
+            async for batch in batches:
+                if batch[-1].terminal:
+                    going.discard(job_id)
                 for event in batch:
-                    if event.terminal:
-                        going.discard(job_id)
                     if event.event == ERROR:
                         raise job_error(str(event.data.get("code", "")), str(event.data.get("error", "")))
                     held.append(self._frames.feed(index, event))
-                if any(event.event in {TOKEN, DONE} for event in batch) and any(held):
+                if any(event.event == TOKEN for event in batch) and any(held):
                     await self._say(send, b"".join(held))
                     held.clear()
-        await self._say(send, b"".join([*held, self._frames.end()]), more=False)
+        if any(held):
+            await self._say(send, b"".join(held))
 
     async def _say(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        self._sending = True
-        try:
+        async with self._turn:
             if not self._begun:
                 self._begun = True
                 await send({"type": "http.response.start", "status": 200, "headers": [*_LIVE_HEADERS]})
             await send({"type": "http.response.body", "body": body, "more_body": more})
-        finally:
-            self._sending = False
             self._spoke_at = time.monotonic()
 
     async def _say_that_it_lives(self, send: Send) -> None:
         while True:
             wait = self._spoke_at + self._quiet - time.monotonic()
-            if wait > 0 or self._sending:
-                await anyio.sleep(max(wait, 0.5))
+            if wait > 0:
+                await anyio.sleep(wait)
             else:
                 await self._say(send, _PING)
 
@@ -298,26 +301,3 @@ class LiveResponse(Response):
             await self._say(send, self._frames.error(error), more=False)
         else:
             await failure(error, self._error_body)(scope, receive, send)
-
-
-async def _merged(jobs: Jobs, ids: Sequence[str]) -> AsyncGenerator[tuple[int, str, Sequence[StreamEvent]], None]:
-    """Yield what is new in several jobs' streams as it comes: index, id and events."""
-    if len(ids) == 1:
-        async with aclosing(jobs.watch(ids[0])) as batches:
-            async for batch in batches:
-                yield 0, ids[0], batch
-        return
-    give, take = anyio.create_memory_object_stream[tuple[int, str, Sequence[StreamEvent]]]()
-
-    async def follow(index: int, job_id: str, mine: MemoryObjectSendStream[Any]) -> None:
-        async with mine, aclosing(jobs.watch(job_id)) as batches:
-            async for batch in batches:
-                await mine.send((index, job_id, batch))
-
-    async with anyio.create_task_group() as tasks:
-        for index, job_id in enumerate(ids):
-            tasks.start_soon(follow, index, job_id, give.clone())
-        give.close()
-        async with take:
-            async for item in take:
-                yield item
