@@ -225,6 +225,7 @@ class LiveResponse(Response):
         self._error_body = error_body
         self._quiet = quiet
         self._begun = False
+        self._held = bytearray()
         self._turn = anyio.Lock(fast_acquire=True)
         self._spoke_at = time.monotonic()
 
@@ -262,10 +263,10 @@ class LiveResponse(Response):
         async with anyio.create_task_group() as tasks:
             for index, job_id in enumerate(tuple(going)):
                 tasks.start_soon(self._follow, index, job_id, going, send)
-        await self._say(send, self._frames.end(), more=False)
+        self._held += self._frames.end()
+        await self._say(send, self._released(), more=False)
 
     async def _follow(self, index: int, job_id: str, going: _Going, send: Send) -> None:
-        held: list[bytes] = []
         async with aclosing(self._jobs.watch(job_id)) as batches:
             async for batch in batches:
                 if batch[-1].terminal:
@@ -273,12 +274,15 @@ class LiveResponse(Response):
                 for event in batch:
                     if event.event == ERROR:
                         raise job_error(str(event.data.get("code", "")), str(event.data.get("error", "")))
-                    held.append(self._frames.feed(index, event))
-                if any(event.event == TOKEN for event in batch) and any(held):
-                    await self._say(send, b"".join(held))
-                    held.clear()
-        if any(held):
-            await self._say(send, b"".join(held))
+                    self._held += self._frames.feed(index, event)
+                if self._held and any(event.event == TOKEN for event in batch):
+                    await self._say(send, self._released())
+
+    def _released(self) -> bytes:
+        """What is to be said now: all that waited for a piece of output, in front of which an error is still a status."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
 
     async def _say(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with self._turn:
