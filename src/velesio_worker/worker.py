@@ -176,6 +176,7 @@ class Worker:
             if self._engines.text is None:
                 jobs.start_soon(self._consumers.health_checks().run, self._stopping)
             else:
+                side.start_soon(self._engines.text.watch)
                 jobs.start_soon(self._take_text_jobs, self._engines.text)
             if self._engines.image is not None:
                 side.start_soon(self._output.look_at_store)
@@ -245,7 +246,7 @@ class Worker:
             "pid": os.getpid(),
             "started": f"{self._began:.3f}",
             "kinds": ",".join(self._engines.kinds),
-            **{name: value for engine in self._engines.gates for name, value in engine.facts().items()},
+            **self._engines.facts(),
             "running": self._executor.running,
         }
 

@@ -17,14 +17,13 @@ from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
-from velesio_worker.queue.survey import Survey, Waiting
+from velesio_worker.queue.survey import HEAD_BYTES, Survey, Waiting
 from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 INCOMING: Final = "llama_queue"
 TEXT: Final = "{llama_queue}:text"
-HEAD_BYTES: Final = module._HEAD_BYTES  # pyright: ignore[reportPrivateUsage]
 SPARE_SECONDS: Final = module._SPARE_SECONDS  # pyright: ignore[reportPrivateUsage]
 
 

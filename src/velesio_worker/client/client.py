@@ -11,6 +11,7 @@ import anyio
 import orjson
 from redis.asyncio import Redis
 
+from velesio_worker.client.fleet import FleetReader, QueueDepths, WorkerInfo
 from velesio_worker.client.subscriber import subscribe
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.control import request_cancel
@@ -74,6 +75,7 @@ class Client:
         self._commands: Any = self._redis
         self._keys = Keys(queue_name)
         self._outage = Outage(redis_url)
+        self._fleet = FleetReader(self._redis, self._keys)
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,6 +174,20 @@ class Client:
         """Return a job's result as it is stored, an error as ``{"error", "code"}``; None if there is none."""
         stored: bytes | None = await self._commands.get(result_key(job_id))
         return None if stored is None else read_result(stored)
+
+    async def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers that live, with their engines and the models that jobs may name.
+
+        What is damaged in Redis, or no worker's, is passed over.
+
+        Raises:
+            redis.exceptions.RedisError: Redis does not answer, or refuses.
+        """
+        return await self._fleet.workers()
+
+    async def queue_depths(self) -> QueueDepths:
+        """Return how many jobs wait in each list and since when, and how many run; else as :meth:`workers`."""
+        return await self._fleet.depths()
 
     async def cancel(self, job_id: str) -> None:
         """Ask that a job be stopped; its result is then what it has so far. No effect on a job that has ended."""

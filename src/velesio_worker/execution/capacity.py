@@ -43,7 +43,15 @@ class EngineSet:
     @property
     def gates(self) -> list[EngineGate[LlamaEngine] | EngineGate[WebUIEngine]]:
         """The engines that there are."""
-        return [side.gate for side in (self.text, self.image) if side is not None]
+        return [side.gate for side in self._sides]
+
+    @property
+    def _sides(self) -> list[TextModels | ImageModels]:
+        return [side for side in (self.text, self.image) if side is not None]
+
+    def facts(self) -> dict[str, str | int]:
+        """What is known of the engines and their models, for the worker's hash in Redis."""
+        return {name: value for side in self._sides for name, value in side.facts().items()}
 
     @property
     def kinds(self) -> list[Kind]:
@@ -76,7 +84,7 @@ def make_engine_set(settings: Settings, fleet: Fleet, gpus: Gpus, on_change: Cal
     if settings.run_llm:
         llama = LlamaLauncher(settings, gpus)
         supervise = partial(Supervisor, llama, elsewhere if settings.llama_server_url else patience, turns=turns)
-        text = TextModels(EngineGate(Kind.TEXT, supervise, fleet, on_change), llama)
+        text = TextModels(EngineGate(Kind.TEXT, supervise, fleet, on_change), llama, on_change)
     if settings.run_sd and has_webui(settings):
         webui = WebUILauncher(settings, gpus)
         eager = turns is None or text is None  # else the first job of either kind decides whose turn it is

@@ -6,10 +6,15 @@ And ``health_check``, whose models it asks after.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
 
+import anyio
 import anyio.to_thread
 
+from velesio_worker.core.logs import get_logger
+from velesio_worker.core.threads import aside
 from velesio_worker.engines.base import EngineState, Spec
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
@@ -17,12 +22,19 @@ from velesio_worker.engines.models.gguf import GgufError, read_gguf
 from velesio_worker.engines.webui.engine import WebUIEngine
 from velesio_worker.engines.webui.launch import WebUILauncher
 from velesio_worker.execution.gate import EngineGate
+from velesio_worker.execution.offers import offer
 from velesio_worker.observability.health import Health
 from velesio_worker.wire.errors import EngineCrashedError, EngineUnavailableError, NoCapacityError
 from velesio_worker.wire.jobs import Job, JobType, Kind
+from velesio_worker.wire.limits import MOST_OFFERED_NAMES
 from velesio_worker.wire.parameters import LoadModelParameters
 
 OnWait = Callable[[EngineState], None]
+
+_LOOK_SECONDS: Final = 30.0
+"""How often it is looked which text models there are."""
+
+log = get_logger(__name__)
 
 
 async def manage(
@@ -60,10 +72,49 @@ async def manage(
 class TextModels:
     """The text engine and its models, which its launcher knows."""
 
-    def __init__(self, gate: EngineGate[LlamaEngine], launcher: LlamaLauncher) -> None:
+    def __init__(
+        self, gate: EngineGate[LlamaEngine], launcher: LlamaLauncher, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self.gate = gate
         self.supervisor = gate.supervisor
         self._launcher = launcher
+        self._on_change = on_change
+        self._names: dict[Path, str] = {}
+        self._more = 0
+        self._context: int | None = None
+
+    def facts(self) -> dict[str, str | int]:
+        """What is known of the engine, and what it offers, for the worker's hash in Redis."""
+        serving, default, more = self.supervisor.serving, self.supervisor.model or self._launcher.last_served, 0
+        if serving is not None:
+            self._context = serving.engine.properties.context_length
+        names = [default]
+        if self._launcher.has_choice:
+            path = self.supervisor.default.model
+            default = default if path is None else self._names.get(path, default)
+            names, more = [default, *self._names.values()], self._more
+        offered = offer(self.gate.kind, names, default, more=more, exchanges=self._launcher.has_choice)
+        context = "" if self._context is None else self._context
+        return {**self.gate.facts(), **offered, f"{self.gate.kind}_context": context}
+
+    async def watch(self) -> None:
+        """Keep in mind for ever what lies in the folder; ``on_change`` is called when that has changed."""
+        while self._launcher.has_choice:
+            await self.look_for_models()
+            await anyio.sleep(_LOOK_SECONDS)
+
+    async def look_for_models(self) -> None:
+        """See what lies in the folder now, however long its disk takes to say; one that fails is asked again later."""
+        if not self._launcher.has_choice:
+            return
+        try:
+            seen = await aside(partial(self._launcher.folder.names, self._launcher.default().model, MOST_OFFERED_NAMES))
+        except (OSError, RuntimeError) as error:  # links that lead round in a circle
+            log.warning(f"the model folder cannot be read: {error}", action="models_unread")
+            return
+        if seen != (self._names, self._more):
+            self._names, self._more = seen
+            self._on_change()
 
     async def listing(self, on_wait: OnWait) -> list[dict[str, Any]]:  # noqa: ARG002 (they are files)
         """List what lies in the folder; of a server that runs elsewhere, what it has loaded."""
@@ -71,7 +122,9 @@ class TextModels:
         loaded = self.supervisor.loaded
         if self._launcher.owned:
             path = loaded.model if loaded else None
-            return await anyio.to_thread.run_sync(self._launcher.folder.listing, path)
+            listed = await anyio.to_thread.run_sync(self._launcher.folder.listing, path)
+            await self.look_for_models()
+            return listed
         name = self.supervisor.model
         return [] if name is None else [{"name": name, "filename": None, "hash": None, "loaded": loaded is not None}]
 
@@ -111,6 +164,15 @@ class ImageModels:
         self.gate = gate
         self.supervisor = gate.supervisor
         self.launcher = launcher
+
+    def facts(self) -> dict[str, str | int]:
+        """What is known of the engine, and what it offers, for the worker's hash in Redis."""
+        engine, names, choice = self.launcher.engine, list[str](), False
+        default = self.supervisor.model or ""
+        if engine is not None:
+            choice = engine.has_choice
+            names = [default, *(model.name for model in engine.catalogue.models)] if choice else [engine.model]
+        return {**self.gate.facts(), **offer(self.gate.kind, names, default, more=0, exchanges=choice)}
 
     def known_as(self, model: str | None) -> Spec:
         """Return what a job's ``model`` stands for, as far as that is known without asking.

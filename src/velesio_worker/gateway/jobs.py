@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, Unpack
 
 from redis.exceptions import RedisError
 
-from velesio_worker.client import Client, JobOptions
+from velesio_worker.client import Client, JobOptions, QueueDepths, WorkerInfo
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError
 from velesio_worker.wire.errors import BadJobError, JobError, job_error
@@ -19,6 +19,8 @@ from velesio_worker.wire.jobs import JobType, Kind
 
 _FRESH_SECONDS: Final = 1.0
 """How old what is known of the fleet may be."""
+
+_LONGEST_RETRY: Final = 60
 
 UNREAD_SECONDS: Final = 30
 """A job whose client waits for it is cancelled once nobody has read it for so long: its gateway was lost."""
@@ -59,8 +61,8 @@ class Fleet:
         models: the models that jobs may name, defaults first, each once.
     """
 
-    workers: tuple[Any, ...]
-    depths: Any
+    workers: tuple[WorkerInfo, ...]
+    depths: QueueDepths
     models: tuple[Model, ...]
 
     def model(self, name: str, kind: str) -> Model | None:
@@ -124,14 +126,14 @@ class Jobs:
                 f"No worker that takes {kind.engine} jobs is running: start one, or try again later.",
                 retry_after=RETRY_SECONDS,
             )
-        waiting = fleet.depths.waiting(kind)
-        if waiting.jobs >= self._max_queue:
-            a_tenth = waiting.oldest / 10
+        lists = [fleet.depths.waiting["incoming"], fleet.depths.waiting[kind]]
+        waiting = sum(each.jobs for each in lists)
+        if waiting >= self._max_queue:
             raise ApiError(
                 429,
                 "queue_full",
-                f"{waiting.jobs} jobs wait already, and MAX_QUEUE allows {self._max_queue}: try again later.",
-                retry_after=max(1, min(60, math.ceil(a_tenth))),
+                f"{waiting} jobs wait already, and MAX_QUEUE allows {self._max_queue}: try again later.",
+                retry_after=_until_some_are_served(max(each.oldest for each in lists)),
             )
 
     async def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:
@@ -186,11 +188,24 @@ def _kind(job_type: str, data: Mapping[str, Any]) -> Kind | None:
     return Kind.MANAGE_IMAGE if of_images else named.kind
 
 
+def _until_some_are_served(oldest: float) -> int:
+    """Return in how many seconds a tenth of the line is served, if it is as fast as it was for its oldest job."""
+    return max(1, min(_LONGEST_RETRY, math.ceil(oldest / 10)))
+
+
 def _redis_is_away() -> ApiError:
     return ApiError(
         503, "queue_unavailable", "The queue does not answer just now: try again.", retry_after=RETRY_SECONDS
     )
 
 
-def _fleet_of(workers: Sequence[Any], depths: Any) -> Fleet:  # noqa: ANN401
-    raise NotImplementedError
+def _fleet_of(workers: tuple[WorkerInfo, ...], depths: QueueDepths) -> Fleet:
+    models: dict[tuple[str, str], Model] = {}
+    for worker in workers:
+        for kind, engine in worker.engines.items():
+            for name in dict.fromkeys([*filter(None, [engine.default]), *engine.models]):
+                known = models.get((kind, name))
+                default = name == engine.default or (known is not None and known.default)
+                contexts = [count for count in (engine.context, known and known.context) if count and default]
+                models[kind, name] = Model(name, kind, default, min(contexts, default=None))
+    return Fleet(workers, depths, tuple(sorted(models.values(), key=lambda model: (not model.default, model.name))))

@@ -279,7 +279,7 @@ class LiveResponse(Response):
                     await self._say(send, self._released())
 
     def _released(self) -> bytes:
-        """What is to be said now: all that waited for a piece of output, in front of which an error is still a status."""
+        """What is to be said now; it waited for a piece of output, in front of which an error is still a status."""
         held = bytes(self._held)
         self._held.clear()
         return held

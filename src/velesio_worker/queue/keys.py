@@ -118,6 +118,11 @@ class Keys:
         """The list of jobs that wait for one kind of capacity."""
         return self._derived(kind.value)
 
+    @property
+    def waiting(self) -> dict[str, str]:
+        """The lists of jobs that wait for whoever comes, by what they are called: ``incoming`` or a kind."""
+        return {"incoming": self.incoming, **{kind.value: self.ready(kind) for kind in Kind}}
+
     def only(self, worker: str) -> str:
         """The list of jobs that name this worker."""
         return self._derived(f"only:{worker}")

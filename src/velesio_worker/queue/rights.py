@@ -78,14 +78,16 @@ def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE
             *(f"%R~{key}" for key in (stream_key("*"), result_key("*"), preview_key("*"))),
             f"%W~{reader_key('*')}",
         ),
-        ("get", "set", "xread", "xrevrange"),
+        ("get", "set", "xrange", "xread", "xrevrange"),
     )
+    looked_at = (*keys.waiting.values(), keys.suspects, keys.dead, keys.workers, keys.worker("*"), keys.only("*"))
+    look = Rights(tuple(f"%R~{key}" for key in looked_at), ("hmget", "lindex", "llen", "pttl", "zrevrange"))
     cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
     parts = {
         Party.PRODUCER: [push],
         Party.READER: [read],
         Party.CANCELLER: [cancel],
-        Party.GATEWAY: [push, read, cancel],
+        Party.GATEWAY: [push, read, cancel, look],
     }
     of_party = [_of_worker(keys)] if party is Party.WORKER else parts[party]
     commands = {command for rights in of_party for command in rights.commands} | set(_CONNECTING)

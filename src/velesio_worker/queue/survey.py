@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import orjson
@@ -14,9 +14,11 @@ from redis.exceptions import ResponseError
 from velesio_worker.queue.lease import LONGEST_LEASE
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
-from velesio_worker.wire.jobs import Kind, moment_of
+from velesio_worker.wire.jobs import moment_of
 
-_HEAD_BYTES: Final = 64 * 1024
+HEAD_BYTES: Final = 64 * 1024
+"""So much is looked at of a job that is next in a list."""
+
 _SPARE_SECONDS: Final = 30.0
 """For so long the head of a list is not read again if it is large: Redis does nothing else meanwhile."""
 
@@ -65,8 +67,45 @@ class QueueView(NamedTuple):
         return sum(left > 0 for left in self.leases.values())
 
 
+class Heads:
+    """Remembers since when it has seen the same job at the head of each list."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, _Head] = {}
+
+    def are_due(self, names: Iterable[str], now: float) -> set[str]:
+        """Return of which lists the next job is to be read: large ones are so only now and then."""
+        return {name for name in names if name not in self._heads or self._heads[name].spare_until <= now}
+
+    def seen(self, name: str, jobs: int, head: bytes, size: int, now: float) -> Waiting:
+        """Take note of a list as it is now.
+
+        Args:
+            name: the list.
+            jobs: how many jobs wait in it.
+            head: the next job or its beginning; empty if it was not read.
+            size: how many bytes that job has.
+            now: Unix time.
+        """
+        if not jobs:
+            self._heads.pop(name, None)
+        elif head:
+            self._take_note(name, head[:HEAD_BYTES], size, now)
+        known = self._heads.get(name)
+        return Waiting(jobs, max(0.0, now - known.since) if known else 0.0)
+
+    def _take_note(self, name: str, head: bytes, size: int, now: float) -> None:
+        """Note since when a job waits: since it was made, if it says when, else since it was first seen as the next."""
+        mark = hashlib.blake2b(head, digest_size=16).digest()
+        known = self._heads.get(name)
+        seen = known.since if known is not None and known.mark == mark else now
+        made = _created_at(head)
+        spare_until = now + _SPARE_SECONDS if size > HEAD_BYTES else 0.0
+        self._heads[name] = _Head(mark, seen if made is None else min(made, seen), spare_until)
+
+
 class Survey:
-    """Looks at the queue, and remembers since when it has seen the same job at the head of a list.
+    """Looks at the queue.
 
     Args:
         seconds: how long a look may take.
@@ -75,8 +114,8 @@ class Survey:
     def __init__(self, link: Link, *, seconds: float) -> None:
         self._link = link
         self._seconds = seconds
-        self._lists = {"incoming": link.keys.incoming, **{kind.value: link.keys.ready(kind) for kind in Kind}}
-        self._heads: dict[str, _Head] = {}
+        self._lists = link.keys.waiting
+        self._heads = Heads()
 
     async def look(self) -> QueueView:
         """Look at the queue now.
@@ -93,29 +132,13 @@ class Survey:
 
     async def _look(self) -> QueueView:
         now = time.time()
-        spared = {name for name, head in self._heads.items() if head.spare_until > now}
-        lists = {key: name not in spared for name, key in self._lists.items()}
-        heads = await self._link.scripts.heads(lists, _HEAD_BYTES)
+        due = self._heads.are_due(self._lists, now)
+        lists = {key: name in due for name, key in self._lists.items()}
+        heads = await self._link.scripts.heads(lists, HEAD_BYTES)
         leases = await self._link.scripts.leases(self._link.keys, LONGEST_LEASE)
         dead: int = await self._link.commands.llen(self._link.keys.dead)
-        waiting: dict[str, Waiting] = {}
-        for name, (jobs, head, size) in zip(self._lists, heads, strict=True):
-            if not jobs:
-                self._heads.pop(name, None)
-            elif head:
-                self._take_note(name, head, size, now)
-            known = self._heads.get(name)
-            waiting[name] = Waiting(jobs, max(0.0, now - known.since) if known else 0.0)
+        waiting = {name: self._heads.seen(name, *seen, now) for name, seen in zip(self._lists, heads, strict=True)}
         return QueueView(now, waiting, {lease.worker: lease.left for lease in leases if lease.worker}, dead)
-
-    def _take_note(self, name: str, head: bytes, size: int, now: float) -> None:
-        """Note since when a job waits: since it was made, if it says when, else since it was first seen as the next."""
-        mark = hashlib.blake2b(head, digest_size=16).digest()
-        known = self._heads.get(name)
-        seen = known.since if known is not None and known.mark == mark else now
-        made = _created_at(head)
-        spare_until = now + _SPARE_SECONDS if size > _HEAD_BYTES else 0.0
-        self._heads[name] = _Head(mark, seen if made is None else min(made, seen), spare_until)
 
 
 def _created_at(head: bytes) -> float | None:

@@ -37,6 +37,12 @@ DEAD_LETTERS_TTL: Final = 30 * 24 * 3600
 CONTROL_ENTRIES: Final = 1000
 """Requests to cancel that are kept in `{llama_queue}:control`"""
 
+MOST_OFFERED_NAMES: Final = 256
+"""Names of models of each kind that a worker tells in its hash; the rest is counted"""
+
+MOST_OFFERED_BYTES: Final = 16 * 1024
+"""Bytes of them"""
+
 LONGEST_ERROR: Final = 2048
 """Characters of an error"""
 

@@ -91,6 +91,16 @@ class LlamaLauncher:
         return Spec(path, path.stem)
 
     @property
+    def has_choice(self) -> bool:
+        """Whether jobs may name other models: those in the folder."""
+        return self.default().model is not None
+
+    @property
+    def last_served(self) -> str:
+        """The name of the model of the server that serves or served last; empty before the first."""
+        return self._served
+
+    @property
     def context(self) -> int:
         """Tokens of context that one job has, if nothing lowers it."""
         return self._settings.context_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -61,11 +61,7 @@ class ModelFolder:
                 f"data.model: {_REPR.repr(name)} is no name of a model: a file's name, or its path in the model folder"
             )
         there = {self._name(path): path for path in self.files()}
-        wanted = PurePosixPath(name).as_posix()
-        for exact in (wanted, wanted + _SUFFIX):
-            if exact in there:
-                return there[exact]
-        found = [known for known, path in there.items() if wanted in {path.name, path.stem}]
+        found = _meant(name, there, _by_file_name(there))
         if len(found) == 1:
             return there[found[0]]
         if found:
@@ -104,6 +100,32 @@ class ModelFolder:
             place = {"name": path.stem, "filename": self._name(path)}
             entries.append({**place, **what, "loaded": path.resolve() == now})
         return entries
+
+    def names(self, default: Path | None, most: int) -> tuple[dict[Path, str], int]:
+        """Return what jobs may call the models that can be loaded: of each the shortest name that means no other.
+
+        Args:
+            default: the file that its own name stands for, whatever else is called so; None: there is none.
+            most: how many files are looked at, which takes reading a little of each once.
+
+        Returns:
+            names by file, in the order of :meth:`files`, and how many files were not looked at.
+        """
+        there = {self._name(path): path for path in self.files()}
+        called = _by_file_name(there)
+        taken = set[str]() if default is None else {default.stem}
+        names: dict[Path, str] = {}
+        for place, path in list(there.items())[:most]:
+            if not _can_be_read(path):
+                continue
+            if default is not None and path.absolute() == default.absolute():
+                names[path] = default.stem
+                continue
+            bare = place.removesuffix(_SUFFIX)
+            meant = (name for name in (path.stem, bare, place) if _meant(name, there, called) == [place])
+            if (name := next((name for name in meant if name not in taken), None)) is not None:
+                names[path] = name
+        return names, max(len(there) - most, 0)
 
     def content_of(self, path: Path) -> str | None:
         """Return what tells a model's content from others: a hash of samples all over its file; None if it is gone."""
@@ -144,6 +166,29 @@ def _walk(folder: Path, depth: int, above: frozenset[tuple[int, int]]) -> Iterat
                 yield path
         except OSError:  # a symlink that leads round in a circle, or nowhere that may be seen
             continue
+
+
+def _by_file_name(there: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the places of models in the folder by the names of their files, with ``.gguf`` and without."""
+    called: dict[str, list[str]] = {}
+    for place, path in there.items():
+        for name in {path.name, path.stem}:
+            called.setdefault(name, []).append(place)
+    return called
+
+
+def _meant(name: str, there: Mapping[str, Path], called: Mapping[str, list[str]]) -> list[str]:
+    """Return the places of the models that a job's ``model`` may mean; a place comes before a file's name."""
+    wanted = PurePosixPath(name).as_posix()
+    exact = next((place for place in (wanted, wanted + _SUFFIX) if place in there), None)
+    return called.get(wanted, []) if exact is None else [exact]
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        return "error" not in _described(path, _stamp(path))
+    except OSError:
+        return False
 
 
 def _is_unsayable(name: str) -> bool:

@@ -94,6 +94,11 @@ class WebUIEngine:
         return self._loader.resting is True
 
     @property
+    def has_choice(self) -> bool:
+        """Whether it can load another model."""
+        return self._abilities.options
+
+    @property
     def _names(self) -> str:
         return listed(model.name for model in self.catalogue.models) or "none"
 

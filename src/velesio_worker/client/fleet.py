@@ -1,0 +1,263 @@
+"""What a gateway sees of the workers and of their queue, read from Redis without a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from velesio_worker.queue.clients import execute, is_cluster
+from velesio_worker.queue.keys import Keys, count_in_redis, worker_name
+from velesio_worker.queue.lease import LONGEST_LEASE
+from velesio_worker.queue.remedies import FOREIGN, kind_of
+from velesio_worker.queue.scripts import MOST_LEASES
+from velesio_worker.queue.survey import Heads, Waiting
+from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.limits import LONGEST_ERROR, MOST_OFFERED_BYTES, MOST_OFFERED_NAMES
+from velesio_worker.wire.printable import printable
+
+_ENGINES: Final = (Kind.TEXT, Kind.IMAGE)
+_OF_WORKER: Final = ("version", "kinds", "running")
+_OF_ENGINE: Final = (
+    *("state", "model", "models", "models_more", "default", "context"),
+    *("exchanges", "slots", "running", "reason"),
+)
+_FIELDS: Final = (*_OF_WORKER, *(f"{kind}_{name}" for kind in _ENGINES for name in _OF_ENGINE))
+_LONGEST_WORD: Final = 64
+_LONGEST_NAME: Final = 1024
+
+_Command = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """One engine of a worker, as the worker told last.
+
+    Attributes:
+        state: ``stopped`` (the next job starts it), ``starting``, ``ready``, ``draining``, ``stopping``, ``backoff`` or
+            ``failed``.
+        model: the model that is loaded; None if none is.
+        models: what jobs may name, at most 256.
+        more: how many models there are beside those.
+        default: the model of jobs that name none; None where that is not known yet.
+        context: how many tokens a job may use; None where that is not known yet, and for images.
+        exchanges: whether another model is loaded for a job that names it.
+        slots: how many jobs it runs at a time; 0 where that is not known yet.
+        running: how many it runs now.
+        reason: why it failed, for operators: the host's folders may stand in it; empty if it did not.
+    """
+
+    state: str
+    model: str | None
+    models: tuple[str, ...]
+    more: int
+    default: str | None
+    context: int | None
+    exchanges: bool
+    slots: int
+    running: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker that lives.
+
+    Attributes:
+        id: its name; a job's ``worker`` is one.
+        version: of ``velesio-worker``.
+        engines: its engines by the kind of their jobs, ``text`` and ``image``.
+        running: how many jobs it runs, those that look after models among them.
+        lease: for how long it counts as alive from now on, in seconds.
+    """
+
+    id: str
+    version: str
+    engines: Mapping[str, EngineInfo]
+    running: int
+    lease: float
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of job that it has an engine for."""
+        return tuple(self.engines)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepths:
+    """How much waits in a queue, and how much runs.
+
+    Attributes:
+        waiting: what waits for whoever comes, by list: ``incoming`` (not sorted yet), ``text``, ``image``, ``manage``
+            and ``manage-image``. Of each, ``jobs`` is how many, and ``oldest`` for how many seconds the next one has
+            waited by its ``created_at``; without that, for how long this client has seen it as the next.
+        named: how many jobs wait for the one worker that they name.
+        suspects: how many were put aside since workers were lost with them; a worker answers them soon.
+        slots: how many jobs run at a time, by kind.
+        running: how many run now, by kind.
+        dead: how many dead letters there are.
+    """
+
+    waiting: Mapping[str, Waiting]
+    named: int
+    suspects: int
+    slots: Mapping[str, int]
+    running: Mapping[str, int]
+    dead: int
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs wait, wherever they do."""
+        return sum(one.jobs for one in self.waiting.values()) + self.named + self.suspects
+
+
+class FleetReader:
+    """Reads workers and queue. Whatever stands there may be damaged, or somebody else's: that is passed over."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._commands: Any = redis
+        self._keys = keys
+        self._heads = Heads()
+
+    async def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers that live, by name: two round trips, on a Cluster too.
+
+        Raises:
+            redis.exceptions.RedisError: Redis does not answer, or refuses.
+        """
+        (names,) = await self._all([self._names])
+        workers, _ = await self._of_workers(names)
+        return workers
+
+    async def depths(self) -> QueueDepths:
+        """Return how much waits and runs; else as :meth:`workers`."""
+        keys, now = self._keys, time.time()
+        lists = keys.waiting
+        due = sorted(self._heads.are_due(lists, now))
+        counted = [*lists.values(), keys.suspects, keys.dead]
+        names, *replies = await self._all(
+            [self._names, *(("LLEN", key) for key in counted), *(("LINDEX", lists[name], -1) for name in due)]
+        )
+        *jobs, suspects, dead = map(_count, replies[: len(counted)])
+        heads = dict(zip(due, replies[len(counted) :], strict=True))
+        waiting: dict[str, Waiting] = {}
+        for name, count in zip(lists, jobs, strict=True):
+            head = heads.get(name) or b""
+            waiting[name] = self._heads.seen(name, count, head, len(head), now)
+        workers, named = await self._of_workers(names)
+        engines = {kind.value: [one.engines[kind] for one in workers if kind in one.engines] for kind in _ENGINES}
+        slots = {kind: sum(engine.slots for engine in these) for kind, these in engines.items()}
+        running = {kind: sum(engine.running for engine in these) for kind, these in engines.items()}
+        return QueueDepths(waiting, named, suspects, slots, running, dead)
+
+    @property
+    def _names(self) -> _Command:
+        """Those whose leases end last: more than so many workers do not live."""
+        return ("ZREVRANGE", self._keys.workers, 0, MOST_LEASES - 1)
+
+    async def _of_workers(self, names: list[bytes] | None) -> tuple[tuple[WorkerInfo, ...], int]:
+        """Return the workers that live, and how many jobs wait for one of them alone."""
+        workers = sorted(worker for name in names or [] if (worker := worker_name(name)))
+        commands: list[_Command] = []
+        for worker in workers:
+            key = self._keys.worker(worker)
+            commands += [("PTTL", key), ("HMGET", key, *_FIELDS), ("LLEN", self._keys.only(worker))]
+        replies = await self._all(commands)
+        living: list[WorkerInfo] = []
+        named = 0
+        for worker, life, fields, jobs in zip(workers, replies[::3], replies[1::3], replies[2::3], strict=True):
+            if fields is not None and 0 < life <= LONGEST_LEASE * 1000:
+                living.append(_worker_in(worker, dict(zip(_FIELDS, fields, strict=True)), life / 1000))
+                named += _count(jobs)
+        return tuple(living), named
+
+    async def _all(self, commands: Sequence[_Command]) -> list[Any]:
+        """Return the replies to commands that change nothing; None from a key of another type.
+
+        On a Cluster whose slots have moved they are asked one by one, by which the client learns where they are.
+        """
+        if not commands:
+            return []
+        try:
+            async with self._commands.pipeline(transaction=False) as pipe:
+                for words in commands:
+                    pipe.execute_command(*words)
+                return [_told(reply) for reply in await execute(pipe, raise_on_error=False)]
+        except RedisError:
+            if not is_cluster(self._redis):
+                raise
+        return [await self._one(words) for words in commands]
+
+    async def _one(self, words: _Command) -> Any:  # noqa: ANN401 (as Redis answers)
+        try:
+            return await self._commands.execute_command(*words)
+        except RedisError as error:
+            return _told(error)
+
+
+def _told(reply: Any) -> Any:  # noqa: ANN401 (as Redis answers)
+    if isinstance(reply, RedisError):
+        if kind_of(reply) == FOREIGN:
+            return None
+        raise reply
+    return reply
+
+
+def _count(reply: object) -> int:
+    return reply if isinstance(reply, int) else 0
+
+
+def _worker_in(worker: str, fields: Mapping[str, bytes | None], lease: float) -> WorkerInfo:
+    kinds = _word(fields["kinds"]).split(",")
+    engines = {kind.value: _engine_in(kind, fields) for kind in _ENGINES if kind in kinds}
+    return WorkerInfo(worker, _word(fields["version"]), engines, count_in_redis(fields["running"]) or 0, lease)
+
+
+def _engine_in(kind: Kind, fields: Mapping[str, bytes | None]) -> EngineInfo:
+    of = {name: fields[f"{kind}_{name}"] for name in _OF_ENGINE}
+    return EngineInfo(
+        state=_word(of["state"]),
+        model=_word(of["model"], _LONGEST_NAME) or None,
+        models=_names_in(of["models"]),
+        more=count_in_redis(of["models_more"]) or 0,
+        default=_word(of["default"], _LONGEST_NAME) or None,
+        context=count_in_redis(of["context"]),
+        exchanges=of["exchanges"] == b"1",
+        slots=count_in_redis(of["slots"]) or 0,
+        running=count_in_redis(of["running"]) or 0,
+        reason=_text(of["reason"], LONGEST_ERROR),
+    )
+
+
+def _names_in(value: bytes | None) -> tuple[str, ...]:
+    """Read a list of names; of one that is none, or too large, nothing."""
+    if value is None or len(value) > MOST_OFFERED_BYTES:
+        return ()
+    try:
+        said = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return ()
+    if not isinstance(said, list):
+        return ()
+    names = [name for name in cast("list[object]", said) if isinstance(name, str) and _is_name(name)]
+    return tuple(names[:MOST_OFFERED_NAMES])
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_NAME and printable(text) == text
+
+
+def _word(value: bytes | None, longest: int = _LONGEST_WORD) -> str:
+    """Read a short text on one line; empty if it is none."""
+    text = (value or b"").decode(errors="replace") if len(value or b"") <= 4 * longest else ""
+    return text if len(text) <= longest and printable(text) == text else ""
+
+
+def _text(value: bytes | None, longest: int) -> str:
+    return (value or b"")[: 4 * longest].decode(errors="replace")[:longest]
