@@ -27,6 +27,8 @@ PARAMETERS: Final = 134_515_008
 class ModelPlace(Place):
     """The same, with an eye on which model is loaded."""
 
+    folder: Path
+
     def text_on(self, model: str | None = None) -> str:
         """Run a text job; returns on which model its stream says that it ran."""
         data = {"prompt": "One, two,", "max_tokens": 2} | ({"model": model} if model else {})
@@ -68,7 +70,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterat
         try:
             worker.start()
             worker.wait_for("worker_ready")
-            yield ModelPlace(redis, worker)
+            place = ModelPlace(redis, worker)
+            place.folder = folder / "text"
+            yield place
         finally:
             worker.end()
 
@@ -90,6 +94,30 @@ def test_the_models_are_listed_with_what_tells_them_apart(place: ModelPlace) -> 
     assert models["red.gguf"]["hash"] == models["blue.gguf"]["hash"] != models["broken.gguf"]["hash"]
     assert models["red.gguf"]["parameters"] == PARAMETERS
     assert "error" in models["broken.gguf"]
+
+
+def test_the_models_that_jobs_may_name_are_told_without_a_job(place: ModelPlace, model_path: Path) -> None:
+    (worker,) = place.redis.zrange("{llama_queue}:workers", 0, -1)
+
+    def told() -> tuple[list[str], str, str, str]:
+        facts = place.redis.hgetall(f"{{llama_queue}}:worker:{worker}")
+        return (
+            json.loads(facts["text_models"]),
+            *(facts[f"text_{name}"] for name in ("default", "context", "exchanges")),
+        )
+
+    wait_for(lambda: told() == (["red", "blue", "green"], "red", "512", "1"), told)
+    for name in told()[0]:
+        assert place.text_on(name) == name
+    assert place.result("load_model", {"model": "green"})["success"]
+    wait_for(lambda: told() == (["green", "blue", "red"], "green", "512", "1"), told)
+    extra = place.folder / "zebra.gguf"
+    shutil.copy(model_path, extra)
+    try:
+        place.result("list_models")
+        wait_for(lambda: told()[0] == ["green", "blue", "red", "zebra"], told, limit=10)
+    finally:
+        extra.unlink()
 
 
 def test_the_loaded_model_is_described(place: ModelPlace) -> None:

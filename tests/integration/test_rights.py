@@ -203,6 +203,12 @@ async def test_each_other_user_can_do_its_part_and_nothing_of_the_others(users: 
         "show itself": ("SET", "{result:a}:reader", "1", "EX", "15"),
         "set the flag": ("SET", "{result:a}:cancel", "1", "EX", "86400"),
         "ring": ("XADD", f"{QUEUE}:control", "*", "cancel", "a"),
+        "page through a stream": ("XRANGE", "stream:a", "-", "+"),
+        "see who works": ("ZREVRANGE", f"{QUEUE}:workers", "0", "-1"),
+        "see a worker": ("HMGET", f"{QUEUE}:worker:w1", "version"),
+        "see how long it lives": ("PTTL", f"{QUEUE}:worker:w1"),
+        "count": ("LLEN", f"{QUEUE}:text"),
+        "see the next job": ("LINDEX", "llama_queue", "-1"),
     }
     of_nobody: list[tuple[Any, ...]] = [
         ("SET", "result:a", "x"),
@@ -212,6 +218,12 @@ async def test_each_other_user_can_do_its_part_and_nothing_of_the_others(users: 
         ("XADD", "stream:a", "*", "event", "x"),
         ("LPUSH", f"{QUEUE}:text", "x"),
         ("LRANGE", "llama_queue", "0", "-1"),
+        ("RPOP", f"{QUEUE}:text"),
+        ("LPUSH", f"{QUEUE}:only:w1", "x"),
+        ("HSET", f"{QUEUE}:worker:w1", "version", "x"),
+        ("HMGET", "{result:a}:job", "attempt"),
+        ("HMGET", f"{QUEUE}:slots:w1", "text-0"),
+        ("LLEN", f"{QUEUE}:active:w1:text-0"),
         ("DEL", "llama_queue"),
         ("EVAL", "return 1", "0"),
         ("GET", "prompt_cache:a"),
@@ -224,7 +236,7 @@ async def test_each_other_user_can_do_its_part_and_nothing_of_the_others(users: 
     ]
     parts = {
         Party.PRODUCER: {"push"},
-        Party.READER: {"read a stream", "read a result", "show itself"},
+        Party.READER: {"read a stream", "read a result", "show itself", "page through a stream"},
         Party.CANCELLER: {"set the flag", "ring"},
         Party.GATEWAY: set(acts),
     }
@@ -242,8 +254,12 @@ async def test_each_other_user_can_do_its_part_and_nothing_of_the_others(users: 
 
 
 @topologies
-async def test_the_client_does_all_that_a_gateway_does_under_its_user(users: Users, commands: Any) -> None:
+async def test_the_client_does_all_that_a_gateway_does_under_its_user(
+    users: Users, worker: Side, commands: Any
+) -> None:
     async with Client(users.url("gateway")) as client:
+        assert [one.id for one in await client.workers()] == [worker.worker]
+        assert (await client.queue_depths()).jobs == 0
         job_id = await client.submit("completion", {"prompt": "hi"}, tenant="acme")
         assert json.loads(await commands.lindex("llama_queue", 0))["tenant"] == "acme"
         await client.cancel(job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -70,3 +71,32 @@ async def test_a_listing_is_of_the_webui_that_is_there_now(monkeypatch: pytest.M
                 assert [model["name"] for model in await models.listing(untold)] == ["tinyB", "tinyC"]
                 assert await loaded(models) == ["tinyB"]
             double.__enter__()
+
+
+async def test_the_models_that_the_webui_has_are_offered_the_default_one_first() -> None:
+    with WebUIDouble(replace(FAST, models=("tinyB", "tinyA", "tinyC"))) as double:
+        async with looked_after(double) as models:
+            facts = models.facts()
+            assert (facts["image_models"], facts["image_models_more"]) == ('["tinyB","tinyA","tinyC"]', 0)
+            assert (facts["image_default"], facts["image_exchanges"]) == ("tinyB", 1)
+            await models.supervisor.load("tinyC")
+            facts = models.facts()
+            assert (facts["image_models"], facts["image_default"]) == ('["tinyC","tinyB","tinyA"]', "tinyC")
+            await models.supervisor.unload()
+            assert models.facts()["image_models"] == facts["image_models"], "what the next job may name"
+
+
+async def test_a_server_that_cannot_load_another_model_offers_the_one_that_it_has() -> None:
+    with WebUIDouble(replace(FAST, models=("tinyA",), missing=frozenset({"options"}))) as double:
+        async with looked_after(double) as models:
+            facts = models.facts()
+            assert (facts["image_models"], facts["image_default"]) == ('["tinyA"]', "tinyA")
+            assert facts["image_exchanges"] == 0
+
+
+async def test_before_a_webui_has_answered_nothing_is_offered() -> None:
+    launcher = elsewhere("http://127.0.0.1:1")
+    nobody = cast("Fleet", None)
+    models = ImageModels(EngineGate(Kind.IMAGE, partial(Supervisor, launcher, PATIENT), nobody, lambda: None), launcher)
+    facts = models.facts()
+    assert (facts["image_models"], facts["image_default"], facts["image_exchanges"]) == ("[]", "", 0)

@@ -301,3 +301,37 @@ def test_a_split_model_is_read_again_when_its_missing_part_has_come(tmp_path: Pa
     assert (entry["parameters"], entry["size"]) == (3 * PARAMETERS, sum(part.stat().st_size for part in parts))
     parts[1].unlink()
     assert "big-00002-of-00003.gguf is missing" in folder.listing(None)[0]["error"]
+
+
+def test_jobs_call_each_model_by_the_shortest_name_that_means_no_other(folder: ModelFolder) -> None:
+    for place in ("red", "more/red", "more/green", "other/green", "deep/blue", "d"):
+        put(folder.folder / f"{place}.gguf", gguf())
+    names, more = folder.names(None, 100)
+    assert {path.relative_to(folder.folder).as_posix(): name for path, name in names.items()} == {
+        "red.gguf": "red",
+        "more/red.gguf": "more/red",
+        "more/green.gguf": "more/green",
+        "other/green.gguf": "other/green",
+        "deep/blue.gguf": "blue",
+        "d.gguf": "d",
+    }, "the others cannot be read"
+    assert more == 0
+    assert all(folder.find(name) == path for path, name in names.items())
+
+
+def test_the_default_models_name_is_its_own(folder: ModelFolder) -> None:
+    default, other = (put(folder.folder / f"{place}.gguf", gguf()) for place in ("more/red", "red"))
+    names, _ = folder.names(default, 100)
+    assert names == {default: "red", other: "red.gguf"}, "whoever says red gets the default"
+    assert folder.find("red.gguf") == other
+
+
+def test_of_many_models_the_first_are_named_and_the_rest_is_counted(folder: ModelFolder) -> None:
+    for number in range(5):
+        put(folder.folder / f"0{number}.gguf", gguf())
+    names, more = folder.names(None, 3)
+    assert (list(names.values()), more) == (["00", "01", "02"], 2 + 3)
+
+
+def test_a_folder_that_is_not_there_has_no_names(tmp_path: Path) -> None:
+    assert ModelFolder(tmp_path / "missing").names(None, 3) == ({}, 0)
