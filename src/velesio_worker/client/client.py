@@ -15,7 +15,7 @@ from velesio_worker.client.fleet import FleetReader, QueueDepths, WorkerInfo
 from velesio_worker.client.subscriber import subscribe
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.control import request_cancel
-from velesio_worker.queue.keys import Keys, result_key
+from velesio_worker.queue.keys import Keys, preview_key, result_key
 from velesio_worker.queue.outage import Outage
 from velesio_worker.wire.errors import BadJobError, JobError, VelesioError, job_error
 from velesio_worker.wire.events import ERROR, START, StreamEvent, read_result
@@ -192,3 +192,7 @@ class Client:
     async def cancel(self, job_id: str) -> None:
         """Ask that a job be stopped; its result is then what it has so far. No effect on a job that has ended."""
         await request_cancel(self._redis, self._keys, job_id)
+
+    async def preview(self, job_id: str) -> bytes | None:
+        """Return the latest picture of a running image job, a small JPEG; None if there is none."""
+        return await self._commands.get(preview_key(job_id))

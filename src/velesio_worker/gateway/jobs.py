@@ -161,6 +161,13 @@ class Jobs:
         """Ask that a job be stopped."""
         await self._client.cancel(job_id)
 
+    async def preview(self, job_id: str) -> bytes | None:
+        """Return the latest picture of a running image job, a small JPEG; None if there is none, or Redis is away."""
+        try:
+            return await self._client.preview(job_id)
+        except RedisError:
+            return None
+
     async def fleet(self) -> Fleet:
         """Return what is known of the workers and the queue, not older than a second.
 
