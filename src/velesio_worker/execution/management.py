@@ -224,5 +224,7 @@ class ImageModels:
             "samplers": sorted(set(catalogue.samplers.values())),
             "schedulers": sorted(set(catalogue.schedulers.values())),
             "loras": sorted(catalogue.loras) if catalogue.loras is not None else None,
+            "upscalers": sorted(set(catalogue.upscalers.values())) if catalogue.upscalers is not None else None,
+            "vaes": sorted(catalogue.vaes) if catalogue.vaes is not None else None,
             "loaded": self._is_loaded,
         }
