@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from velesio_worker import __version__
 from velesio_worker.gateway.jobs import Fleet
+
+_TEXT: Final = "text"
 
 
 def props(fleet: Fleet) -> dict[str, Any]:
@@ -13,12 +15,12 @@ def props(fleet: Fleet) -> dict[str, Any]:
 
     The model and its context are those of jobs that name no model; slots are counted over all workers.
     """
-    model = fleet.default("text")
+    model = fleet.default(_TEXT)
     name = model.name if model else None
-    slots = [worker.engine("text").slots for worker in fleet.workers if "text" in worker.kinds]
+    engines = [worker.engines[_TEXT] for worker in fleet.workers if _TEXT in worker.kinds]
     return {
         "default_generation_settings": {"n_ctx": model.context if model else None},
-        "total_slots": sum(slots),
+        "total_slots": sum(engine.slots for engine in engines),
         "model_alias": name,
         "model_path": name,
         "build_info": f"velesio-worker {__version__}",

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from starlette.applications import Starlette
 
-from tests.support.gateway_jobs import GatewayDouble, JobsInMemory
+from tests.doubles.gateway_jobs import GatewayDouble, JobsInMemory
 from velesio_worker.gateway.jobs import Model
 from velesio_worker.gateway.text.routes import COUNT, OPERATIONS, routes
 from velesio_worker.wire.errors import BadJobError, ContextExceededError
@@ -139,6 +139,19 @@ async def test_an_unknown_model_is_refused_with_those_there_are() -> None:
         for name in ("small", "small.gguf"):
             assert (await client.post("/tokenize", json={"content": "a", "model": name})).status_code == 200
     assert [job.data["model"] for job in jobs.submitted] == ["small", "small.gguf"]
+
+
+async def test_what_there_is_is_told_of_all_workers_together() -> None:
+    async with client_of(JobsInMemory(models=MODELS)) as client:
+        told = (await client.get("/props")).json()
+    assert told["default_generation_settings"] == {"n_ctx": 512}
+    assert (told["total_slots"], told["model_alias"], told["model_path"]) == (8, "small", "small")
+
+
+async def test_without_workers_there_is_nothing_to_tell() -> None:
+    async with client_of(JobsInMemory(kinds=())) as client:
+        told = (await client.get("/props")).json()
+    assert (told["total_slots"], told["model_alias"]) == (0, None)
 
 
 async def test_who_may_not_call_gets_the_servers_form_of_an_error() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Unpack, cast
 
 import anyio
 from starlette.requests import Request
 
 from velesio_worker.client import Client, JobOptions
+from velesio_worker.client.fleet import EngineInfo, QueueDepths, WorkerInfo
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import Fleet, Jobs, Model, Watched
@@ -46,6 +46,12 @@ class Submitted:
         self.say(event, **data)
 
 
+def worker(name: str, kinds: Sequence[str]) -> WorkerInfo:
+    """Return a worker that is ready, with four slots of each kind."""
+    ready = EngineInfo("ready", "small", (), 0, None, None, exchanges=False, slots=4, running=0, reason="")
+    return WorkerInfo(name, "0", dict.fromkeys(kinds, ready), 0, 10.0)
+
+
 class JobsInMemory(Jobs):
     """Jobs that wait for the test to answer them, or are answered at once.
 
@@ -67,8 +73,9 @@ class JobsInMemory(Jobs):
         self.submitted: list[Submitted] = []
         self.cancelled: list[str] = []
         self.previews: dict[str, bytes] = {}
-        workers = [SimpleNamespace(name="w1", kinds=tuple(kinds), engines={})] if kinds else []
-        self.now = Fleet(tuple(workers), None, tuple(models))
+        self.now = Fleet(
+            (worker("w1", kinds), worker("w2", kinds)) if kinds else (), QueueDepths({}, 0, 0, {}, {}, 0), tuple(models)
+        )
 
     async def submit(
         self, caller: Caller, job_type: str, data: Mapping[str, Any], **options: Unpack[JobOptions]
