@@ -94,6 +94,7 @@ lock:
 	$(LOCK) --extra fast --extra demo --extra build --output-file requirements/demo.txt pyproject.toml
 	$(LOCK) --all-extras --constraint requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
 	$(LOCK) --extra fast --extra s3 --constraint requirements/dev.txt --output-file requirements/worker.txt pyproject.toml
+	$(LOCK) --extra gateway --constraint requirements/dev.txt --output-file requirements/gateway.txt pyproject.toml
 	printf '%s\n' editables hatchling | $(LOCK) --constraint requirements/dev.txt --output-file requirements/worker-build.txt -
 	echo xllamacpp | $(LOCK) --no-deps --constraint requirements/dev.txt --output-file requirements/xllamacpp.txt -
 	echo 'llama-cpp-python==0.3.36' | $(LOCK) --no-deps --output-file requirements/llama-server.txt -

@@ -23,9 +23,11 @@ COMPOSE = FOLDER / "compose.yaml"
 FILE: Any = yaml.safe_load(COMPOSE.read_text())
 SERVICES: Any = FILE["services"]
 WORKERS = ("worker", "worker-cpu")
+OURS = (*WORKERS, "gateway")
 AWKWARD = "p@ss/w:rd #1"
 
 every_worker = pytest.mark.parametrize("name", WORKERS)
+every_one_of_ours = pytest.mark.parametrize("name", OURS)
 
 
 def interpolated(text: str, values: Mapping[str, str]) -> str:
@@ -49,29 +51,32 @@ def test_it_is_valid_by_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@every_worker
+@every_one_of_ours
 def test_workers_can_be_scaled(name: str) -> None:
     assert not {"container_name", "ports", "hostname", "network_mode"} & SERVICES[name].keys()
 
 
-def test_nothing_is_published_to_the_network() -> None:
-    assert not any("ports" in service for service in SERVICES.values())
+def test_nothing_is_published_to_the_network_but_nginx_and_that_to_this_host() -> None:
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"nginx"}
+    [port] = SERVICES["nginx"]["ports"]
+    assert interpolated(port, {}) == "127.0.0.1:8080:8080"
+    assert interpolated(port, {"GATEWAY_BIND": "8443"}) == "8443:8080"
 
 
-@every_worker
+@every_one_of_ours
 def test_a_worker_is_given_time_to_drain(name: str) -> None:
     seconds = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
     assert seconds >= Settings.model_fields["drain_seconds"].default + 20
 
 
-@every_worker
+@every_one_of_ours
 def test_a_worker_waits_for_redis_and_is_started_again(name: str) -> None:
     assert SERVICES[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert "healthcheck" in SERVICES["redis"]
     assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-@every_worker
+@every_one_of_ours
 def test_tini_is_not_doubled(name: str) -> None:
     assert "init" not in SERVICES[name]
 
@@ -81,6 +86,8 @@ def test_each_profile_starts_its_own_worker_and_redis_is_in_both() -> None:
         "redis": None,
         "worker": ["gpu"],
         "worker-cpu": ["cpu"],
+        "gateway": ["gateway"],
+        "nginx": ["gateway"],
     }
 
 
@@ -98,7 +105,7 @@ def test_models_are_mounted_read_only_and_binaries_are_kept() -> None:
     ]
 
 
-@every_worker
+@every_one_of_ours
 def test_the_images_are_built_from_this_checkout(name: str) -> None:
     build = SERVICES[name]["build"]
     assert (FOLDER / build["context"]).resolve() == FOLDER.parent
@@ -129,7 +136,7 @@ def test_nothing_starts_without_a_password() -> None:
         interpolated(text, {"REDIS_PASSWORD": ""})
 
 
-@every_worker
+@every_one_of_ours
 def test_the_worker_has_the_password_in_its_url(name: str) -> None:
     url = SERVICES[name]["environment"]["REDIS_URL"]
     assert password_in(interpolated(url, {"REDIS_PASSWORD": "9f3c"})) == "9f3c"
@@ -167,8 +174,9 @@ def test_a_real_redis_takes_the_command_and_refuses_whoever_has_no_password(tmp_
             process.kill()
 
 
-def test_every_image_has_an_exact_tag() -> None:
-    assert SERVICES["redis"]["image"].split(":")[1].count(".") == 2
+@pytest.mark.parametrize("name", ["redis", "nginx"])
+def test_every_image_has_an_exact_tag(name: str) -> None:
+    assert SERVICES[name]["image"].split(":")[1].count(".") == 2
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -181,7 +189,7 @@ def test_a_service_that_is_taken_over_can_do_little(name: str) -> None:
     assert int(interpolated(str(service["pids_limit"]), {})) > 0
     memory = service["mem_limit"]
     assert interpolated(memory, {}) == "0"
-    variable = "REDIS_MEMORY" if name == "redis" else "WORKER_MEMORY"
+    variable = "WORKER_MEMORY" if name in WORKERS else f"{name.upper()}_MEMORY"
     assert interpolated(memory, {variable: "8g"}) == "8g"
 
 
@@ -190,3 +198,29 @@ def test_no_worker_puts_another_engine_where_all_find_it() -> None:
     assert volumes == {"../data/models:/app/data/models:ro", "../data/binaries:/app/data/binaries:ro"}
     built = {interpolated(volume, {"BINARIES": "rw"}) for volume in SERVICES["worker"]["volumes"]}
     assert "../data/binaries:/app/data/binaries:rw" in built
+
+
+def test_the_gateway_starts_with_tokens_only_and_the_rest_without() -> None:
+    tokens = SERVICES["gateway"]["environment"]["API_TOKENS"]
+    assert interpolated(tokens, {}) == ""
+    assert interpolated(tokens, {"API_TOKENS": "anne=a,ben=b"}) == "anne=a,ben=b"
+    assert Image("Dockerfile.gateway").environment()["GATEWAY_HOST"] == "0.0.0.0"  # noqa: S104 (its container's)
+
+
+def test_nginx_waits_for_a_gateway_and_sends_its_requests_there() -> None:
+    nginx = SERVICES["nginx"]
+    assert nginx["depends_on"] == {"gateway": {"condition": "service_healthy"}}
+    port = SERVICES["gateway"]["environment"]["GATEWAY_PORT"]
+    assert f"set $gateways http://gateway:{port};" in (FOLDER / "nginx.conf").read_text()
+    assert nginx["volumes"] == ["./nginx.conf:/etc/nginx/nginx.conf:ro"]
+    user, _, group = nginx["user"].partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_nginx_may_write_where_it_says_that_it_does() -> None:
+    text = (FOLDER / "nginx.conf").read_text()
+    written = re.findall(r"^\s*(?:pid|\w+_temp_path)\s+(\S+);", text, re.MULTILINE)
+    assert len(written) == 6
+    assert all(path.startswith("/tmp/") for path in written)  # noqa: S108 (a container's own)
+    assert not re.search(r"^\s*user\s", text, re.MULTILINE)
