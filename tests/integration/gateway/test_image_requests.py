@@ -139,3 +139,11 @@ async def test_a_client_that_hangs_up_has_its_image_cancelled(redis_url: str, co
         with anyio.fail_after(1):
             while not await commands.exists(cancel_key(job_id)):
                 await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+async def test_a_body_that_is_nested_too_deep_is_refused(redis_url: str, depth: int) -> None:
+    deep = b'{"prompt": "a cat", "script_args": ' + b"[" * depth + b"]" * depth + b"}"
+    async with application(redis_url) as app, over_http(app) as client:
+        answer = await client.post("/txt2img", content=deep, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")

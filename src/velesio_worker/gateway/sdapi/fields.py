@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_Settings = dict[str, JsonValue]
+_Settings = dict[str, Any]
 
 
 class ImageRequest(BaseModel):
@@ -55,13 +55,13 @@ class ImageRequest(BaseModel):
     refiner_switch_at: float | None = None
     disable_extra_networks: bool = False
     firstpass_image: str | None = None
-    comments: dict[str, JsonValue] | None = None
+    comments: dict[str, Any] | None = None
     force_task_id: str | None = None
     script_name: str | None = None
-    script_args: list[JsonValue] = Field(default_factory=list[JsonValue])
+    script_args: list[Any] = Field(default_factory=list[Any])
     send_images: bool = True
     save_images: bool = False
-    alwayson_scripts: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    alwayson_scripts: dict[str, Any] = Field(default_factory=dict[str, Any])
     infotext: str | None = None
     enable_hr: bool = False
     hr_scale: float | None = None

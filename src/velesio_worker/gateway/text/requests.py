@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from velesio_worker.wire.parameters import (
     REFUSED,
@@ -66,7 +66,7 @@ class CompletionRequest(TextRequest):
         n_predict: the most tokens of an answer; -1: until the model ends.
     """
 
-    prompt: str | list[JsonValue]
+    prompt: str | list[Any]
     stream: bool = False
     n_predict: int | None = None
     temperature: float | None = None
@@ -77,7 +77,7 @@ class CompletionRequest(TextRequest):
     seed: int | None = None
     stop: str | list[str] | None = None
     grammar: str | None = None
-    json_schema: dict[str, JsonValue] | None = None
+    json_schema: dict[str, Any] | None = None
     n_probs: int | None = None
     cache_prompt: bool | None = None
 
@@ -128,10 +128,10 @@ class TemplateRequest(TextRequest):
     All that a chat completion has may stand beside these; what the prompt is not made of is left out.
     """
 
-    messages: list[dict[str, JsonValue]]
-    tools: list[dict[str, JsonValue]] | None = None
-    tool_choice: str | dict[str, JsonValue] | None = None
-    chat_template_kwargs: dict[str, JsonValue] | None = None
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
