@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from velesio_worker.wire.errors import JobError
+from velesio_worker.wire.errors import BadJobError, JobError
 
 _MEANING: Final[Mapping[str, tuple[int, str]]] = {
     "bad_job": (400, "invalid_request"),
@@ -28,6 +29,11 @@ _MEANING: Final[Mapping[str, tuple[int, str]]] = {
     "timeout": (504, "timeout"),
 }
 """What the error codes of jobs (docs/reference/protocol.md) are in HTTP: status, and the code that is told."""
+
+_FIELD: Final = re.compile(r"data\.([\w.]{1,200}): ")
+"""How a worker says which parameter of a job is wrong."""
+
+_BRANCHES: Final = frozenset({"bool", "bytes", "float", "int", "str"})
 
 RETRY_SECONDS: Final = 5
 """When it is worth to ask again for what may pass and says nothing of when."""
@@ -69,7 +75,10 @@ class ApiError(Exception):
 def api_error(error: JobError) -> ApiError:
     """Return the error of a job that failed."""
     status, code = _MEANING.get(error.code, (500, "internal_error"))
-    return ApiError(status, code, str(error), retry_after=RETRY_SECONDS if status == 503 else None)  # noqa: PLR2004
+    message, param = str(error), None
+    if error.code == BadJobError.code and (field := _FIELD.match(message)):
+        message, param = message.removeprefix("data."), field[1]
+    return ApiError(status, code, message, param=param, retry_after=RETRY_SECONDS if status == 503 else None)  # noqa: PLR2004
 
 
 def invalid(error: ValidationError) -> ApiError:
@@ -84,7 +93,12 @@ def invalid(error: ValidationError) -> ApiError:
 
 def _path(mistake: ErrorDetails) -> list[str]:
     """Return the path of a field, without the names of branches that pydantic puts between."""
-    return [str(part) for part in mistake["loc"] if isinstance(part, int) or part.isidentifier()]
+    return [str(part) for part in mistake["loc"] if isinstance(part, int) or _is_field(part)]
+
+
+def _is_field(part: str) -> bool:
+    """Whether it is no branch of a union: a type, such as ``list[int]``, or a model of our own."""
+    return part.isidentifier() and part not in _BRANCHES and not part[0].isupper()
 
 
 _SHOWN: Final = 60
