@@ -32,7 +32,7 @@ class ChatBody(TextBody):
     functions: list[Any] | None = None
     function_call: Any = None
 
-    def parts(self, model: str | None) -> list[Part]:
+    def parts(self, model: str) -> list[Part]:
         """Return the jobs of this chat, one for each choice.
 
         Raises:
@@ -42,9 +42,7 @@ class ChatBody(TextBody):
         for name in _OLD:
             if getattr(self, name):
                 raise refused(name, "is not taken any more: use tools and tool_choice.")
-        data = self.text_data(_TAKEN) | {"messages": [_message(message) for message in self.messages]}
-        if model is not None:
-            data["model"] = model
+        data = self.text_data(_TAKEN) | {"model": model, "messages": [_message(message) for message in self.messages]}
         return [("chat_completion", data | self.seed_of(index)) for index in range(self.n)]
 
 

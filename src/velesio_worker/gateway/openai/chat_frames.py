@@ -9,7 +9,7 @@ import orjson
 
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.openai.chat import new_call_id
-from velesio_worker.gateway.openai.errors import check_end, check_start, error_body
+from velesio_worker.gateway.openai.errors import check_end, check_start, error_body, unreadable
 from velesio_worker.gateway.openai.usage import UsageCount
 from velesio_worker.wire.events import DONE, START, TOKEN, StreamEvent
 
@@ -53,12 +53,15 @@ class ChatFrames:
 
     def feed(self, index: int, event: StreamEvent) -> bytes:
         """Return the chunks of an event; see :class:`velesio_worker.gateway.live.Frames`."""
-        if event.event == TOKEN:
-            return self._token(index, event.data["choices"][0])
-        if event.event == START:
-            check_start(event.data.get("mode"), said=self._begun[index])
-        elif event.event == DONE:
-            return self._done(index, event.data)
+        try:
+            if event.event == TOKEN:
+                return self._token(index, event.data["choices"][0])
+            if event.event == START:
+                check_start(event.data.get("mode"), said=self._begun[index])
+            elif event.event == DONE:
+                return self._done(index, event.data)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise unreadable(error) from None
         return b""
 
     def end(self) -> bytes:

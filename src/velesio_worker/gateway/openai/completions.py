@@ -35,16 +35,14 @@ class CompletionBody(TextBody):
         """The prompts, one or several."""
         return each_of(self.prompt)
 
-    def parts(self, model: str | None) -> list[Part]:
+    def parts(self, model: str) -> list[Part]:
         """Return the jobs: for each prompt one for each choice.
 
         Raises:
             ApiError: the body asks for what cannot be done.
         """
         self._check()
-        data = self.text_data(_TAKEN)
-        if model is not None:
-            data["model"] = model
+        data = self.text_data(_TAKEN) | {"model": model}
         if self.logprobs is not None:
             data["n_probs"] = max(self.logprobs, 1)  # 0 asks for those of the text itself, which come with the first
         return [self._part(prompt, data | self.seed_of(index)) for prompt in self.prompts for index in range(self.n)]

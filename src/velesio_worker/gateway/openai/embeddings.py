@@ -23,7 +23,7 @@ class EmbeddingBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
 
-    def part(self, model: str | None) -> Part:
+    def part(self, model: str) -> Part:
         """Return the job.
 
         Raises:
@@ -31,8 +31,8 @@ class EmbeddingBody(Body):
         """
         if not self.input:
             raise refused("input", "is empty: give a text, a list of token ids, or a list of either.")
-        data = self.given(_TAKEN) | {"input": self.input, "encoding_format": "float", "defaults": "engine"}
-        return "embedding", data if model is None else data | {"model": model}
+        data = self.given(_TAKEN) | {"model": model, "input": self.input}
+        return "embedding", data | {"encoding_format": "float", "defaults": "engine"}
 
 
 def embedding_answer(model: str, body: EmbeddingBody, result: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which models there are, and which one a request means."""
+"""``/v1/models``: which models there are."""
 
 from __future__ import annotations
 
@@ -7,29 +7,7 @@ from typing import Any, Final
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import Fleet, Model
 
-_SHOWN: Final = 20
-_SUFFIX: Final = ".gguf"
-
-
-def chosen(fleet: Fleet, asked: str | None, kind: str) -> str | None:
-    """Return the name of the model that a request means; None if it names none.
-
-    Args:
-        fleet: what there is.
-        asked: the name that the request has.
-        kind: ``text`` or ``image``.
-
-    Raises:
-        ApiError: there is none of that name (404, with those there are).
-    """
-    names = [model.name for model in fleet.models if model.kind == kind]
-    if not asked or asked in names:
-        return asked or None
-    if (bare := asked.removesuffix(_SUFFIX)) in names:
-        return bare
-    if not names:  # whoever takes the job knows
-        return asked
-    raise _unknown(asked, names)
+_LONGEST: Final = 100
 
 
 def model_list(fleet: Fleet) -> dict[str, Any]:
@@ -46,7 +24,9 @@ def model_entry(fleet: Fleet, name: str) -> dict[str, Any]:
     for model in fleet.models:
         if model.name == name:
             return _described(model)
-    raise _unknown(name, [model.name for model in fleet.models])
+    shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    there = "GET /v1/models lists those there are" if fleet.models else "there are none at present"
+    raise ApiError(404, "model_not_found", f"The model {shown!r} does not exist; {there}.", param="model")
 
 
 def _described(model: Model) -> dict[str, Any]:
@@ -56,10 +36,3 @@ def _described(model: Model) -> dict[str, Any]:
     if model.context is not None:
         described |= {"context_length": model.context, "max_model_len": model.context}
     return described
-
-
-def _unknown(asked: str, names: list[str]) -> ApiError:
-    shown = asked if len(asked) <= 100 else f"{asked[:100]}…"  # noqa: PLR2004 (as much as anybody reads)
-    there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    told = f"there are: {there}." if names else "there are none at present."
-    return ApiError(404, "model_not_found", f"The model {shown!r} does not exist; {told}", param="model")

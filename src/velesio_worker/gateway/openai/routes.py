@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from anyio.to_thread import run_sync
@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.jobs import Fleet, Jobs
+from velesio_worker.gateway.chosen import chosen
+from velesio_worker.gateway.jobs import Fleet
 from velesio_worker.gateway.live import LiveResponse, answer, answers, dialect
 from velesio_worker.gateway.openai.chat import ChatBody, chat_answer
 from velesio_worker.gateway.openai.chat_frames import ChatFrames
@@ -24,9 +25,10 @@ from velesio_worker.gateway.openai.completions import CompletionBody, completion
 from velesio_worker.gateway.openai.embeddings import EmbeddingBody, embedding_answer
 from velesio_worker.gateway.openai.errors import check_end, error_body
 from velesio_worker.gateway.openai.images import ImageBody, image_answer
-from velesio_worker.gateway.openai.models import chosen, model_entry, model_list
+from velesio_worker.gateway.openai.models import model_entry, model_list
 from velesio_worker.gateway.openai.rerank import RerankBody, rerank_answer
 from velesio_worker.gateway.openapi import Operation
+from velesio_worker.gateway.state import State
 
 OPERATIONS: Final = (
     Operation("/v1/chat/completions", "POST", ChatBody, "Answer a chat", streams=True),
@@ -37,19 +39,6 @@ OPERATIONS: Final = (
     Operation("/v1/models", "GET", None, "List the models"),
     Operation("/v1/models/{id}", "GET", None, "Describe a model"),
 )
-
-
-class State(Protocol):
-    """What the routes need of the gateway."""
-
-    @property
-    def jobs(self) -> Jobs:
-        """Where jobs go."""
-        ...
-
-    def caller_of(self, request: Request) -> Caller:
-        """Return who sent a request. Raises ApiError (401)."""
-        ...
 
 
 def routes(state: State) -> list[Route]:
@@ -87,7 +76,7 @@ class _OpenAI:
         body = await body_of(request, ChatBody)
         caller = caller.in_session(body.prompt_cache_key)
         named = chosen(await self._jobs.fleet(), body.model, "text")
-        parts, about = body.parts(named), (_id("chatcmpl"), _now(), named or body.model)
+        parts, about = body.parts(named), (_id("chatcmpl"), _now(), named)
         if body.stream:
             frames = ChatFrames(*about, body.n, with_usage=body.with_usage)
             return LiveResponse(self._jobs, caller, parts, frames, error_body)
@@ -99,7 +88,7 @@ class _OpenAI:
         body = await body_of(request, CompletionBody)
         caller = caller.in_session(body.prompt_cache_key)
         named = chosen(await self._jobs.fleet(), body.model, "text")
-        parts, about = body.parts(named), (_id("cmpl"), _now(), named or body.model)
+        parts, about = body.parts(named), (_id("cmpl"), _now(), named)
         echoes = await self._echoes(request, caller, body, named)
         if body.stream:
             frames = CompletionFrames(
@@ -109,13 +98,12 @@ class _OpenAI:
         results = await answers(request, self._jobs, caller, parts)
         return _json(completion_answer(*about, body, echoes, results))
 
-    async def _echoes(self, request: Request, caller: Caller, body: CompletionBody, named: str | None) -> list[str]:
+    async def _echoes(self, request: Request, caller: Caller, body: CompletionBody, named: str) -> list[str]:
         """Return what each text of a completion begins with: that of tokens is asked for."""
         if not body.echo:
             return [""] * (len(body.prompts) * body.n)
-        model = {} if named is None else {"model": named}
         ids = [prompt for prompt in body.prompts if not isinstance(prompt, str)]
-        parts = [("detokenize", {"tokens": tokens, "defaults": "engine", **model}) for tokens in ids]
+        parts = [("detokenize", {"tokens": tokens, "defaults": "engine", "model": named}) for tokens in ids]
         found = await answers(request, self._jobs, caller, parts) if parts else []
         for result in found:
             check_end(result.get("finish_reason") or "stop")
@@ -127,17 +115,16 @@ class _OpenAI:
         """Make vectors of texts."""
         caller = self._state.caller_of(request)
         body = await body_of(request, EmbeddingBody)
-        fleet = await self._jobs.fleet()
-        named = chosen(fleet, body.model, "text")
+        named = chosen(await self._jobs.fleet(), body.model, "text")
         result = await answer(request, self._jobs, caller, *body.part(named))
-        return await run_sync(lambda: _json(embedding_answer(named or body.model, body, result)))
+        return await run_sync(lambda: _json(embedding_answer(named, body, result)))
 
     async def rerank(self, request: Request) -> Response:
         """Put documents in order."""
         caller = self._state.caller_of(request)
         body = await body_of(request, RerankBody)
         fleet = await self._jobs.fleet()
-        named = chosen(fleet, body.model, "text")
+        named = chosen(fleet, body.model, "text") if body.model else None
         result = await answer(request, self._jobs, caller, *body.part(named))
         model = named or result.get("model") or _default(fleet, "text")
         return _json(rerank_answer(_id("rerank"), model, body, result))
@@ -146,7 +133,7 @@ class _OpenAI:
         """Make images."""
         caller = self._state.caller_of(request)
         body = await body_of(request, ImageBody)
-        named = chosen(await self._jobs.fleet(), body.model, "image")
+        named = chosen(await self._jobs.fleet(), body.model, "image") if body.model else None
         created = _now()
         results = await answers(request, self._jobs, caller, body.parts(named))
         return await run_sync(lambda: _json(image_answer(created, body, results)))

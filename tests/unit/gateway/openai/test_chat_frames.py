@@ -179,3 +179,23 @@ def test_what_was_not_done_as_asked_stands_in_the_last_chunk() -> None:
 def test_text_that_looks_like_the_end_of_an_event_stays_text() -> None:
     read = said(ChatFrames(*ABOUT), [ROLE, delta({"content": "a\n\ndata: [DONE]\n\n\u2028猫"}), done()])
     assert deltas(read)[1] == {"content": "a\n\ndata: [DONE]\n\n\u2028猫"}
+
+
+ODD: list[dict[str, Any]] = [
+    {},
+    {"choices": []},
+    {"choices": [7]},
+    {"choices": None},
+    {"choices": [{"delta": 7}]},
+    {"choices": [{"delta": {"tool_calls": [7]}}]},
+    {"choices": [{"delta": {"tool_calls": [{"function": 7}]}}]},
+    {"choices": [{"delta": {"tool_calls": [{"index": ["x"], "function": {"name": "f"}}]}}]},
+    {"choices": [{"delta": {"content": "a"}, "logprobs": 7}]},
+]
+
+
+@pytest.mark.parametrize("data", ODD)
+def test_an_entry_that_no_worker_wrote_is_told_as_such(data: dict[str, Any]) -> None:
+    with pytest.raises(ApiError) as caught:
+        ChatFrames(*ABOUT).feed(0, event("token", data))
+    assert (caught.value.status, caught.value.code) == (502, "engine_error")

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from velesio_worker.gateway.chosen import chosen
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import Fleet, Model
-from velesio_worker.gateway.openai.models import chosen, model_entry, model_list
+from velesio_worker.gateway.openai.models import model_entry, model_list
 
 FLEET = Fleet((), None, (Model("tiny", "text", default=True, context=512), Model("a/b", "text"), Model("sd", "image")))
 EMPTY = Fleet((), None, ())
@@ -16,11 +17,6 @@ EMPTY = Fleet((), None, ())
 )
 def test_a_model_is_found_by_its_name_with_its_file_s_ending_or_without(asked: str, kind: str, named: str) -> None:
     assert chosen(FLEET, asked, kind) == named
-
-
-@pytest.mark.parametrize("asked", [None, ""])
-def test_who_names_no_model_gets_the_worker_s(asked: str | None) -> None:
-    assert chosen(FLEET, asked, "text") is None
 
 
 @pytest.mark.parametrize(("asked", "kind"), [("gpt-4o", "text"), ("sd", "text"), ("tiny", "image")])
