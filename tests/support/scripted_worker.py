@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
@@ -16,13 +15,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from velesio_worker.client import Client
+from velesio_worker.client import Client, EngineInfo, QueueDepths, Waiting, WorkerInfo
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.jobs import Fleet, Jobs, Model
 from velesio_worker.queue.keys import cancel_key, result_key, stream_key
 from velesio_worker.wire.errors import JobError
 from velesio_worker.wire.events import StreamEvent, terminal_of
-from velesio_worker.wire.jobs import parse_job
+from velesio_worker.wire.jobs import Kind, parse_job
 from velesio_worker.wire.transcript import Transcript
 
 USAGE: Final = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
@@ -154,6 +153,14 @@ class ScriptedWorker:
                 tasks.start_soon(self.script, self.desks[-1])
 
 
+def fleet_of(models: Sequence[Model], kinds: Sequence[str] = ("text", "image"), waiting: int = 0) -> Fleet:
+    """Return what is known of one worker, and of so many jobs of each kind that wait."""
+    engine = EngineInfo("ready", None, (), 0, None, None, exchanges=True, slots=1, running=0, reason="")
+    worker = WorkerInfo("w", "0", dict.fromkeys(kinds, engine), 0, 60.0)
+    lists = {"incoming": Waiting(0, 0.0)} | {kind.value: Waiting(waiting, 3.0) for kind in Kind}
+    return Fleet((worker,), QueueDepths(lists, 0, 0, {}, {}, 0), tuple(models))
+
+
 class _Hub:
     """Follows each stream by itself."""
 
@@ -179,9 +186,7 @@ class KnownFleet(Jobs):
     waiting = 0
 
     async def fleet(self) -> Fleet:
-        waiting = SimpleNamespace(jobs=self.waiting, oldest=3.0)
-        depths = SimpleNamespace(waiting=lambda _: waiting)  # pyright: ignore[reportUnknownLambdaType]
-        return Fleet((SimpleNamespace(kinds=self.kinds),), depths, self.models)
+        return fleet_of(self.models, self.kinds, self.waiting)
 
 
 @dataclass(frozen=True)

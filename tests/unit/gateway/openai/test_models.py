@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.scripted_worker import fleet_of
 from velesio_worker.gateway.chosen import chosen
 from velesio_worker.gateway.errors import ApiError
-from velesio_worker.gateway.jobs import Fleet, Model
+from velesio_worker.gateway.jobs import Model
 from velesio_worker.gateway.openai.models import model_entry, model_list
 
-FLEET = Fleet((), None, (Model("tiny", "text", default=True, context=512), Model("a/b", "text"), Model("sd", "image")))
-EMPTY = Fleet((), None, ())
+FLEET = fleet_of((Model("tiny", "text", default=True, context=512), Model("a/b", "text"), Model("sd", "image")))
+EMPTY = fleet_of(())
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_a_model_that_there_is_not_is_told_with_those_there_are(asked: str, kind
 
 
 def test_of_very_many_models_not_all_are_named() -> None:
-    fleet = Fleet((), None, tuple(Model(f"m{number}", "text") for number in range(500)))
+    fleet = fleet_of([Model(f"m{number}", "text") for number in range(500)])
     with pytest.raises(ApiError) as caught:
         chosen(fleet, "x" * 5000, "text")
     assert "m19 and 480 more" in caught.value.message
