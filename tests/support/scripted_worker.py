@@ -161,7 +161,7 @@ def fleet_of(models: Sequence[Model], kinds: Sequence[str] = ("text", "image"), 
     return Fleet((worker,), QueueDepths(lists, 0, 0, {}, {}, 0), tuple(models))
 
 
-class _Hub:
+class EachByItself:
     """Follows each stream by itself."""
 
     def __init__(self, client: Client) -> None:
@@ -222,7 +222,7 @@ async def scripted_gateway(
     """Serve a dialect's routes in front of a worker that answers by scripts."""
     async with Client(redis_url) as client:
         numbers = iter(range(10**6))
-        jobs = KnownFleet(client, _Hub(client), max_queue=1000, new_id=lambda _: f"job-{next(numbers)}")
+        jobs = KnownFleet(client, EachByItself(client), max_queue=1000, new_id=lambda _: f"job-{next(numbers)}")
         gateway = ScriptedGateway(jobs, ScriptedWorker(commands))
         async with served(Starlette(routes=routes(gateway))) as url, anyio.create_task_group() as tasks:
             tasks.start_soon(gateway.worker.run)
