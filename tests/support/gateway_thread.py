@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class _State:
 @contextlib.contextmanager
 def gateway_thread(
     redis_url: str, routes: Callable[[Any], Sequence[BaseRoute]], *, queue_name: str = "llama_queue"
-) -> Iterator[str]:
+) -> Generator[str]:
     """Serve routes; yields their URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
