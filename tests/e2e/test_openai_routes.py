@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
@@ -240,6 +241,29 @@ def test_vectors_are_the_same_as_numbers_and_as_base64(chain: Chain) -> None:
         assert len(one.embedding) == 576
         assert one.embedding == pytest.approx(other.embedding, abs=1e-6)
     assert coded.usage.prompt_tokens > 0
+
+
+def test_documents_are_put_in_order(chain: Chain, tmp_path: Path) -> None:
+    path = chain.worker.environment["MODEL_PATH"]
+    settings = SETTINGS | {"MODEL_PATH": path, "LLAMA_ARGS": "--rerank", "QUEUE_NAME": "ranks"}
+    url = chain.worker.environment["REDIS_URL"]
+    worker = WorkerProcess(tmp_path / "worker.log", REDIS_URL=url, **settings)
+    documents = ["cats sleep", {"text": "taxes rise"}, "it rains"]
+    try:
+        worker.start()
+        worker.wait_for("worker_ready")
+        with gateway_thread(url, routes, queue_name="ranks") as gateway, httpx.Client(base_url=gateway) as http:
+            body = {"query": "cats", "documents": documents, "top_n": 2, "return_documents": True}
+            answer = http.post("/v1/rerank", json=body, timeout=60).json()
+    finally:
+        worker.end()
+    scores = [one["relevance_score"] for one in answer["results"]]
+    assert len(scores) == 2
+    assert scores == sorted(scores, reverse=True)
+    texts = ["cats sleep", "taxes rise", "it rains"]
+    assert all(one["document"] == {"text": texts[one["index"]]} for one in answer["results"])
+    assert answer["model"] == chain.model
+    assert answer["usage"]["total_tokens"] > 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
