@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
+import httpx
 import orjson
 import uvicorn
 from starlette.applications import Starlette
@@ -26,6 +27,8 @@ from velesio_worker.wire.transcript import Transcript
 
 USAGE: Final = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
 TIMINGS: Final = {"cache_n": 0, "prompt_n": 4, "predicted_n": 2}
+HI: Final[list[Any]] = [{"role": "user", "content": "Hi."}]
+CHAT: Final[dict[str, Any]] = {"model": "tiny", "messages": HI}
 MODELS: Final = (Model("tiny", "text", default=True, context=512), Model("org/big", "text"), Model("sd", "image"))
 
 
@@ -199,6 +202,10 @@ class ScriptedGateway:
 
     def caller_of(self, request: Request) -> Caller:
         return Caller("tester", b"key", request.headers.get("x-session-id"))
+
+
+async def post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:
+    return await http.post(path, content=orjson.dumps(body), headers={"content-type": "application/json"})
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from tests.support.compliance import cases, comply
-from tests.support.scripted_worker import ROLE, Desk, ScriptedGateway, delta, scripted_gateway
-from velesio_worker.gateway.openai.routes import routes
+from tests.support.scripted_worker import ROLE, Desk, ScriptedGateway, delta
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated")]
 
@@ -27,15 +25,9 @@ async def script(desk: Desk) -> None:
     await desk.stream([ROLE, delta({"tool_calls": [call]})], "tool_calls")
 
 
-@pytest.fixture
-async def gateway(redis_url: str, commands: Any) -> AsyncIterator[ScriptedGateway]:
-    async with scripted_gateway(redis_url, commands, routes) as gateway:
-        gateway.worker.script = script
-        yield gateway
-
-
 @pytest.mark.parametrize("case", cases("openai_chat", "OPENAI_CHAT_TESTS"), ids=lambda case: case.id)
 async def test_chats_comply(gateway: ScriptedGateway, case: Any) -> None:
+    gateway.worker.script = script
     asked = partial(comply, case, f"{gateway.url}/v1", model="tiny", specification="openai_chat.json")
     result = await run_sync(asked)
     assert (result.errors, result.warnings) == ([], []) or case.id in NEEDS_OTHERS, result
