@@ -37,7 +37,7 @@ OPERATIONS: Final = (
     Operation("/v1/rerank", "POST", RerankBody, "Put documents in order"),
     Operation("/v1/images/generations", "POST", ImageBody, "Make images"),
     Operation("/v1/models", "GET", None, "List the models"),
-    Operation("/v1/models/{id}", "GET", None, "Describe a model"),
+    Operation("/v1/models/{id:path}", "GET", None, "Describe a model"),
 )
 
 

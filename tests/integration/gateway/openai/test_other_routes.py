@@ -21,6 +21,7 @@ from tests.support.scripted_worker import (
     says,
 )
 from velesio_worker.gateway.jobs import Model
+from velesio_worker.gateway.openai.routes import OPERATIONS, routes
 
 pytestmark = pytest.mark.anyio
 
@@ -141,3 +142,8 @@ async def test_each_route_is_there_with_v1_in_front_and_without(
     assert (await post(http, f"{prefix}/completions", {"model": "tiny", "prompt": "a"})).status_code == 200
     gateway.worker.script = answers(VECTORS)
     assert (await post(http, f"{prefix}/embeddings", {"model": "tiny", "input": "a"})).status_code == 200
+
+
+async def test_what_is_told_of_the_routes_is_what_there_is(gateway: ScriptedGateway) -> None:
+    there = {(route.path, method) for route in routes(gateway) for method in route.methods or ()}
+    assert {(operation.path, operation.method) for operation in OPERATIONS} <= there
