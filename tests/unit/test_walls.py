@@ -25,6 +25,7 @@ FORBIDDEN: Final = {
     "queue/keys.py": "from velesio_worker.engines import base",
     "execution/closing.py": "from velesio_worker.execution import executor",
     "wire/jobs.py": "from velesio_worker.core import settings",
+    "client/fanout/pump.py": "import starlette",
 }
 """For each wall an import that it is there to refuse."""
 

@@ -1,7 +1,13 @@
-"""What a gateway imports: submit jobs, follow their streams, fetch their results, cancel them; see who works."""
+"""What a gateway imports: submit jobs, follow their streams, fetch their results, cancel them; see who works.
+
+Owns the reading end of streams: :class:`Client` for asyncio, :class:`SyncClient` for the same without, and ``fanout``
+for many viewers in one process. Knows nothing of engines, and brings no worker with it.
+"""
 
 from velesio_worker.client.client import Client, JobOptions, JobRestartedError
 from velesio_worker.client.fleet import EngineInfo, QueueDepths, WorkerInfo
+from velesio_worker.client.stalled import JobStalledError
+from velesio_worker.client.sync import SyncClient
 from velesio_worker.queue.survey import Waiting
 from velesio_worker.wire.errors import BadJobError, JobError, VelesioError
 from velesio_worker.wire.events import StreamEvent
@@ -13,8 +19,10 @@ __all__ = [
     "JobError",
     "JobOptions",
     "JobRestartedError",
+    "JobStalledError",
     "QueueDepths",
     "StreamEvent",
+    "SyncClient",
     "VelesioError",
     "Waiting",
     "WorkerInfo",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 import anyio
@@ -12,11 +14,12 @@ import orjson
 from redis.asyncio import Redis
 
 from velesio_worker.client.fleet import FleetReader, QueueDepths, WorkerInfo
+from velesio_worker.client.stalled import StallWatch
 from velesio_worker.client.subscriber import subscribe
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.control import request_cancel
 from velesio_worker.queue.keys import Keys, preview_key, result_key
-from velesio_worker.queue.outage import Outage
+from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.wire.errors import BadJobError, JobError, VelesioError, job_error
 from velesio_worker.wire.events import ERROR, START, StreamEvent, read_result
 from velesio_worker.wire.payload import is_job_id
@@ -114,61 +117,90 @@ class Client:
         await self._commands.lpush(self._keys.incoming, payload)
         return job_id
 
-    def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:
+    def events(
+        self, job_id: str, after: str = "0-0", *, stall_timeout: float | None = None
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Follow a job's stream to its terminal entry, and count as its reader meanwhile.
 
-        Waits for a stream that is not there yet.
+        Waits for a stream that is not there yet, and goes on where it was after Redis was away.
 
         Args:
             job_id: the job.
             after: the id of the last entry that is known already, to resume from.
-        """
-        return subscribe(self._redis, job_id, after=after, outage=self._outage)
+            stall_timeout: how long the job may give no sign, in seconds: no entry, and no living worker that has it;
+                None: it is waited for without end.
 
-    async def text(self, job_id: str) -> AsyncGenerator[str, None]:
+        Raises:
+            JobStalledError: it gave none for so long.
+        """
+        stall = None
+        if stall_timeout is not None:
+            stall = StallWatch(self._redis, self._keys, job_id, stall_timeout, self._outage)
+        return subscribe(self._redis, job_id, after=after, outage=self._outage, stall=stall)
+
+    async def text(self, job_id: str, *, stall_timeout: float | None = None) -> AsyncGenerator[str, None]:
         """Yield a text job's output, piece by piece as it is made; a job that is not streamed in one piece.
+
+        An attempt that continues a text goes on with the next piece.
+
+        Args:
+            job_id: the job.
+            stall_timeout: as :meth:`events` has it.
 
         Raises:
             JobError: the job failed.
             JobRestartedError: the job began again after pieces had been yielded.
+            JobStalledError: the job gave no sign for too long.
         """
         begun = False
-        async for event in self.events(job_id):
-            if event.event == START and begun and event.data.get("mode") == "restart":
-                raise JobRestartedError
-            if event.event == ERROR:
-                raise job_error(event.data["code"], event.data["error"])
-            if piece := event.text:
-                begun = True
-                yield piece
+        async with aclosing(self.events(job_id, stall_timeout=stall_timeout)) as events:
+            async for event in events:
+                if event.event == START and begun and event.data.get("mode") == "restart":
+                    raise JobRestartedError
+                if event.event == ERROR:
+                    raise job_error(str(event.data.get("code", "")), str(event.data.get("error", "The job failed.")))
+                if piece := event.text:
+                    begun = True
+                    yield piece
         if not begun:
-            result = await self.result(job_id)
+            result = await self.result(job_id, stall_timeout=stall_timeout)
             if text := result.get("text"):
                 yield text
 
-    async def result(self, job_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
+    async def result(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        stall_timeout: float | None = None,
+    ) -> dict[str, Any]:
         """Wait for a job's result.
 
         Args:
             job_id: the job.
             timeout: the longest wait, in seconds.
+            stall_timeout: as :meth:`events` has it.
 
         Raises:
-            JobError: the job failed.
+            JobError: the job failed, or its result has expired.
+            JobStalledError: the job gave no sign for too long.
             TimeoutError: there is no result yet.
         """
         with anyio.fail_after(timeout):
-            stored: bytes | None = await self._commands.get(result_key(job_id))
+            stored = await self._stored(job_id)
             if stored is None:
-                async for _ in self.events(job_id):
+                async for _ in self.events(job_id, stall_timeout=stall_timeout):
                     pass
-                stored = await self._commands.get(result_key(job_id))
+                stored = await self._stored(job_id)
         if stored is None:
             raise JobError(f"The result of {job_id} has expired.")
         result = read_result(stored)
         if "error" in result:
             raise job_error(result.get("code", ""), result["error"])
         return result
+
+    async def _stored(self, job_id: str) -> bytes | None:
+        return await until_done(self._outage, partial(self._commands.get, result_key(job_id)), writes=False)
 
     async def stored_result(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's result as it is stored, an error as ``{"error", "code"}``; None if there is none."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from velesio_worker.client.stalled import StallWatch
 from velesio_worker.queue.keys import reader_key, result_key, stream_key
 from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.stream import READ_ENTRIES, last_entry
@@ -47,7 +48,7 @@ class Presence:
 
 
 async def subscribe(
-    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage
+    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage, stall: StallWatch | None = None
 ) -> AsyncGenerator[StreamEvent, None]:
     """Yield a job's stream from its beginning, or from after an entry, to its terminal entry; show that it is read.
 
@@ -59,6 +60,10 @@ async def subscribe(
         job_id: the job.
         after: the id of the last entry that is known already.
         outage: whom to tell when Redis does not answer.
+        stall: bounds the wait for a job that gives no sign; None: it is waited for without end.
+
+    Raises:
+        JobStalledError: that bound was reached.
     """
     commands: Any = redis
     key = stream_key(job_id)
@@ -69,6 +74,8 @@ async def subscribe(
         reply = await until_done(outage, partial(commands.xread, {key: after}, count=READ_ENTRIES, block=block))
         block = BLOCK_MS
         if reply:
+            if stall is not None:
+                stall.seen()
             for entry_id, fields in reply[0][1]:
                 event = parse_entry(entry_id, fields)
                 yield event
@@ -82,6 +89,9 @@ async def subscribe(
                 yield final
             if ended:
                 return
+            if stall is not None:
+                await stall.check()
+                block = max(1, min(BLOCK_MS, math.ceil(stall.left * 1000)))
 
 
 async def _ended(redis: Redis, job_id: str, after: str) -> tuple[bool, StreamEvent | None]:
