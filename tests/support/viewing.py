@@ -44,7 +44,7 @@ class Frame(NamedTuple):
 
 def frames(sent: bytes) -> list[Frame]:
     """Read what was sent; comments are passed over."""
-    text = "".join(line for line in sent.decode().splitlines(keepends=True) if not line.startswith(":"))
+    text = "\n".join(line for line in sent.decode().split("\n") if not line.startswith(":"))
     found: list[Frame] = []
     for block in text.split("\n\n"):
         if block:

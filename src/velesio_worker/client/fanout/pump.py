@@ -13,13 +13,16 @@ from typing import Final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from velesio_worker.client.fanout.bounds import Bounds, Counters
 from velesio_worker.client.fanout.frames import KEEP_ALIVE, EntryId, closing_frame, entry_name
 from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.client.fanout.viewers import EndReason, ViewEnd, Viewer
 
-_SWEEP_SECONDS: Final = 1.0
+_SWEEP_SECONDS: Final = 3.0
+_TURN: Final = 256
+"""How many viewers are looked after before others have a turn."""
 
 
 class Pump:
@@ -163,10 +166,14 @@ class Pump:
             await anyio.sleep(min(_SWEEP_SECONDS, self._bounds.stall_seconds / 4, self._bounds.keep_alive_seconds / 4))
             now = time.monotonic()
             stalled, idle = now - self._bounds.stall_seconds, now - self._bounds.keep_alive_seconds
+            latest, turn = max(stalled, idle), 0
             for viewer in tuple(self._viewers):
-                if not viewer.goes_on:
+                if viewer.since > latest or viewer not in self._viewers or not viewer.goes_on:
                     continue
                 if viewer.busy and viewer.since <= stalled:
                     self._give_up(viewer)
                 elif not viewer.busy and viewer.since <= idle:
                     self.send(viewer, KEEP_ALIVE, frames=0, upto=viewer.position, after=viewer.after)
+                turn += 1
+                if turn % _TURN == 0:
+                    await anyio.lowlevel.checkpoint()

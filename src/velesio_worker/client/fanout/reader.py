@@ -19,7 +19,7 @@ from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.core.bell import Bell
 from velesio_worker.queue.outage import Backoff, Outage
 
-_SHOW_SECONDS: Final = 4.0
+_SHOW_SECONDS: Final = 5.0
 """How often it is said that somebody reads, which holds for 15 s."""
 
 _CARE_SECONDS: Final = 0.5

@@ -22,9 +22,9 @@ _STEP: Final = 0.1
 """A silent stream is read again after this share of its silence, in seconds at most, and together with others."""
 
 _LOOK_SECONDS: Final = 2.0
-_LOOK_SHARE: Final = 1 / 10
-_LONGEST_LOOK: Final = 15.0
-"""The same for looking whether a silent stream is over."""
+_LOOK_SHARE: Final = 1 / 4
+_LONGEST_LOOK: Final = 30.0
+"""The same for looking whether a silent stream is over, which it seldom is: its last entry would have been read."""
 
 _id_of: Final = attrgetter("id")
 
@@ -188,7 +188,8 @@ class Tail:
         silence = now - self._heard_at
         if silence >= LIVELY_SECONDS:
             pause = min(silence * _SHARE, _LONGEST_PAUSE)
-            self._read_at = math.ceil((now + pause) / _STEP) * _STEP
+            step = _STEP if pause < _LONGEST_PAUSE else _LONGEST_PAUSE
+            self._read_at = math.floor((now + pause) / step) * step
         if self._look_at == math.inf:
             self._look_at = now  # what is over already is said at once
 
