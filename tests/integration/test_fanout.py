@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
+from redis.exceptions import RedisError
 
 from tests.support.servers import RedisServer, Topology
+from tests.support.topologies import ClusterServers, SentinelServers
 from tests.support.viewing import Screen, shown, write
 from tests.support.waiting import until
 from velesio_worker.client.fanout import Bounds, EndReason, Hub, HubClosedError, ViewEnd
@@ -140,10 +144,23 @@ async def test_each_watched_job_has_a_reader_however_many_read_it(commands: Any,
 
 
 @asynccontextmanager
-async def writing(redis: RedisServer) -> AsyncGenerator[Any]:
+async def writing(redis: Topology) -> AsyncGenerator[Any]:
     client = connect(redis.url, name="test")
     yield client
     await client.aclose()
+
+
+async def until_written(writer: Any, job_id: str, tokens: Sequence[str], *, first: int, done: bool) -> None:
+    """Write entries once Redis takes them; what it has already it refuses, which is no matter."""
+    with anyio.fail_after(60):
+        while True:
+            with suppress(RedisError):
+                await write(writer, job_id, tokens, first=first, done=done)
+            with suppress(RedisError):
+                ((_, fields),) = await writer.xrevrange(f"stream:{job_id}", count=1)
+                if fields[b"event"] == b"done":
+                    return
+            await anyio.sleep(0.1)
 
 
 async def test_the_writes_for_readers_are_one_a_job(own_redis: RedisServer) -> None:
@@ -295,3 +312,35 @@ async def test_a_batch_is_yielded_as_it_was_read(commands: Any, redis_url: str) 
             batches.append(batch)  # noqa: PERF401 (the batches are the point)
     assert [[event.id for event in batch] for batch in batches] == [ALL]
     assert json.dumps(batches[0][1].data) == json.dumps({"choices": [{"text": "x", "index": 0, "finish_reason": None}]})
+
+
+@pytest.mark.several_redis
+async def test_a_failover_is_gone_through_without_a_gap(tmp_path: Path) -> None:
+    with SentinelServers(tmp_path) as servers:
+        async with Hub(servers.url) as hub, shown(hub, ("a", "0-0")) as (screen,):
+            async with writing(servers) as writer:
+                await write(writer, "a", ["x"])
+            await screen.has(2)
+            await anyio.to_thread.run_sync(servers.failover)
+            async with writing(servers) as writer:
+                await until_written(writer, "a", ["y"], first=2, done=True)
+    assert screen.ids == ALL
+
+
+@pytest.mark.several_redis
+async def test_a_node_of_a_cluster_is_started_again_and_all_goes_on_without_a_gap(tmp_path: Path) -> None:
+    jobs = [f"job-{number}" for number in range(12)]  # on all nodes
+    with ClusterServers(tmp_path) as servers:
+        async with Hub(servers.url) as hub, shown(hub, *[(job, "0-0") for job in jobs]) as screens:
+            async with writing(servers) as writer:
+                for job in jobs:
+                    await write(writer, job, ["x"])
+            for screen in screens:
+                await screen.has(2)
+            servers.kill(1)
+            await anyio.sleep(0.5)
+            await anyio.to_thread.run_sync(servers.restart, 1)
+            async with writing(servers) as writer:
+                for job in jobs:
+                    await until_written(writer, job, ["y"], first=2, done=True)
+    assert [screen.ids for screen in screens] == [ALL] * len(jobs)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Final, Self
 
 import anyio
+from redis.asyncio import Redis
 
 from velesio_worker.client.fanout.bounds import Bounds, Counters
 from velesio_worker.client.fanout.frames import Entry, EntryId, read_entry_id
@@ -64,7 +65,7 @@ class Hub:
 
     async def __aenter__(self) -> Self:
         redis = connect(self._url, name="velesio-fanout")
-        self._stack.push_async_callback(redis.aclose)
+        self._stack.push_async_callback(_close, redis)
         outage = Outage(self._url)
         self._lines = Lines(redis, outage)
         self._group = await self._stack.enter_async_context(anyio.create_task_group())
@@ -225,3 +226,9 @@ class Hub:
             if not tail.users:
                 self.counters.tails -= 1
                 del self._tails[job_id]
+
+
+async def _close(redis: Redis) -> None:
+    """Close a client's connections, also where this task is being cancelled."""
+    with anyio.CancelScope(shield=True):
+        await redis.aclose()

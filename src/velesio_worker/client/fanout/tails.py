@@ -129,8 +129,10 @@ class Tail:
 
     def reach_back(self, after: EntryId) -> None:
         """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none."""
-        if not self.end:
-            self.start = self.last = min(self.start, after)
+        if not self.end and after < self.start:
+            self.start = self.last = after
+            self.over = False
+            self._look_at = math.inf
 
     def position_after(self, after: EntryId) -> int | None:
         """Return the position of what follows an entry; None if that is not here any more."""

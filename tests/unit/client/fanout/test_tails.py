@@ -83,7 +83,11 @@ def test_an_entry_is_found_by_its_id_as_long_as_it_is_there(after: tuple[int, in
 
 def test_it_begins_further_back_as_long_as_nothing_was_read() -> None:
     tail = Tail("a", (5, 5), 0.0, Bounds())
+    tail.over = True  # nothing follows 5-5
+    tail.reach_back((6, 6))
+    assert tail.over
     tail.reach_back((0, 0))
+    assert not tail.over
     assert tail.position_after((0, 0)) == 0
     tail.append(entries(1), 0.0)
     tail.reach_back((0, 0))
