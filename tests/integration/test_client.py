@@ -161,6 +161,8 @@ def test_without_asyncio_a_job_is_submitted_followed_and_fetched(
 ) -> None:
     job_id = sync_client.submit("completion", {"prompt": "hi"}, tenant="acme")
     assert plain.llen("llama_queue") == 1
+    assert sync_client.workers() == ()
+    assert sync_client.queue_depths().waiting["incoming"].jobs == 1
     assert sync_client.stored_result(job_id) is None
     with pytest.raises(TimeoutError):
         sync_client.result(job_id, timeout=0.1)

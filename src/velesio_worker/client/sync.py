@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 import anyio.from_thread
 
 from velesio_worker.client.client import Client, JobOptions
+from velesio_worker.client.fleet import QueueDepths, WorkerInfo
 from velesio_worker.wire.events import StreamEvent
 
 T = TypeVar("T")
@@ -74,6 +75,14 @@ class SyncClient:
     def stored_result(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's result as it is stored, an error as ``{"error", "code"}``; None if there is none."""
         return self._portal.call(self._client.stored_result, job_id)
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers that live, with their engines and the models that jobs may name."""
+        return self._portal.call(self._client.workers)
+
+    def queue_depths(self) -> QueueDepths:
+        """Return how many jobs wait in each list and since when, and how many run."""
+        return self._portal.call(self._client.queue_depths)
 
     def cancel(self, job_id: str) -> None:
         """Ask that a job be stopped; its result is then what it has so far."""
