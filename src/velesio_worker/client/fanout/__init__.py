@@ -4,7 +4,7 @@ Owns what has been read of the streams that somebody watches (tails), who watche
 read. Knows nothing of HTTP but the form of server-sent events, and nothing of who may see which job.
 
 Each watched job is read once, however many watch it. Reading needs no timer where few jobs are watched: one blocking
-read of all of them returns with the first entry. Under load the reader takes a quarter of the loop's time at most, so
+read of all of them returns with the first entry. Under load the reader takes less than a quarter of the loop's time, so
 that batches grow by themselves. Nobody waits for a slow viewer: a stream is read on once the fastest of its viewers
 has taken what is there, and who falls behind what is kept is told where to resume.
 """

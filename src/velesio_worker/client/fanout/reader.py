@@ -25,7 +25,7 @@ _SHOW_SECONDS: Final = 5.0
 _CARE_SECONDS: Final = 0.5
 """How often it is looked whether a tail is silent."""
 
-_REST: Final = 3
+_REST: Final = 3.5
 """How long the reader pauses after a round, as a multiple of the time that the loop's thread worked meanwhile."""
 
 _BLOCKING_KEYS: Final = 256
