@@ -49,6 +49,18 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def is_own_name(host: str | None) -> bool:
+    """Whether a request's ``Host`` is an address or localhost, which no name server can turn elsewhere."""
+    if host is None:
+        return True  # HTTP/1.0: no browser
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        ipaddress.ip_address(name)
+    except ValueError:
+        return host.partition(":")[0].rstrip(".").lower() == "localhost"
+    return True
+
+
 def _of_redis(url: str) -> list[Exposure]:
     where = parse_redis_url(url)
     parts = urlsplit(where.plain)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from velesio_worker.core.secrets import SECRET_URLS, SECRETS
+from velesio_worker.core.secrets import GATEWAY_SECRETS, SECRET_URLS, SECRETS
 from velesio_worker.wire.errors import SettingsError
 
 HUB_TOKEN: Final = "HF_TOKEN"  # noqa: S105 (a variable's name)
 """A secret that is no setting of the worker's own: all that fetches from the Hugging Face hub reads it."""
 
-FILED: Final = tuple(sorted(name.upper() for name in SECRETS | SECRET_URLS))
-"""The settings that may stand in a file of their own; the file's variable has ``_FILE`` behind the name."""
+FILED_OF_GATEWAY: Final = tuple(sorted(name.upper() for name in GATEWAY_SECRETS | {"redis_url"}))
+FILED: Final = tuple(sorted(name.upper() for name in (SECRETS | SECRET_URLS) - GATEWAY_SECRETS))
+"""The settings, of the gateway and of the worker, that may stand in a file of their own.
+
+The file's variable has ``_FILE`` behind the name.
+"""
 
 _LARGEST: Final = 64 * 1024
 
@@ -47,11 +51,11 @@ def read_secret(name: str, environ: Mapping[str, str]) -> str | None:
     return secret
 
 
-def read_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+def read_secrets(environ: Mapping[str, str], names: Iterable[str] = FILED) -> dict[str, str]:
     """Return the settings that stand in files, by their fields' names. Raises SettingsError, a line a mistake."""
     found: dict[str, str] = {}
     mistakes: list[str] = []
-    for name in FILED:
+    for name in names:
         try:
             secret = read_secret(name, environ)
         except SettingsError as error:

@@ -6,7 +6,8 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
-SECRETS: Final = frozenset({"llama_api_key"})
+GATEWAY_SECRETS: Final = frozenset({"api_tokens"})
+SECRETS: Final = frozenset({"llama_api_key"}) | GATEWAY_SECRETS
 SECRET_URLS: Final = frozenset({"redis_url", "llama_server_url", "sd_server_url", "model_url"})
 URLS: Final = SECRET_URLS | {"result_store_url"}
 SECRET_FLAGS: Final = re.compile(r"""(--(?:api-key|hf-token|api-auth|gradio-auth)(?:=|\s+))("[^"]*"?|'[^']*'?|\S+)""")

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.core.job_types import types_named
-from velesio_worker.core.model_source import parse_model_source, split_http_url
-from velesio_worker.core.redis_options import authorities_file
-from velesio_worker.core.redis_url import check_redis_url, with_authorities
-from velesio_worker.core.secret_files import read_secrets
-from velesio_worker.core.settings_errors import complaint
-from velesio_worker.wire.errors import SettingsError
-
-_MEBIBYTE: Final = 1024 * 1024
-_LARGEST: Final = 2**31 - 1  # what engines and Redis read as an int
-_LONGEST: Final = 10**9  # seconds; Redis refuses much longer lives, and timers overflow
-
-
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    JSON = "json"
-    CONSOLE = "console"
+from velesio_worker.core.model_source import parse_model_source
+from velesio_worker.core.redis_url import with_authorities
+from velesio_worker.core.setting_types import (
+    LARGEST,
+    MEBIBYTE,
+    QUEUE_NAME,
+    REDIS_URL,
+    AuthoritiesFile,
+    Command,
+    Count,
+    HttpUrl,
+    LogFormat,
+    LogLevel,
+    LogShape,
+    Port,
+    QueueName,
+    RedisAddress,
+    Seconds,
+    SecondsOrNever,
+    WholeSeconds,
+    lower,
+    number_of_bytes,
+    read_by,
+    settings_of,
+    words_of,
+)
 
 
 class GpuSizing(StrEnum):
@@ -56,34 +61,8 @@ class CacheMode(StrEnum):
     ALL = "all"
 
 
-def _words(value: str) -> list[str]:
-    try:
-        words = shlex.split(value)
-    except ValueError as error:
-        raise ValueError(f"a command line with balanced quotes ({error})") from None
-    if not words:
-        raise ValueError("a command line")
-    return words
-
-
-def _read_by(read: Callable[[str], object]) -> AfterValidator:
-    """Have a text stay as it is, if whoever needs it can read it."""
-
-    def check(value: str) -> str:
-        read(value)
-        return value
-
-    return AfterValidator(check)
-
-
-def _http_url(value: str) -> str:
-    if split_http_url(value) is None:
-        raise ValueError("a URL such as http://127.0.0.1:8080")
-    return value.rstrip("/")
-
-
 def _llama_arguments(value: str) -> None:
-    for word in _words(value):
+    for word in words_of(value):
         if word.partition("=")[0] in {"-m", "--model", "--host", "--port"}:
             raise ValueError("arguments other than --model, --host and --port: see MODEL_PATH and LLAMA_PORT")
 
@@ -93,51 +72,14 @@ def _api_key(value: str) -> None:
         raise ValueError("printable ASCII characters, without a line break: it goes into an HTTP header")
 
 
-def _queue_name(value: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
-        raise ValueError("one or more of A-Z a-z 0-9 . _ : -")
-
-
-def _bytes(value: object) -> object:
-    """Read a number of bytes with or without a unit, as 24GiB, 24G or 25769803776."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", value.strip().lower())
-    if found is None:
-        raise ValueError("a number of bytes, such as 24GiB or 512MiB, or 0")
-    return int(float(found[1]) * 1024 ** (" kmgt".index(found[2]) if found[2] else 0))
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-Command = Annotated[str, _read_by(_words)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
-SecondsOrNever = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
-WholeSeconds = Annotated[int, Field(ge=1, le=_LONGEST)]
-Count = Annotated[int, Field(ge=1, le=_LARGEST)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
 class Settings(BaseSettings):
     """The worker's settings; each field is an environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
-    redis_url: Annotated[str, _read_by(check_redis_url)] = Field(
-        default="redis://redis:6379",
-        description="Where Redis is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://.",
-    )
-    queue_name: Annotated[str, _read_by(_queue_name)] = Field(
-        default="llama_queue", description="The list that producers push to; every other queue key is named after it."
-    )
-    job_types: Annotated[str, _read_by(types_named)] = Field(
+    redis_url: RedisAddress = REDIS_URL
+    queue_name: QueueName = QUEUE_NAME
+    job_types: Annotated[str, read_by(types_named)] = Field(
         default="all",
         description="The types of job that this worker takes, with commas between them; another one is bad_job. An "
         "open queue is better without load_model, switch_model and unload_models.",
@@ -146,10 +88,10 @@ class Settings(BaseSettings):
     run_sd: bool = Field(default=True, description="Run image jobs, if there is a WebUI to start or to use.")
 
     model_path: Path = Field(default=Path("./data/models/text/model.gguf"), description="The GGUF model of text jobs.")
-    gpu_layers: Annotated[int, Field(ge=0, le=_LARGEST)] = Field(
+    gpu_layers: Annotated[int, Field(ge=0, le=LARGEST)] = Field(
         default=35, description="Layers that llama-server puts on the GPU."
     )
-    context_size: Annotated[int, Field(ge=64, le=_LARGEST)] = Field(
+    context_size: Annotated[int, Field(ge=64, le=LARGEST)] = Field(
         default=4096, description="Context of one text job, prompt and answer together, in tokens."
     )
     cuda_visible_devices: str = Field(default="0", description="The GPUs that engines see, as CUDA reads it.")
@@ -163,7 +105,7 @@ class Settings(BaseSettings):
     llama_server_url: HttpUrl | None = Field(
         default=None, description="Use this llama-server, which already runs, instead of starting one."
     )
-    llama_api_key: Annotated[str, _read_by(_api_key)] | None = Field(
+    llama_api_key: Annotated[str, read_by(_api_key)] | None = Field(
         default=None, description="The key that llama-server wants (--api-key); it is sent with every request."
     )
     llama_open: bool = Field(
@@ -174,10 +116,10 @@ class Settings(BaseSettings):
     llama_port: Port = Field(
         default=1337, description="The port on 127.0.0.1 that the worker's llama-server listens on."
     )
-    llama_args: Annotated[str, _read_by(_llama_arguments)] | None = Field(
+    llama_args: Annotated[str, read_by(_llama_arguments)] | None = Field(
         default=None, description="Further arguments for the worker's own llama-server, such as --lora or --mmproj."
     )
-    model_url: Annotated[str, _read_by(parse_model_source)] | None = Field(
+    model_url: Annotated[str, read_by(parse_model_source)] | None = Field(
         default=None,
         description="Where to get MODEL_PATH from if it is missing: a URL or hf:owner/repo/file, #sha256=… behind it. "
         "HF_TOKEN is used for the hub.",
@@ -188,18 +130,18 @@ class Settings(BaseSettings):
     probe_seconds: SecondsOrNever = Field(
         default=120, description="Have an idle engine make one token after so many seconds without a sign. 0: never."
     )
-    gpu_sizing: Annotated[GpuSizing, BeforeValidator(_lower)] = Field(
+    gpu_sizing: Annotated[GpuSizing, BeforeValidator(lower)] = Field(
         default=GpuSizing.CAPS,
         description="caps (fewer layers and context where little GPU memory is free), fit (llama-server's own) or off.",
     )
-    gpu_sharing: Annotated[GpuSharing, BeforeValidator(_lower)] = Field(
+    gpu_sharing: Annotated[GpuSharing, BeforeValidator(lower)] = Field(
         default=GpuSharing.SHARED,
         description="shared, or exclusive: text and image engine take turns on the GPU, which holds one at a time.",
     )
     max_logprobs: Annotated[int, Field(ge=0)] = Field(
         default=100, description="The most tokens that a job may have probabilities for at each place of its answer."
     )
-    cache_mode: Annotated[CacheMode, BeforeValidator(_lower)] = Field(
+    cache_mode: Annotated[CacheMode, BeforeValidator(lower)] = Field(
         default=CacheMode.DETERMINISTIC,
         description="Answers to keep and give again: off, deterministic (temperature 0 or a seed given) or all.",
     )
@@ -255,8 +197,8 @@ class Settings(BaseSettings):
     result_store_url: HttpUrl | None = Field(
         default=None, description="Where readers find RESULT_STORE. Default: file:// or signed URLs."
     )
-    result_inline_bytes: Annotated[int, Field(ge=0, le=_LARGEST)] = Field(
-        default=_MEBIBYTE, description="Up to so many bytes of base64, images stay in the result with RESULT_STORE."
+    result_inline_bytes: Annotated[int, Field(ge=0, le=LARGEST)] = Field(
+        default=MEBIBYTE, description="Up to so many bytes of base64, images stay in the result with RESULT_STORE."
     )
 
     engine_env_keep: str = Field(
@@ -273,7 +215,7 @@ class Settings(BaseSettings):
         default=120,
         description="How long an engine may send nothing for a running job before it is replaced, in seconds.",
     )
-    engine_memory_limit: Annotated[int, Field(ge=0), BeforeValidator(_bytes)] = Field(
+    engine_memory_limit: Annotated[int, Field(ge=0), BeforeValidator(number_of_bytes)] = Field(
         default=0,
         description="The most of the host's memory that an engine of the worker's own may take, such as 24GiB; one "
         "that takes more is replaced. 0: 90 % of the host's or the container's, less 512 MiB.",
@@ -288,20 +230,18 @@ class Settings(BaseSettings):
     stream_ttl: WholeSeconds = Field(
         default=3600, description="How long a stream is kept after its last entry, in seconds."
     )
-    max_job_bytes: Count = Field(default=32 * _MEBIBYTE, description="The largest job that is accepted, in bytes.")
+    max_job_bytes: Count = Field(default=32 * MEBIBYTE, description="The largest job that is accepted, in bytes.")
     max_result_bytes: Count = Field(
-        default=256 * _MEBIBYTE, description="The largest result that is stored, in bytes; Redis takes 512 MiB at most."
+        default=256 * MEBIBYTE, description="The largest result that is stored, in bytes; Redis takes 512 MiB at most."
     )
 
-    ca_file: Annotated[Path, AfterValidator(authorities_file)] | None = Field(
+    ca_file: AuthoritiesFile | None = Field(
         default=None,
         description="A file of PEM certificates of authorities of your own, for https:// engines and rediss://; "
         "ssl_ca_certs in REDIS_URL goes before it.",
     )
 
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
-        default="INFO", description="The least important lines that are logged: debug, info, warning or error."
-    )
+    log_level: LogLevel = "INFO"
     log_prompts: bool = Field(default=False, description="Have prompts and answers in the log, for debugging.")
     health_host: str = Field(
         default="127.0.0.1", description="The address that health and metrics are served on; 0.0.0.0 for all networks."
@@ -309,9 +249,7 @@ class Settings(BaseSettings):
     health_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=9090, description="The port of /livez, /readyz, /health and /metrics; 0: none is served."
     )
-    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
-        default=LogFormat.CONSOLE, description="json (one object a line) or console (for people)."
-    )
+    log_format: LogShape = LogFormat.CONSOLE
 
 
 def load_settings() -> Settings:
@@ -320,11 +258,7 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: one line per mistake, each with the variable, its value and what is allowed.
     """
-    filed = read_secrets(os.environ)
-    try:
-        settings = Settings(**filed)  # pyright: ignore[reportArgumentType] (texts, which are read as those of variables)
-    except ValidationError as error:
-        raise SettingsError("\n".join(map(complaint, error.errors(include_url=False)))) from None
+    settings = settings_of(Settings)
     if settings.ca_file is None:
         return settings
     return settings.model_copy(update={"redis_url": with_authorities(settings.redis_url, settings.ca_file)})

@@ -6,15 +6,22 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from velesio_worker.core.secret_files import FILED, HUB_TOKEN, file_variable
+from pydantic_settings import BaseSettings
+
+from velesio_worker.core.secret_files import FILED, FILED_OF_GATEWAY, HUB_TOKEN, file_variable
 from velesio_worker.core.secrets import masked
 from velesio_worker.core.settings import Settings
 
 
-def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
-    """Find variables that look like a setting's name with a slip, as pairs (found, meant)."""
-    filed = [file_variable(name) for name in (*FILED, HUB_TOKEN)]
-    known = [*(name.upper() for name in Settings.model_fields), *filed]
+def misspelt(environ: Iterable[str], *others: type[BaseSettings]) -> list[tuple[str, str]]:
+    """Find variables that look like a setting's name with a slip, as pairs (found, meant).
+
+    Args:
+        environ: the names of the variables that there are.
+        others: models of settings that are known beside the worker's.
+    """
+    filed = [file_variable(name) for name in (*FILED, *FILED_OF_GATEWAY, HUB_TOKEN)]
+    known = [*(name.upper() for model in (Settings, *others) for name in model.model_fields), *filed]
     pairs: list[tuple[str, str]] = []
     for name in sorted(set(environ) - set(known)):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
@@ -23,7 +30,7 @@ def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+def describe(settings: BaseSettings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """List every setting as read from ``environ``, where it comes from, default and meaning; secrets are hidden.
 
     Returns:
@@ -31,7 +38,7 @@ def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, A
         ``file`` (``<name>_FILE``) or ``default``; values are strings, or None where there is none.
     """
     rows: list[dict[str, Any]] = []
-    for name, field in Settings.model_fields.items():
+    for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         rows.append(
             {
@@ -48,7 +55,7 @@ def describe(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, A
 def _source(name: str, environ: Mapping[str, str]) -> str:
     if environ.get(name):
         return "environment"
-    return "file" if name in FILED and environ.get(file_variable(name)) else "default"
+    return "file" if name in {*FILED, *FILED_OF_GATEWAY} and environ.get(file_variable(name)) else "default"
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 import socketserver
 import threading
@@ -15,7 +14,6 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 import anyio
@@ -25,7 +23,7 @@ import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
-from velesio_worker.core.exposure import is_loopback
+from velesio_worker.core.exposure import is_loopback, is_own_name
 from velesio_worker.core.logs import get_logger
 from velesio_worker.observability.health import Health
 from velesio_worker.wire.errors import SettingsError
@@ -129,18 +127,6 @@ class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base's name)
         line = format % args
         log.debug(line, action="health_request")
-
-
-def is_own_name(host: str | None) -> bool:
-    """Whether a request's ``Host`` is an address or localhost, which no name server can turn elsewhere."""
-    if host is None:
-        return True  # HTTP/1.0: no browser
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        ipaddress.ip_address(name)
-    except ValueError:
-        return host.partition(":")[0].rstrip(".").lower() == "localhost"
-    return True
 
 
 class HealthListener(socketserver.ThreadingMixIn, WSGIServer):
