@@ -26,6 +26,7 @@ FORBIDDEN: Final = {
     "execution/closing.py": "from velesio_worker.execution import executor",
     "wire/jobs.py": "from velesio_worker.core import settings",
     "client/fanout/pump.py": "import starlette",
+    "gateway/ids.py": "from velesio_worker.observability import health",
 }
 """For each wall an import that it is there to refuse."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``velesio-worker [run | doctor | health | settings | acl | submit | dead | models | demo]``."""
+"""The command line: ``velesio-worker [COMMAND]``; each command has a module here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from velesio_worker import __version__
 from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, harmless
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
-_COMMANDS: Final = ("run", "doctor", "health", "settings", "acl", "submit", "dead", "models", "demo")
+_COMMANDS: Final = ("run", "doctor", "health", "settings", "acl", "submit", "dead", "models", "gateway", "demo")
 """Each has a module, which is imported for that command alone, and for help."""
 
 

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from velesio_worker.client.fleet import FleetReader, QueueDepths, WorkerInfo
 from velesio_worker.client.stalled import StallWatch
+from velesio_worker.client.standing import Standing, standing_of
 from velesio_worker.client.subscriber import subscribe
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.control import request_cancel
@@ -206,6 +207,10 @@ class Client:
         """Return a job's result as it is stored, an error as ``{"error", "code"}``; None if there is none."""
         stored: bytes | None = await self._commands.get(result_key(job_id))
         return None if stored is None else read_result(stored)
+
+    async def standing(self, job_id: str) -> Standing:
+        """Return how a job stands, without waiting for anything. Raises redis.exceptions.RedisError."""
+        return await standing_of(self._redis, job_id)
 
     async def workers(self) -> tuple[WorkerInfo, ...]:
         """Return the workers that live, with their engines and the models that jobs may name.

@@ -1,0 +1,188 @@
+"""One HTTP/1.1 connection: uvicorn's, with bounds on what a client may leave half done.
+
+httptools bounds neither a head nor the time that one takes, and uvicorn waits forever for the first request of a
+connection. A timer and two numbers a connection bound both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar, Final, cast
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from velesio_worker.gateway.seen import WHEN_LOST
+
+MOST_HEAD_BYTES: Final = 64 * 1024
+_STALL_SECONDS: Final = 60.0
+"""So long a client may take nothing of an answer that waits for it."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection whose heads, bodies and readers are bounded; made by :func:`connection_class`."""
+
+    head_seconds: ClassVar[float] = 30.0
+
+    _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
+    _unsent: int = 0
+    _head_bytes: int = 0
+    _in_head: bool = False
+    _in_message: bool = False
+    _refused: bool = False
+    _lost: bool = False
+    _when_lost: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Give the client so long for its first head."""
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._disarm()
+        self._stop_stall()
+        super().connection_lost(exc)
+        self._lost = True
+        call, self._when_lost = self._when_lost, None
+        if call is not None:
+            call()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; what is no HTTP is told so."""
+        self._unset_keepalive_if_required()
+        went_on = self._in_head or not self._in_message
+        try:
+            self.parser.feed_data(data)  # pyright: ignore[reportOptionalMemberAccess] (None once it is lost)
+        except httptools.HttpParserUpgrade:
+            pass  # what one may switch to there is none; the request itself is answered
+        except httptools.HttpParserError:
+            if not self._refused:
+                self._refuse(400, "bad_request", "This is no HTTP request.")
+        if went_on and self._in_head:  # the parser keeps what is not whole, however much that is
+            self._counted(len(data))
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._when_lost = None
+        self.scope["state"][WHEN_LOST] = self.when_lost  # pyright: ignore[reportTypedDictNotRequiredAccess] (it has it)
+        self._head_bytes, self._in_head, self._in_message = 0, True, True
+        if self._timer is None:
+            self._arm()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request's target."""
+        if self._counted(len(url)):
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        if self._counted(len(name) + len(value) + 4):
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        self._in_head = False
+        self._disarm()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        self._in_message = False
+        self._disarm()
+        if not self._refused:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Note that the answer is; the rest of a body that nobody wanted is dropped for a while, then refused."""
+        super().on_response_complete()
+        if self._in_message and not self._in_head:
+            self._arm()
+
+    def pause_writing(self) -> None:
+        """Begin to watch whether the client takes anything at all."""
+        super().pause_writing()
+        if self._stall is None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._stall = self.loop.call_later(_STALL_SECONDS, self._look_at_reader)
+
+    def resume_writing(self) -> None:
+        """It does."""
+        self._stop_stall()
+        super().resume_writing()
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have something called once the connection is lost, if the request has not been answered by then."""
+        if self._lost:
+            call()
+        else:
+            self._when_lost = call
+
+    def _counted(self, size: int) -> bool:
+        self._head_bytes += size
+        if self._head_bytes > MOST_HEAD_BYTES and not self._refused:
+            self._refuse(431, "head_too_large", f"The request's head is larger than {MOST_HEAD_BYTES} bytes.")
+        return not self._refused
+
+    def _is_answering(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None until there is a first one
+        return cycle is not None and not cycle.response_complete
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer what is no request, and hang up."""
+        self._refused = True
+        self._disarm()
+        if not self._is_answering():  # else the answer would be within another one
+            body = orjson.dumps({"error": {"code": code, "message": message, "param": None}})
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(self.head_seconds, self._is_late)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _is_late(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self._is_answering():  # what comes behind the request that is answered can wait
+            self._arm()
+        elif self._in_head:
+            self._refuse(408, "request_timeout", "The request's head came too slowly.")
+        else:
+            self.transport.close()
+
+    def _look_at_reader(self) -> None:
+        self._stall = None
+        unsent = self.transport.get_write_buffer_size()
+        if unsent >= self._unsent:
+            self.transport.abort()
+        else:
+            self._unsent = unsent
+            self._stall = self.loop.call_later(_STALL_SECONDS, self._look_at_reader)
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+
+def connection_class(seconds: float) -> type[Connection]:
+    """Return the class of connections whose heads may take so many seconds."""
+    return type("Connection", (Connection,), {"head_seconds": seconds})

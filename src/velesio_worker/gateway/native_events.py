@@ -1,0 +1,105 @@
+"""``GET /jobs/{id}/events``: a job's stream, live and from any point, for any number of viewers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from velesio_worker.client.fanout import Hub, HubClosedError
+from velesio_worker.core.logs import get_logger
+from velesio_worker.gateway import metrics
+from velesio_worker.gateway.app_state import gateway_of
+from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.live import hung_up
+from velesio_worker.gateway.native import is_young, own_job, standing_of
+from velesio_worker.gateway.seen import WHEN_LOST, seen_of
+
+_BEGINNING: Final = "0-0"
+_ENTRY: Final = re.compile(r"[0-9]{1,10}-[0-9]{1,18}")
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+log = get_logger(__name__)
+
+
+async def events(request: Request) -> Response:
+    """Show a job's stream; ``Last-Event-ID``, or else ``?after=``, is the entry to go on behind."""
+    gateway = gateway_of(request)
+    job_id = own_job(request, gateway.caller_of(request))
+    after = request.headers.get("last-event-id") or request.query_params.get("after") or _BEGINNING
+    if not _ENTRY.fullmatch(after):
+        raise ApiError(
+            400,
+            "invalid_request",
+            "Last-Event-ID and after name an entry of the stream, such as 1-17.",
+            param="after",
+        )
+    if not is_young(job_id):  # which it takes Redis to know
+        await standing_of(gateway, job_id)
+    return _Events(gateway.viewers, job_id, after)
+
+
+class _Events(Response):
+    """A viewer, as raw ASGI: past the beginning its pieces go to the server's own ``send``."""
+
+    def __init__(self, viewers: Hub, job_id: str, after: str) -> None:
+        super().__init__()
+        self._viewers = viewers
+        self._job_id = job_id
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        direct = seen_of(scope).send
+
+        async def pass_on(body: bytes) -> None:
+            message: Message = {"type": "http.response.body", "body": body, "more_body": True}
+            await direct(message)
+
+        why = "left"
+        metrics.VIEWERS.inc()
+        try:
+            with anyio.CancelScope() as gone:
+                if (when_lost := scope["state"].get(WHEN_LOST)) is not None:
+                    when_lost(gone.cancel)
+                    why = await self._show(pass_on)
+                else:
+                    why = await self._show_until(receive, pass_on)
+        finally:
+            metrics.VIEWERS.dec()
+            metrics.ENDED_VIEWERS.labels(why).inc()
+        await direct({"type": "http.response.body", "body": b""})
+
+    async def _show_until(self, receive: Receive, send: Callable[[bytes], Awaitable[None]]) -> str:
+        """Show it until the server says that the viewer is gone."""
+        why = "left"
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                await hung_up(receive)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            why = await self._show(send)
+            tasks.cancel_scope.cancel()
+        return why
+
+    async def _show(self, send: Callable[[bytes], Awaitable[None]]) -> str:
+        try:
+            return (await self._viewers.show(self._job_id, self._after, send)).reason.value
+        except (RedisError, HubClosedError) as error:  # the viewer comes again, and is told why if that lasts
+            log.warning(f"a stream could not be shown: {error}", action="stream_lost", job_id=self._job_id)
+            return "lost"
