@@ -22,11 +22,14 @@ from typing import Any, Final, cast
 from prometheus_client import ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
+from pydantic_settings import BaseSettings
 
 from velesio_worker.cli.main import parser as command_line
 from velesio_worker.core.metrics import REGISTRY
 from velesio_worker.core.settings import Settings
 from velesio_worker.core.settings_list import describe
+from velesio_worker.gateway import metrics as gateway_metrics
+from velesio_worker.gateway.settings import GatewaySettings
 from velesio_worker.observability.gauges import Gauges
 from velesio_worker.observability.health import Health
 from velesio_worker.wire import limits as wire_limits
@@ -43,6 +46,9 @@ _SETTINGS_FROM: Final[Mapping[str, str]] = {
 }
 """The first setting of each group; what stands behind it in the code belongs to the group as well."""
 
+_AS_WORKERS: Final = frozenset({"redis_url", "queue_name", "ca_file", "log_level", "log_format"})
+"""The gateway's settings that are the worker's as well."""
+
 _BEYOND: Final = 10**9
 """A bound so high that nobody needs to know of it."""
 
@@ -51,19 +57,29 @@ _CODE: Final = re.compile(r"(?<![\w`])(--[a-z][a-z0-9-]*|[A-Z][A-Z0-9]*_[A-Z0-9_
 
 def settings() -> Iterator[str]:
     """Yield the groups of settings, each a table."""
-    schema = Settings.model_json_schema()
-    shapes: dict[str, dict[str, Any]] = {name.upper(): shape for name, shape in schema["properties"].items()}
+    columns = ("setting", "default", "value", "meaning")
     groups: dict[str, list[tuple[str, ...]]] = {}
     group = ""
-    for row in describe(Settings.model_construct(), {}):
-        name = row["name"]
+    for name, cells in _settings_of(Settings):
         group = _SETTINGS_FROM.get(name, group)
-        default = "not set" if row["default"] is None else f"`{row['default']}`" if row["default"] else "empty"
-        cells = (f"`{name}`", default, _allowed(shapes[name], schema["$defs"]), _text(row["description"]))
         groups.setdefault(group, []).append(cells)
     for title, rows in groups.items():
         yield f"## {title}"
-        yield _table(("setting", "default", "value", "meaning"), rows)
+        yield _table(columns, rows)
+    yield "## The gateway"
+    shared = [name for name in GatewaySettings.model_fields if name in _AS_WORKERS]
+    yield f"`velesio-worker gateway` reads {', '.join(f'`{name.upper()}`' for name in shared)} as the worker does, and:"
+    yield _table(columns, [cells for name, cells in _settings_of(GatewaySettings) if name.lower() not in shared])
+
+
+def _settings_of(model: type[BaseSettings]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each setting: its name, and the cells of its row."""
+    schema = model.model_json_schema()
+    shapes: dict[str, dict[str, Any]] = {name.upper(): shape for name, shape in schema["properties"].items()}
+    for row in describe(model.model_construct(), {}):
+        name = row["name"]
+        default = "not set" if row["default"] is None else f"`{row['default']}`" if row["default"] else "empty"
+        yield name, (f"`{name}`", default, _allowed(shapes[name], schema["$defs"]), _text(row["description"]))
 
 
 def _allowed(shape: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
@@ -148,6 +164,10 @@ def metrics() -> Iterator[str]:
     yield "A figure that is not known at that moment is left out."
     monitor: Any = SimpleNamespace(stuck_for=0.0, redis_trouble=None, queue=None, gpus=())
     yield _table(columns, _families([Gauges(Health("", {}, monitor), dict)]))
+    yield "## The gateway"
+    yield "At `/metrics` of the gateway; with several processes those of all, added up."
+    waiting = gateway_metrics.Waiting([])
+    yield _table(columns, [*_families(gateway_metrics.REGISTRY._collector_to_names), *_families([waiting])])
     yield "## The worker's process"
     yield "`process_…` is what prometheus_client tells of the process on Linux: CPU time, memory, open files, start."
 

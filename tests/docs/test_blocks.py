@@ -100,7 +100,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterato
     client.chmod(0o755)
     with RedisServer(folder / "redis") as redis:
         port = str(free_port())
-        known = {"REDIS_URL": redis.url, "MODEL_PATH": str(model_path), "HEALTH_PORT": port}
+        known = {
+            "REDIS_URL": redis.url,
+            "MODEL_PATH": str(model_path),
+            "HEALTH_PORT": port,
+            "GATEWAY_PORT": str(free_port()),
+        }
         worker = WorkerProcess(folder / "worker.log", CONTEXT_SIZE="512", LLM_CONCURRENCY="2", **known)
         try:
             worker.start()
