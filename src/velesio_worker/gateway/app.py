@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from velesio_worker.client import Client
 from velesio_worker.client.fanout import Hub
 from velesio_worker.gateway import native_routes
 from velesio_worker.gateway.app_state import STATE, Gateway
@@ -26,6 +25,7 @@ from velesio_worker.gateway.limits import RateLimits
 from velesio_worker.gateway.metrics import FanOutFigures
 from velesio_worker.gateway.middleware import Bodies, Guard, Identify, error_body
 from velesio_worker.gateway.openapi import Operation, document
+from velesio_worker.gateway.queue_client import QueueClient
 from velesio_worker.gateway.routing import Room, Rooms
 from velesio_worker.gateway.settings import GatewaySettings, origins_of
 from velesio_worker.gateway.tokens import Tokens, read_tokens
@@ -47,7 +47,7 @@ def operations() -> Sequence[Operation]:
 def build(settings: GatewaySettings) -> Application:
     """Return the gateway as an ASGI application; what it uses is begun and ended with its lifespan."""
     disable_created_metrics()  # they would double the number of series
-    client = Client(settings.redis_url, queue_name=settings.queue_name)
+    client = QueueClient(settings.redis_url, queue_name=settings.queue_name)
     hub = Hub(settings.redis_url)
     jobs = Jobs(client, hub, max_queue=settings.max_queue, new_id=new_job_id)
     return Application(Gateway(settings, client, jobs, hub, Event()), [client, hub])

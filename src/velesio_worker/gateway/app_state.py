@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from asyncio import Event
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from anyio import CapacityLimiter
 from starlette.requests import Request
 
 from velesio_worker.client import Client
@@ -29,7 +28,6 @@ class Gateway:
         client: for what no other part does: how a job stands.
         jobs: for submitting, following and cancelling.
         viewers: for streams that are shown as they are.
-        turns: how many ask Redis how a job stands at a time: each takes a connection.
         ending: set once the gateway takes no new requests.
     """
 
@@ -38,7 +36,6 @@ class Gateway:
     jobs: Jobs
     viewers: Hub
     ending: Event
-    turns: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
 
     def caller_of(self, request: Request) -> Caller:
         """Return who sent a request. Raises ApiError: nobody that is known (401), or too often (429)."""

@@ -106,8 +106,7 @@ async def show(request: Request) -> Response:
 async def standing_of(gateway: Gateway, job_id: str) -> Standing:
     """Return how a job stands. Raises ApiError: Redis knows nothing of it, and it does not wait either."""
     try:
-        async with gateway.turns:
-            standing = await gateway.client.standing(job_id)
+        standing = await gateway.client.standing(job_id)
     except RedisError as error:
         raise _redis_is_away() from error
     if standing.state is State.WAITING and await _is_gone(gateway, job_id):

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -167,6 +168,23 @@ def test_a_stream_is_followed_live_and_resumed_where_it_was_left(alice: httpx.Cl
     for wrong in ("x", "1", "1-", "$", "99999999999-1"):
         response = alice.get(f"/jobs/{job_id}/events", params={"after": wrong})
         assert (response.status_code, response.json()["error"]["param"]) == (400, "after")
+
+
+def test_whatever_many_ask_at_a_time_the_gateway_has_five_connections_to_redis(
+    alice: httpx.Client, worker: WorkerInRedis, plain: Any
+) -> None:
+    assert worker
+    job_id = submitted(alice)
+
+    def ask(number: int) -> int:
+        if number % 3 == 0:
+            return alice.post("/jobs", json={"type": "txt2img", "data": {"prompt": "a"}}).status_code
+        return alice.get(f"/jobs/{job_id}" if number % 3 == 1 else "/queue/status").status_code
+
+    with ThreadPoolExecutor(30) as threads:
+        assert set(threads.map(ask, range(90))) <= {200, 202, 429}  # MAX_QUEUE is small here
+    ours = [one for one in plain.client_list() if one["name"].startswith("velesio-")]
+    assert len(ours) <= 5, ours
 
 
 def test_head_of_a_stream_ends_at_once(alice: httpx.Client) -> None:

@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -156,6 +157,34 @@ def test_sigterm_tells_viewers_where_to_resume(tmp_path: Path, redis_url: str, p
             [(_, event, data)] = list(seen)
             assert (event, data) == ("closed", {"reason": "stopped", "after": "1-1"})
         assert gateway.process.wait(30) == 0
+
+
+def test_a_viewer_goes_on_at_another_gateway_when_its_own_is_killed(tmp_path: Path, redis_url: str, plain: Any) -> None:
+    worker = WorkerInRedis(plain)
+    worker.live()
+    tokens = {"API_TOKENS": f"alice={ALICE}"}
+    first, second = (GatewayProcess(tmp_path, redis_url, **tokens) for _ in range(2))
+    found: list[str] = []
+    with first, first.client(ALICE) as client:
+        job_id = submitted(client)
+        worker.begin(job_id)
+        for number in range(1, 20):
+            worker.say(job_id, number, str(number))
+        with client.stream("GET", f"/jobs/{job_id}/events") as response:
+            seen = events(response.iter_lines())
+            while len(found) < 10:
+                found.append(next(seen)[0])
+            assert first.process is not None
+            first.process.kill()
+            with suppress(httpx.TransportError):
+                found += [entry for entry, _, _ in seen]
+    for number in range(20, 30):
+        worker.say(job_id, number, str(number))
+    worker.end(job_id, 30, {"text": "", "finish_reason": "stop"})
+    with second, second.client(ALICE) as client:
+        response = client.get(f"/jobs/{job_id}/events", headers={"last-event-id": found[-1]})
+        found += [entry for entry, _, _ in events(iter(response.text.splitlines()))]
+    assert found == [f"1-{number}" for number in range(31)]
 
 
 def test_several_processes_share_a_port_and_one_that_is_lost_is_replaced(tmp_path: Path, redis_url: str) -> None:
