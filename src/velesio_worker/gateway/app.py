@@ -94,7 +94,7 @@ class Application:
                 allow_headers=["*"],
                 expose_headers=_EXPOSED,
             )
-        return Guard(app, own_names_only=not tokens)
+        return Guard(app, own_names_only=not tokens, ending=self.gateway.ending)
 
     @asynccontextmanager
     async def _alive(self, _: object) -> AsyncGenerator[None, None]:

@@ -16,7 +16,7 @@ from velesio_worker.core.exposure import is_own_name
 from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway import metrics
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError
 from velesio_worker.gateway.limits import RateLimits
 from velesio_worker.gateway.seen import Seen, begin, seen_of
 from velesio_worker.gateway.tokens import Token, Tokens
@@ -64,10 +64,12 @@ class Guard:
         app: what is within.
         own_names_only: whether only requests for an address or localhost are answered: a web page's name may have been
             turned to this host, and its scripts could ask where no token is needed.
+        ending: set once requests may be cut off.
     """
 
-    def __init__(self, app: ASGIApp, *, own_names_only: bool) -> None:
+    def __init__(self, app: ASGIApp, *, own_names_only: bool, ending: asyncio.Event) -> None:
         self._app = app
+        self._ending = ending
         self._own_names_only = own_names_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,6 +87,10 @@ class Guard:
             await self._app(scope, receive, answer.send)
         except ApiError as error:
             await answer.fail(error)
+        except asyncio.CancelledError:
+            if not self._ending.is_set():
+                raise
+            await answer.fail(_stopped())  # the task is this request's alone, and ends here
         except Exception:
             if seen.status:
                 raise  # the server breaks the connection off, which tells the client, and logs why
@@ -96,6 +102,11 @@ class Guard:
     def _check_name(self, headers: Headers) -> None:
         if self._own_names_only and not is_own_name(headers.get("host")):
             raise ApiError(421, "misdirected_request", "Without API_TOKENS ask for localhost or 127.0.0.1.")
+
+
+def _stopped() -> ApiError:
+    message = "The gateway is being stopped, and the request did not end in time: try again."
+    return ApiError(503, "stopped", message, retry_after=RETRY_SECONDS)
 
 
 class _Answer:

@@ -64,23 +64,32 @@ class Processes:
         self._listener = listener
         self._drain_seconds = drain_seconds
         self._ending = False
+        self._writing: int | None = None
 
     def run(self) -> int:
         """Run them until a signal comes; returns the exit code."""
         before = {number: signal.signal(number, self._end) for number in ENDING}
         folder = tempfile.mkdtemp(prefix="velesio-gateway-")
-        reading, writing = os.pipe()
+        reading, self._writing = os.pipe()
         try:
             return self._keep(folder, reading)
         finally:
-            os.close(writing)
+            self._let_go()
             os.close(reading)
             shutil.rmtree(folder, ignore_errors=True)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _end(self, *_: object) -> None:
+        """Begin to end; the second time have them end at once."""
+        if self._ending:
+            self._let_go()
         self._ending = True
+
+    def _let_go(self) -> None:
+        if self._writing is not None:
+            os.close(self._writing)
+            self._writing = None
 
     def _keep(self, folder: str, life: int) -> int:
         while not self._ending:

@@ -123,14 +123,16 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; the second time at once.
 
-        (uvicorn would send itself the signal again at its end.)
+        Not so one of several processes: who signals them all (a terminal, systemd) signals the one that started them,
+        too, which passes the signal on. (uvicorn would send itself the signal again at its end.)
         """
         del sig, frame
-        self.force_exit = self.should_exit
+        self.force_exit = self.should_exit and self._life is None
         self.should_exit = True
 
     def _end_of_life(self, life: int) -> None:
         asyncio.get_running_loop().remove_reader(life)  # nothing is ever written there: it has come to its end
+        self.force_exit = self.should_exit
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 
 from tests.integration.gateway.test_native import COMPLETION, events, submitted
 from tests.support.environment import base_environment
-from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis
+from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis, received
 from tests.support.processes import is_there
 from tests.support.servers import free_port, wait_until
 
@@ -126,6 +127,8 @@ def test_sigterm_cuts_off_what_does_not_end_in_time(tmp_path: Path, redis_url: s
         assert gateway.stop() == 0
         assert 0.4 < time.monotonic() - begun < 20
         assert gateway.lines("requests_cut_off")[0]["requests"] == 1
+        assert b'"code":"stopped"' in received(connection)
+        assert "Traceback" not in gateway.text()
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, redis_url: str) -> None:
@@ -210,6 +213,47 @@ def test_several_processes_share_a_port_and_one_that_is_lost_is_replaced(tmp_pat
         children = gateway.children()
         assert gateway.stop() == 0
         assert not any(map(is_there, children))
+
+
+@pytest.mark.parametrize("more", [["SIGTERM"], ["SIGTERM", "SIGTERM"]], ids=len)
+def test_processes_that_are_all_signalled_let_requests_end_unless_it_is_meant(
+    tmp_path: Path, redis_url: str, more: list[str]
+) -> None:
+    settings = {"BODY_SECONDS": "600", "DRAIN_SECONDS": "600"}
+    with GatewayProcess(tmp_path, redis_url, "--processes", "2", **settings) as gateway:
+        gateway.wait_for("gateway_ready", 2)
+        with gateway.connect() as connection:
+            connection.sendall(b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{")
+            busy = wait_for_its_process(gateway, connection)
+            assert gateway.process is not None
+            for process in gateway.children():  # as systemd does
+                process.terminate()
+            gateway.process.send_signal(signal.SIGTERM)
+            gateway.wait_for("gateway_stopping", 2)
+            assert is_there(busy)
+            for name in more[1:]:
+                gateway.process.send_signal(signal.Signals[name])
+            if more[1:]:
+                assert received(connection).startswith(b"HTTP/1.1 503 ")
+            else:
+                connection.sendall(b"}")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+            assert gateway.process.wait(30) == 0
+
+
+def wait_for_its_process(gateway: GatewayProcess, connection: socket.socket) -> psutil.Process:
+    """Wait until one of the processes has taken a connection; returns it."""
+    port = connection.getsockname()[1]
+
+    def takers() -> list[psutil.Process]:
+        return [
+            child
+            for child in gateway.children()
+            if any(one.raddr and one.raddr[1] == port for one in child.net_connections("tcp4"))
+        ]
+
+    wait_until(takers, "it is taken")
+    return takers()[0]
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path, redis_url: str) -> None:

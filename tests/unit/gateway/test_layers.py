@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -59,7 +60,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     ]
     rooms = [Room(dialect(other, other_body), other_body, "/v1/"), Room(dialect(own, error_body), error_body)]
     app = Identify(Rooms(rooms), tokens=Tokens(()), limits=RateLimits(None, None))
-    guarded = Guard(Bodies(app, most=10, seconds=5), own_names_only=True)
+    guarded = Guard(Bodies(app, most=10, seconds=5), own_names_only=True, ending=asyncio.Event())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(guarded), base_url="http://localhost") as client:
         yield client
 
