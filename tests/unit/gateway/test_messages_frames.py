@@ -23,6 +23,7 @@ from tests.support.chat_entries import (
     started,
     token,
 )
+from velesio_worker.client import QueueDepths
 from velesio_worker.gateway.anthropic.errors import error_body
 from velesio_worker.gateway.anthropic.frames import MessageFrames, message_of
 from velesio_worker.gateway.anthropic.models import model_body, models_body
@@ -31,7 +32,8 @@ from velesio_worker.gateway.jobs import Fleet, Model
 from velesio_worker.wire.events import StreamEvent
 
 EVENTS: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-FLEET = Fleet((), None, (Model("tiny", "text", default=True), Model("sd15", "image"), Model("large", "text")))
+WAITING = QueueDepths({}, 0, 0, {}, {}, 0)
+FLEET = Fleet((), WAITING, (Model("tiny", "text", default=True), Model("sd15", "image"), Model("large", "text")))
 
 
 def streamed(*events: StreamEvent) -> list[dict[str, Any]]:
@@ -49,7 +51,14 @@ def test_a_text_is_told_from_its_beginning_to_its_end() -> None:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": {
+            "cache_creation": None,
+            "inference_geo": None,
+            "output_tokens_details": None,
+            "server_tool_use": None,
+            "service_tier": None,
             "input_tokens": 0,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
@@ -58,7 +67,7 @@ def test_a_text_is_told_from_its_beginning_to_its_end() -> None:
     }
     assert found == [
         {"type": "message_start"},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "", "citations": None}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
         {"type": "content_block_stop", "index": 0},
         {
@@ -99,8 +108,8 @@ def test_calls_follow_one_another_each_in_a_block_of_its_own() -> None:
         done("tool_calls"),
     )
     assert [event["content_block"] for event in found if event["type"] == "content_block_start"] == [
-        {"type": "tool_use", "id": "c0", "name": "ls", "input": {}},
-        {"type": "tool_use", "id": "c1", "name": "cat", "input": {}},
+        {"type": "tool_use", "id": "c0", "name": "ls", "input": {}, "caller": {"type": "direct"}},
+        {"type": "tool_use", "id": "c1", "name": "cat", "input": {}, "caller": {"type": "direct"}},
     ]
     assert "".join(event["delta"]["partial_json"] for event in found[2:4]) == '{"a":1}'
     assert found[-2]["delta"]["stop_reason"] == "tool_use"
@@ -193,8 +202,8 @@ def test_the_models_that_write_text_are_listed_in_anthropics_form() -> None:
     assert [model["id"] for model in page["data"]] == ["tiny", "large"]
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("tiny", "large", False)
     assert model_body(FLEET, "large") == page["data"][1]
-    assert models_body(Fleet((), None, ()))["data"] == []
-    for fleet in (FLEET, Fleet((), None, ())):
+    assert models_body(Fleet((), WAITING, ()))["data"] == []
+    for fleet in (FLEET, Fleet((), WAITING, ())):
         with pytest.raises(ApiError) as caught:
             model_body(fleet, "sd15")
         assert caught.value.status == 404

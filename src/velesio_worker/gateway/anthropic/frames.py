@@ -11,6 +11,10 @@ from velesio_worker.gateway.pieces import PartFrames, Piece, cached, count, fram
 from velesio_worker.wire.fields import json_object
 
 _REASONS: Final = {"length": "max_tokens", "tool_calls": "tool_use"}
+_UNKNOWN: Final = dict.fromkeys(
+    ("cache_creation", "inference_geo", "output_tokens_details", "server_tool_use", "service_tier")
+)
+"""What a message's usage has beside the counts, and what means nothing here."""
 
 
 def message_of(model: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +29,12 @@ def message_of(model: str, result: dict[str, Any]) -> dict[str, Any]:
     """
     blocks = [_block(piece) for piece in pieces_of_result(result)]
     called = any(block["type"] == "tool_use" for block in blocks)
-    return {**_message(model), "content": blocks, "stop_reason": _reason(result, called), "usage": _usage(result)}
+    return {
+        **_message(model),
+        "content": blocks,
+        "stop_reason": _reason(result, called),
+        "usage": {**_usage(result), **_UNKNOWN},
+    }
 
 
 class MessageFrames(PartFrames):
@@ -81,7 +90,9 @@ def _message(model: str) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": _usage({}),
+        "stop_details": None,
+        "container": None,
+        "usage": {**_usage({}), **_UNKNOWN},
     }
 
 
@@ -90,10 +101,10 @@ def _begun(piece: Piece) -> dict[str, Any]:
         case "reasoning":
             return {"type": "thinking", "thinking": "", "signature": ""}
         case "text":
-            return {"type": "text", "text": ""}
+            return {"type": "text", "text": "", "citations": None}
         case "call":
             call_id = piece.id or f"toolu_{secrets.token_hex(12)}"
-            return {"type": "tool_use", "id": call_id, "name": piece.name, "input": {}}
+            return {"type": "tool_use", "id": call_id, "name": piece.name, "input": {}, "caller": {"type": "direct"}}
 
 
 def _block(piece: Piece) -> dict[str, Any]:
