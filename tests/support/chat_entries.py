@@ -91,6 +91,14 @@ def cut_at(places: Iterable[int]) -> Any:
     return cut
 
 
+def deep(levels: int = 400) -> dict[str, Any]:
+    """What can be read, and not be written again."""
+    inner: dict[str, Any] = {}
+    for _ in range(levels):
+        inner = {"a": inner}
+    return inner
+
+
 def sse(raw: bytes) -> list[dict[str, Any]]:
     """Return the data of server-sent events, each of which names its type as its event."""
     found: list[dict[str, Any]] = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+import orjson
+
 from velesio_worker.gateway.errors import ApiError
 
 Part = dict[str, Any]
@@ -149,6 +151,18 @@ def givens(value: object, path: str) -> list[Given]:
     if not isinstance(value, list):
         raise wrong(path, "a list of objects is wanted")
     return [Given(one, f"{path}.{n}") for n, one in enumerate(cast("list[Any]", value))]
+
+
+def json_of(value: object, path: str) -> str:
+    """Write a field of a request as JSON.
+
+    Raises:
+        ApiError: it is nested deeper than can be written.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise wrong(path, "it is nested too deeply") from None
 
 
 def wrong(path: str, what: str) -> ApiError:

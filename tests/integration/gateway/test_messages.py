@@ -122,6 +122,13 @@ def test_tokens_are_counted_by_a_worker(place: Place, beta: Any) -> None:
     assert set(data) == {"model", "messages", "tools"}
 
 
+def test_a_count_that_somebody_cancelled_is_no_number(place: Place) -> None:
+    place.says([StreamEvent("1-0", "done", {"finish_reason": "cancelled"})])
+    place.jobs.results[0] = {"finish_reason": "cancelled"}
+    answer = httpx.post(f"{place.url}/v1/messages/count_tokens", json={"model": "tiny", "messages": HI})
+    assert answer.status_code == 499
+
+
 def test_an_error_before_the_first_word_is_a_status(place: Place) -> None:
     place.says([started(), failed(1, "context_exceeded", "The prompt has 600 tokens, and 512 fit.")])
     with (

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.support.chat_entries import deep
 from velesio_worker.gateway.anthropic.request import CountRequest, MessagesRequest, count_of, job_of
 from velesio_worker.gateway.errors import ApiError, invalid
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
@@ -215,6 +216,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages.0.content.0.tool_use_id"),
     (
         {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": 7}]}]},
+        "messages.0.content.0.input",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": deep()}]}]},
         "messages.0.content.0.input",
     ),
     ({"system": 7}, "system"),

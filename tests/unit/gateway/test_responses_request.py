@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.support.chat_entries import deep
 from velesio_worker.gateway.errors import ApiError, invalid
 from velesio_worker.gateway.responses.request import ResponsesRequest, job_of
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
@@ -239,6 +240,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "function"}]}, "tools.0.name"),
     ({"tools": [7]}, "tools.0"),
     ({"tool_choice": 7}, "tool_choice"),
+    ({"tool_choice": deep()}, "tool_choice"),
+    ({"metadata": deep()}, "metadata"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.name"),
     ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import orjson
-
-from velesio_worker.gateway.conversation import Conversation, Given, Part, picture_part, text_part, wrong
+from velesio_worker.gateway.conversation import Conversation, Given, Part, json_of, picture_part, text_part, wrong
 
 
 def add_turn(chat: Conversation, role: str, message: Given) -> None:
@@ -43,7 +41,7 @@ def _add_said(chat: Conversation, block: Given) -> None:
             chat.assistant(reasoning=block.text("thinking"))
         case "tool_use":
             given = block.object("input")
-            arguments = orjson.dumps(given.fields if given else {}).decode()
+            arguments = json_of(given.fields if given else {}, f"{block.path}.input")
             chat.call(block.text("id", needed=True), block.text("name", needed=True), arguments)
         case "":
             raise wrong(f"{block.path}.type", "the block's type is wanted, as text or tool_use")

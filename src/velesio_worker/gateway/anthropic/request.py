@@ -23,7 +23,7 @@ def _text_or_blocks(value: object) -> object:
     return cast("object", value)
 
 
-Blocks = Annotated[Any, AfterValidator(_text_or_blocks), Field(json_schema_extra={"type": ["string", "array"]})]
+Blocks = Annotated[Any, AfterValidator(_text_or_blocks), Field(json_schema_extra={"type": ["string", "array", "null"]})]
 
 
 class Message(_Body):

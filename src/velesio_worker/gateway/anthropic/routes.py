@@ -17,6 +17,7 @@ from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.chosen import chosen
 from velesio_worker.gateway.live import LiveResponse, answer, dialect
 from velesio_worker.gateway.openapi import Operation
+from velesio_worker.gateway.pieces import cancelled
 from velesio_worker.gateway.state import State
 
 __all__ = ["OPERATIONS", "error_body", "model_body", "models_body", "routes"]
@@ -47,6 +48,8 @@ def routes(state: State) -> list[Route]:
         body = await body_of(request, CountRequest)
         data = count_of(body) | {"model": chosen(await state.jobs.fleet(), body.model)}
         result = await answer(request, state.jobs, caller, "count_tokens", data)
+        if "tokens" not in result:
+            raise cancelled()
         return Response(orjson.dumps({"input_tokens": result["tokens"]}), media_type="application/json")
 
     return dialect(

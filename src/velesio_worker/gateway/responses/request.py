@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from velesio_worker.gateway.conversation import Conversation, Given, givens, wrong
+from velesio_worker.gateway.conversation import Conversation, Given, givens, json_of, wrong
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.responses.items import add_item
 
@@ -50,7 +50,9 @@ class ResponsesRequest(_Body):
     input: Annotated[Any, AfterValidator(_text_or_items), Field(json_schema_extra={"type": ["string", "array"]})]
     instructions: str | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Annotated[Any, AfterValidator(_choice), Field(json_schema_extra={"type": ["string", "object"]})] = None
+    tool_choice: Annotated[
+        Any, AfterValidator(_choice), Field(json_schema_extra={"type": ["string", "object", "null"]})
+    ] = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
@@ -97,6 +99,8 @@ def job_of(body: ResponsesRequest) -> dict[str, Any]:
     if body.background:
         told = "background: answers are not kept: leave it out, or use POST /jobs."
         raise ApiError(400, "unsupported_parameter", told, param="background")
+    for name in ("metadata", "tool_choice"):  # which the answer repeats
+        json_of(getattr(body, name), name)
     tools, choice = _tools(body)
     asked: dict[str, Any] = {
         "model": body.model,
