@@ -14,7 +14,7 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
-from tests.support.gateway_rooms import Front, served, wait_until
+from tests.support.gateway_agents import Front, served, wait_until
 from tests.support.places import SETTINGS
 from tests.support.processes import WorkerProcess
 from tests.support.servers import RedisServer

@@ -16,7 +16,7 @@ from anthropic import Anthropic
 
 from tests.doubles.fleet import JobsDouble, failed
 from tests.support.chat_entries import chat_result, cut_at, entries_of, started, token
-from tests.support.gateway_rooms import Front, served, wait_until
+from tests.support.gateway_agents import Front, served, wait_until
 from velesio_worker.client import QueueDepths
 from velesio_worker.gateway.anthropic.routes import routes
 from velesio_worker.gateway.errors import ApiError

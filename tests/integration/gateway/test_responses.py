@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from tests.doubles.fleet import JobsDouble, failed
 from tests.support.chat_entries import chat_result, cut_at, entries_of, started, token
-from tests.support.gateway_rooms import Front, served, wait_until
+from tests.support.gateway_agents import Front, served, wait_until
 from velesio_worker.client import QueueDepths
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import Fleet, Model
