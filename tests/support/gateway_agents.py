@@ -1,57 +1,68 @@
-"""A gateway's rooms over HTTP within a test, on a real queue."""
+"""The routes of a dialect over HTTP, without the rest of the gateway."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import anyio
-import httpx
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
-from velesio_worker.client import Client
+from tests.doubles.fleet import CALLER
+from tests.support.ports import free_port
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.jobs import Jobs
-from velesio_worker.wire.events import StreamEvent
 
 
-class Followed:
-    """Follows streams one by one, with a connection for each."""
+@dataclass(frozen=True)
+class Front:
+    """What routes need of a gateway: jobs, or a double of them."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def watch(self, job_id: str, after: str = "0-0") -> AsyncGenerator[Sequence[StreamEvent], None]:
-        async for event in self._client.events(job_id, after):
-            yield [event]
-
-
-@dataclass
-class Rooms:
-    """What routes need of the gateway: a caller is whom the header ``x-api-key`` names."""
-
-    jobs: Jobs
+    jobs: Any
+    caller: Caller = CALLER
 
     def caller_of(self, request: Request) -> Caller:
-        """Return who sent a request."""
-        name = request.headers.get("x-api-key")
-        return Caller(name, (name or "").encode())
+        assert request.url.path
+        return self.caller
 
 
-@asynccontextmanager
-async def room(
-    redis_url: str, routes: Callable[[Rooms], list[Route]], kind: str
-) -> AsyncGenerator[httpx.AsyncClient, None]:
-    """Have a room of the gateway open while the block runs; it begins once a worker lives for jobs of ``kind``."""
-    async with Client(redis_url) as client:
-        jobs = Jobs(client, Followed(client), max_queue=100, new_id=lambda _: uuid.uuid4().hex)
-        with anyio.fail_after(100):
-            while not any(kind in worker.kinds for worker in await client.workers()):
-                await anyio.sleep(0.02)
-        transport = httpx.ASGITransport(Starlette(routes=list(routes(Rooms(jobs)))))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=120) as http:
-            yield http
+@contextmanager
+def served(routes: Sequence[Route], *used: AbstractAsyncContextManager[Any], limit: float = 30) -> Generator[str]:
+    """Serve routes in a thread of their own; yields their address. What they use is ended with them."""
+
+    @asynccontextmanager
+    async def alive(_: Starlette) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            for one in used:
+                await stack.enter_async_context(one)
+            yield
+
+    port = free_port()
+    app = Starlette(routes=routes, lifespan=alive)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", loop="asyncio")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + limit
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < deadline, "the routes were not served in time"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(limit)
+
+
+def wait_until(condition: Any, what: str, limit: float = 20) -> None:
+    """Wait until a condition holds that another thread brings about."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} took more than {limit} s"
+        time.sleep(0.01)
