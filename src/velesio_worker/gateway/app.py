@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Event
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import orjson
@@ -18,30 +18,45 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from velesio_worker.client.fanout import Hub
 from velesio_worker.gateway import native_routes
+from velesio_worker.gateway.anthropic import routes as anthropic
 from velesio_worker.gateway.app_state import STATE, Gateway
 from velesio_worker.gateway.ids import new_job_id
 from velesio_worker.gateway.jobs import Jobs
 from velesio_worker.gateway.limits import RateLimits
 from velesio_worker.gateway.metrics import FanOutFigures
 from velesio_worker.gateway.middleware import Bodies, Guard, Identify, error_body
+from velesio_worker.gateway.openai import routes as openai
 from velesio_worker.gateway.openapi import Operation, document
 from velesio_worker.gateway.queue_client import QueueClient
+from velesio_worker.gateway.responses import routes as responses
 from velesio_worker.gateway.routing import Room, Rooms
+from velesio_worker.gateway.sdapi import routes as sdapi
 from velesio_worker.gateway.settings import GatewaySettings, origins_of
+from velesio_worker.gateway.text import routes as text
 from velesio_worker.gateway.tokens import Tokens, read_tokens
 
 _EXPOSED = ("location", "retry-after", "x-request-id")
 
 
+_DIALECTS: Final = (
+    (openai, "/v1"),
+    (responses, "/v1/responses"),
+    (anthropic, "/v1/messages"),
+    (sdapi, "/sdapi/v1"),
+    (text, "/completion"),
+)
+"""The dialects, each with the path below which what there is not is told in its form."""
+
+
 def rooms_of(gateway: Gateway) -> list[Room]:
     """Return the rooms, the gateway's own last: what is nobody's is told in its form."""
-    del gateway  # those of the other dialects are made for it
-    return [Room(native_routes.routes(), error_body)]
+    dialects = [Room(room.routes(gateway), room.error_body, prefix) for room, prefix in _DIALECTS]
+    return [*dialects, Room(native_routes.routes(), error_body)]
 
 
 def operations() -> Sequence[Operation]:
     """Return what all rooms offer, for ``/openapi.json``."""
-    return [*native_routes.OPERATIONS]
+    return [operation for room, _ in _DIALECTS for operation in room.OPERATIONS] + [*native_routes.OPERATIONS]
 
 
 def build(settings: GatewaySettings) -> Application:

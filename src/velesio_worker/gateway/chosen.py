@@ -28,6 +28,8 @@ def chosen(fleet: Fleet, asked: str, kind: str = "text") -> str:
         return asked
     if (bare := asked.removesuffix(_SUFFIX)) in names:
         return bare
+    if fleet.has_more(kind):  # perhaps one of those that are not listed
+        return asked
     shown = asked if len(asked) <= _LONGEST else f"{asked[:_LONGEST]}…"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     told = f"The model {shown!r} does not exist; there are: {', '.join(names[:_SHOWN])}{more}."

@@ -65,6 +65,10 @@ class Fleet:
     depths: QueueDepths
     models: tuple[Model, ...]
 
+    def has_more(self, kind: str) -> bool:
+        """Whether there are models of a kind that are not listed: there are too many."""
+        return any(engine.more for worker in self.workers for of, engine in worker.engines.items() if of == kind)
+
     def model(self, name: str, kind: str) -> Model | None:
         """Return the model of this name."""
         return next((model for model in self.models if model.name == name and model.kind == kind), None)

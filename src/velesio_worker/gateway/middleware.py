@@ -19,7 +19,7 @@ from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError
 from velesio_worker.gateway.limits import RateLimits
 from velesio_worker.gateway.seen import Seen, begin, seen_of
-from velesio_worker.gateway.tokens import Token, Tokens
+from velesio_worker.gateway.tokens import Token, Tokens, token_in_basic
 
 QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked again and again by programs: their lines are for ``LOG_LEVEL=debug``."""
@@ -258,8 +258,9 @@ class Identify:
         return Caller(token.name, token.key, session or None, traceparent)
 
     def _token(self, headers: Headers) -> Token:
-        scheme, _, shown = headers.get("authorization", "").partition(" ")
-        bearer = shown.strip() if scheme.lower() == "bearer" else ""
+        shown = headers.get("authorization", "")
+        scheme, _, rest = shown.partition(" ")
+        bearer = rest.strip() if scheme.lower() == "bearer" else token_in_basic(shown)
         for candidate in filter(None, (bearer, headers.get("x-api-key", "").strip())):
             if token := self._tokens.find(candidate):
                 return token

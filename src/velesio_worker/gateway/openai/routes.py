@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from velesio_worker.gateway.anthropic import models as anthropic
 from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.chosen import chosen
@@ -141,12 +142,19 @@ class _OpenAI:
     async def models(self, request: Request) -> Response:
         """List the models."""
         self._state.caller_of(request)
-        return _json(model_list(await self._jobs.fleet()))
+        fleet = await self._jobs.fleet()
+        return _json(anthropic.models_body(fleet) if _is_anthropics(request) else model_list(fleet))
 
     async def model(self, request: Request) -> Response:
         """Describe a model."""
         self._state.caller_of(request)
-        return _json(model_entry(await self._jobs.fleet(), request.path_params["id"]))
+        fleet, name = await self._jobs.fleet(), request.path_params["id"]
+        return _json(anthropic.model_body(fleet, name) if _is_anthropics(request) else model_entry(fleet, name))
+
+
+def _is_anthropics(request: Request) -> bool:
+    """Whether Anthropic's form is wanted: that API has the same path."""
+    return "anthropic-version" in request.headers
 
 
 def _default(fleet: Fleet, kind: str) -> str:

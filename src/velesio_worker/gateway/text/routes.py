@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import ApiError
-from velesio_worker.gateway.jobs import Fleet, Jobs
+from velesio_worker.gateway.chosen import chosen
+from velesio_worker.gateway.jobs import Jobs
 from velesio_worker.gateway.live import LiveResponse, Part, answer, answers, dialect
 from velesio_worker.gateway.openapi import Operation
 from velesio_worker.gateway.text.answers import CompletionFrames, completion_answer, error_body
@@ -109,22 +109,7 @@ class _Thin:
 
     async def _check_model(self, body: TextRequest) -> None:
         if body.model is not None:
-            check_model(await self._jobs.fleet(), body.model)
-
-
-def check_model(fleet: Fleet, name: str) -> None:
-    """Check the name of a text model that a body gives.
-
-    Raises:
-        ApiError: there is none of that name (404, with those there are).
-    """
-    names = [model.name for model in fleet.models if model.kind == _TEXT]
-    if not names or name in names or name.removesuffix(".gguf") in names:
-        return
-    there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    raise ApiError(
-        404, "model_not_found", f"The model {name[:100]!r} does not exist; there are: {there}.", param="model"
-    )
+            chosen(await self._jobs.fleet(), body.model)
 
 
 def _as_it_is(result: dict[str, Any]) -> object:
