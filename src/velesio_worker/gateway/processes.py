@@ -34,6 +34,9 @@ _LONGEST_PAUSE: Final = 10.0
 _EXTRA_SECONDS: Final = 20.0
 """What a process may take beyond ``DRAIN_SECONDS`` before it is killed."""
 
+_IN_ORDER: Final = frozenset({0, -signal.SIGTERM})
+"""How one ends that was told to; one that had only just begun has no better way."""
+
 _USAGE: Final = 2
 _FAILED: Final = 1
 
@@ -135,7 +138,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
                 ended = process.wait()
-            code = code or (_FAILED if ended else 0)
+            code = code or (0 if ended in _IN_ORDER else _FAILED)
         return code
 
 
