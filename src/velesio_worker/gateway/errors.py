@@ -72,12 +72,12 @@ class ApiError(Exception):
             self.headers["retry-after"] = str(retry_after)
 
 
-def api_error(error: JobError) -> ApiError:
-    """Return the error of a job that failed."""
+def api_error(error: JobError, *, data: str = "") -> ApiError:
+    """Return the error of a job that failed; ``data`` is what stands before its parameters in the request's body."""
     status, code = _MEANING.get(error.code, (500, "internal_error"))
     message, param = str(error), None
     if error.code == BadJobError.code and (field := _FIELD.match(message)):
-        message, param = message.removeprefix("data."), field[1]
+        message, param = data + message.removeprefix("data."), data + field[1]
     return ApiError(status, code, message, param=param, retry_after=RETRY_SECONDS if status == 503 else None)  # noqa: PLR2004
 
 

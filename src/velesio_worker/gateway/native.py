@@ -83,7 +83,7 @@ async def _check(asked: Submission, most: int) -> None:
     try:
         await run_sync(check) if size > _BESIDE else check()
     except RefusedJobError as refused:
-        raise api_error(refused.error) from None
+        raise api_error(refused.error, data="data.") from None
     except (UnusablePayloadError, TypeError, RecursionError) as error:
         raise ApiError(400, "invalid_request", f"data: {error}", param="data") from None
 

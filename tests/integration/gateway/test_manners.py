@@ -143,8 +143,13 @@ def test_a_body_without_end_that_nobody_wants_is_cut_off(gateway: GatewayProcess
         ("application/json", b'{"type": 1}', 400, "type"),
         ("application/json", b'{"type": "nope"}', 400, None),
         ("application/json", b'{"type": "completion", "data": []}', 400, "data"),
-        ("application/json", b'{"type": "completion", "data": {}}', 400, None),
-        ("application/json", b'{"type": "completion", "data": {"prompt": "a", "temperature": "b"}}', 400, None),
+        ("application/json", b'{"type": "completion", "data": {}}', 400, "data.prompt"),
+        (
+            "application/json",
+            b'{"type": "completion", "data": {"prompt": "a", "temperature": "b"}}',
+            400,
+            "data.temperature",
+        ),
         ("application/json", b'{"type": "completion", "data": {"prompt": "a"}, "timeout": -1}', 400, None),
         (
             "application/json",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
@@ -11,9 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from velesio_worker.gateway.bodies import body_of
-from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError
-from velesio_worker.gateway.jobs import Jobs
 from velesio_worker.gateway.live import dialect
 from velesio_worker.gateway.openapi import Operation
 from velesio_worker.gateway.sdapi import catalogue
@@ -24,6 +22,7 @@ from velesio_worker.gateway.sdapi.making import make, stop
 from velesio_worker.gateway.sdapi.options import OptionsRequest, check_unchanged, options
 from velesio_worker.gateway.sdapi.progress import RunningImages, progress_answer, shown
 from velesio_worker.gateway.sdapi.translation import job_of
+from velesio_worker.gateway.state import State
 
 __all__ = ["OPERATIONS", "error_body", "routes"]
 
@@ -54,19 +53,6 @@ _LISTINGS: Final[dict[str, _Listing]] = {
     "upscalers": catalogue.upscalers,
     "latent-upscale-modes": catalogue.latent_upscale_modes,
 }
-
-
-class State(Protocol):
-    """What the routes need of the gateway."""
-
-    @property
-    def jobs(self) -> Jobs:
-        """Where jobs go."""
-        ...
-
-    def caller_of(self, request: Request) -> Caller:
-        """Return who sent a request. Raises ApiError (401)."""
-        ...
 
 
 def routes(state: State) -> list[Route]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -11,11 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from velesio_worker.gateway.bodies import body_of
-from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.chosen import chosen
-from velesio_worker.gateway.jobs import Jobs
 from velesio_worker.gateway.live import LiveResponse, Part, answer, answers, dialect
 from velesio_worker.gateway.openapi import Operation
+from velesio_worker.gateway.state import State
 from velesio_worker.gateway.text.answers import CompletionFrames, completion_answer, error_body
 from velesio_worker.gateway.text.props import props
 from velesio_worker.gateway.text.requests import (
@@ -42,19 +41,6 @@ OPERATIONS: Final = (
     Operation(COUNT, "POST", TemplateRequest, "Count the tokens of a chat's prompt"),
     Operation("/props", "GET", None, "Tell the model, its context and the slots of all text workers"),
 )
-
-
-class State(Protocol):
-    """What the routes need of the gateway."""
-
-    @property
-    def jobs(self) -> Jobs:
-        """Where jobs go."""
-        ...
-
-    def caller_of(self, request: Request) -> Caller:
-        """Return who sent a request. Raises ApiError (401)."""
-        ...
 
 
 def routes(state: State) -> list[Route]:

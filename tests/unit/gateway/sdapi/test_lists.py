@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from velesio_worker.gateway.errors import ApiError
-from velesio_worker.gateway.sdapi.auth import token_in_basic
 from velesio_worker.gateway.sdapi.catalogue import (
     latent_upscale_modes,
     samplers,
@@ -18,6 +17,7 @@ from velesio_worker.gateway.sdapi.catalogue import (
     vaes,
 )
 from velesio_worker.gateway.sdapi.options import check_unchanged, options
+from velesio_worker.gateway.tokens import token_in_basic
 
 INFO: dict[str, Any] = {
     "samplers": ["Euler", "Euler a"],

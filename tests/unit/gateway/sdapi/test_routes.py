@@ -95,7 +95,7 @@ async def test_what_the_worker_refuses_is_told_in_its_words() -> None:
     jobs = JobsInMemory({"txt2img": BadJobError("data.steps: 1 or more (got 0)")})
     async with client_of(jobs) as client:
         answer = await client.post("/txt2img", json={"steps": 0})
-    assert (answer.status_code, answer.json()["detail"]) == (400, "data.steps: 1 or more (got 0)")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "steps: 1 or more (got 0)")
     assert jobs.cancelled == []
 
 
