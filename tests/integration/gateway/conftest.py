@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.gateway import ALICE, BOB, GatewayProcess, WorkerInRedis
+from tests.support.gateway import ALICE, BOB, GatewayProcess, WorkerInRedis, nothing_waits
 from tests.support.servers import RedisServer, wait_until
 
 
@@ -40,11 +40,6 @@ def alice(gateway: GatewayProcess, worker: WorkerInRedis) -> Iterator[httpx.Clie
     with gateway.client(ALICE) as client:
         wait_until(lambda: nothing_waits(client), "the gateway has noticed that the queue is empty")
         yield client
-
-
-def nothing_waits(client: httpx.Client) -> bool:
-    """Whether the gateway knows that the jobs of the test before are gone: what it knows is up to a second old."""
-    return not any(one["jobs"] for one in client.get("/queue/status").json()["waiting"].values())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.gateway import QUEUE, GatewayProcess, WorkerInRedis
+from tests.support.gateway import QUEUE, GatewayProcess, WorkerInRedis, nothing_waits
 from tests.support.servers import wait_until
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.ids import new_job_id
@@ -265,6 +265,8 @@ def test_without_a_worker_for_its_kind_no_job_is_taken(alice: httpx.Client, plai
     wait_until(lambda: alice.post("/jobs", json=COMPLETION).status_code == 503, "the worker is seen to be another")
     response = alice.post("/jobs", json=COMPLETION)
     assert (response.json()["error"]["code"], response.headers["retry-after"]) == ("no_worker", "5")
+    plain.delete(QUEUE)
+    wait_until(lambda: nothing_waits(alice), "what was taken before is seen to be gone")
     assert alice.post("/jobs", json={"type": "txt2img", "data": {"prompt": "a"}}).status_code == 202
 
 
