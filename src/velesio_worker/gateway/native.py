@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 import orjson
 from anyio.to_thread import run_sync
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -39,7 +39,7 @@ class Submission(BaseModel):
     """A job as a client submits it; the protocol's envelope, whose id is the gateway's to give."""
 
     type: str = Field(description="The type of job, such as chat_completion or txt2img.")
-    data: dict[str, JsonValue] = Field(default_factory=dict, description="The parameters of that type.")
+    data: dict[str, Any] = Field(default_factory=dict, description="The parameters of that type.")
     timeout: float | None = Field(default=None, description="The longest that the job may run, in seconds.")
     expires_at: float | None = Field(default=None, description="Unix time at which a job that waits is given up.")
     max_attempts: int | None = Field(default=None, description="How often the job may be lost with its worker.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from velesio_worker.gateway.anthropic.blocks import add_turn, text_of
+from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.conversation import Conversation, Given, wrong
 
 _BILLING: Final = "x-anthropic-billing-header:"
@@ -65,9 +66,9 @@ class CountRequest(_Body):
     """The body of ``POST /v1/messages/count_tokens``; what is not here is ignored."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: list[Message]
+    messages: ListOf[Message]
     system: Blocks = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -79,7 +80,7 @@ class MessagesRequest(CountRequest):
 
     max_tokens: int
     stream: bool | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: ListOf[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, cast
 
 from pydantic import Field
 
+from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.errors import check_end, refused
 from velesio_worker.gateway.openai.fields import TextBody, passed_on
@@ -21,8 +22,8 @@ _OLD: Final = ("functions", "function_call")
 class ChatBody(TextBody):
     """The body of a chat."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[ListOf[dict[str, Any]], Field(min_length=1)]
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
+from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.openai.errors import refused
 from velesio_worker.wire.parameters import ModelParameters
 
@@ -98,8 +99,8 @@ class TextBody(Body):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    stop: str | list[str] | None = None
-    logit_bias: dict[str, float | bool] | list[Any] | None = None
+    stop: str | ListOf[str] | None = None
+    logit_bias: dict[str, Any] | list[Any] | None = None
     prompt_cache_key: str | None = None
 
     def check_stream(self) -> None:

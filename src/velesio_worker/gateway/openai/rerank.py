@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.fields import Body
@@ -22,7 +23,7 @@ class RerankBody(Body):
 
     model: str | None = None
     query: str
-    documents: Annotated[list[str | Document], Field(min_length=1)]
+    documents: Annotated[ListOf[str | Document], Field(min_length=1)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.conversation import Conversation, Given, givens, json_of, wrong
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.responses.items import add_item
@@ -49,7 +50,7 @@ class ResponsesRequest(_Body):
     model: Annotated[str, Field(min_length=1)]
     input: Annotated[Any, AfterValidator(_text_or_items), Field(json_schema_extra={"type": ["string", "array"]})]
     instructions: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: Annotated[
         Any, AfterValidator(_choice), Field(json_schema_extra={"type": ["string", "object", "null"]})
     ] = None
@@ -60,7 +61,7 @@ class ResponsesRequest(_Body):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = None
-    include: list[str] | None = None
+    include: ListOf[str] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
     prompt_cache_key: str | None = None

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from velesio_worker.gateway.bodies import ListOf
+
 _Settings = dict[str, Any]
 
 
@@ -23,7 +25,7 @@ class ImageRequest(BaseModel):
 
     prompt: str = ""
     negative_prompt: str = ""
-    styles: list[str] | None = None
+    styles: ListOf[str] | None = None
     seed: int = -1
     subseed: int = -1
     subseed_strength: float = 0
@@ -98,7 +100,7 @@ class Img2ImgRequest(ImageRequest):
         include_init_images: whether ``parameters`` of the answer repeats them.
     """
 
-    init_images: list[str] = Field(default_factory=list[str])
+    init_images: ListOf[str] = Field(default_factory=list[str])
     resize_mode: int = 0
     image_cfg_scale: float | None = None
     mask: str | None = None

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.wire.parameters import (
     REFUSED,
     DetokenizeParameters,
@@ -75,7 +76,7 @@ class CompletionRequest(TextRequest):
     min_p: float | None = None
     repeat_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | ListOf[str] | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     n_probs: int | None = None
@@ -115,7 +116,7 @@ class TokenizeRequest(TextRequest):
 class DetokenizeRequest(TextRequest):
     """The body of ``POST /detokenize``."""
 
-    tokens: list[int] = Field(default_factory=list[int])
+    tokens: ListOf[int] = Field(default_factory=list[int])
 
     def part(self) -> tuple[str, dict[str, Any]]:
         """Return the job, by type and data."""
@@ -128,8 +129,8 @@ class TemplateRequest(TextRequest):
     All that a chat completion has may stand beside these; what the prompt is not made of is left out.
     """
 
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
+    messages: ListOf[dict[str, Any]]
+    tools: ListOf[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
