@@ -7,6 +7,7 @@ connection. A timer and two numbers a connection bound both.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final, cast
 
@@ -19,6 +20,10 @@ from velesio_worker.gateway.seen import WHEN_LOST
 MOST_HEAD_BYTES: Final = 64 * 1024
 _STALL_SECONDS: Final = 60.0
 """So long a client may take nothing of an answer that waits for it."""
+
+_MOST_AHEAD: Final = 32
+"""So many requests may wait behind the one that is answered while the connection is still read: who stopped reading
+would not see that the client is gone."""
 
 
 class Connection(HttpToolsProtocol):
@@ -39,6 +44,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Give the client so long for its first head."""
         super().connection_made(transport)
+        self._unanswered: deque[RequestResponseCycle] = deque()
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -46,6 +52,9 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         self._stop_stall()
         super().connection_lost(exc)
+        for cycle in self._unanswered:  # uvicorn tells the newest alone
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._lost = True
         call, self._when_lost = self._when_lost, None
         if call is not None:
@@ -68,7 +77,6 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._when_lost = None
         self.scope["state"][WHEN_LOST] = self.when_lost  # pyright: ignore[reportTypedDictNotRequiredAccess] (it has it)
         self._head_bytes, self._in_head, self._in_message = 0, True, True
         if self._timer is None:
@@ -90,6 +98,9 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         if not self._refused:
             super().on_headers_complete()
+            self._unanswered.append(self.cycle)
+            if 1 < len(self._unanswered) <= _MOST_AHEAD:
+                self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -105,6 +116,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Note that the answer is; the rest of a body that nobody wanted is dropped for a while, then refused."""
+        self._when_lost = None
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._in_message and not self._in_head:
             self._arm()

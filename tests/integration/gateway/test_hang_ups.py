@@ -1,0 +1,76 @@
+"""Clients that leave: each time exactly their own jobs end, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis
+from tests.support.servers import wait_until
+from velesio_worker.queue.keys import cancel_key
+
+CHAT = {"model": "small", "messages": [{"role": "user", "content": "Hi."}]}
+
+
+def request(method: str, path: str, body: Any = None) -> bytes:
+    content = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def viewers(client: httpx.Client) -> float:
+    found = re.search(r"^velesio_gateway_viewers (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def until(connection: socket.socket, wanted: bytes) -> bytes:
+    found = b""
+    while wanted not in found:
+        piece = connection.recv(65536)
+        assert piece, found
+        found += piece
+    return found
+
+
+@pytest.mark.parametrize("behind", [b"", request("GET", "/livez") * 3], ids=["alone", "with requests behind it"])
+@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("moment", ["waiting", "speaking"])
+def test_a_client_that_hangs_up_has_its_job_cancelled(
+    alice: httpx.Client, gateway: GatewayProcess, worker: WorkerInRedis, plain: Any, *, behind: bytes, streams: bool, moment: str
+) -> None:
+    assert alice
+    with gateway.connect() as connection:
+        connection.sendall(request("POST", "/v1/chat/completions", {**CHAT, "stream": streams}) + behind)
+        job = worker.take()
+        if moment == "speaking":
+            worker.begin(job["id"])
+            choice = {"delta": {"content": "Hel"}, "index": 0, "finish_reason": None}
+            worker.write(job["id"], "1-1", "token", {"choices": [choice]})
+            if streams:
+                until(connection, b"Hel")
+    wait_until(lambda: plain.exists(cancel_key(job["id"])), "the job is cancelled", 5)
+
+
+def test_a_viewer_with_requests_behind_its_own_leaves_nothing_behind(
+    alice: httpx.Client, gateway: GatewayProcess, worker: WorkerInRedis
+) -> None:
+    job_id = alice.post("/jobs", json={"type": "completion", "data": {"prompt": "Once", "stream": True}}).json()["id"]
+    worker.begin(job_id)
+    wait_until(lambda: viewers(alice) == 0, "nobody else looks")
+    with gateway.connect() as connection:
+        connection.sendall(request("GET", f"/jobs/{job_id}/events"))
+        until(connection, b"id: 1-0")
+        connection.sendall(request("GET", "/livez") * 3)
+        worker.say(job_id, 1, "a")
+        until(connection, b"id: 1-1")
+        assert viewers(alice) == 1
+    worker.say(job_id, 2, "a")  # what is behind is not read meanwhile, nor is the end: a write finds it
+    worker.say(job_id, 3, "a")
+    wait_until(lambda: viewers(alice) == 0, "it is gone", 5)
