@@ -81,6 +81,13 @@ def api_error(error: JobError, *, data: str = "") -> ApiError:
     return ApiError(status, code, message, param=param, retry_after=RETRY_SECONDS if status == 503 else None)  # noqa: PLR2004
 
 
+def queue_is_away() -> ApiError:
+    """Return the error of what Redis did not answer."""
+    return ApiError(
+        503, "queue_unavailable", "The queue does not answer just now: try again.", retry_after=RETRY_SECONDS
+    )
+
+
 def invalid(error: ValidationError) -> ApiError:
     """Return the error of a body that is not as it has to be: its first mistake, with the field."""
     mistakes = error.errors(include_url=False, include_context=False)

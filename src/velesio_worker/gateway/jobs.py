@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from velesio_worker.client import Client, JobOptions, QueueDepths, WorkerInfo
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError
+from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError, queue_is_away
 from velesio_worker.wire.errors import BadJobError, JobError, job_error
 from velesio_worker.wire.events import ERROR, StreamEvent
 from velesio_worker.wire.jobs import JobType, Kind
@@ -116,7 +116,7 @@ class Jobs:
         except BadJobError as error:
             raise ApiError(400, "invalid_request", str(error)) from None
         except RedisError as error:
-            raise _redis_is_away() from error
+            raise queue_is_away() from error
 
     async def _admit(self, kind: Kind | None) -> None:
         """Refuse a job that would find nobody, or too long a line."""
@@ -184,7 +184,7 @@ class Jobs:
                 self._fleet = _fleet_of(await self._client.workers(), await self._client.queue_depths())
             except RedisError as error:
                 self._looked_at = -math.inf
-                raise _redis_is_away() from error
+                raise queue_is_away() from error
         return self._fleet
 
 
@@ -202,12 +202,6 @@ def _kind(job_type: str, data: Mapping[str, Any]) -> Kind | None:
 def _until_some_are_served(oldest: float) -> int:
     """Return in how many seconds a tenth of the line is served, if it is as fast as it was for its oldest job."""
     return max(1, min(_LONGEST_RETRY, math.ceil(oldest / 10)))
-
-
-def _redis_is_away() -> ApiError:
-    return ApiError(
-        503, "queue_unavailable", "The queue does not answer just now: try again.", retry_after=RETRY_SECONDS
-    )
 
 
 def _fleet_of(workers: tuple[WorkerInfo, ...], depths: QueueDepths) -> Fleet:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import ApiError, api_error
+from velesio_worker.gateway.errors import ApiError, api_error, queue_is_away
 from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
 from velesio_worker.wire.errors import JobError, job_error
 from velesio_worker.wire.events import ERROR, TOKEN, StreamEvent
@@ -80,10 +80,8 @@ def dialect(routes: Iterable[Route], error_body: ErrorBody) -> list[Route]:
 async def _told(handler: Callable[[Request], Awaitable[Response]], error_body: ErrorBody, request: Request) -> Response:
     try:
         return await handler(request)
-    except ApiError as error:
-        return failure(error, error_body)
     except Exception as error:  # noqa: BLE001 (whatever it is, the client gets an answer)
-        return failure(_unforeseen(error), error_body)
+        return failure(_error_of(error), error_body)
 
 
 def _unforeseen(error: Exception) -> ApiError:
@@ -189,6 +187,9 @@ def _error_of(trouble: Exception) -> ApiError:
         return trouble
     if isinstance(trouble, JobError):
         return api_error(trouble)
+    if isinstance(trouble, RedisError):
+        log.warning(f"a request could not be answered: {trouble}", action="queue_unavailable")
+        return queue_is_away()
     return _unforeseen(trouble)
 
 

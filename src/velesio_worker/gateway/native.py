@@ -20,7 +20,7 @@ from velesio_worker.client.standing import Standing, State
 from velesio_worker.gateway.app_state import Gateway, gateway_of
 from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError, api_error
+from velesio_worker.gateway.errors import ApiError, api_error, queue_is_away
 from velesio_worker.gateway.ids import is_own, made_at
 from velesio_worker.gateway.seen import note_job
 from velesio_worker.wire.errors import UnusablePayloadError
@@ -108,7 +108,7 @@ async def standing_of(gateway: Gateway, job_id: str) -> Standing:
     try:
         standing = await gateway.client.standing(job_id)
     except RedisError as error:
-        raise _redis_is_away() from error
+        raise queue_is_away() from error
     if standing.state is State.WAITING and await _is_gone(gateway, job_id):
         raise _no_job()
     return standing
@@ -142,7 +142,7 @@ async def cancel(request: Request) -> Response:
     try:
         await gateway.jobs.cancel(job_id)
     except RedisError as error:
-        raise _redis_is_away() from error
+        raise queue_is_away() from error
     return JSONResponse({"id": job_id, "links": _links(job_id)}, 202)
 
 
@@ -184,12 +184,6 @@ def own_job(request: Request, caller: Caller) -> str:
         raise _no_job()
     note_job(job_id)
     return job_id
-
-
-def _redis_is_away() -> ApiError:
-    return ApiError(
-        503, "queue_unavailable", "The queue does not answer just now: try again.", retry_after=RETRY_SECONDS
-    )
 
 
 def _no_job() -> ApiError:

@@ -43,7 +43,14 @@ def until(connection: socket.socket, wanted: bytes) -> bytes:
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("moment", ["waiting", "speaking"])
 def test_a_client_that_hangs_up_has_its_job_cancelled(
-    alice: httpx.Client, gateway: GatewayProcess, worker: WorkerInRedis, plain: Any, *, behind: bytes, streams: bool, moment: str
+    alice: httpx.Client,
+    gateway: GatewayProcess,
+    worker: WorkerInRedis,
+    plain: Any,
+    *,
+    behind: bytes,
+    streams: bool,
+    moment: str,
 ) -> None:
     assert alice
     with gateway.connect() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,12 +10,15 @@ import anyio
 import anyio.lowlevel
 import orjson
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tests.doubles.fleet import CALLER, JobsDouble, done, failed, start, text
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
-from velesio_worker.gateway.live import LiveResponse, answer, answers
+from velesio_worker.gateway.live import LiveResponse, answer, answers, dialect
 from velesio_worker.wire.events import StreamEvent
 
 pytestmark = pytest.mark.anyio
@@ -207,3 +210,31 @@ async def test_who_hangs_up_before_a_whole_answer_has_it_cancelled() -> None:
         await answer(peer.request, cast("Jobs", jobs), CALLER, *PARTS[0])
     assert caught.value.status == 499
     assert jobs.cancelled == ["job-0"]
+
+
+class Away(JobsDouble):
+    """Jobs whose queue is lost once they are submitted."""
+
+    async def watch(self, job_id: str, after: str = "0-0") -> AsyncGenerator[Sequence[StreamEvent], None]:
+        yield [start()]
+        raise RedisConnectionError("gone")
+
+
+async def test_a_queue_that_is_lost_meanwhile_is_told_as_such() -> None:
+    jobs = Away()
+    with pytest.raises(ApiError) as caught:
+        await answer(Peer().request, cast("Jobs", jobs), CALLER, *PARTS[0])
+    assert (caught.value.status, caught.value.code, caught.value.retry_after) == (503, "queue_unavailable", 5)
+    peer = Peer()
+    await peer.get(jobs)
+    assert (peer.status, peer.headers[b"retry-after"]) == (503, b"5")
+    assert jobs.cancelled == ["job-0", "job-1"]
+
+
+async def test_a_handler_that_finds_the_queue_lost_tells_so() -> None:
+    async def handler(_: Request) -> Response:
+        raise RedisConnectionError("gone")
+
+    [route] = dialect([Route("/", handler)], error_body)
+    response = await route.endpoint(Peer().request)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
