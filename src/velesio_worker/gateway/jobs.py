@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Unpack
 
+import anyio
 from redis.exceptions import RedisError
 
-from velesio_worker.client import Client, JobOptions, QueueDepths, WorkerInfo
+from velesio_worker.client import Client, JobOptions, QueueDepths, Waiting, WorkerInfo
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError, queue_is_away
 from velesio_worker.wire.errors import BadJobError, JobError, job_error
@@ -20,7 +21,13 @@ from velesio_worker.wire.jobs import JobType, Kind
 _FRESH_SECONDS: Final = 1.0
 """How old what is known of the fleet may be."""
 
+_AWAY_SECONDS: Final = 1.0
+"""For so long after Redis did not answer it is not asked again how the fleet is."""
+
 _LONGEST_RETRY: Final = 60
+
+MOST_JOBS: Final = 1024
+"""Into so many jobs one request may fall: each costs a task, and a place in the line."""
 
 UNREAD_SECONDS: Final = 30
 """A job whose client waits for it is cancelled once nobody has read it for so long: its gateway was lost."""
@@ -94,7 +101,9 @@ class Jobs:
         self._max_queue = max_queue
         self._new_id = new_id
         self._fleet: Fleet | None = None
-        self._looked_at = -math.inf
+        self._looked_at = self._failed_at = -math.inf
+        self._looking = anyio.Lock(fast_acquire=True)
+        self._on_their_way = self._landed = 0
 
     async def submit(
         self, caller: Caller, job_type: str, data: Mapping[str, Any], **options: Unpack[JobOptions]
@@ -111,12 +120,17 @@ class Jobs:
             "session": caller.session,
             "traceparent": caller.traceparent,
         }
+        self._on_their_way += 1
         try:
-            return await self._client.submit(job_type, data, job_id=job_id, **{**envelope, **options})
+            await self._client.submit(job_type, data, job_id=job_id, **{**envelope, **options})
+            self._landed += 1
         except BadJobError as error:
             raise ApiError(400, "invalid_request", str(error)) from None
         except RedisError as error:
             raise queue_is_away() from error
+        finally:
+            self._on_their_way -= 1
+        return job_id
 
     async def _admit(self, kind: Kind | None) -> None:
         """Refuse a job that would find nobody, or too long a line."""
@@ -130,15 +144,23 @@ class Jobs:
                 f"No worker that takes {kind.engine} jobs is running: start one, or try again later.",
                 retry_after=RETRY_SECONDS,
             )
-        lists = [fleet.depths.waiting["incoming"], fleet.depths.waiting[kind]]
-        waiting = sum(each.jobs for each in lists)
-        if waiting >= self._max_queue:
+        if self._landed and self._waiting(fleet, kind) >= self._max_queue > self._told_of(fleet, kind):
+            self._looked_at = -math.inf
+            fleet = await self.fleet()  # of those that were submitted since the last look some may run by now
+        if (waiting := self._waiting(fleet, kind)) >= self._max_queue:
             raise ApiError(
                 429,
                 "queue_full",
                 f"{waiting} jobs wait already, and MAX_QUEUE allows {self._max_queue}: try again later.",
-                retry_after=_until_some_are_served(max(each.oldest for each in lists)),
+                retry_after=_until_some_are_served(max(each.oldest for each in _lines(fleet, kind))),
             )
+
+    def _waiting(self, fleet: Fleet, kind: Kind) -> int:
+        """How many jobs wait: those that Redis told of, and those that were submitted here since."""
+        return self._told_of(fleet, kind) + self._landed + self._on_their_way
+
+    def _told_of(self, fleet: Fleet, kind: Kind) -> int:
+        return sum(line.jobs for line in _lines(fleet, kind))
 
     async def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:
         """Yield a job's entries, to the terminal one."""
@@ -178,14 +200,28 @@ class Jobs:
         Raises:
             ApiError: Redis does not answer (503).
         """
-        if self._fleet is None or time.monotonic() - self._looked_at > _FRESH_SECONDS:
-            self._looked_at = time.monotonic()  # who comes meanwhile takes what is there
-            try:
-                self._fleet = _fleet_of(await self._client.workers(), await self._client.queue_depths())
-            except RedisError as error:
-                self._looked_at = -math.inf
-                raise queue_is_away() from error
-        return self._fleet
+        if self._fleet is not None and not self._is_stale():
+            return self._fleet
+        async with self._looking:  # of those who ask at the same time one asks for all
+            if self._fleet is None or self._is_stale():
+                self._fleet = await self._look()
+            return self._fleet
+
+    def _is_stale(self) -> bool:
+        return time.monotonic() - self._looked_at > _FRESH_SECONDS
+
+    async def _look(self) -> Fleet:
+        if time.monotonic() - self._failed_at < _AWAY_SECONDS:
+            raise queue_is_away()
+        landed = self._landed
+        try:
+            fleet = _fleet_of(await self._client.workers(), await self._client.queue_depths())
+        except RedisError as error:
+            self._failed_at = time.monotonic()
+            raise queue_is_away() from error
+        self._landed -= landed  # which are among those that Redis tells of, or are taken
+        self._looked_at = time.monotonic()
+        return fleet
 
 
 def _kind(job_type: str, data: Mapping[str, Any]) -> Kind | None:
@@ -197,6 +233,11 @@ def _kind(job_type: str, data: Mapping[str, Any]) -> Kind | None:
     usual = "image" if named is JobType.SWITCH_MODEL else "text"
     of_images = named.kind is Kind.MANAGE and (data.get("kind") or usual) == "image"
     return Kind.MANAGE_IMAGE if of_images else named.kind
+
+
+def _lines(fleet: Fleet, kind: Kind) -> tuple[Waiting, Waiting]:
+    """Return the lines that a job of a kind waits in."""
+    return fleet.depths.waiting["incoming"], fleet.depths.waiting[kind]
 
 
 def _until_some_are_served(oldest: float) -> int:

@@ -216,6 +216,7 @@ class Away(JobsDouble):
     """Jobs whose queue is lost once they are submitted."""
 
     async def watch(self, job_id: str, after: str = "0-0") -> AsyncGenerator[Sequence[StreamEvent], None]:
+        assert (job_id[:4], after) == ("job-", "0-0")
         yield [start()]
         raise RedisConnectionError("gone")
 

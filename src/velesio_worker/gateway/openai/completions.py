@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from velesio_worker.gateway.jobs import MOST_JOBS
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.chat import warnings_of
 from velesio_worker.gateway.openai.errors import check_end, refused
@@ -14,9 +15,6 @@ from velesio_worker.gateway.openai.fields import TextBody, Texts, each_of, passe
 from velesio_worker.gateway.openai.logprobs import legacy_logprobs
 from velesio_worker.gateway.openai.usage import UsageCount
 from velesio_worker.wire.text_parameters import CompletionParameters
-
-MOST_JOBS: Final = 1024
-"""Prompts times choices of one request: each is a job."""
 
 _TAKEN: Final = passed_on(CompletionParameters, "prompt", "echo")
 

@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from velesio_worker.gateway.bodies import ListOf
+from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.jobs import MOST_JOBS
 from velesio_worker.wire.parameters import (
     REFUSED,
     DetokenizeParameters,
@@ -89,9 +91,12 @@ class CompletionRequest(TextRequest):
         return isinstance(prompts, list) and len(prompts) > 0 and all(isinstance(one, str | list) for one in prompts)
 
     def parts(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the jobs, by type and data: one for each prompt."""
+        """Return the jobs, by type and data: one for each prompt. Raises ApiError: there are too many."""
         data = self.data(CompletionParameters) | {"stream": self.stream}
         prompts = cast("list[Any]", self.prompt) if self.several else [self.prompt]
+        if len(prompts) > MOST_JOBS:
+            told = f"prompt: {len(prompts)} answers are asked for at once, and {MOST_JOBS} may be: send fewer."
+            raise ApiError(400, "invalid_request", told, param="prompt")
         return [("completion", data | {"prompt": prompt}) for prompt in prompts]
 
 
