@@ -21,6 +21,9 @@ from velesio_worker.wire.jobs import JobType, Kind
 _FRESH_SECONDS: Final = 1.0
 """How old what is known of the fleet may be."""
 
+_FULL_SECONDS: Final = 0.02
+"""How old where it says that too many jobs wait, and no job was submitted since that may run by now."""
+
 _AWAY_SECONDS: Final = 1.0
 """For so long after Redis did not answer it is not asked again how the fleet is."""
 
@@ -144,9 +147,9 @@ class Jobs:
                 f"No worker that takes {kind.engine} jobs is running: start one, or try again later.",
                 retry_after=RETRY_SECONDS,
             )
-        if self._landed and self._waiting(fleet, kind) >= self._max_queue > self._told_of(fleet, kind):
+        if self._waiting(fleet, kind) >= self._max_queue and self._may_be_over():
             self._looked_at = -math.inf
-            fleet = await self.fleet()  # of those that were submitted since the last look some may run by now
+            fleet = await self.fleet()  # some may run by now
         if (waiting := self._waiting(fleet, kind)) >= self._max_queue:
             raise ApiError(
                 429,
@@ -157,10 +160,7 @@ class Jobs:
 
     def _waiting(self, fleet: Fleet, kind: Kind) -> int:
         """How many jobs wait: those that Redis told of, and those that were submitted here since."""
-        return self._told_of(fleet, kind) + self._landed + self._on_their_way
-
-    def _told_of(self, fleet: Fleet, kind: Kind) -> int:
-        return sum(line.jobs for line in _lines(fleet, kind))
+        return sum(line.jobs for line in _lines(fleet, kind)) + self._landed + self._on_their_way
 
     async def events(self, job_id: str, after: str = "0-0") -> AsyncGenerator[StreamEvent, None]:
         """Yield a job's entries, to the terminal one."""
@@ -206,6 +206,10 @@ class Jobs:
             if self._fleet is None or self._is_stale():
                 self._fleet = await self._look()
             return self._fleet
+
+    def _may_be_over(self) -> bool:
+        """Whether a line that seemed to be full may have room by now."""
+        return self._landed > 0 or time.monotonic() - self._looked_at > _FULL_SECONDS
 
     def _is_stale(self) -> bool:
         return time.monotonic() - self._looked_at > _FRESH_SECONDS
