@@ -35,6 +35,7 @@ class Connection(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
     _unsent: int = 0
     _head_bytes: int = 0
+    _heads: int = 0
     _in_head: bool = False
     _in_message: bool = False
     _refused: bool = False
@@ -63,7 +64,8 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came; what is no HTTP is told so."""
         self._unset_keepalive_if_required()
-        went_on = self._in_head or not self._in_message
+        begun, went_on = int(not self._in_message), self._in_head or not self._in_message
+        self._heads = 0
         try:
             self.parser.feed_data(data)  # pyright: ignore[reportOptionalMemberAccess] (None once it is lost)
         except httptools.HttpParserUpgrade:
@@ -71,7 +73,9 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(400, "bad_request", "This is no HTTP request.")
-        if went_on and self._in_head:  # the parser keeps what is not whole, however much that is
+        if (
+            went_on and self._in_head and self._heads <= begun
+        ):  # the parser keeps what is not whole, however much that is
             self._counted(len(data))
 
     def on_message_begin(self) -> None:
@@ -79,6 +83,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["state"][WHEN_LOST] = self.when_lost  # pyright: ignore[reportTypedDictNotRequiredAccess] (it has it)
         self._head_bytes, self._in_head, self._in_message = 0, True, True
+        self._heads += 1
         if self._timer is None:
             self._arm()
 

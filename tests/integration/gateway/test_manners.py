@@ -218,6 +218,15 @@ def test_a_thousand_connections_that_send_nothing_cost_little_and_are_closed(gat
     wait_until(lambda: process.num_fds() < 100, "their files are closed")
 
 
+def test_many_requests_at_once_on_a_connection_are_answered_each(gateway: GatewayProcess) -> None:
+    with gateway.connect() as connection:
+        request = f"POST /jobs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: 2\r\n\r\n{{}}"
+        connection.sendall(request.encode() * 2000 + b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        found = received(connection)
+    assert found.count(b"HTTP/1.1 400 ") == 2000
+    assert b"HTTP/1.1 200 " in found
+
+
 def test_head_is_answered_without_a_body(alice: httpx.Client) -> None:
     got, asked = alice.get("/queue/status"), alice.head("/queue/status")
     assert asked.content == b""
