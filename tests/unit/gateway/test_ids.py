@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +14,7 @@ from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.ids import is_own, made_at, new_job_id
 from velesio_worker.wire.payload import JOB_ID, is_job_id
 
+CALLER = Caller(None, b"key")
 callers = st.builds(Caller, st.none() | st.text(max_size=140), st.binary(min_size=1, max_size=64))
 
 
@@ -40,6 +44,12 @@ def test_an_id_in_which_anything_is_changed_is_none(caller: Caller, at: int, cha
 @given(callers, st.text() | st.from_regex(JOB_ID, fullmatch=True))
 def test_a_text_that_was_not_made_for_the_caller_is_none(caller: Caller, text: str) -> None:
     assert not is_own(text, caller)
+
+
+@pytest.mark.parametrize("head", ["", "x", "a.b", "job.*", "job.\n", "a" * 65 + "." + "A" * 28, "job." + "A" * 29])
+def test_what_the_gateway_would_never_make_is_nobodys_though_its_mac_is_right(head: str) -> None:
+    mac = hmac.digest(CALLER.key, head.encode(), "sha256")[:16]
+    assert not is_own(f"{head}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}", CALLER)
 
 
 def test_two_ids_are_never_the_same() -> None:
