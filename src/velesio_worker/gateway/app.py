@@ -109,7 +109,7 @@ class Application:
                 allow_headers=["*"],
                 expose_headers=_EXPOSED,
             )
-        return Guard(app, own_names_only=not tokens, ending=self.gateway.ending)
+        return Guard(app, own_names_only=not tokens, ending=self.gateway.ending, origins=origins)
 
     @asynccontextmanager
     async def _alive(self, _: object) -> AsyncGenerator[None, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, Final
 
 import orjson
@@ -31,6 +31,8 @@ _NOBODY: Final = "-"
 _LONGEST_SESSION: Final = 128
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
+
+_HARMLESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _SAFE: Final = {
     "x-content-type-options": "nosniff",
@@ -65,10 +67,14 @@ class Guard:
         own_names_only: whether only requests for an address or localhost are answered: a web page's name may have been
             turned to this host, and its scripts could ask where no token is needed.
         ending: set once requests may be cut off.
+        origins: the origins of web pages that may ask all the same.
     """
 
-    def __init__(self, app: ASGIApp, *, own_names_only: bool, ending: asyncio.Event) -> None:
+    def __init__(
+        self, app: ASGIApp, *, own_names_only: bool, ending: asyncio.Event, origins: Collection[str] = ()
+    ) -> None:
         self._app = app
+        self._origins = origins
         self._ending = ending
         self._own_names_only = own_names_only
 
@@ -84,6 +90,7 @@ class Guard:
         answer = _Answer(seen, send)
         try:
             self._check_name(headers)
+            self._check_page(scope["method"], headers)
             await self._app(scope, receive, answer.send)
         except ApiError as error:
             await answer.fail(error)
@@ -102,6 +109,20 @@ class Guard:
     def _check_name(self, headers: Headers) -> None:
         if self._own_names_only and not is_own_name(headers.get("host")):
             raise ApiError(421, "misdirected_request", "Without API_TOKENS ask for localhost or 127.0.0.1.")
+
+    def _check_page(self, method: str, headers: Headers) -> None:
+        """Refuse what a foreign web page has its reader's browser do; some of it browsers send without asking."""
+        origin = headers.get("origin")
+        if not self._own_names_only or origin is None or method in _HARMLESS:
+            return
+        if "*" in self._origins or origin in self._origins or _is_own_origin(origin, headers.get("host")):
+            return
+        raise ApiError(403, "foreign_origin", "Without API_TOKENS only pages of CORS_ORIGINS may ask for that.")
+
+
+def _is_own_origin(origin: str, host: str | None) -> bool:
+    """Whether a page was served by the name and port that it asks."""
+    return host is not None and origin.partition("://")[2].lower() == host.lower()
 
 
 def _stopped() -> ApiError:

@@ -58,6 +58,21 @@ def test_without_tokens_it_says_so_and_answers_no_name_that_a_page_may_have_turn
         assert client.get("/queue/status").status_code == 200
 
 
+def test_without_tokens_a_foreign_page_has_its_readers_browser_do_nothing(tmp_path: Path, redis_url: str) -> None:
+    """A browser sends such requests without asking before: they have no Content-Type that it would ask for."""
+    settings = {"CORS_ORIGINS": "https://chat.example.org"}
+    with GatewayProcess(tmp_path, redis_url, **settings) as gateway, gateway.client() as client:
+        body = b'{"type": "completion"}'
+        for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example", "http://127.0.0.1:1"):
+            for path, content in (("/jobs", body), ("/v1/chat/completions", body), ("/sdapi/v1/interrupt", b"")):
+                response = client.post(path, content=content, headers={"origin": origin})
+                assert (response.status_code, response.json()["error"]["code"]) == (403, "foreign_origin")
+        for origin in ("https://chat.example.org", gateway.url):
+            assert client.post("/sdapi/v1/interrupt", headers={"origin": origin}).status_code == 200
+        assert client.post("/sdapi/v1/interrupt").status_code == 200
+        assert client.get("/livez", headers={"origin": "https://evil.example"}).status_code == 200
+
+
 def test_with_tokens_any_name_is_answered(tmp_path: Path, redis_url: str) -> None:
     settings = {"API_TOKENS": ALICE, "GATEWAY_HOST": "0.0.0.0"}  # noqa: S104
     with GatewayProcess(tmp_path, redis_url, **settings) as gateway, gateway.client() as client:
