@@ -19,8 +19,8 @@ async def test_whatever_many_ask_at_a_time_there_are_two_connections(
 ) -> None:
     of_a_job = command not in {"workers", "queue_depths"}
     async with QueueClient(redis_url, queue_name="llama_queue") as client:
+        before = {one["id"] for one in await commands.client_list()}
         async with anyio.create_task_group() as tasks:
-            before = {one["id"] for one in await commands.client_list()}
             for number in range(40):
                 tasks.start_soon(getattr(client, command), *([f"job-{number}"] if of_a_job else []))
         opened = [one for one in await commands.client_list() if one["id"] not in before]
