@@ -1,4 +1,4 @@
-"""Writes the pages of the reference that the code itself can tell: settings, command line, limits and metrics.
+"""Writes the pages of the reference that the code itself can tell: settings, command line, routes, limits and metrics.
 
 ``make docs`` runs this. With ``--check`` nothing is written, and the exit code is 1 if a page is not what it would be.
 """
@@ -29,7 +29,15 @@ from velesio_worker.core.metrics import REGISTRY
 from velesio_worker.core.settings import Settings
 from velesio_worker.core.settings_list import describe
 from velesio_worker.gateway import metrics as gateway_metrics
+from velesio_worker.gateway import native_routes
+from velesio_worker.gateway.anthropic import routes as anthropic
+from velesio_worker.gateway.app import operations
+from velesio_worker.gateway.openai import routes as openai
+from velesio_worker.gateway.openapi import Operation
+from velesio_worker.gateway.responses import routes as responses
+from velesio_worker.gateway.sdapi import routes as sdapi
 from velesio_worker.gateway.settings import GatewaySettings
+from velesio_worker.gateway.text import routes as thin_text
 from velesio_worker.observability.gauges import Gauges
 from velesio_worker.observability.health import Health
 from velesio_worker.wire import limits as wire_limits
@@ -48,6 +56,15 @@ _SETTINGS_FROM: Final[Mapping[str, str]] = {
 
 _AS_WORKERS: Final = frozenset({"redis_url", "queue_name", "ca_file", "log_level", "log_format"})
 """The gateway's settings that are the worker's as well."""
+
+_ROOMS: Final[Mapping[str, Sequence[Operation]]] = {
+    "Jobs, and the gateway itself": native_routes.OPERATIONS,
+    "OpenAI": (*openai.OPERATIONS, *responses.OPERATIONS),
+    "Anthropic": anthropic.OPERATIONS,
+    "Stable Diffusion WebUI": sdapi.OPERATIONS,
+    "llama-server": thin_text.OPERATIONS,
+}
+"""The routes, by whose API they are; what stands nowhere here is listed at the end."""
 
 _BEYOND: Final = 10**9
 """A bound so high that nobody needs to know of it."""
@@ -172,6 +189,28 @@ def metrics() -> Iterator[str]:
     yield "`process_…` is what prometheus_client tells of the process on Linux: CPU time, memory, open files, start."
 
 
+def routes() -> Iterator[str]:
+    """Yield the routes of the gateway, a table for each API."""
+    listed = [one for room in _ROOMS.values() for one in room]
+    others = {"Others": [one for one in operations() if one not in listed]}
+    for title, room in {**_ROOMS, **others}.items():
+        if room:
+            yield f"## {title}"
+            yield _table(("route", "what it does", "takes", "answers"), map(_route, room))
+
+
+def _route(one: Operation) -> Sequence[str]:
+    fields = {} if one.model is None else one.model.model_fields
+    needed = [f"**`{field.alias or name}`**" for name, field in fields.items() if field.is_required()]
+    rest = [f"`{field.alias or name}`" for name, field in fields.items() if not field.is_required()]
+    path = re.sub(r":\w+}", "}", one.path)
+    asked = [f"`{name}`: {what[:1].lower()}{what[1:]}" for name, what in one.parameters.items()]
+    answered = [f"{status}: {what[:1].lower()}{what[1:]}" for status, what in one.answers.items()]
+    kinds = f"`{one.media}`" + (", or `text/event-stream`" if one.streams else "")
+    told = "; ".join([kinds, *([] if [*one.answers] == [200] else answered)])
+    return f"`{one.method} {path}`", f"{_text(one.summary)}.", ", ".join([*needed, *rest, *asked]), told
+
+
 def limits() -> Iterator[str]:
     """Yield the table of what ``wire/limits.py`` says, each constant with the text behind it."""
     rows: list[tuple[str, str]] = []
@@ -210,6 +249,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 _PAGES: Final[Mapping[str, tuple[str, Callable[[], Iterator[str]]]]] = {
     "settings": ("Settings", settings),
     "cli": ("Command line", commands),
+    "routes": ("Routes of the gateway", routes),
     "limits": ("Limits", limits),
     "metrics": ("Metrics", metrics),
 }
