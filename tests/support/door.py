@@ -20,7 +20,8 @@ class Door:
         self.port = 0
         self._serve = serve
         self._server: asyncio.Server | None = None
-        self._guests: dict[asyncio.Future[None], asyncio.StreamWriter] = {}
+        self._guests: set[asyncio.Future[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def url(self) -> str:
@@ -33,8 +34,9 @@ class Door:
 
     def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         guest = asyncio.ensure_future(self._serve(reader, writer))
-        self._guests[guest] = writer
-        guest.add_done_callback(self._guests.pop)
+        self._guests.add(guest)
+        guest.add_done_callback(self._guests.discard)
+        self._writers.append(writer)
 
     async def close(self) -> None:
         """Let nobody in any more, and cut off those who are inside, whoever came at the last moment as well."""
@@ -42,9 +44,10 @@ class Door:
         self._server.close()
         for _turn in range(_TURNS):
             await asyncio.sleep(0)
-        guests = dict(self._guests)
-        for guest, writer in guests.items():
-            guest.cancel()  # perhaps before it began: so its connection is cut here
+        guests = tuple(self._guests)
+        for guest in guests:
+            guest.cancel()
+        for writer in self._writers:  # also of guests that never began, or left something unsent
             writer.transport.abort()
         await asyncio.gather(*guests, return_exceptions=True)
         for _turn in range(_TURNS):

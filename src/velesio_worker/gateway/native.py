@@ -79,7 +79,7 @@ async def _check(asked: Submission, most: int) -> None:
         payload = orjson.dumps({"id": "-", **asked.model_dump(exclude_none=True)})
         parse_job(payload, max_bytes=2 * most)
 
-    size = sum(len(value) for value in asked.data.values() if isinstance(value, str | list))
+    size = sum(len(cast("str | list[object]", value)) for value in asked.data.values() if isinstance(value, str | list))
     try:
         await run_sync(check) if size > _BESIDE else check()
     except RefusedJobError as refused:

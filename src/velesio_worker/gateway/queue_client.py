@@ -53,11 +53,6 @@ class QueueClient(Client):
         async with self._turn():
             return await super().stored_result(job_id)
 
-    async def preview(self, job_id: str) -> bytes | None:
-        """Return the latest picture of a running image job; None if there is none."""
-        async with self._turns:
-            return await super().preview(job_id)
-
     async def standing(self, job_id: str) -> Standing:
         """Return how a job stands."""
         async with self._turn():

@@ -24,5 +24,6 @@ def mistakes(model: type[BaseModel], body: dict[str, Any]) -> int:
 @pytest.mark.parametrize(("model", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
 def test_a_thousand_mistakes_in_a_field_are_told_as_few(model: type[BaseModel], name: str) -> None:
     missing = mistakes(model, {})
-    for wrong in ([object()] * 1000, {str(number): object() for number in range(1000)}, [{}] * 1000):
+    wrongs: list[Any] = [[object()] * 1000, {str(number): object() for number in range(1000)}, [{}] * 1000]
+    for wrong in wrongs:
         assert mistakes(model, {name: wrong}) <= missing + 8
