@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import orjson
 
 from velesio_worker.gateway.errors import ApiError
+from velesio_worker.wire.answer_schemas import Schema, lightened_tool
 
 Part = dict[str, Any]
 _BETWEEN: Final = "\n\n"
@@ -151,6 +152,12 @@ def givens(value: object, path: str) -> list[Given]:
     if not isinstance(value, list):
         raise wrong(path, "a list of objects is wanted")
     return [Given(one, f"{path}.{n}") for n, one in enumerate(cast("list[Any]", value))]
+
+
+def lightened(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a chat's tool without what the worker would refuse of its schemas: agents have some that are enormous."""
+    function = tool.get("function")
+    return tool | {"function": lightened_tool(cast("Schema", function))} if isinstance(function, dict) else tool
 
 
 def json_of(value: object, path: str) -> str:

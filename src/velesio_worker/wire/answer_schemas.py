@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -126,6 +127,27 @@ def check_tool(function: Schema) -> None:
     for place, one in _walk(cast("Schema", function.get("parameters") or {})):
         if reason := _cost(one, MOST_TOOL_REPEATED):
             raise ValueError(f"{'.'.join(('parameters', *place))}: {reason}")
+
+
+def lightened_tool(function: Schema) -> Schema:
+    """Return a tool's function without what :func:`check_tool` would refuse in the schemas of its parameters.
+
+    Whoever runs the tool checks what it is called with. What is too large as a whole stays, and is refused.
+    """
+    try:
+        check_size(function)
+    except ValueError:
+        return function
+    lightened = deepcopy(function)
+    for _, one in _walk(cast("Schema", lightened.get("parameters") or {})):
+        for name in one.keys() & {*_COUNTS, "enum", "pattern"}:
+            if _cost({name: one[name]}, MOST_TOOL_REPEATED):
+                del one[name]
+        if isinstance(by_pattern := one.get("patternProperties"), dict):
+            one["patternProperties"] = {
+                name: inner for name, inner in cast("Schema", by_pattern).items() if not _bad_pattern(str(name))
+            }
+    return lightened
 
 
 def _values(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any JSON)

@@ -172,6 +172,13 @@ def test_the_choice_of_a_tool(choice: Any, becomes: Any) -> None:
     assert data["parallel_tool_calls"] is False
 
 
+def test_what_no_engine_bears_of_a_tool_s_schema_is_left_out() -> None:
+    """Claude Code has a tool with a text of up to 524,288 characters."""
+    schema = {"type": "object", "properties": {"script": {"type": "string", "maxLength": 524_288}}}
+    data = job(tools=[{"name": "run", "input_schema": schema}])
+    assert data["tools"][0]["function"]["parameters"]["properties"] == {"script": {"type": "string"}}
+
+
 def test_a_choice_among_no_tools_is_none() -> None:
     assert job(tool_choice={"type": "auto"}) == job()
 

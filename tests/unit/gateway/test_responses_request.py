@@ -122,6 +122,13 @@ def test_what_codex_sends_is_taken() -> None:
     ]
 
 
+def test_what_no_engine_bears_of_a_tool_s_schema_is_left_out() -> None:
+    text = {"type": "string", "pattern": "^(?!a)", "minLength": 1}
+    data = job(input="Hi.", tools=[{**WEATHER, "parameters": {"type": "object", "properties": {"script": text}}}])
+    properties = data["tools"][0]["function"]["parameters"]["properties"]
+    assert properties == {"script": {"type": "string", "minLength": 1}}
+
+
 def test_a_system_message_in_mid_chat_is_the_users_since_templates_refuse_it() -> None:
     said = messages(user("a"), {"role": "assistant", "content": "b"}, {"role": "developer", "content": "be brief"})
     assert [message["role"] for message in said] == ["user", "assistant", "user"]

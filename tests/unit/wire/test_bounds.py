@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from velesio_worker.wire.answer_schemas import lightened_tool
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.text_parameters import CompletionParameters
 
@@ -175,6 +176,41 @@ MESSAGE: dict[str, Any] = {"role": "user", "content": "x"}
 def test_what_is_absurd_in_a_chat_is_refused_with_the_limit(asked: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         of_chat(**asked)
+
+
+LIGHTENED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"type": "array", "minItems": 10**8, "maxItems": 5}, {"type": "array", "maxItems": 5}),
+    ({"properties": {"a": {"maxLength": 524_288}}}, {"properties": {"a": {}}}),
+    ({"anyOf": [{"pattern": "((a{100}){100}){100}"}]}, {"anyOf": [{}]}),
+    ({"items": {"type": "string", "pattern": "^(?!a)b$"}}, {"items": {"type": "string"}}),
+    ({"patternProperties": {"(?=a)": {}, "^b": {"enum": []}}}, {"patternProperties": {"^b": {}}}),
+    ({"enum": list(range(20_000))}, {}),
+    (
+        {"properties": {"enum": {"enum": ["a"], "maxLength": 3}}},
+        {"properties": {"enum": {"enum": ["a"], "maxLength": 3}}},
+    ),
+    ({"properties": 3, "pattern": 3, "maxLength": "many"}, {"properties": 3, "pattern": 3, "maxLength": "many"}),
+]
+
+
+@pytest.mark.parametrize(("heavy", "light"), LIGHTENED)
+def test_a_tool_without_what_would_be_refused_is_taken(heavy: dict[str, Any], light: dict[str, Any]) -> None:
+    function = {"name": "f", "parameters": heavy}
+    before = repr(function)
+    lightened = lightened_tool(function)
+    assert lightened == {"name": "f", "parameters": light}
+    assert repr(function) == before
+    of_chat(tools=[{"type": "function", "function": lightened}])
+
+
+def test_a_tool_that_is_too_large_as_a_whole_stays_as_it_is_and_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    assert lightened_tool({"name": "f", "parameters": deep})["parameters"] is deep
+    assert lightened_tool({"name": "f"}) == {"name": "f"}
+    with pytest.raises(ValueError, match="nested deeper"):
+        of_chat(tools=[tool(deep)])
 
 
 def test_what_is_usual_in_a_chat_is_taken() -> None:

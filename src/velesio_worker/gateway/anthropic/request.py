@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from velesio_worker.gateway.anthropic.blocks import add_turn, text_of
 from velesio_worker.gateway.bodies import ListOf
-from velesio_worker.gateway.conversation import Conversation, Given, wrong
+from velesio_worker.gateway.conversation import Conversation, Given, lightened, wrong
 
 _BILLING: Final = "x-anthropic-billing-header:"
 """How a block begins that Claude Code puts first, another one in each request: no prompt would be in the cache."""
@@ -158,7 +158,7 @@ def _tool(tool: Given) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.text("name", needed=True), "parameters": schema.fields}
     if description := tool.text("description"):
         function["description"] = description
-    return {"type": "function", "function": function}
+    return lightened({"type": "function", "function": function})
 
 
 def _choice(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> Any:  # noqa: ANN401 (a text or an object)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, cast
 from pydantic import Field
 
 from velesio_worker.gateway.bodies import ListOf
+from velesio_worker.gateway.conversation import lightened
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.errors import check_end, refused
 from velesio_worker.gateway.openai.fields import TextBody, passed_on
@@ -44,6 +45,8 @@ class ChatBody(TextBody):
             if getattr(self, name):
                 raise refused(name, "is not taken any more: use tools and tool_choice.")
         data = self.text_data(_TAKEN) | {"model": model, "messages": [_message(message) for message in self.messages]}
+        if self.tools:
+            data["tools"] = [lightened(tool) for tool in self.tools]
         return [("chat_completion", data | self.seed_of(index)) for index in range(self.n)]
 
 

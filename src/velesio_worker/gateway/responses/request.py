@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from velesio_worker.gateway.bodies import ListOf
-from velesio_worker.gateway.conversation import Conversation, Given, givens, json_of, wrong
+from velesio_worker.gateway.conversation import Conversation, Given, givens, json_of, lightened, wrong
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.responses.items import add_item
 
@@ -153,7 +153,7 @@ def _tools(body: ResponsesRequest) -> tuple[list[dict[str, Any]], Any]:
 def _function(tool: Given) -> dict[str, Any]:
     function = {name: tool.fields.get(name) for name in ("description", "parameters", "strict")}
     given = {name: value for name, value in function.items() if value is not None}
-    return {"type": "function", "function": {"name": tool.text("name", needed=True), **given}}
+    return lightened({"type": "function", "function": {"name": tool.text("name", needed=True), **given}})
 
 
 def _format(text: TextOptions | None) -> dict[str, Any] | None:

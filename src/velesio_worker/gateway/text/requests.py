@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from velesio_worker.gateway.bodies import ListOf
+from velesio_worker.gateway.conversation import lightened
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import MOST_JOBS
 from velesio_worker.wire.parameters import (
@@ -144,9 +145,12 @@ class TemplateRequest(TextRequest):
 
     def to_apply(self) -> tuple[str, dict[str, Any]]:
         """Return the job that makes the text of it, by type and data."""
-        return "apply_template", self.data(ApplyTemplateParameters)
+        return "apply_template", self._light(self.data(ApplyTemplateParameters))
 
     def to_count(self) -> tuple[str, dict[str, Any]]:
         """Return the job that counts its tokens, by type and data."""
-        data = self.data(CountTokensParameters)
+        data = self._light(self.data(CountTokensParameters))
         return "count_tokens", {name: value for name, value in data.items() if name != "prompt"}
+
+    def _light(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data | {"tools": [lightened(tool) for tool in self.tools]} if self.tools else data

@@ -127,6 +127,16 @@ def test_the_limit_is_obeyed_whatever_its_name_and_of_two_the_lower_one(given: d
     assert [job.max_tokens for job in completion(**given)] == [limit]
 
 
+def test_what_no_engine_bears_of_a_tool_s_schema_is_left_out() -> None:
+    text = {"type": "string", "maxLength": 524_288}
+    heavy = {"name": "f", "parameters": {"type": "object", "properties": {"script": text}}}
+    (job,) = chat(tools=[{"type": "function", "function": heavy}])
+    assert job.tools is not None
+    assert job.tools[0]["function"]["parameters"]["properties"] == {"script": {"type": "string"}}
+    ((job_type, data),) = ChatBody.model_validate(CHAT | {"tools": [{"type": "function"}]}).parts("tiny")
+    assert (job_type, data["tools"]) == ("chat_completion", [{"type": "function"}])  # the worker says what is wrong
+
+
 def test_each_choice_has_a_seed_of_its_own() -> None:
     assert [job.seed for job in chat(n=3, seed=7)] == [7, 8, 9]
     assert [job.seed for job in completion(n=2, seed=7, prompt=["a", "b"])] == [7, 8, 7, 8]

@@ -139,3 +139,11 @@ def test_a_whole_chat_body_can_be_counted_and_put_into_its_template() -> None:
     assert data.keys() == {"defaults", "model", "messages", "tools", "tool_choice", "stream_options"}
     taken((job_type, data))
     taken(body.to_apply())
+
+
+def test_what_no_engine_bears_of_a_tool_s_schema_is_left_out() -> None:
+    heavy = {"type": "function", "function": {"name": "f", "parameters": {"type": "string", "maxLength": 524_288}}}
+    body = TemplateRequest.model_validate({"messages": [{"role": "user", "content": "Hi."}], "tools": [heavy]})
+    for job_type, data in (body.to_count(), body.to_apply()):
+        assert data["tools"][0]["function"]["parameters"] == {"type": "string"}
+        taken((job_type, data))
