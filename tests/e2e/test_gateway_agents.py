@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -14,16 +14,11 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
-from tests.support.gateway_agents import Front, served, wait_until
+from tests.support.gateway_agents import wait_until
+from tests.support.gateway_thread import gateway_thread
 from tests.support.places import SETTINGS
 from tests.support.processes import WorkerProcess
 from tests.support.servers import RedisServer
-from velesio_worker.client import Client
-from velesio_worker.gateway.anthropic.routes import routes as messages_routes
-from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.jobs import Jobs
-from velesio_worker.gateway.responses.routes import routes as responses_routes
-from velesio_worker.wire.events import StreamEvent
 
 pytestmark = pytest.mark.engine
 
@@ -74,17 +69,6 @@ SCHEMA: Any = {
 }
 
 
-class Followed:
-    """Follows streams one by one, over the client."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def watch(self, job_id: str, after: str = "0-0") -> AsyncGenerator[Sequence[StreamEvent], None]:
-        async for event in self._client.events(job_id, after):
-            yield [event]
-
-
 class Place:
     """A worker, the routes in front of it, and the clients."""
 
@@ -112,15 +96,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterato
         try:
             worker.start()
             worker.wait_for("worker_ready")
-            client = Client(server.url)
-            numbers = iter(range(1000))
-
-            def new_id(caller: Caller) -> str:
-                return f"{caller.name}-{next(numbers)}"
-
-            front = Front(Jobs(client, Followed(client), max_queue=100, new_id=new_id))
-            rooms = [*responses_routes(front), *messages_routes(front)]
-            with served(rooms, client) as url, closing(Place(url, redis, model_path.stem)) as place:
+            with gateway_thread(server.url) as url, closing(Place(url, redis, model_path.stem)) as place:
+                wait_until(lambda: place.openai.models.list().data, "the worker's model in the list")
                 yield place
         finally:
             worker.end()

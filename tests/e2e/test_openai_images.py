@@ -11,7 +11,6 @@ from tests.support.gateway_thread import gateway_thread
 from tests.support.painters import opened, webui
 from tests.support.places import wait_for
 from tests.support.processes import MakeWorker
-from velesio_worker.gateway.openai.routes import routes
 
 pytestmark = pytest.mark.engine
 
@@ -22,7 +21,7 @@ def test_images_come_as_base64_or_as_urls_of_the_store(make_worker: MakeWorker, 
     stored = {"RESULT_STORE": str(store), "RESULT_INLINE_BYTES": "20000", "RESULT_STORE_URL": "https://images.example"}
     worker = make_worker(RUN_LLM="false", **webui(tmp_path / "journal"), **stored)
     worker.wait_for("images_ready")
-    with gateway_thread(redis_url, routes) as url, OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as openai:
+    with gateway_thread(redis_url) as url, OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as openai:
         wait_for(lambda: openai.models.list().data, "a model in the list")
         model = openai.models.list().data[0].id
         made = openai.images.generate(prompt="a cat", n=2, size="64x128", model=model, extra_body={"steps": 2})

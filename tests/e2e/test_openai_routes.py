@@ -18,7 +18,6 @@ from tests.support.gateway_thread import gateway_thread
 from tests.support.places import SETTINGS, Place, wait_for
 from tests.support.processes import WorkerProcess
 from tests.support.servers import RedisServer
-from velesio_worker.gateway.openai.routes import routes
 
 pytestmark = pytest.mark.engine
 
@@ -108,7 +107,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterato
         try:
             worker.start()
             worker.wait_for("worker_ready")
-            with gateway_thread(server.url, routes) as url:
+            with gateway_thread(server.url) as url:
                 chain = Chain(redis, worker, url, model_path.stem)
                 wait_for(lambda: chain.model in [one.id for one in chain.openai.models.list()], "the model in the list")
                 yield chain
@@ -252,7 +251,7 @@ def test_documents_are_put_in_order(chain: Chain, tmp_path: Path) -> None:
     try:
         worker.start()
         worker.wait_for("worker_ready")
-        with gateway_thread(url, routes, queue_name="ranks") as gateway, httpx.Client(base_url=gateway) as http:
+        with gateway_thread(url, queue_name="ranks") as gateway, httpx.Client(base_url=gateway) as http:
             body = {"query": "cats", "documents": documents, "top_n": 2, "return_documents": True}
             answer = http.post("/v1/rerank", json=body, timeout=60).json()
     finally:

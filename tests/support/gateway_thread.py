@@ -1,58 +1,50 @@
-"""A gateway's routes, served by a thread of the tests' process in front of real workers."""
+"""The gateway's application, served by a thread of the tests' process in front of real workers."""
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
-import uuid
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator, Generator
 
 import anyio
+import httpx
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.routing import BaseRoute
 
-from tests.support.scripted_worker import EachByItself
+from tests.support.servers import wait_until
 from velesio_worker.client import Client
-from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.jobs import Jobs
-
-
-@dataclass(frozen=True)
-class _State:
-    jobs: Jobs
-
-    def caller_of(self, request: Request) -> Caller:
-        return Caller(None, b"key", request.headers.get("x-session-id"))
+from velesio_worker.gateway.app import build
+from velesio_worker.gateway.connection import connection_class
+from velesio_worker.gateway.server import listen
+from velesio_worker.gateway.settings import GatewaySettings
 
 
 @contextlib.contextmanager
-def gateway_thread(
-    redis_url: str, routes: Callable[[Any], Sequence[BaseRoute]], *, queue_name: str = "llama_queue"
-) -> Generator[str]:
-    """Serve routes; yields their URL."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(100)
-        servers: list[uvicorn.Server] = []
-
-        async def serve() -> None:
-            async with Client(redis_url, queue_name=queue_name) as client:
-                jobs = Jobs(client, EachByItself(client), max_queue=100, new_id=lambda _: uuid.uuid4().hex)
-                app = Starlette(routes=routes(_State(jobs)))
-                config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None)
-                servers.append(uvicorn.Server(config))
-                await servers[0].serve([listener])
-
-        thread = threading.Thread(target=anyio.run, args=(serve,), name="gateway")
+def gateway_thread(redis_url: str, *, queue_name: str = "llama_queue") -> Generator[str]:
+    """Serve a gateway without tokens; yields its URL."""
+    settings = GatewaySettings(redis_url=redis_url, queue_name=queue_name)
+    connections = connection_class(settings.body_seconds)
+    config = uvicorn.Config(build(settings), http=connections, ws="none", lifespan="on", log_config=None)
+    server = uvicorn.Server(config)
+    with listen("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.run, args=([listener],), name="gateway")
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            wait_until(lambda: server.started or not thread.is_alive(), "the gateway is served")
+            assert thread.is_alive()
+            yield url
         finally:
-            for server in servers:
-                server.should_exit = True
+            server.should_exit = True
             thread.join(60)
+
+
+@contextlib.asynccontextmanager
+async def gateway_client(redis_url: str, kind: str) -> AsyncGenerator[httpx.AsyncClient]:
+    """Serve a gateway and yield a client of it, once a worker lives for jobs of ``kind``."""
+    async with Client(redis_url) as client:
+        with anyio.fail_after(100):
+            while not any(kind in worker.kinds for worker in await client.workers()):
+                await anyio.sleep(0.02)
+    with gateway_thread(redis_url) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+            yield http

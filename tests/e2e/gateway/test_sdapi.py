@@ -12,10 +12,9 @@ import orjson
 import pytest
 
 from tests.doubles.webui import sample_image
-from tests.support.gateway_rooms import room
+from tests.support.gateway_thread import gateway_client
 from tests.support.painters import journal, opened, webui
 from tests.support.processes import MakeWorker
-from velesio_worker.gateway.sdapi.routes import routes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -32,7 +31,7 @@ CAT: dict[str, Any] = {
 async def test_what_a_client_of_the_webui_does(redis_url: str, make_worker: MakeWorker, tmp_path: Path) -> None:
     notes = tmp_path / "journal"
     make_worker(**webui(notes, models="tinyA,tinyB"), RUN_LLM="false")
-    async with room(redis_url, routes, "image") as client:
+    async with gateway_client(redis_url, "image") as client:
         models = (await client.get("/sdapi/v1/sd-models")).json()
         assert [model["title"] for model in models] == ["tinyA", "tinyB"]
         assert "/" not in models[0]["filename"]
@@ -68,7 +67,7 @@ async def test_progress_a_picture_and_an_interrupt(redis_url: str, make_worker: 
     notes = tmp_path / "journal"
     make_worker(**webui(notes, step_seconds=0.05), RUN_LLM="false")
     answers: list[httpx.Response] = []
-    async with room(redis_url, routes, "image") as client, anyio.create_task_group() as group:
+    async with gateway_client(redis_url, "image") as client, anyio.create_task_group() as group:
 
         async def paint() -> None:
             answers.append(await client.post("/sdapi/v1/txt2img", json=CAT | {"steps": 150, "n_iter": 4}))

@@ -8,9 +8,9 @@ import httpx
 import orjson
 import pytest
 
-from tests.support.gateway_rooms import room
+from tests.support.gateway_thread import gateway_client
 from tests.support.processes import MakeWorker
-from velesio_worker.gateway.text.routes import COUNT, routes
+from velesio_worker.gateway.text.routes import COUNT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -30,7 +30,7 @@ def plain(answer: dict[str, Any]) -> dict[str, Any]:
 
 async def test_answers_are_the_servers_own(redis_url: str, make_worker: MakeWorker) -> None:
     worker = make_worker()
-    async with room(redis_url, routes, "text") as gateway, httpx.AsyncClient(timeout=60) as direct:
+    async with gateway_client(redis_url, "text") as gateway, httpx.AsyncClient(timeout=60) as direct:
         first = await gateway.post("/completion", json=ONCE)  # once it is there, so is the server
         assert first.status_code == 200
         server = f"http://127.0.0.1:{worker.environment['LLAMA_PORT']}"

@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.types import Message, Scope
 
 from tests.doubles.gateway_jobs import worker
-from tests.support.gateway_rooms import Followed, Rooms
+from tests.support.gateway_agents import Front
+from tests.support.scripted_worker import EachByItself
 from velesio_worker.client import Client
 from velesio_worker.client.fleet import QueueDepths
 from velesio_worker.gateway.jobs import Fleet, Jobs
@@ -46,8 +47,8 @@ class JobsForOneWorker(Jobs):
 @asynccontextmanager
 async def application(redis_url: str) -> AsyncGenerator[Starlette, None]:
     async with Client(redis_url) as client:
-        jobs = JobsForOneWorker(client, Followed(client), max_queue=10, new_id=lambda _: uuid.uuid4().hex)
-        yield Starlette(routes=list(routes(Rooms(jobs))))
+        jobs = JobsForOneWorker(client, EachByItself(client), max_queue=10, new_id=lambda _: uuid.uuid4().hex)
+        yield Starlette(routes=list(routes(Front(jobs))))
 
 
 def over_http(app: Starlette) -> httpx.AsyncClient:
