@@ -73,9 +73,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(400, "bad_request", "This is no HTTP request.")
-        if (
-            went_on and self._in_head and self._heads <= begun
-        ):  # the parser keeps what is not whole, however much that is
+        if went_on and self._in_head and self._heads <= begun:  # the parser keeps what is not whole
             self._counted(len(data))
 
     def on_message_begin(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -34,6 +35,12 @@ _FIELD: Final = re.compile(r"data\.([\w.]{1,200}): ")
 """How a worker says which parameter of a job is wrong."""
 
 _BRANCHES: Final = frozenset({"bool", "bytes", "float", "int", "str"})
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+UNREADABLE: Final = (LookupError, TypeError, ValueError, AttributeError)
+"""What comes of reading JSON that is not as it has to be."""
 
 RETRY_SECONDS: Final = 5
 """When it is worth to ask again for what may pass and says nothing of when."""
@@ -86,6 +93,24 @@ def queue_is_away() -> ApiError:
     return ApiError(
         503, "queue_unavailable", "The queue does not answer just now: try again.", retry_after=RETRY_SECONDS
     )
+
+
+def unreadable(error: Exception) -> ApiError:
+    """Return the error of an entry, or a result, that no worker wrote."""
+    return ApiError(502, "engine_error", f"The answer is not in its usual form ({type(error).__name__}).")
+
+
+def reads_results(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function that makes an answer of results tell of those that no worker wrote: ApiError, 502."""
+
+    @wraps(function)
+    def reads(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except UNREADABLE as error:
+            raise unreadable(error) from None
+
+    return reads
 
 
 def invalid(error: ValidationError) -> ApiError:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import ApiError, api_error, queue_is_away
+from velesio_worker.gateway.errors import ApiError, api_error, queue_is_away, reads_results
 from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
 from velesio_worker.wire.errors import JobError, job_error
 from velesio_worker.wire.events import ERROR, TOKEN, StreamEvent
@@ -222,6 +222,7 @@ class LiveResponse(Response):
         self._jobs = jobs
         self._caller = caller
         self._parts = parts
+        self._feed, self._end = reads_results(frames.feed), reads_results(frames.end)
         self._frames = frames
         self._error_body = error_body
         self._quiet = quiet
@@ -264,7 +265,7 @@ class LiveResponse(Response):
         async with anyio.create_task_group() as tasks:
             for index, job_id in enumerate(tuple(going)):
                 tasks.start_soon(self._follow, index, job_id, going, send)
-        self._held += self._frames.end()
+        self._held += self._end()
         await self._say(send, self._released(), more=False)
 
     async def _follow(self, index: int, job_id: str, going: _Going, send: Send) -> None:
@@ -275,7 +276,7 @@ class LiveResponse(Response):
                 for event in batch:
                     if event.event == ERROR:
                         raise job_error(str(event.data.get("code", "")), str(event.data.get("error", "")))
-                    self._held += self._frames.feed(index, event)
+                    self._held += self._feed(index, event)
                 if self._held and any(event.event == TOKEN for event in batch):
                     await self._say(send, self._released())
 

@@ -172,7 +172,7 @@ async def test_one_of_several_jobs_that_fails_ends_the_others() -> None:
 async def test_a_mistake_of_the_gateways_is_told_as_one_without_its_words() -> None:
     class Broken(PlainFrames):
         def end(self) -> bytes:
-            raise KeyError("secret")
+            raise RuntimeError("secret")
 
     jobs, peer = JobsDouble([[[start(), done(1)]]]), Peer()
     await LiveResponse(cast("Jobs", jobs), CALLER, PARTS, Broken(), error_body)(

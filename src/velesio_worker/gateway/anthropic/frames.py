@@ -6,7 +6,7 @@ import secrets
 from typing import Any, Final
 
 from velesio_worker.gateway.anthropic.errors import error_body
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.gateway.pieces import PartFrames, Piece, cached, count, frame, pieces_of_result
 from velesio_worker.wire.fields import json_object
 
@@ -17,6 +17,7 @@ _UNKNOWN: Final = dict.fromkeys(
 """What a message's usage has beside the counts, and what means nothing here."""
 
 
+@reads_results
 def message_of(model: str, result: dict[str, Any]) -> dict[str, Any]:
     """Return the message of a job's result.
 

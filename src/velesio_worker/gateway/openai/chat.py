@@ -10,6 +10,7 @@ from pydantic import Field
 
 from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.conversation import lightened
+from velesio_worker.gateway.errors import reads_results
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.errors import check_end, refused
 from velesio_worker.gateway.openai.fields import TextBody, passed_on
@@ -58,6 +59,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+@reads_results
 def chat_answer(answer_id: str, created: int, model: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the answer that the results of a chat's jobs come to.
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import orjson
 
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import UNREADABLE, ApiError, unreadable
 from velesio_worker.gateway.openai.chat import new_call_id
-from velesio_worker.gateway.openai.errors import check_end, check_start, error_body, unreadable
+from velesio_worker.gateway.openai.errors import check_end, check_start, error_body
 from velesio_worker.gateway.openai.usage import UsageCount
 from velesio_worker.wire.events import DONE, START, TOKEN, StreamEvent
 
@@ -60,7 +60,7 @@ class ChatFrames:
                 check_start(event.data.get("mode"), said=self._begun[index])
             elif event.event == DONE:
                 return self._done(index, event.data)
-        except (LookupError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise unreadable(error) from None
         return b""
 

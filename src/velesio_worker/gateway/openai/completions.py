@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from velesio_worker.gateway.errors import reads_results
 from velesio_worker.gateway.jobs import MOST_JOBS
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.chat import warnings_of
@@ -63,6 +64,7 @@ class CompletionBody(TextBody):
             raise refused("suffix", "needs a prompt that is text: what stands between two texts is written.")
 
 
+@reads_results
 def completion_answer(
     answer_id: str,
     created: int,

@@ -7,7 +7,7 @@ import sys
 from array import array
 from typing import Any, Final, Literal
 
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.errors import refused
 from velesio_worker.gateway.openai.fields import Body, Texts
@@ -35,6 +35,7 @@ class EmbeddingBody(Body):
         return "embedding", data | {"encoding_format": "float", "defaults": "engine"}
 
 
+@reads_results
 def embedding_answer(model: str, body: EmbeddingBody, result: dict[str, Any]) -> dict[str, Any]:
     """Return the vectors in the order of the texts. May take a moment.
 

@@ -45,8 +45,3 @@ def check_start(mode: object, *, said: bool) -> None:
     """
     if said and mode == "restart":
         raise ApiError(502, "worker_lost", "The answer was lost in the middle and would begin anew: ask again.")
-
-
-def unreadable(error: Exception) -> ApiError:
-    """Return the error of an entry that no worker wrote."""
-    return ApiError(502, "engine_error", f"The answer is not in its usual form ({type(error).__name__}).")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.chat import warnings_of
 from velesio_worker.gateway.openai.errors import refused
@@ -64,6 +64,7 @@ class ImageBody(Body):
         return {"width": int(sides[1]), "height": int(sides[2])}
 
 
+@reads_results
 def image_answer(created: int, body: ImageBody, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the images. What lies in a store has a URL, whatever was asked for: the gateway fetches nothing.
 

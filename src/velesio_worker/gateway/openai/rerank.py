@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from velesio_worker.gateway.bodies import ListOf
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.gateway.live import Part
 from velesio_worker.gateway.openai.fields import Body
 
@@ -39,6 +39,7 @@ class RerankBody(Body):
         return "rerank", data if model is None else data | {"model": model}
 
 
+@reads_results
 def rerank_answer(answer_id: str, model: str, body: RerankBody, result: dict[str, Any]) -> dict[str, Any]:
     """Return the documents in order, the best first.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.gateway.pieces import PartFrames, Piece, frame, pieces_of_result
 from velesio_worker.gateway.responses.request import ResponsesRequest
 from velesio_worker.gateway.responses.response import Answer, Item, status_of
 
 
+@reads_results
 def response_of(body: ResponsesRequest, result: dict[str, Any]) -> dict[str, Any]:
     """Return the response of a job's result.
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.gateway.sdapi.fields import ImageRequest, Img2ImgRequest
 
 _FROM_RESULT: Final = ("steps", "cfg_scale", "width", "height", "sampler_name")
@@ -21,6 +21,7 @@ def error_body(error: ApiError) -> dict[str, Any]:
     return {"error": error.code, "detail": error.message, "body": "", "errors": error.message}
 
 
+@reads_results
 def image_answer(request: ImageRequest, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to a body.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import anyio
 
 from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.errors import ApiError, api_error
+from velesio_worker.gateway.errors import ApiError, api_error, reads_results
 from velesio_worker.gateway.jobs import Jobs
 from velesio_worker.wire.errors import JobError
 
@@ -66,6 +66,7 @@ class Catalogue:
             ) from None
 
 
+@reads_results
 def sd_models(listing: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a worker's list of image models in the WebUI's form.
 
@@ -84,28 +85,33 @@ def sd_models(listing: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+@reads_results
 def samplers(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the samplers in the WebUI's form."""
     return [{"name": name, "aliases": [], "options": {}} for name in _names(info, "samplers")]
 
 
+@reads_results
 def schedulers(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the schedulers in the WebUI's form."""
     more = {"aliases": None, "default_rho": None, "need_inner_model": None}
     return [{"name": name, "label": name, **more} for name in _names(info, "schedulers")]
 
 
+@reads_results
 def upscalers(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the upscalers of pixels in the WebUI's form."""
     more = {"model_name": None, "model_path": None, "model_url": None, "scale": None}
     return [{"name": name, **more} for name in _names(info, "upscalers") if not _is_latent(name)]
 
 
+@reads_results
 def latent_upscale_modes(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the upscalers of latent images in the WebUI's form."""
     return [{"name": name} for name in _names(info, "upscalers") if _is_latent(name)]
 
 
+@reads_results
 def vaes(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the VAEs in the WebUI's form; of a file only its name is told."""
     return [{"model_name": name, "filename": name} for name in _names(info, "vaes")]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from velesio_worker.gateway.errors import ApiError
+from velesio_worker.gateway.errors import ApiError, reads_results
 from velesio_worker.wire.events import DONE, START, TOKEN, StreamEvent
 
 _STOP_TYPES: Final = {"stop": "eos", "length": "limit"}
@@ -32,6 +32,7 @@ def error_body(error: ApiError) -> dict[str, Any]:
     return {"error": {"code": error.status, "message": error.message, "type": kind}}
 
 
+@reads_results
 def completion_answer(index: int, data: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to one prompt.
 

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.chosen import chosen
+from velesio_worker.gateway.errors import reads_results
 from velesio_worker.gateway.live import LiveResponse, Part, answer, answers, dialect
 from velesio_worker.gateway.openapi import Operation
 from velesio_worker.gateway.state import State
@@ -102,6 +103,7 @@ def _as_it_is(result: dict[str, Any]) -> object:
     return {name: value for name, value in result.items() if name != "cached"}
 
 
+@reads_results
 def _counted(result: dict[str, Any]) -> object:
     return {"input_tokens": result["tokens"], "object": "response.input_tokens"}
 
