@@ -77,9 +77,10 @@ class RedisProcess:
     Args:
         folder: where its log and its data go.
         env: its environment.
+        lasting: whether it writes to the disk at all; what does not is for as many clients as the host allows.
     """
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], *, lasting: bool = True) -> None:
         program = redis_server()
         if program is None:
             sys.exit("no redis-server: make setup")
@@ -89,7 +90,8 @@ class RedisProcess:
         self._env = env
         self._command = [
             *(str(program), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
-            *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+            *("--save", ""),
+            *(("--appendonly", "yes", "--appendfsync", "always") if lasting else ("--maxclients", "15000")),
         ]
         self._process: anyio.abc.Process | None = None
 

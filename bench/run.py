@@ -1,7 +1,7 @@
 """What a token costs on its way from the engine's socket to the Redis Stream, and how long it takes.
 
 Every figure stands beside that of the plain way, measured in the same run: machines differ and are shared, so
-compare ratios, not numbers. Usage: python bench/run.py [sse] [path] [pace] [images]
+compare ratios, not numbers. Usage: python bench/run.py [sse] [path] [pace] [images], or gateway [--help]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import httpx
 import orjson
 import redis.asyncio as aioredis
 
+from gateway import gateway
 from images import images
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.runs import CompletionGeneration
@@ -188,6 +189,9 @@ def sse(events: int = 50_000) -> None:
 def main() -> None:
     wanted = sys.argv[1:] or ["sse", "path", "pace", "images"]
     fast = importlib.util.find_spec("uvloop") is not None
+    if wanted[0] == "gateway":
+        anyio.run(gateway, wanted[1:], backend_options={"use_uvloop": fast})
+        return
     for name in wanted:
         if name == "sse":
             sse()
@@ -198,7 +202,7 @@ def main() -> None:
         elif name == "images":
             anyio.run(images, backend_options={"use_uvloop": fast})
         else:
-            sys.exit(f"no benchmark {name!r}: sse, path, pace, images")
+            sys.exit(f"no benchmark {name!r}: sse, path, pace, images, or gateway with its options")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator
 
 
 def _answer(head: bytes) -> bytes:
@@ -22,7 +23,9 @@ def _answer(head: bytes) -> bytes:
 
 
 class Source:
-    """Answers /completion with ``tokens`` tokens; each one's text is the time at which it was made, in nanoseconds.
+    """Answers with ``tokens`` tokens; each one's text in /completion is when it was made, in nanoseconds.
+
+    /v1/chat/completions is answered in OpenAI's form, for others than the worker as well.
 
     Args:
         tokens: how many tokens a stream has.
@@ -45,17 +48,38 @@ class Source:
         await reader.readexactly(length)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
         try:
-            await self._stream(writer)
+            await (self._chat(writer) if head.startswith(b"POST /v1/chat/completions ") else self._stream(writer))
         except ConnectionError:
             pass
         finally:
             writer.close()
 
-    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+    async def _paced(self) -> AsyncGenerator[int, None]:
         begun = time.monotonic()
         for number in range(self._tokens):
             if self._pause:
                 await asyncio.sleep(max(0.0, begun + number * self._pause - time.monotonic()))
+            yield number
+
+    async def _chat(self, writer: asyncio.StreamWriter) -> None:
+        about = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": int(time.time()), "model": "source"}
+
+        def chunk(delta: dict[str, str], reason: str | None = None) -> bytes:
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
+            return b"data: " + json.dumps(about | {"choices": [choice]}).encode() + b"\n\n"
+
+        async for number in self._paced():
+            role = {} if number else {"role": "assistant"}
+            writer.write(chunk({**role, "content": f" word{number}"}))
+            await writer.drain()
+        usage = {"prompt_tokens": 3, "completion_tokens": self._tokens, "total_tokens": 3 + self._tokens}
+        writer.write(chunk({}, "stop"))
+        writer.write(b"data: " + json.dumps(about | {"choices": [], "usage": usage}).encode() + b"\n\n")
+        writer.write(b"data: [DONE]\n\n")
+        await writer.drain()
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        async for number in self._paced():
             chunk = {
                 "index": 0,
                 "content": f" {time.monotonic_ns()}",
