@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import orjson
 from anyio.to_thread import run_sync
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from starlette.requests import Request
 
 from velesio_worker.gateway.errors import ApiError, invalid
@@ -21,6 +21,17 @@ a thousand times its own size and, meanwhile, all of this process."""
 
 _LARGE: Final = 256 * 1024
 """Above so many bytes a body is read beside the event loop."""
+
+
+class Body(BaseModel):
+    """A request's body: a field that is null counts as not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_given(cls, value: Any) -> Any:  # noqa: ANN401 (any JSON)
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
 
 
 async def body_of(request: Request, model: type[M]) -> M:

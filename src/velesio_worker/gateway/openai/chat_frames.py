@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from velesio_worker.gateway.errors import UNREADABLE, ApiError, unreadable
 from velesio_worker.gateway.openai.chat import new_call_id
-from velesio_worker.gateway.openai.errors import check_end, check_start, error_body
-from velesio_worker.gateway.openai.usage import UsageCount
-from velesio_worker.wire.events import DONE, START, TOKEN, StreamEvent
-
-DONE_MARK: Final = b"data: [DONE]\n\n"
-_END: Final = b"}\n\n"
+from velesio_worker.gateway.openai.chunks import END, ChunkFrames
 
 
 @dataclass(slots=True)
@@ -32,7 +26,7 @@ class _Call:
     arguments: str = ""
 
 
-class ChatFrames:
+class ChatFrames(ChunkFrames):
     """Turns the events of a chat's jobs into chunks; each job is one choice.
 
     Args:
@@ -45,34 +39,8 @@ class ChatFrames:
 
     def __init__(self, answer_id: str, created: int, model: str, choices: int = 1, *, with_usage: bool = False) -> None:
         head = {"id": answer_id, "object": "chat.completion.chunk", "created": created, "model": model}
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
-        self._begun = [False] * choices
+        super().__init__(head, jobs=choices, choices=choices, with_usage=with_usage)
         self._calls: list[dict[int, _Call]] = [{} for _ in range(choices)]
-        self._usage = UsageCount(choices)
-        self._with_usage = with_usage
-
-    def feed(self, index: int, event: StreamEvent) -> bytes:
-        """Return the chunks of an event; see :class:`velesio_worker.gateway.live.Frames`."""
-        try:
-            if event.event == TOKEN:
-                return self._token(index, event.data["choices"][0])
-            if event.event == START:
-                check_start(event.data.get("mode"), said=self._begun[index])
-            elif event.event == DONE:
-                return self._done(index, event.data)
-        except UNREADABLE as error:
-            raise unreadable(error) from None
-        return b""
-
-    def end(self) -> bytes:
-        """Return the usage, if it is wanted, and the mark of the end."""
-        if not self._with_usage:
-            return DONE_MARK
-        return self._head + b'],"usage":' + orjson.dumps(self._usage.told()) + _END + DONE_MARK
-
-    def error(self, error: ApiError) -> bytes:
-        """Return an error in mid-answer."""
-        return b"data: " + orjson.dumps(error_body(error)) + b"\n\n"
 
     def _token(self, index: int, choice: dict[str, Any]) -> bytes:
         said: dict[str, Any] = choice.get("delta") or {}
@@ -102,7 +70,7 @@ class ChatFrames:
             orjson.dumps(delta),
             logprobs,
             reason,
-            _END,
+            END,
         )
 
     def _told_calls(self, index: int, fragments: list[dict[str, Any]]) -> dict[str, Any]:
@@ -126,10 +94,5 @@ class ChatFrames:
         said = {"name": function["name"], "arguments": call.arguments}
         return {"index": place, "id": call.id, "type": "function", "function": said}
 
-    def _done(self, index: int, ended: dict[str, Any]) -> bytes:
-        reason = check_end(ended.get("finish_reason") or "stop")
-        self._usage.add(index, ended)
-        last = self._first(index) + self._chunk(index, {}, reason=orjson.dumps(reason))
-        if warnings := ended.get("warnings"):
-            last = last.removesuffix(_END) + b',"warnings":' + orjson.dumps(warnings) + _END
-        return last
+    def _last(self, index: int, reason: bytes) -> bytes:
+        return self._first(index) + self._chunk(index, {}, reason=reason)

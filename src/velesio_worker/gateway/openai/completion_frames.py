@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from velesio_worker.gateway.errors import UNREADABLE, ApiError, unreadable
-from velesio_worker.gateway.openai.chat_frames import DONE_MARK
-from velesio_worker.gateway.openai.errors import check_end, check_start, error_body
+from velesio_worker.gateway.openai.chunks import END, ChunkFrames
 from velesio_worker.gateway.openai.logprobs import legacy_logprobs
-from velesio_worker.gateway.openai.usage import UsageCount
-from velesio_worker.wire.events import DONE, START, TOKEN, StreamEvent
-
-_END: Final = b"}\n\n"
 
 
-class CompletionFrames:
+class CompletionFrames(ChunkFrames):
     """Turns the events of a request's jobs into chunks; each job is one choice.
 
     Args:
@@ -42,36 +36,10 @@ class CompletionFrames:
         with_usage: bool = False,
     ) -> None:
         head = {"id": answer_id, "object": "text_completion", "created": created, "model": model}
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        super().__init__(head, jobs=len(echoes), choices=choices, with_usage=with_usage)
         self._echoes = [*echoes]
-        self._begun = [False] * len(echoes)
         self._offsets = [0] * len(echoes)
-        self._usage = UsageCount(choices)
         self._logprobs = logprobs
-        self._with_usage = with_usage
-
-    def feed(self, index: int, event: StreamEvent) -> bytes:
-        """Return the chunks of an event; see :class:`velesio_worker.gateway.live.Frames`."""
-        try:
-            if event.event == TOKEN:
-                return self._token(index, event.data["choices"][0])
-            if event.event == START:
-                check_start(event.data.get("mode"), said=self._begun[index])
-            elif event.event == DONE:
-                return self._done(index, event.data)
-        except UNREADABLE as error:
-            raise unreadable(error) from None
-        return b""
-
-    def end(self) -> bytes:
-        """Return the usage, if it is wanted, and the mark of the end."""
-        if not self._with_usage:
-            return DONE_MARK
-        return self._head + b'],"usage":' + orjson.dumps(self._usage.told()) + _END + DONE_MARK
-
-    def error(self, error: ApiError) -> bytes:
-        """Return an error in mid-answer."""
-        return b"data: " + orjson.dumps(error_body(error)) + b"\n\n"
 
     def _token(self, index: int, choice: dict[str, Any]) -> bytes:
         told = b"null"
@@ -94,13 +62,8 @@ class CompletionFrames:
             orjson.dumps(text),
             logprobs,
             reason,
-            _END,
+            END,
         )
 
-    def _done(self, index: int, ended: dict[str, Any]) -> bytes:
-        reason = check_end(ended.get("finish_reason") or "stop")
-        self._usage.add(index, ended)
-        last = self._echo(index) + self._chunk(index, "", reason=orjson.dumps(reason))
-        if warnings := ended.get("warnings"):
-            last = last.removesuffix(_END) + b',"warnings":' + orjson.dumps(warnings) + _END
-        return last
+    def _last(self, index: int, reason: bytes) -> bytes:
+        return self._echo(index) + self._chunk(index, "", reason=reason)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from velesio_worker.gateway import bodies
 from velesio_worker.gateway.bodies import ListOf
 from velesio_worker.gateway.openai.errors import refused
 from velesio_worker.wire.parameters import ModelParameters
@@ -57,17 +58,10 @@ def each_of(texts: str | list[Any]) -> list[str | list[int]]:
     return [texts] if isinstance(texts, str) or isinstance(texts[0], int) else texts
 
 
-class Body(BaseModel):
+class Body(bodies.Body):
     """A request's body: a field that is null counts as not given; one that nobody knows is ignored."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_given(cls, value: Any) -> Any:  # noqa: ANN401 (any JSON)
-        if not isinstance(value, dict):
-            return value
-        return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
 
     def given(self, taken: Iterable[str]) -> dict[str, Any]:
         """Return those of some fields that the body has."""

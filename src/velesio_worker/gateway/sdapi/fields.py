@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
-from velesio_worker.gateway.bodies import ListOf
+from velesio_worker.gateway.bodies import Body, ListOf
 
 _Settings = dict[str, Any]
 
 
-class ImageRequest(BaseModel):
+class ImageRequest(Body):
     """What both bodies have. A field that is null counts as not given, and one that nobody knows is left out.
 
     Attributes:
@@ -76,13 +76,6 @@ class ImageRequest(BaseModel):
     hr_scheduler: str | None = None
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_given(cls, value: Any) -> Any:  # noqa: ANN401 (any JSON)
-        if not isinstance(value, dict):
-            return value
-        return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
 
 
 class Txt2ImgRequest(ImageRequest):

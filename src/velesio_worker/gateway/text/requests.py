@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
-from velesio_worker.gateway.bodies import ListOf
+from velesio_worker.gateway.bodies import Body, ListOf
 from velesio_worker.gateway.conversation import lightened
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import MOST_JOBS
@@ -31,7 +31,7 @@ _NO_TEXT: Final = frozenset({"grammar"})
 """Texts that are none where they are empty."""
 
 
-class TextRequest(BaseModel):
+class TextRequest(Body):
     """A body, as its sender gave it.
 
     Attributes:
@@ -41,13 +41,6 @@ class TextRequest(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_given(cls, value: Any) -> Any:  # noqa: ANN401 (any JSON)
-        if not isinstance(value, dict):
-            return value
-        return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
 
     def data(self, parameters: type[ModelParameters]) -> dict[str, Any]:
         """Return the data of a job that takes these parameters, of which the engine decides those not given."""
