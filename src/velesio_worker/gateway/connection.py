@@ -39,6 +39,7 @@ class Connection(HttpToolsProtocol):
     _in_head: bool = False
     _in_message: bool = False
     _refused: bool = False
+    _wants_another: bool = False
     _lost: bool = False
     _when_lost: Callable[[], None] | None = None
 
@@ -68,13 +69,28 @@ class Connection(HttpToolsProtocol):
         self._heads = 0
         try:
             self.parser.feed_data(data)  # pyright: ignore[reportOptionalMemberAccess] (None once it is lost)
-        except httptools.HttpParserUpgrade:
-            pass  # what one may switch to there is none; the request itself is answered
+        except httptools.HttpParserUpgrade as stopped:
+            if self._wants_another:
+                self._go_on_as_asked(data[stopped.args[0] :])
         except httptools.HttpParserError:
             if not self._refused:
                 self._refuse(400, "bad_request", "This is no HTTP request.")
         if went_on and self._in_head and self._heads <= begun:  # the parser keeps what is not whole
             self._counted(len(data))
+
+    def _go_on_as_asked(self, rest: bytes) -> None:
+        """Read a request that would rather speak another protocol, such as h2c, as what it is: there is none.
+
+        httptools takes it to end with its head, whatever body follows; Java's own client asks so with every body.
+        """
+        self._wants_another = False
+        parser: httptools.HttpRequestParser = self.parser  # pyright: ignore[reportAssignmentType] (as above)
+        first = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        head = b"".join([first, *lines, b"\r\n"])
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.data_received(head + rest)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -99,7 +115,8 @@ class Connection(HttpToolsProtocol):
         """Begin to answer."""
         self._in_head = False
         self._disarm()
-        if not self._refused:
+        self._wants_another = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"  # pyright: ignore[reportOptionalMemberAccess] (as above)
+        if not self._refused and not self._wants_another:
             super().on_headers_complete()
             self._unanswered.append(self.cycle)
             if 1 < len(self._unanswered) <= _MOST_AHEAD:
@@ -114,7 +131,7 @@ class Connection(HttpToolsProtocol):
         """Note that the request is whole."""
         self._in_message = False
         self._disarm()
-        if not self._refused:
+        if not self._refused and not self._wants_another:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:

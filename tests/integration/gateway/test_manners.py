@@ -227,6 +227,30 @@ def test_many_requests_at_once_on_a_connection_are_answered_each(gateway: Gatewa
     assert b"HTTP/1.1 200 " in found
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_a_request_that_would_rather_speak_another_protocol_is_answered_with_its_body(
+    alice: httpx.Client, gateway: GatewayProcess, *, protocol: str, chunked: bool, waits: bool
+) -> None:
+    assert alice
+    body = b'{"type": "completion", "data": {"prompt": "Once"}}'
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    head = f"POST /jobs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    head += f"Upgrade: {protocol}\r\nHTTP2-Settings: AAEAAEAA\r\n{length}\r\n\r\n"
+    head = head.replace("HTTP2-Settings: A", "Expect: 100-continue\r\nHTTP2-Settings: A") if waits else head
+    told = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    with gateway.connect() as connection:
+        told += b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode() if waits else head.encode() + told)
+        if waits:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
+            connection.sendall(told)
+        found = received(connection)
+    assert found.startswith(b"HTTP/1.1 202 ")
+    assert b"HTTP/1.1 200 " in found
+
+
 def test_head_is_answered_without_a_body(alice: httpx.Client) -> None:
     got, asked = alice.get("/queue/status"), alice.head("/queue/status")
     assert asked.content == b""
