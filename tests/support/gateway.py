@@ -154,6 +154,11 @@ class WorkerInRedis:
         assert found is not None, "no job came"
         return json.loads(found[1])
 
+    def take_if_any(self, seconds: float = 0.2) -> dict[str, Any] | None:
+        """Take the next job that comes within so many seconds; None: none does."""
+        found = self._redis.brpop(QUEUE, seconds)
+        return None if found is None else json.loads(found[1])
+
     def write(self, job_id: str, entry: str, event: str, data: Mapping[str, Any]) -> None:
         """Write an entry of a job's stream."""
         self._redis.xadd(f"stream:{job_id}", {"event": event, "data": json.dumps(data)}, id=entry)

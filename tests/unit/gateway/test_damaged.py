@@ -90,11 +90,14 @@ def answer(frames: Frames, entries: list[StreamEvent]) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         sent.append(message)
 
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
     async def serve() -> None:
         jobs = cast("Jobs", JobsDouble([[[start()], *([entry] for entry in entries), [done(99)]]]))
         with anyio.fail_after(20):
             await LiveResponse(jobs, CALLER, [("completion", {})], frames, anthropic_error)(
-                {"type": "http"}, anyio.sleep_forever, send
+                {"type": "http"}, receive, send
             )
 
     anyio.run(serve)
