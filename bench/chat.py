@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import statistics
 import sys
 import time
@@ -42,11 +43,13 @@ class HttpWay:
     Args:
         port: where it listens.
         keeps: whether it keeps connections.
+        token: what it asks for, if it asks for one.
     """
 
-    def __init__(self, port: int, *, keeps: bool = True) -> None:
+    def __init__(self, port: int, *, keeps: bool = True, token: str = "") -> None:
         body = json.dumps(BODY | {"model": MODEL, "stream": True}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {token}\r\n" if token else ""
         self._request = head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         self._port = port
         self._keeps = keeps
@@ -126,7 +129,9 @@ async def first_tokens(folder: Path, requests: int, *, beside: bool) -> dict[str
         }
         if beside:
             try:
-                ways["LiteLLM's proxy"] = HttpWay((await litellm(stack, folder, engine)).port)
+                key = f"sk-{secrets.token_urlsafe(32)}"
+                proxy = await litellm(stack, folder, engine, key)
+                ways["LiteLLM's proxy"] = HttpWay(proxy.port, token=key)
             except peers.MissingPeerError as error:
                 said["LiteLLM's proxy"] = f"not measured: {error}"
         found = await take_turns(ways, requests)
@@ -165,8 +170,8 @@ async def running(folder: Path) -> AsyncGenerator[tuple[int, str]]:
             await redis.kill()
 
 
-async def litellm(stack: contextlib.AsyncExitStack, folder: Path, engine: int) -> peers.Server:
-    """Have LiteLLM's proxy, one process. Raises MissingPeerError."""
+async def litellm(stack: contextlib.AsyncExitStack, folder: Path, engine: int, key: str) -> peers.Server:
+    """Have LiteLLM's proxy, one process, which asks for a key. Raises MissingPeerError."""
     python = await anyio.to_thread.run_sync(peers.interpreter, "bench-litellm")
     port, config = free_port(), folder / "litellm.yaml"
     parameters = {"model": f"openai/{MODEL}", "api_base": f"http://127.0.0.1:{engine}/v1", "api_key": "none"}
@@ -174,7 +179,7 @@ async def litellm(stack: contextlib.AsyncExitStack, folder: Path, engine: int) -
     config.write_text(json.dumps(models))  # which is YAML
     command = [str(Path(python).with_name("litellm")), "--config", str(config), "--host", "127.0.0.1"]
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR"}
-    env = {**os.environ, **quiet}
+    env = {**os.environ, **quiet, "LITELLM_MASTER_KEY": key}
     env.pop("PYTHONPATH", None)
     return stack.enter_context(
         peers.started("litellm", [*command, "--port", str(port), "--telemetry", "False"], port, folder, env, limit=90)

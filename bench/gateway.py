@@ -195,8 +195,10 @@ class Measure:
 
     async def _stream(self, viewers: Viewers, case: Case, jobs: list[str], memory: int) -> dict[str, Any]:
         server = self._server
+        took, pieces = self._writer.took()
         cpu, before, began = server.cpu(), await viewers.report(), time.monotonic()
         entries = await write(self._writer, jobs, rate=case.rate, seconds=self._plan.seconds)
+        took_now, pieces_now = self._writer.took()
         per_job = entries // len(jobs)
         dealt = (case.viewers // len(jobs) + (at < case.viewers % len(jobs)) for at in range(len(jobs)))
         expected = per_job * sum(dealt)
@@ -206,6 +208,7 @@ class Measure:
         frames = seen["frames"] - before["frames"]
         found = {
             "frames": frames,
+            "written_ms": 1000 * (took_now - took) / max(1.0, pieces_now - pieces),
             "behind": max(0, expected - frames),
             "frames_per_cpu_second": frames / used if used else 0.0,
             "cpu": used / seconds,

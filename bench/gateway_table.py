@@ -39,6 +39,10 @@ def remarks(server: dict[str, Any], viewers: int) -> list[str]:
         said.append(f"does not keep up: {server['behind']} frames behind after some seconds more")
     elif server["ended"] < viewers:
         said.append(f"WRONG: {viewers - server['ended']} viewers were not told the end")
+    if server["written_ms"]:
+        said.append(
+            f"{server['written_ms']:.1f} ms of the delay, on average, until an entry is in Redis; load {server['load']:.1f}"
+        )
     if "idle_cpu" in server:
         said.append(f"idle: {server['idle_cpu']:.2%} of a core, {server['idle_kb']:.1f} KB a viewer")
     return said + [f"trouble: {one}" for one in server["trouble"]]

@@ -56,7 +56,7 @@ class PerJob:
     """A reader for each job that is watched, and a queue for each viewer."""
 
     def __init__(self, url: str) -> None:
-        self._redis = aioredis.Redis.from_url(url)
+        self._redis = aioredis.Redis.from_url(url, max_connections=10_000)  # a hundred, else
         self._viewers: dict[str, set[asyncio.Queue[Entry]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

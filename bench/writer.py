@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, Self
 
 import anyio
 
+from velesio_worker.core.metrics import PUBLISH_DELAY
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
@@ -21,6 +22,10 @@ _TICK_SECONDS: Final = 0.001
 
 class Writer(Protocol):
     """What writes entries; the first of a job is its ``start``, number 0."""
+
+    def took(self) -> tuple[float, float]:
+        """Return how long pieces took to be written in all, in seconds, and how many there were; 0 where unknown."""
+        ...
 
     async def begin(self, jobs: Sequence[str]) -> None:
         """Write each job's first entry."""
@@ -87,6 +92,10 @@ class StreamWriter:
         await self._group.__aexit__(kind, error, at)
         await self._client.aclose()
 
+    def took(self) -> tuple[float, float]:
+        found = {sample.name: sample.value for metric in PUBLISH_DELAY.collect() for sample in metric.samples}
+        return next((found[name], found[name[:-4] + "_count"]) for name in found if name.endswith("_sum"))
+
     async def begin(self, jobs: Sequence[str]) -> None:
         for job in jobs:
             self._streams[job] = self._publisher.open(job, 1)
@@ -128,6 +137,9 @@ class NchanWriter:
     async def _read(self) -> None:
         while await self._reader.read(65536):
             pass
+
+    def took(self) -> tuple[float, float]:
+        return 0.0, 0.0
 
     async def begin(self, jobs: Sequence[str]) -> None:
         for job in jobs:
