@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
-import anyio
+import asyncio
+
+
+class Ring:
+    """One ring of a bell. Does as an event does, in a fraction of its memory: each viewer of a stream waits for one."""
+
+    __slots__ = ("_rung", "_waiting")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        """Wait until it has rung."""
+        if self._rung:
+            await asyncio.sleep(0)
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        finally:
+            if not self._rung:
+                self._waiting.remove(future)
+
+    def ring(self) -> None:
+        """Wake all who wait."""
+        self._rung = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
 
 
 class Bell:
@@ -14,12 +45,12 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self._next: anyio.Event | None = None
+        self._next: Ring | None = None
 
-    def listen(self) -> anyio.Event:
-        """Return what is set by the next ring."""
+    def listen(self) -> Ring:
+        """Return what is rung by the next ring."""
         if self._next is None:
-            self._next = anyio.Event()
+            self._next = Ring()
         return self._next
 
     async def wait(self) -> None:
@@ -29,5 +60,5 @@ class Bell:
     def ring(self) -> None:
         """Wake whoever listens."""
         if self._next is not None:
-            self._next.set()
+            self._next.ring()
             self._next = None
