@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from starlette.requests import Request
 
 from velesio_worker.gateway.errors import ApiError, invalid
+from velesio_worker.wire.limits import MOST_VALUES
+from velesio_worker.wire.payload import holds_too_much
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -53,6 +55,8 @@ async def body_of(request: Request, model: type[M]) -> M:
 
 
 def _read(raw: bytes, model: type[M]) -> M:
+    if holds_too_much(raw):  # which would take seconds and gigabytes to be read, and no worker takes such a job
+        raise ApiError(413, "too_large", f"The body holds more than {MOST_VALUES} values.")
     try:
         value: Any = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

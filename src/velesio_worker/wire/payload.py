@@ -45,7 +45,7 @@ def read_payload(payload: bytes) -> tuple[object, str | None]:
     Raises:
         UnusablePayloadError: it cannot be read, or holds too much.
     """
-    if _is_too_much(payload):
+    if holds_too_much(payload):
         raise UnusablePayloadError(f"it holds more than {MOST_VALUES} values")
     try:
         return orjson.loads(payload), None
@@ -77,7 +77,7 @@ def _mended(value: object, path: tuple[str, ...], odd: list[str]) -> object:
             return value
 
 
-def _is_too_much(payload: bytes) -> bool:
+def holds_too_much(payload: bytes) -> bool:
     """Whether more would be built than its size tells: three bytes of JSON become a hundred of memory.
 
     What stands in strings is no value, so that is left out where it matters.
