@@ -8,6 +8,8 @@ from typing import Any
 def print_table(found: dict[str, Any]) -> None:
     """Print what was found for people."""
     for case in found["cases"]:
+        if not case["servers"]:
+            continue
         print(f"gateway, {case['viewers']} viewers x {case['rate']:g} frames/s, {found['jobs']} jobs")
         heads = ("ratio", "frames/CPU-s", "KB/viewer", "median", "99 %", "most ms", "Redis", "CPU")
         print(f"  {'':31}" + " ".join(f"{head:>12}" for head in heads))
@@ -40,9 +42,8 @@ def remarks(server: dict[str, Any], viewers: int) -> list[str]:
     elif server["ended"] < viewers:
         said.append(f"WRONG: {viewers - server['ended']} viewers were not told the end")
     if server["written_ms"]:
-        said.append(
-            f"{server['written_ms']:.1f} ms of the delay, on average, until an entry is in Redis; load {server['load']:.1f}"
-        )
+        written = f"{server['written_ms']:.1f} ms on average"
+        said.append(f"until an entry is in Redis: {written}; the machine's load: {server['load']:.1f}")
     if "idle_cpu" in server:
         said.append(f"idle: {server['idle_cpu']:.2%} of a core, {server['idle_kb']:.1f} KB a viewer")
     return said + [f"trouble: {one}" for one in server["trouble"]]

@@ -44,6 +44,8 @@ class Bell:
     ``await rung.wait()``. A bell that nobody listens to costs nothing.
     """
 
+    __slots__ = ("_next",)
+
     def __init__(self) -> None:
         self._next: Ring | None = None
 

@@ -127,6 +127,7 @@ class Processes:
         log.error(said, action="gateway_process_lost", pid=pid, exit_code=code)
 
     def _stop(self) -> int:
+        log.info("the gateway's processes end; a second signal ends them at once", action="gateway_processes_ending")
         running = [place.process for place in self._places if place.process is not None]
         for process in running:
             process.terminate()
