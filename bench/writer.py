@@ -11,6 +11,9 @@ from typing import Any, Final, Protocol, Self
 import anyio
 
 from velesio_worker.core.metrics import PUBLISH_DELAY
+from velesio_worker.gateway.caller import Caller
+from velesio_worker.gateway.ids import new_job_id
+from velesio_worker.gateway.tokens import Tokens
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
@@ -58,6 +61,11 @@ async def write(writer: Writer, jobs: Sequence[str], *, rate: float, seconds: fl
         written = due
         await anyio.sleep(_TICK_SECONDS)
     return count
+
+
+def job_ids(count: int) -> list[str]:
+    """Make ids as the gateway makes them where nobody is asked for a token."""
+    return [new_job_id(Caller(None, Tokens.open_key)) for _ in range(count)]
 
 
 def data_of(number: int) -> bytes:
