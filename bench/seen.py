@@ -79,7 +79,7 @@ class Body:
     def __init__(self) -> None:
         self.status = 0
         self._chunked = False
-        self._rest = b""
+        self._rest: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes; returns those of the body that are whole chunks (all of it in an answer without chunks)."""
