@@ -245,6 +245,7 @@ def test_processes_that_are_all_signalled_let_requests_end_unless_it_is_meant(
                 process.terminate()
             gateway.process.send_signal(signal.SIGTERM)
             gateway.wait_for("gateway_stopping", 2)
+            gateway.wait_for("gateway_processes_ending")  # two signals that wait for a process are one
             assert is_there(busy)
             for name in more[1:]:
                 gateway.process.send_signal(signal.Signals[name])
