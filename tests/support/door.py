@@ -41,9 +41,11 @@ class Door:
     async def close(self) -> None:
         """Let nobody in any more, and cut off those who are inside, whoever came at the last moment as well."""
         assert self._server is not None
-        self._server.close()
-        for _turn in range(_TURNS):
+        for listener in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _turn in range(_TURNS):  # whom a closed server has just let in, nobody would have
             await asyncio.sleep(0)
+        self._server.close()
         guests = tuple(self._guests)
         for guest in guests:
             guest.cancel()

@@ -135,7 +135,7 @@ def request_of(job: Job) -> bytes | None:
         return orjson.dumps(parameters.model_dump(exclude_none=True))
     if not isinstance(parameters, TextParameters):
         return None
-    generation = LlamaEngine(http, LlamaProperties("tiny", 2048, 2), max_logprobs=2**31).generate(parameters)
+    generation = LlamaEngine(http, LlamaProperties("tiny", 2048, 2**31), max_logprobs=2**31).generate(parameters)
     assert isinstance(generation, LlamaGeneration)
     return orjson.dumps(generation.request())
 
@@ -146,6 +146,7 @@ def request_of(job: Job) -> bytes | None:
 )
 @example({"id": "a1", "type": "completion"}, {"seed": "9" * 30})
 @example({"id": "a1", "type": "completion"}, {"top_k": "9" * 30})
+@example({"id": "a1", "type": "completion"}, {"id_slot": 2})
 def test_every_job_that_is_accepted_can_be_sent_to_the_engine(job: dict[str, Any], data: dict[str, Any]) -> None:
     read = outcome(orjson.dumps(job | {"data": data | NEEDED[JobType(job["type"])]}))
     if isinstance(read, Job):
