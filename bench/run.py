@@ -101,7 +101,7 @@ async def publishing(url: str) -> AsyncGenerator[Publisher]:
 async def our_job(http: EngineHTTP, publisher: Publisher, job_id: str) -> None:
     stream = publisher.open(job_id, 1)
     stream.put("start", b"{}")
-    generation = CompletionGeneration(http, CompletionParameters(prompt="x", stream=True), 4096)
+    generation = CompletionGeneration(http, CompletionParameters(prompt="x", stream=True, max_tokens=1_000_000), 4096)
     async for batch in generation.events():
         for event in batch:
             if isinstance(event, Token):
