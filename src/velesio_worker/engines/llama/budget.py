@@ -22,6 +22,10 @@ _TEXTS: Final = frozenset({"text", "role", "content", "reasoning_content", "inde
 """What a choice of a text has; whatever else it has is gathered in the result with its event's other bytes."""
 
 
+_OF_A_CHOICE: Final = 3
+"""How many fields a plain choice has: its text or delta, index and finish_reason."""
+
+
 class Budget:
     """Counts what comes for one job.
 
@@ -37,15 +41,19 @@ class Budget:
         self._told_at = -math.inf
         self._told = 0
         self._whole = False
+        self._most = context * CONTEXTS
 
-    def spend(self, data: bytes, token: Token, pieces: int, left: int) -> bool:
-        """Count a piece of output.
+    def allow(self, left: int) -> None:
+        """Say how many tokens may still come; a server sends no more pieces than tokens."""
+        self._most = self._context * CONTEXTS if left == UNLIMITED else left
+
+    def spend(self, data: bytes, token: Token, pieces: int) -> bool:
+        """Count a piece of output. Runs for each token: of a plain one the first test is all there is.
 
         Args:
             data: the event that it came with.
             token: what is published of it.
             pieces: how many pieces there are with it.
-            left: how many there may be; a server sends no more pieces than tokens.
 
         Returns:
             whether it has to be the last one.
@@ -54,15 +62,18 @@ class Budget:
             ResultTooLargeError: they are more than the result may have.
         """
         choice = token.data["choices"][0]
-        said: dict[str, Any] = choice if (delta := choice.get("delta")) is None else delta
-        rich = said.keys() - _TEXTS or choice.keys() - _TEXTS
-        self._bytes += len(data) if rich else sum(len(text) for text in said.values() if isinstance(text, str))
+        delta: dict[str, Any] | None = choice.get("delta")
+        said, text = (choice, choice.get("text")) if delta is None else (delta, delta.get("content"))
+        if isinstance(text, str) and len(choice) == _OF_A_CHOICE and (said is choice or len(said) == 1):
+            self._bytes += len(text)
+        else:
+            rich = said.keys() - _TEXTS or choice.keys() - _TEXTS
+            self._bytes += len(data) if rich else sum(len(text) for text in said.values() if isinstance(text, str))
         if self._bytes > self._largest:
             raise ResultTooLargeError(
                 f"The result has more than the {self._largest} bytes that MAX_RESULT_BYTES allows: ask for less."
             )
-        most = self._context * CONTEXTS if left == UNLIMITED else left
-        return pieces > most and "tool_calls" not in said  # of which one token may begin several
+        return pieces > self._most and "tool_calls" not in said  # of which one token may begin several
 
     def tells(self, *, whole: bool) -> bool:
         """Whether it is told how far the prompt is read: the first times, the last, and now and then between them."""

@@ -138,6 +138,7 @@ class LlamaGeneration(ABC, Generic[P]):
 
     async def _read(self, response: EngineResponse) -> AsyncGenerator[Sequence[EngineEvent], None]:
         decoder = SSEDecoder()
+        self._budget.allow(self._tokens_left())
         try:
             async with aclosing(response.chunks()) as chunks:
                 async for chunk in chunks:
@@ -220,7 +221,7 @@ class LlamaGeneration(ABC, Generic[P]):
         except (TypeError, LookupError, AttributeError) as error:
             what = type(error).__name__
             raise EngineRefusedError(f"llama-server's answer is not in its usual form ({what}).") from error
-        if isinstance(event, Token) and self._budget.spend(data, event, self._heard.pieces, self._tokens_left()):
+        if isinstance(event, Token) and self._budget.spend(data, event, self._heard.pieces):
             self._finish_reason, self._marked_done = self._finish_reason or "length", True
         return event
 
