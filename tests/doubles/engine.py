@@ -75,7 +75,7 @@ class EngineDouble:
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[EngineDouble, None]:
-        door = Door(self._serve)
+        door = Door(self.serve)
         await door.open()
         self.port = door.port
         try:
@@ -83,7 +83,8 @@ class EngineDouble:
         finally:
             await door.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 first, *lines = head.decode().strip().split("\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 _TURNS = 10
@@ -18,6 +19,7 @@ class Door:
 
     def __init__(self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
         self.port = 0
+        self._scheme = "http"
         self._serve = serve
         self._server: asyncio.Server | None = None
         self._guests: set[asyncio.Future[None]] = set()
@@ -25,11 +27,12 @@ class Door:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
-    async def open(self, port: int = 0) -> None:
+    async def open(self, port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
         """Begin to listen."""
-        self._server = await asyncio.start_server(self._let_in, "127.0.0.1", port)
+        self._scheme = "http" if tls is None else "https"
+        self._server = await asyncio.start_server(self._let_in, "127.0.0.1", port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import ssl
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import trustme
 
 from tests.doubles.engine import Answer, End, EngineDouble, document
+from tests.support.door import Door
 from tests.support.tls import TLS
 from velesio_worker.engines import http as http_module
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
@@ -29,6 +32,28 @@ async def test_the_path_of_an_address_is_kept(transport: str, double: EngineDoub
     double.answers["/llm/health"] = [document({"status": "ok"})]
     async with EngineHTTP(f"{double.url}/llm") as http:
         assert await http.get("/health", timeout=20) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
+async def test_a_server_of_an_authority_of_ones_own_is_believed_if_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, double: EngineDouble, tmp_path: Path, *, fast: bool
+) -> None:
+    monkeypatch.setattr(http_module, "FAST", fast)
+    double.answers["/x"] = [document({"a": 1})]
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+    file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(file))
+    door = Door(double.serve)
+    await door.open(tls=context)
+    try:
+        async with EngineHTTP(door.url, ca_file=file) as http:
+            assert await http.get("/x", timeout=20) == (200, {"a": 1})
+        async with EngineHTTP(door.url) as http:
+            with pytest.raises(ConnectionLostError):
+                await http.get("/x", timeout=20)
+    finally:
+        await door.close()
 
 
 async def test_credentials_in_an_address_are_sent(transport: str, double: EngineDouble) -> None:
