@@ -35,8 +35,8 @@ from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
-from velesio_worker.stream import Publisher
-from velesio_worker.wire.events import Token
+from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.wire.events import EngineEvent
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 HERE = Path(__file__).parent
@@ -98,15 +98,29 @@ async def publishing(url: str) -> AsyncGenerator[Publisher]:
     await client.aclose()
 
 
+class Straight:
+    """A sink that publishes, and does nothing else."""
+
+    def __init__(self, stream: JobStream) -> None:
+        self._stream = stream
+        self.room = stream.room
+
+    def token(self, choice: dict[str, Any], *, has_output: bool) -> None:
+        if has_output:
+            self._stream.put("token", orjson.dumps({"choices": [choice]}))
+
+    def tell(self, event: EngineEvent) -> None:
+        pass
+
+    def heard(self) -> bool:
+        return self._stream.has_room
+
+
 async def our_job(http: EngineHTTP, publisher: Publisher, job_id: str) -> None:
     stream = publisher.open(job_id, 1)
     stream.put("start", b"{}")
     generation = CompletionGeneration(http, CompletionParameters(prompt="x", stream=True, max_tokens=1_000_000), 4096)
-    async for batch in generation.events():
-        for event in batch:
-            if isinstance(event, Token):
-                stream.put("token", orjson.dumps(event.data))
-        await stream.room()
+    await generation.run(Straight(stream))
     stream.put("done", b"{}")
     await stream.flushed()
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
@@ -25,8 +25,9 @@ from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, Outage
+from velesio_worker.queue.packed import Packed, PackedCommands
 from velesio_worker.queue.remedies import passes
-from velesio_worker.queue.scripts import PublishReply, PublishStatus, publish_with
+from velesio_worker.queue.scripts import PublishReply, PublishStatus, packed_publish, publish_with
 from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 from velesio_worker.wire.events import TERMINAL, StreamEvent, parse_entry
 
@@ -48,6 +49,26 @@ RECENT_BYTES: Final = 1024 * 1024
 READ_ENTRIES: Final = 512
 
 log = get_logger(__name__)
+
+
+PublishCommand = tuple[str, int, int, int | None, Sequence[str | bytes]]
+"""The arguments of :func:`velesio_worker.queue.scripts.packed_publish`."""
+
+_WRITTEN: Final = PublishStatus.WRITTEN.value.encode()
+
+
+class Batch(NamedTuple):
+    """What goes of one stream into one flush.
+
+    Attributes:
+        stream: the stream.
+        parts: events and data in turn.
+        size: of the data, in bytes.
+    """
+
+    stream: JobStream
+    parts: Sequence[str | bytes]
+    size: int
 
 
 class JobStream:
@@ -120,9 +141,19 @@ class JobStream:
         self._publisher.has_entries(self)
 
     @property
+    def waits(self) -> bool:
+        """Whether anything is not in Redis yet."""
+        return bool(self._waiting)
+
+    @property
     def first_waiting(self) -> int:
         """The sequence of the first entry that is not in Redis yet."""
         return self.next_sequence - len(self._waiting) // 2
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less than the job's bound is waiting, and anybody wants more."""
+        return len(self._waiting) < 2 * JOB_ENTRIES and self._bytes < JOB_BYTES and self.failure is None
 
     async def room(self) -> None:
         """Wait until less than the job's bound is waiting.
@@ -134,7 +165,7 @@ class JobStream:
             InternalError: Redis refuses the stream's entries.
             StoppedError: the publisher has stopped.
         """
-        while self.failure is None and (len(self._waiting) >= 2 * JOB_ENTRIES or self._bytes >= JOB_BYTES):
+        while self.failure is None and not self.has_room:
             await self._moved.wait()
         if self.failure is not None:
             raise self.failure
@@ -146,10 +177,10 @@ class JobStream:
         if self.failure is not None:
             raise self.failure
 
-    def batch(self, entries: int, size: int) -> Sequence[str | bytes]:
+    def batch(self, entries: int, size: int) -> Batch:
         """Return what goes into the next flush: so many ``entries`` at most, none further from ``size`` bytes on."""
-        parts = self._waiting[: 2 * entries]
-        if self._bytes >= size:
+        parts, held = self._waiting[: 2 * entries], self._bytes
+        if held >= size or len(parts) < len(self._waiting):
             held = 0
             for at in range(1, len(parts), 2):
                 held += len(parts[at])
@@ -158,20 +189,20 @@ class JobStream:
                     break
         self._under_way = len(parts)
         self._next_oldest_at = self.oldest_at
-        return parts
+        return Batch(self, parts, held)
 
-    def written(self, parts: Sequence[str | bytes]) -> None:
+    def written(self, batch: Batch) -> None:
         """Take note that what went into a flush is in Redis."""
-        size = sum(map(len, parts[1::2]))
-        del self._waiting[: len(parts)]
+        del self._waiting[: len(batch.parts)]
         self._under_way = 0
         self.oldest_at = self._next_oldest_at
-        self._bytes -= size
-        self._recent += parts
-        self._recent_bytes += size
-        while len(self._recent) > 2 * RECENT_ENTRIES or self._recent_bytes > RECENT_BYTES:
-            self._recent.popleft()
-            self._recent_bytes -= len(self._recent.popleft())
+        self._bytes -= batch.size
+        recent = self._recent
+        recent += batch.parts
+        self._recent_bytes += batch.size
+        while len(recent) > 2 * RECENT_ENTRIES or self._recent_bytes > RECENT_BYTES:
+            recent.popleft()
+            self._recent_bytes -= len(recent.popleft())
         self._moved.ring()
 
     def rewind(self, at: int) -> bool:
@@ -209,10 +240,11 @@ class Publisher:
         self._ttl = ttl
         self._running_ttl = ttl + math.ceil(longest)
         self._dirty: dict[JobStream, None] = {}
-        self._batch: list[tuple[JobStream, Sequence[str | bytes]]] = []
+        self._flushed: list[Batch] = []
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._ended = False
         self._wake = Bell()
+        self._packed = PackedCommands(link.redis, FLUSH_SECONDS)
 
     def open(self, job_id: str, attempt: int) -> JobStream:
         """Return the writing end of an attempt's stream."""
@@ -240,47 +272,52 @@ class Publisher:
             while True:
                 while not self._dirty:
                     await self._wake.wait()
-                self._batch = self._next_batch()
-                if self._batch:
+                self._flushed = self._next_batch()
+                if self._flushed:
                     await self._flush()
         finally:
             self._ended = True
-            for stream in self._dirty.keys() | {stream for stream, _ in self._batch}:
+            await self._packed.close()
+            for stream in self._dirty.keys() | {batch.stream for batch in self._flushed}:
                 stream.fail(StoppedError())
 
-    def _next_batch(self) -> list[tuple[JobStream, Sequence[str | bytes]]]:
+    def _next_batch(self) -> list[Batch]:
         """Take what fits into one round trip; a stream that is left over comes first in the next."""
-        batch: list[tuple[JobStream, Sequence[str | bytes]]] = []
-        entries, size = 0, 0
-        while self._dirty and entries < FLUSH_ENTRIES and size < FLUSH_BYTES:
+        flush: list[Batch] = []
+        entries, size = FLUSH_ENTRIES, FLUSH_BYTES
+        while self._dirty and entries > 0 and size > 0:
             stream = next(iter(self._dirty))
             del self._dirty[stream]
             stream.take_back(self._link.outage)
-            if parts := stream.batch(FLUSH_ENTRIES - entries, FLUSH_BYTES - size):
-                batch.append((stream, parts))
-                entries += len(parts) // 2
-                size += sum(map(len, parts[1::2]))
-        return batch
+            batch = stream.batch(entries, size)
+            if batch.parts:
+                flush.append(batch)
+                entries -= len(batch.parts) // 2
+                size -= batch.size
+        return flush
 
     async def _flush(self) -> None:
-        oldest = min(stream.oldest_at for stream, _ in self._batch)
+        flush = self._flushed
+        oldest = min([batch.stream.oldest_at for batch in flush])
         try:
-            replies = await self._send()
+            replies = await self._send(flush)
         except RedisError as error:
-            replies: list[Any] = [error] * len(self._batch)
+            replies: list[Any] = [error] * len(flush)
         trouble: RedisError | None = None
-        for (stream, parts), reply in zip(self._batch, replies, strict=True):
+        sent = 0
+        for batch, reply in zip(flush, replies, strict=True):
+            stream = batch.stream
+            sent += len(batch.parts) // 2
             if isinstance(reply, RedisError) and passes(reply):
                 trouble = reply
                 stream.expire_at = 0.0
             elif isinstance(reply, RedisError):
                 stream.fail(InternalError(f"Redis refuses the entries of {stream.key}: {reply}"))
             elif stream.failure is None:
-                self._settle(stream, parts, PublishReply.read(reply))
-            if stream.first_waiting < stream.next_sequence:
+                self._settle(batch, reply)
+            if stream.waits:
                 self._dirty[stream] = None
-        sent = sum(len(parts) // 2 for _, parts in self._batch)
-        self._batch = []
+        self._flushed = []
         if trouble is None:
             PUBLISH_DELAY.observe(time.monotonic() - oldest)
             PUBLISH_BATCH.observe(sent)
@@ -294,35 +331,52 @@ class Publisher:
         await self._backoff.pause(self._link.outage)
         await forget_topology(self._link.redis)
 
-    async def _send(self) -> list[Any]:
-        """Send the batch in one round trip; returns Redis's replies, errors among them."""
+    async def _send(self, flush: Sequence[Batch]) -> list[Any]:
+        """Send a flush in one round trip; returns Redis's replies, errors among them.
+
+        If there is an error among them, it is sent once more in redis-py's way, which knows them all.
+        """
         now = time.monotonic()
+        commands: list[PublishCommand] = []
+        packed: list[Packed] = []
+        for stream, parts, _ in flush:
+            life = None
+            if now >= stream.expire_at or parts[-2] in TERMINAL:
+                life = self._ttl if parts[-2] in TERMINAL else self._running_ttl
+                stream.expire_at = now + self._ttl / 4
+            command = stream.key, stream.attempt, stream.first_waiting, life, parts
+            commands.append(command)
+            packed.append((stream.key, packed_publish(*command)))
+        replies = await self._packed.send(packed)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                break
+        else:
+            return replies
+        await self._packed.close()
         pipe: Any = self._link.redis.pipeline(transaction=False)
         async with pipe:
-            for stream, parts in self._batch:
-                life = None
-                if parts[-2] in TERMINAL:
-                    life = self._ttl
-                elif now >= stream.expire_at:
-                    life = self._running_ttl
-                    stream.expire_at = now + self._ttl / 4
-                publish_with(pipe, stream.key, stream.attempt, stream.first_waiting, life, parts)
+            for command in commands:
+                publish_with(pipe, *command)
             return await execute(pipe, raise_on_error=False)
 
-    def _settle(self, stream: JobStream, parts: Sequence[str | bytes], reply: PublishReply) -> None:
-        match reply.status:
-            case PublishStatus.WRITTEN:
-                stream.written(parts)
-                STREAM_ENTRIES.count += len(parts) // 2
+    def _settle(self, batch: Batch, reply: list[Any]) -> None:
+        stream = batch.stream
+        if reply[0] == _WRITTEN:
+            stream.written(batch)
+            STREAM_ENTRIES.count += len(batch.parts) // 2
+            return
+        answer = PublishReply.read(reply)
+        match answer.status:
             case PublishStatus.BEHIND:
-                self._repair(stream, reply.at)
+                self._repair(stream, answer.at)
             case PublishStatus.GONE if self._link.outage.away_since(stream.opened_at):
                 self._repair(stream, -1)
             case PublishStatus.GONE:
                 stream.fail(AbandonedError())
             case PublishStatus.FENCED:
                 stream.fail(FencedError())
-            case PublishStatus.TAKEN:
+            case _:
                 stream.fail(StreamLostError())
 
     def _repair(self, stream: JobStream, at: int) -> None:

@@ -11,6 +11,7 @@ import anyio
 import psutil
 import pytest
 
+from tests.support.generations import events_of
 from tests.support.servers import free_port
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineState, Serving, Spec
@@ -52,7 +53,7 @@ async def complete(supervisor: Supervisor[LlamaEngine]) -> None:
     """Run one job on the engine."""
     parameters = CompletionParameters(prompt="One, two,", max_tokens=4)
     async with supervisor.ensure() as engine:
-        events = [event async for batch in engine.generate(parameters).events() for event in batch]
+        events = [event async for batch in events_of(engine.generate(parameters)) for event in batch]
         assert isinstance(events[-1], Done)
 
 

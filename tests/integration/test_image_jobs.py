@@ -13,11 +13,12 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.doubles.webui import WebUIDouble
+from tests.support.generations import tell_all
 from tests.support.redis_side import Side
 from tests.support.waiting import until
 from tests.support.webui_bench import FAST, GpusDouble
 from velesio_worker.core.settings import CacheMode, Settings
-from velesio_worker.engines.base import Engine, EngineState, Generation, Traits
+from velesio_worker.engines.base import Engine, EngineState, Generation, Sink, Traits
 from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.capacity import make_engine_set
@@ -47,7 +48,7 @@ class Painter:
     model = "tinyA"
     traits = Traits(queues=True, leaks=True, previews=True)
 
-    def __init__(self, *batches: Sequence[EngineEvent]) -> None:
+    def __init__(self, *batches: Sequence[EngineEvent | Done]) -> None:
         self.batches = batches
         self.complaints: list[str] = []
 
@@ -66,7 +67,10 @@ class Painter:
         assert (parameters is None, after, pieces) == (False, "", 0)
         return self
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def run(self, sink: Sink) -> Done:
+        return await tell_all(self.events(), sink)
+
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent | Done], None]:
         for batch in self.batches:
             yield batch
 
@@ -177,12 +181,12 @@ async def test_an_image_is_never_taken_from_the_cache_or_kept_there(side: Side, 
 class Queue(Painter):
     """An engine with a line of its own: the jobs in it wait until they are let in."""
 
-    def __init__(self, *batches: Sequence[EngineEvent]) -> None:
+    def __init__(self, *batches: Sequence[EngineEvent | Done]) -> None:
         super().__init__(*batches)
         self.entered = anyio.Event()
         self.turn = anyio.Event()
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent | Done], None]:
         yield []
         self.entered.set()
         await self.turn.wait()
@@ -212,7 +216,7 @@ class Prepares(Queue):
         super().__init__([Done({"images": ["x"]}, "stop")])
         self.seconds = seconds
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent | Done], None]:
         yield [Preparing()]
         await anyio.sleep(self.seconds)
         yield [Queued()]
@@ -300,7 +304,7 @@ class Falls(Painter):
         super().__init__()
         self.in_line = in_line
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent | Done], None]:
         yield [] if self.in_line else [Begun()]
         raise EngineCrashedError("The WebUI went away.")
 
@@ -322,7 +326,7 @@ class Hangs(Painter):
 
     busy = False
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent | Done], None]:
         first, self.busy = not self.busy, True
         yield [Begun()] if first else []
         await anyio.sleep_forever()
@@ -354,7 +358,7 @@ class Tight(Painter):
         super().__init__()
         self.begin_by = begin_by
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def events(self) -> AsyncGenerator[Sequence[EngineEvent | Done], None]:
         self.rounds += 1
         yield [Begun(), Progress({"stage": "sampling", "step": 3})]
         if self.rounds == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ from velesio_worker import stream as stream_module
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
-from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.stream import Batch, JobStream, Publisher
 from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
@@ -176,11 +176,11 @@ class FlakyPublisher(Publisher):
         super().__init__(*arguments, **options)
         self._faults = faults
 
-    async def _send(self) -> list[Any]:
+    async def _send(self, flush: Sequence[Batch]) -> list[Any]:
         fault = self._faults.pop(0) if self._faults else ""
         if fault == "before":
             raise RedisConnectionError("lost before it was sent")
-        replies = await super()._send()
+        replies = await super()._send(flush)
         if fault == "after":
             raise RedisConnectionError("the reply was lost")
         return replies

@@ -186,8 +186,8 @@ def _import_all() -> None:
     commands = [
         f"velesio_worker.cli.{name}" for name in ("main", "run", "health", "submit", "dead", "models", "doctor")
     ]
-    for name in (*commands, "uvloop", "httpx_aiohttp"):
-        with suppress(ImportError):  # the last two are extras
+    for name in (*commands, "uvloop"):
+        with suppress(ImportError):  # the last is an extra
             importlib.import_module(name)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tests.support.generations import Token, Told, events_of
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
-from velesio_worker.wire.events import Done, EngineEvent, Progress, Token
+from velesio_worker.wire.events import Done, Progress
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 COMPLETION = "/completion"
@@ -89,8 +90,8 @@ def conversation(http: EngineHTTP, **parameters: Any) -> Generation:
 
 async def run(generation: Generation) -> tuple[list[Token], list[Progress], Done]:
     """Run a job to its end; returns its events, sorted by kind."""
-    events: list[EngineEvent] = []
-    async for batch in generation.events():
+    events: list[Told] = []
+    async for batch in events_of(generation):
         events.extend(batch)
     done = events.pop()
     assert isinstance(done, Done)
@@ -103,4 +104,4 @@ async def run(generation: Generation) -> tuple[list[Token], list[Progress], Done
 
 def choices(tokens: Sequence[Token]) -> list[dict[str, Any]]:
     """The only choice of each token entry."""
-    return [token.data["choices"][0] for token in tokens]
+    return [token.choice for token in tokens]

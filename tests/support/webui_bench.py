@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.doubles.launcher import PATIENT
 from tests.doubles.webui import Setup, WebUIDouble, sample_image
+from tests.support.generations import Told, events_of
 from tests.support.waiting import until
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import Engine, EngineState
@@ -33,7 +34,7 @@ from velesio_worker.engines.webui.loading import Unloadable
 from velesio_worker.engines.webui.pictures import check_picture
 from velesio_worker.engines.webui.request import Decode
 from velesio_worker.wire.errors import JobError
-from velesio_worker.wire.events import Done, EngineEvent, Progress
+from velesio_worker.wire.events import Done, Progress
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
 
 FAST = Setup(step_seconds=0.002)
@@ -75,7 +76,7 @@ class Job:
     """A job that runs, and what came of it."""
 
     parameters: ImageParameters
-    batches: list[Sequence[EngineEvent]] = field(default_factory=list[Sequence[EngineEvent]])
+    batches: list[Sequence[Told]] = field(default_factory=list[Sequence[Told]])
     error: JobError | None = None
     over: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -83,7 +84,7 @@ class Job:
     async def run(self, engine: Engine) -> None:
         try:
             with self.scope:
-                async with aclosing(engine.generate(self.parameters).events()) as events:
+                async with aclosing(events_of(engine.generate(self.parameters))) as events:
                     async for batch in events:
                         self.batches.append(batch)
         except JobError as error:
@@ -92,7 +93,7 @@ class Job:
             self.over = True
 
     @property
-    def events(self) -> list[EngineEvent]:
+    def events(self) -> list[Told]:
         return [event for batch in self.batches for event in batch]
 
     @property

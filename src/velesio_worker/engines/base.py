@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.wire.errors import ModelUnavailableError
@@ -47,18 +47,42 @@ class Spec:
     name: str = ""
 
 
+class Sink(Protocol):
+    """Where a generation tells what happens, as it happens.
+
+    Nothing is awaited between an engine's bytes and what is told of them, so that a token costs no switch of tasks.
+    """
+
+    def token(self, choice: dict[str, Any], *, has_output: bool) -> None:
+        """Take the choice of a ``token`` entry (wire protocol, section 4), and whether there is any output in it."""
+        ...
+
+    def tell(self, event: EngineEvent) -> None:
+        """Take whatever else happens."""
+        ...
+
+    def heard(self) -> bool:
+        """Take note that the engine is at work, whatever that read brought; False if there is no room for more."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until there is room for more, and all that was told so far is on its way.
+
+        Raises:
+            FencedError, AbandonedError, StreamLostError, InternalError, StoppedError: nobody wants it any more.
+        """
+        ...
+
+
 class Generation(Protocol):
     """One job on an engine."""
 
-    def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        """Yield what happens, as many events at a time as one read brought; a :class:`Done` is the last.
-
-        An empty batch says that the engine is at work.
-
-        Closing the generator before its end stops the engine's work on the job.
+    async def run(self, sink: Sink, /) -> Done:
+        """Run it, and return its end; cancelled, it stops the engine's work on the job.
 
         Raises:
             JobError: the job failed.
+            Exception: whatever the sink raises.
         """
         ...
 

@@ -20,6 +20,8 @@ def decode_json(data: bytes) -> Any:  # noqa: ANN401 (JSON)
             document = orjson.loads(data.decode(errors="replace"))
         except orjson.JSONDecodeError:
             return None
+    if len(data) <= 2 * DEEPEST:  # each level takes two bytes: an event of a token ends here
+        return document
     opened = data.count(b"{") + data.count(b"[")  # which is quick, and nearly always enough to know
     return document if opened <= DEEPEST or not _too_deep(document) else None
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import importlib.util
+import re
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import anyio
 import httpx
 
+from velesio_worker.engines.connection import BrokenAnswerError, Connection, connect
 from velesio_worker.engines.decoding import decode_json
-
-FAST: Final = importlib.util.find_spec("httpx_aiohttp") is not None
 
 KEEPALIVE_SECONDS: Final = 4.0
 """llama-server closes idle connections after 5 s; one that is closed earlier is never used a moment too late."""
@@ -38,6 +39,9 @@ DOWNLOAD_CONNECT_SECONDS: Final = 10.0
 DOWNLOAD_READ_SECONDS: Final = 30.0
 
 _CLOSED: Final = "it was stopped"
+_CONNECTION: Final = "connection"
+_LINE_END: Final = re.compile(rb"[\r\n\0]")
+_LOST: Final = httpx.HTTPError
 _POST_HEADERS: Final = {"Content-Type": "application/json", "Connection": "close"}
 """llama-server promises to keep a connection and closes it after a streamed answer all the same; the next request on
 it would be lost."""
@@ -91,6 +95,19 @@ class EngineResponse:
         except _LOST as error:
             raise ConnectionLostError(_reason(error)) from error
 
+    async def push(self, feed: Callable[[bytes], bool], more: Callable[[], Awaitable[bool]]) -> None:
+        """Have the body handed on as it is read; see :meth:`velesio_worker.engines.connection.Connection.push`.
+
+        Raises:
+            UnreadableAnswerError: it is packed.
+            ConnectionLostError: it broke off.
+        """
+        self._check_encoding()
+        try:
+            await cast("Connection", self._response.extensions[_CONNECTION]).push(feed, more)
+        except BrokenAnswerError as error:
+            raise ConnectionLostError(_reason(error)) from error
+
     async def body(self, limit: int) -> bytes:
         """Return the whole body: the one way in which one is read.
 
@@ -131,13 +148,11 @@ class EngineHTTP:
     """
 
     def __init__(self, base_url: str, *, api_key: str | None = None, ca_file: Path | None = None) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
         url = httpx.URL(base_url)
         self._client = httpx.AsyncClient(
             base_url=url.copy_with(userinfo=b""),
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
-            limits=limits,
-            transport=_transport(limits, verify=_verification(url, ca_file)),
+            transport=_Transport(_verification(url, ca_file)),
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             trust_env=False,
@@ -219,12 +234,12 @@ async def _answer(
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise UnusableURLError(_reason(error)) from error
     except _LOST as error:
-        refused = isinstance(error, _REFUSED) or isinstance(error.__cause__, _REFUSED)
+        refused = isinstance(error, httpx.ConnectError)
         raise (NotReachedError if refused else ConnectionLostError)(_reason(error)) from error
     try:
         yield response
     finally:
-        with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(*_LOST):
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True), contextlib.suppress(_LOST):
             await response.aclose()
 
 
@@ -282,18 +297,6 @@ async def fetch(url: str, headers: Mapping[str, str]) -> AsyncGenerator[Download
         yield DownloadResponse(response)
 
 
-def _errors_of_the_transport() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
-    """Return the errors of any trouble, and those of a connection that was refused."""
-    if not FAST:
-        return (httpx.HTTPError,), (httpx.ConnectError,)
-    from aiohttp import ClientConnectorError, ClientError  # noqa: PLC0415 (an extra; not all become httpx's)
-
-    return (httpx.HTTPError, ClientError), (httpx.ConnectError, ClientConnectorError)
-
-
-_LOST, _REFUSED = _errors_of_the_transport()
-
-
 def _verification(url: httpx.URL, ca_file: Path | None) -> ssl.SSLContext | bool:
     """Return how a server's certificate is checked.
 
@@ -306,14 +309,100 @@ def _verification(url: httpx.URL, ca_file: Path | None) -> ssl.SSLContext | bool
     return context
 
 
-def _transport(limits: httpx.Limits, *, verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport:
-    """httpx-aiohttp's transport where it is installed (a third of the CPU time per token), else httpx's own."""
-    if not FAST:
-        return httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
-    from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 (an extra)
+class _Transport(httpx.AsyncBaseTransport):
+    """httpx's way to a server, on connections whose answers are pushed.
 
-    unlimited = httpx.Limits(max_connections=0, keepalive_expiry=limits.keepalive_expiry)  # None is 100 to aiohttp
-    return AiohttpTransport(verify=verify, limits=unlimited, trust_env=False)
+    Whatever does something is sent on a connection of its own; one that is kept may be closed by then.
+    """
+
+    def __init__(self, verify: ssl.SSLContext | bool) -> None:  # noqa: FBT001 (httpx's own signature)
+        self._tls = httpx.create_ssl_context(trust_env=False) if verify is True else verify or None
+        self._idle: list[Connection] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; returns once the head of its answer is there."""
+        content = _written(request)
+        keep = request.method == "GET" and request.headers.get("Connection") != "close"
+        connection = self._kept() if keep else None
+        reused = connection is not None
+        while True:
+            connection = connection or await self._connect(request)
+            try:
+                await connection.request(content, keep=keep)
+                break
+            except BrokenAnswerError as error:
+                connection.close()
+                if not (reused and connection.untouched):
+                    raise httpx.RemoteProtocolError(str(error)) from error
+                connection, reused = None, False  # it had been closed just then
+            except BaseException:
+                connection.close()
+                raise
+        return httpx.Response(
+            connection.status,
+            headers=connection.headers,
+            stream=_Body(connection, self._idle),
+            extensions={_CONNECTION: connection},
+        )
+
+    def _kept(self) -> Connection | None:
+        now = time.monotonic()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and now - connection.idle_since < KEEPALIVE_SECONDS:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, request: httpx.Request) -> Connection:
+        url, tls = request.url, self._tls if request.url.scheme == "https" else None
+        patience = request.extensions.get("timeout", {}).get("connect")
+        try:
+            async with asyncio.timeout(patience):
+                return await connect(url.host, url.port or (443 if tls else 80), tls)
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(f"no connection within {patience:g} s") from error
+        except (OSError, UnicodeError) as error:  # a name may be none that a resolver can be asked for
+            raise httpx.ConnectError(str(error) or type(error).__name__) from error
+
+    async def aclose(self) -> None:
+        """End the connections that are kept."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Body(httpx.AsyncByteStream):
+    """An answer's body, and the end of its use of the connection."""
+
+    def __init__(self, connection: Connection, idle: list[Connection]) -> None:
+        self._connection = connection
+        self._idle = idle
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for read in self._connection.reads():
+                yield read
+        except BrokenAnswerError as error:
+            raise httpx.RemoteProtocolError(str(error)) from error
+
+    async def aclose(self) -> None:
+        if self._connection.usable:
+            self._idle.append(self._connection)
+        else:
+            self._connection.close()
+
+
+def _written(request: httpx.Request) -> bytes:
+    """Write a request as HTTP has it.
+
+    Raises:
+        httpx.LocalProtocolError: a header would be several.
+    """
+    head = [b"%s %s HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    head += [b"%s: %s" % header for header in request.headers.raw]
+    if any(map(_LINE_END.search, head)):
+        raise httpx.LocalProtocolError("a header has a line end in it")
+    return b"\r\n".join([*head, b"", request.content])
 
 
 def _reason(error: Exception) -> str:

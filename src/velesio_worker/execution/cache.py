@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
@@ -14,9 +13,10 @@ from redis.exceptions import RedisError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import CacheMode
+from velesio_worker.engines.base import Sink
 from velesio_worker.queue.connection import REPLY_SECONDS
 from velesio_worker.queue.outage import within
-from velesio_worker.wire.events import Done, EngineEvent, Token
+from velesio_worker.wire.events import Done, has_output
 from velesio_worker.wire.jobs import Job
 from velesio_worker.wire.parameters import EmbeddingParameters, RerankParameters
 from velesio_worker.wire.text_parameters import TextParameters
@@ -73,15 +73,16 @@ class Replay:
         self._kept = kept
         self._transcript = Transcript()
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        """Yield the answer's pieces, many at a time, and its end."""
-        tokens = self._kept.tokens
-        for first in range(0, len(tokens), REPLAY_PIECES):
-            batch = [Token(data) for data in tokens[first : first + REPLAY_PIECES]]
-            for token in batch:
-                self._transcript.add(token.data["choices"][0])
-            yield batch
-        yield [self._kept.done]
+    async def run(self, sink: Sink) -> Done:
+        """Tell the answer's pieces, and return its end."""
+        for count, data in enumerate(self._kept.tokens, start=1):
+            choice = data["choices"][0]
+            self._transcript.add(choice)
+            sink.token(choice, has_output=has_output(choice))
+            if count % REPLAY_PIECES == 0 or count == len(self._kept.tokens):
+                sink.heard()
+                await sink.room()
+        return self._kept.done
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is, with what it was given so far."""

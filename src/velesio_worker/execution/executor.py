@@ -170,8 +170,8 @@ class Executor:
         match run.stop.halted:
             case Halt.CANCELLED if run.answer.generation is not None:
                 done = run.answer.generation.cut_short()
-                for token in done.unsaid if run.job.streamed else ():
-                    run.stream.put(TOKEN, orjson.dumps(token.data))
+                for choice in done.unsaid if run.job.streamed else ():
+                    run.stream.put(TOKEN, orjson.dumps({"choices": [choice]}))
                 return done
             case Halt.CANCELLED if run.claim.first:
                 return cancelled_while_waiting(run.job.type, "")  # else it goes back, and is ended at the next claim

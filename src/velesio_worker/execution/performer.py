@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
@@ -13,11 +12,12 @@ from typing import Any, Final, cast
 import orjson
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.metrics import CACHE, SSE_EVENTS
+from velesio_worker.core.metrics import CACHE
 from velesio_worker.engines.base import Engine, EngineSource, EngineState, Generation
 from velesio_worker.engines.requests import EngineRequest
-from velesio_worker.execution.cache import MOST_PIECES, Kept, PromptCache, Replay, cache_key
+from velesio_worker.execution.cache import Kept, PromptCache, Replay, cache_key
 from velesio_worker.execution.published import NOTHING, Published
+from velesio_worker.execution.relay import Relay
 from velesio_worker.execution.results.images import ImageOutput
 from velesio_worker.execution.run import Clock, Run
 from velesio_worker.wire.errors import (
@@ -33,20 +33,7 @@ from velesio_worker.wire.errors import (
     NoCapacityError,
     OutOfMemoryError,
 )
-from velesio_worker.wire.events import (
-    PROGRESS,
-    START,
-    TOKEN,
-    Begun,
-    Done,
-    EngineEvent,
-    Preparing,
-    Progress,
-    Queued,
-    Token,
-    start_entry,
-    written,
-)
+from velesio_worker.wire.events import PROGRESS, START, Done, start_entry
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.parameters import AnswerParameters
 
@@ -187,20 +174,6 @@ class Performer:
         run.answer.generation = Replay(kept)
         return await self._in_time(run, self._follow)
 
-    async def _with_previews(self, run: Run, batch: Sequence[EngineEvent]) -> Sequence[EngineEvent]:
-        """Keep the pictures that come with progress; returns the events, which point to them.
-
-        The events themselves stay as they are: jobs that are run together share them.
-        """
-        kept: list[EngineEvent] = []
-        for event in batch:
-            if isinstance(event, Progress) and event.preview is not None:
-                key = await self._output.keep_preview(run.job.id, event.preview)
-                kept.append(Progress(event.data | ({} if key is None else {"preview": key})))
-            else:
-                kept.append(event)
-        return kept
-
     async def _generate(self, engine: Engine, run: Run, mode: str) -> Done:
         if not run.claim.first:
             await run.stream.flushed()  # from here on an earlier attempt can write nothing
@@ -248,50 +221,16 @@ class Performer:
         return await self._follow(run)
 
     async def _follow(self, run: Run) -> Done:
-        """Publish what a run's generation yields, to its end."""
+        """Publish what a run's generation tells, to its end."""
         generation = cast("Generation", run.answer.generation)
         if not run.traits.queues:  # else the engine says when it begins
             run.request.sent()
         patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
             run.times.waiting_since = time.monotonic() + patient
-            async with aclosing(generation.events()) as batches:
-                async for batch in batches:
-                    run.times.waiting_since = math.inf
-                    SSE_EVENTS.count += 0 if run.answer.cached else len(batch)
-                    events = await self._with_previews(run, batch) if run.traits.previews else batch
-                    done = self._publish(run, events)
-                    if done is not None:
-                        return done
-                    await run.stream.room()
-                    run.times.waiting_since = time.monotonic()
+            return await generation.run(Relay(run, self._output.keep_preview))
         finally:
             run.times.waiting_since = math.inf
-        raise EngineCrashedError
-
-    def _publish(self, run: Run, batch: Sequence[EngineEvent]) -> Done | None:
-        """Queue what one read brought; no await in here, since it runs for every token."""
-        streamed, answer = run.job.streamed, run.answer
-        done: Done | None = None
-        for event in batch:
-            match event:
-                case Token():
-                    answer.tokens += event.has_output
-                    if answer.cache_key is not None:
-                        answer.collect(event.data, MOST_PIECES)
-                    if streamed and (event.has_output or not answer.before.begun):  # the role was said by whoever began
-                        run.stream.put(TOKEN, written(event.data))
-                case Preparing() | Queued() | Begun():
-                    _keep_time(run, event)
-                case Progress():
-                    run.stream.put(PROGRESS, written(event.data))
-                case Done():
-                    done = event
-                    break
-        if run.times.first_token_at is None and run.answer.tokens:
-            run.times.first_token_at = time.monotonic()
-            run.request.answered()
-        return done
 
     async def keep(self, run: Run) -> None:
         """Keep an answer that is whole and was made in one go."""
@@ -308,15 +247,3 @@ class Performer:
         except JobError:
             return False
         return identity is not None and cache_key(run.job, identity) == run.answer.cache_key
-
-
-def _keep_time(run: Run, event: Preparing | Queued | Begun) -> None:
-    match event:
-        case Preparing():
-            run.clock.count()
-        case Queued():
-            run.clock.pause()
-        case Begun():
-            run.at_work = True
-            run.request.sent()
-            run.clock.start()

@@ -13,7 +13,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from velesio_worker.core.redis_url import RedisURL, Topology
 
-_ODD: Final = (RedisClusterException, AttributeError, RuntimeError)
+ODD: Final = (RedisClusterException, AttributeError, RuntimeError)
 """What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster that lacks a
 node, the second when one task closes idle connections while another has just taken one of them, the third from
 uvloop's transports (``the handler is closed``)."""
@@ -25,7 +25,7 @@ class _Single(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().execute_command(*args, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        except _ODD as error:
+        except ODD as error:
             raise RedisConnectionError(f"the connection was lost ({error})") from error
 
 
@@ -46,7 +46,7 @@ class _Cluster(RedisCluster):
     async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().initialize(*args, **kwargs)
-        except _ODD as error:
+        except ODD as error:
             raise RedisConnectionError(str(error)) from error
 
     async def aclose(self) -> None:
@@ -56,7 +56,7 @@ class _Cluster(RedisCluster):
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
         try:
             return await super().execute_command(*args, **kwargs)
-        except _ODD as error:
+        except ODD as error:
             await forget_topology(self)
             raise RedisConnectionError(f"the connection was lost ({error})") from error
 
@@ -95,7 +95,7 @@ async def execute(pipe: Any, *, raise_on_error: bool = True) -> list[Any]:  # no
     """Execute a pipeline whose commands may belong to different nodes; its troubles are RedisErrors."""
     try:
         replies: list[Any] = await pipe.execute(raise_on_error=raise_on_error)
-    except _ODD as error:
+    except ODD as error:
         raise RedisConnectionError(f"the connection was lost ({error})") from error
     return [_in_order(reply) for reply in replies]
 
@@ -109,7 +109,7 @@ def _in_order(reply: object) -> object:
 async def forget_topology(redis: Redis | RedisCluster) -> None:
     """Have a client of a Cluster ask anew which node serves what; its pipelines do not do so by themselves."""
     if isinstance(redis, RedisCluster):
-        with suppress(RedisError, *_ODD):  # what closes badly is closed all the same
+        with suppress(RedisError, *ODD):  # what closes badly is closed all the same
             await redis.aclose()
 
 

@@ -20,22 +20,10 @@ ERROR: Final = "error"
 TERMINAL: Final = frozenset({DONE, ERROR})
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of output, as the engine sent it.
-
-    Attributes:
-        data: the ``token`` entry's data (wire protocol, section 4).
-    """
-
-    data: dict[str, Any]
-
-    @property
-    def has_output(self) -> bool:
-        """Whether there is any: the first piece of a chat carries the role alone."""
-        choice = self.data["choices"][0]
-        delta = choice.get("delta")
-        return bool(choice.get("text")) if delta is None else any(delta[name] for name in delta if name != "role")
+def has_output(choice: dict[str, Any]) -> bool:
+    """Whether a choice of a ``token`` entry has any output: the first piece of a chat carries the role alone."""
+    delta = choice.get("delta")
+    return bool(choice.get("text")) if delta is None else any(delta[name] for name in delta if name != "role")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +63,14 @@ class Done:
         finish_reason: ``stop``, ``length``, ``tool_calls`` or ``cancelled``.
         usage: token counts, where the engine knows them.
         timings: the engine's own timings, where it has them.
-        unsaid: pieces of a result that was cut short, which were held back until now.
+        unsaid: choices of a result that was cut short, which were held back until now.
     """
 
     result: dict[str, Any]
     finish_reason: str
     usage: dict[str, Any] | None = None
     timings: dict[str, Any] | None = None
-    unsaid: Sequence[Token] = ()
+    unsaid: Sequence[dict[str, Any]] = ()
 
     def entry(self) -> dict[str, Any]:
         """Return the ``done`` entry's data."""
@@ -121,7 +109,7 @@ FOREIGN_RESULT: Final = "The job's result is none that a worker wrote: its key w
 _IN_BOTH: Final = ("cached", "warnings")
 """What stands in the result and in the ``done`` entry, where there is any."""
 
-EngineEvent = Token | Preparing | Queued | Begun | Progress | Done
+EngineEvent = Preparing | Queued | Begun | Progress
 
 
 @dataclass(frozen=True, slots=True)

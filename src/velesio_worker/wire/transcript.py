@@ -32,6 +32,11 @@ class Transcript:
         """The answer's text so far."""
         return "".join(self._texts)
 
+    def say(self, text: str) -> None:
+        """Add a piece of text, which is not empty."""
+        self.pieces += 1
+        self._texts.append(text)
+
     def add(self, choice: dict[str, Any]) -> None:
         """Add a choice; null stands for nothing.
 

@@ -12,7 +12,6 @@ import trustme
 from tests.doubles.engine import Answer, End, EngineDouble, document
 from tests.support.door import Door
 from tests.support.tls import TLS
-from velesio_worker.engines import http as http_module
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
 
 pytestmark = pytest.mark.anyio
@@ -27,18 +26,15 @@ async def test_a_document_is_read_with_its_status(double: EngineDouble, http: En
     ]
 
 
-async def test_the_path_of_an_address_is_kept(transport: str, double: EngineDouble) -> None:
-    assert transport
+async def test_the_path_of_an_address_is_kept(double: EngineDouble) -> None:
     double.answers["/llm/health"] = [document({"status": "ok"})]
     async with EngineHTTP(f"{double.url}/llm") as http:
         assert await http.get("/health", timeout=20) == (200, {"status": "ok"})
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
 async def test_a_server_of_an_authority_of_ones_own_is_believed_if_that_is_named(
-    monkeypatch: pytest.MonkeyPatch, double: EngineDouble, tmp_path: Path, *, fast: bool
+    double: EngineDouble, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(http_module, "FAST", fast)
     double.answers["/x"] = [document({"a": 1})]
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
@@ -56,8 +52,7 @@ async def test_a_server_of_an_authority_of_ones_own_is_believed_if_that_is_named
         await door.close()
 
 
-async def test_credentials_in_an_address_are_sent(transport: str, double: EngineDouble) -> None:
-    assert transport
+async def test_credentials_in_an_address_are_sent(double: EngineDouble) -> None:
     async with EngineHTTP(double.url.replace("://", "://me:hunter%202@")) as http:
         assert (await http.get("/health", timeout=20))[0] == 200
     assert double.requests[0].headers["authorization"] == "Basic " + b64encode(b"me:hunter 2").decode()
@@ -83,8 +78,7 @@ async def test_no_answer_is_told_as_a_lost_connection(double: EngineDouble, http
     assert str(caught.value)
 
 
-async def test_a_request_after_the_end_is_told_as_a_lost_connection(transport: str, double: EngineDouble) -> None:
-    assert transport
+async def test_a_request_after_the_end_is_told_as_a_lost_connection(double: EngineDouble) -> None:
     async with EngineHTTP(double.url) as http:
         assert (await http.get("/health", timeout=20))[0] == 200
     with pytest.raises(ConnectionLostError, match="it was stopped"):
@@ -110,17 +104,13 @@ def test_json_is_decoded_whatever_its_bytes(data: bytes, value: Any) -> None:
     assert decode_json(data) == value
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
-async def test_certificates_are_read_only_for_a_server_with_tls(monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> None:
+async def test_certificates_are_read_only_for_a_server_with_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[object] = []
 
     def reading(**settings: object) -> ssl.SSLContext:
         read.append(settings)
         return TLS
 
-    if fast:
-        pytest.importorskip("httpx_aiohttp")
-    monkeypatch.setattr(http_module, "FAST", fast)
     monkeypatch.setattr(ssl, "create_default_context", reading)
     async with EngineHTTP("http://127.0.0.1:1"):
         assert read == []

@@ -33,7 +33,7 @@ LEAST_ROOM: Final = 100 * MEBIBYTE
 """What is to be free where temporary files lie, in bytes."""
 
 _WRITABLE: Final = os.W_OK | os.X_OK
-_EXTRAS: Final = ("uvloop", "httpx-aiohttp")
+_EXTRAS: Final = ("uvloop",)
 
 
 def check_settings(report: CheckReport) -> None:

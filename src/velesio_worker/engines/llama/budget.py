@@ -7,7 +7,6 @@ import time
 from typing import Any, Final
 
 from velesio_worker.wire.errors import ResultTooLargeError
-from velesio_worker.wire.events import Token
 from velesio_worker.wire.text_parameters import UNLIMITED
 
 CONTEXTS: Final = 16
@@ -20,10 +19,6 @@ _FIRST: Final = 10
 
 _TEXTS: Final = frozenset({"text", "role", "content", "reasoning_content", "index", "finish_reason", "delta"})
 """What a choice of a text has; whatever else it has is gathered in the result with its event's other bytes."""
-
-
-_OF_A_CHOICE: Final = 3
-"""How many fields a plain choice has: its text or delta, index and finish_reason."""
 
 
 class Budget:
@@ -47,12 +42,12 @@ class Budget:
         """Say how many tokens may still come; a server sends no more pieces than tokens."""
         self._most = self._context * CONTEXTS if left == UNLIMITED else left
 
-    def spend(self, data: bytes, token: Token, pieces: int) -> bool:
-        """Count a piece of output. Runs for each token: of a plain one the first test is all there is.
+    def spend(self, data: bytes, choice: dict[str, Any], pieces: int) -> bool:
+        """Count a piece of output.
 
         Args:
             data: the event that it came with.
-            token: what is published of it.
+            choice: what is published of it.
             pieces: how many pieces there are with it.
 
         Returns:
@@ -61,19 +56,20 @@ class Budget:
         Raises:
             ResultTooLargeError: they are more than the result may have.
         """
-        choice = token.data["choices"][0]
         delta: dict[str, Any] | None = choice.get("delta")
-        said, text = (choice, choice.get("text")) if delta is None else (delta, delta.get("content"))
-        if isinstance(text, str) and len(choice) == _OF_A_CHOICE and (said is choice or len(said) == 1):
-            self._bytes += len(text)
-        else:
-            rich = said.keys() - _TEXTS or choice.keys() - _TEXTS
-            self._bytes += len(data) if rich else sum(len(text) for text in said.values() if isinstance(text, str))
+        said = choice if delta is None else delta
+        rich = said.keys() - _TEXTS or choice.keys() - _TEXTS
+        size = len(data) if rich else sum(len(text) for text in said.values() if isinstance(text, str))
+        return self.spend_text(size, pieces) and "tool_calls" not in said  # of which one token may begin several
+
+    def spend_text(self, size: int, pieces: int) -> bool:
+        """Count a piece of text of a ``size`` in bytes; otherwise as :meth:`spend`."""
+        self._bytes += size
         if self._bytes > self._largest:
             raise ResultTooLargeError(
                 f"The result has more than the {self._largest} bytes that MAX_RESULT_BYTES allows: ask for less."
             )
-        return pieces > self._most and "tool_calls" not in said  # of which one token may begin several
+        return pieces > self._most
 
     def tells(self, *, whole: bool) -> bool:
         """Whether it is told how far the prompt is read: the first times, the last, and now and then between them."""

@@ -7,12 +7,12 @@ since closing the connection is the only way to stop a generation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 import orjson
 
+from velesio_worker.engines.base import Sink
 from velesio_worker.engines.decoding import decode_json
 from velesio_worker.engines.http import ANSWER_BYTES, ConnectionLostError, EngineHTTP, EngineResponse
 from velesio_worker.engines.llama.answers import AnswerCheck
@@ -21,7 +21,7 @@ from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.engines.llama.requests import ask, engine_errors, error_in
 from velesio_worker.engines.llama.sse import SSEDecoder
-from velesio_worker.engines.llama.stops import StopStrings
+from velesio_worker.engines.llama.stops import Choice, StopStrings
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.errors import (
     ContextExceededError,
@@ -29,7 +29,7 @@ from velesio_worker.wire.errors import (
     EngineRefusedError,
     JobError,
 )
-from velesio_worker.wire.events import Done, EngineEvent, Progress, Token
+from velesio_worker.wire.events import Done, Progress, has_output
 from velesio_worker.wire.fields import count_in, known_object, numbers_in
 from velesio_worker.wire.text_parameters import UNLIMITED, WHOLE_CONTEXT, TextParameters
 from velesio_worker.wire.transcript import Transcript
@@ -82,6 +82,9 @@ class LlamaGeneration(ABC, Generic[P]):
         self._timings: dict[str, Any] | None = None
         self._prompt_in_parts = False
         self._marked_done = False
+        self._failure: JobError | None = None
+        self._decoder = SSEDecoder()
+        self._sink: Sink
         self._budget = Budget(largest, context)
         self._stops = StopStrings(parameters.stop) if isinstance(parameters.stop, list) else None
         schema = parameters.answer_schema
@@ -94,27 +97,29 @@ class LlamaGeneration(ABC, Generic[P]):
         """Return the request's body."""
 
     @abstractmethod
-    def take(self, chunk: dict[str, Any]) -> EngineEvent | None:
-        """Take one chunk of the stream; return what is to be published of it.
+    def plain(self, chunk: dict[str, Any]) -> tuple[str, Choice] | None:
+        """Return the text and the choice of a chunk that holds a piece of text and nothing else; None of any other."""
+
+    @abstractmethod
+    def take(self, chunk: dict[str, Any]) -> Choice | None:
+        """Take one chunk of the stream; return the choice that is to be published of it.
 
         Raises:
             ValueError: a field is not of the type that llama-server gives it.
         """
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
+    async def run(self, sink: Sink) -> Done:
+        """Run the request; see :meth:`velesio_worker.engines.base.Generation.run`."""
+        self._sink = sink
         with JOBS.running(), engine_errors():
             if self._after and await self._is_whole():
-                yield [self.cut_short("length")]
-                return
+                return self.cut_short("length")
             if self._check is not None:
                 await self._check.prepare()
             async with self._http.post(self.path, orjson.dumps(self.request())) as response:
                 if response.status != OK:
                     raise self._refused(*await error_in(response))
-                async with aclosing(self._read(response)) as batches:
-                    async for batch in batches:
-                        yield batch
+                return await self._read(response)
 
     async def _is_whole(self) -> bool:
         """Have the tokens of the text to go on from counted; returns whether it may have no more."""
@@ -136,110 +141,125 @@ class LlamaGeneration(ABC, Generic[P]):
             self._prompt_told = error.prompt_tokens
         return error
 
-    async def _read(self, response: EngineResponse) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        decoder = SSEDecoder()
+    async def _read(self, response: EngineResponse) -> Done:
         self._budget.allow(self._tokens_left())
         try:
-            async with aclosing(response.chunks()) as chunks:
-                async for chunk in chunks:
-                    batch: list[EngineEvent] = []
-                    failure = self._take_all(decoder.feed(chunk), batch)
-                    if batch:
-                        yield batch
-                    if failure is not None:
-                        raise failure
-                    if self._complete():
-                        break
+            await response.push(self._feed, self._more)
         except ConnectionLostError:  # which is no loss after the end of the text
             if self._finish_reason is None:
                 raise
         if self._finish_reason is None:
             raise EngineCrashedError("llama-server ended its answer before the end of the text.")
-        rest = self._rest()
+        self._tell_rest()
         if self._check is not None and (breach := await self._check.breach(self._transcript.text, self._finish_reason)):
             self.warnings.append(breach)
-        yield [*rest, self.cut_short(self._finish_reason)]
+        return self.cut_short(self._finish_reason)
 
-    def _take_all(self, events: Sequence[bytes], batch: list[EngineEvent]) -> JobError | None:
-        """Take events into ``batch`` up to an error, if there is one; what came before it is still to be published."""
+    def _feed(self, read: bytes) -> bool:
+        """Take what one read brought; False once nothing that matters follows, or where there is no room for more.
+
+        What comes before an error is still told.
+        """
         try:
-            for data in events:
+            for data in self._decoder.feed(read):
                 if data == _DONE_MARK:
                     self._marked_done = True
-                elif (event := self._event(data)) is not None:
-                    if self._stops is None:
-                        batch.append(event)
-                    else:
-                        batch += self._cut(self._stops, event)
-                    if self._marked_done:
-                        break
+                else:
+                    self._take_event(data)
+                if self._marked_done:
+                    break
         except JobError as error:
-            batch += self._rest()
-            return error
-        return None
+            self._tell_rest()
+            self._failure = error
+        return self._sink.heard() and self._failure is None and not self._complete()
+
+    async def _more(self) -> bool:
+        """Wait for room; returns whether anything more is wanted."""
+        await self._sink.room()
+        if self._failure is not None:
+            raise self._failure
+        return not self._complete()
 
     def _complete(self) -> bool:
         """Whether nothing that matters follows."""
         return self._marked_done or (self._finish_reason is not None and self._usage is not None)
 
-    def _cut(self, stops: StopStrings, event: EngineEvent) -> Sequence[EngineEvent]:
-        """Return what may be published, where an event may be the beginning of a stop string; one ends the answer."""
-        if not isinstance(event, Token):
-            return [event]
-        said = self._said(stops.add(event.data["choices"][0]))
+    def _cut(self, stops: StopStrings, choice: Choice) -> None:
+        """Tell what may be told, where a choice may be the beginning of a stop string; one ends the answer."""
+        said = stops.add(choice)
         if stops.found:
             timings = self._timings or {}
             read, cached = count_in(timings, "prompt_n"), count_in(timings, "cache_n")
             self._take_usage(None if read is None else read + (cached or 0), count_in(timings, "predicted_n"))
             self._finish_reason, self._marked_done = "stop", True
-        return said
+        self._tell(said)
 
-    def _said(self, choices: Sequence[dict[str, Any]]) -> list[Token]:
+    def _tell(self, choices: Sequence[Choice]) -> None:
         for choice in choices:
             self._transcript.add(choice)
-        return [Token({"choices": [choice]}) for choice in choices]
+            self._sink.token(choice, has_output=has_output(choice))
 
-    def _rest(self) -> Sequence[Token]:
-        """Take out what is held back still, of which no stop string has come."""
-        return () if self._stops is None else self._said(self._stops.rest())
+    def _tell_rest(self) -> None:
+        """Tell what is held back still, of which no stop string has come."""
+        if self._stops is not None:
+            self._tell(self._stops.rest())
 
-    def _event(self, data: bytes) -> EngineEvent | None:
+    def _take_event(self, data: bytes) -> None:
+        """Take one event of the stream, and tell what it says."""
         chunk = decode_json(data)
         if not isinstance(chunk, dict):
             raise EngineRefusedError("llama-server sent what is no JSON object, or is nested too deep.")
         body = cast("dict[str, Any]", chunk)
+        if self._stops is None and (plain := self.plain(body)) is not None:  # of nearly all tokens that is all
+            text, choice = plain
+            self._transcript.say(text)
+            last = self._budget.spend_text(len(text), self._transcript.pieces)
+            self._sink.token(choice, has_output=True)
+        elif (told := self._choice_in(body)) is not None:
+            last = self._budget.spend(data, told, self._heard.pieces)
+            if self._stops is None:
+                self._sink.token(told, has_output=has_output(told))
+            else:
+                self._cut(self._stops, told)
+        else:
+            return
+        if last:
+            self._finish_reason, self._marked_done = self._finish_reason or "length", True
+
+    def _choice_in(self, body: dict[str, Any]) -> Choice | None:
+        """Take an event's document; return the choice that is to be published of it, if there is any."""
         if "error" in body or ("code" in body and "message" in body):
             raise self._refused(500, body if "error" in body else {"error": body})
         try:
             if "prompt_progress" in body and (progress := known_object(body, "prompt_progress")):
-                return self._progress(progress)
+                self._take_progress(progress)
+                return None
             if self._stops is not None and "timings" in body:
                 self._timings = numbers_in(body, "timings")
-            event = self.take(body)
+            return self.take(body)
         except ValueError as error:
             raise EngineRefusedError(f"llama-server's answer is not in its usual form: {error}.") from None
         except (TypeError, LookupError, AttributeError) as error:
             what = type(error).__name__
             raise EngineRefusedError(f"llama-server's answer is not in its usual form ({what}).") from error
-        if isinstance(event, Token) and self._budget.spend(data, event, self._heard.pieces):
-            self._finish_reason, self._marked_done = self._finish_reason or "length", True
-        return event
 
-    def _progress(self, progress: dict[str, Any]) -> Progress | None:
-        """Report a prompt that is read in several parts; a short one has nothing to report."""
+    def _take_progress(self, progress: dict[str, Any]) -> None:
+        """Tell of a prompt that is read in several parts; a short one has nothing to tell."""
         processed, total = count_in(progress, "processed"), count_in(progress, "total")
         cached = count_in(progress, "cache") or 0
         if processed is None or total is None:
-            return None
+            return
         if cached < processed < total:
             self._prompt_in_parts = True
         if processed <= cached or not self._prompt_in_parts or not self._budget.tells(whole=processed >= total):
-            return None
-        return Progress({"stage": "prompt", "processed": processed, "total": total})
+            return
+        self._sink.tell(Progress({"stage": "prompt", "processed": processed, "total": total}))
 
     def cut_short(self, finish_reason: str = CANCELLED) -> Done:
         """Return the end of a job as it stands, be it that of its text or not."""
-        unsaid = self._rest()
+        unsaid = [] if self._stops is None else self._stops.rest()
+        for choice in unsaid:
+            self._transcript.add(choice)
         if self._usage is None and finish_reason != CANCELLED:
             self._take_usage(self._prompt_told, None)
         result = self._transcript.result(finish_reason, self._usage, self._timings, chat=self.chat)

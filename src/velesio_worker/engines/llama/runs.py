@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import orjson
 
+from velesio_worker.engines.base import Sink
 from velesio_worker.engines.http import ANSWER_BYTES, EngineHTTP
 from velesio_worker.engines.llama.generation import LlamaGeneration
 from velesio_worker.engines.llama.lines import JOBS
 from velesio_worker.engines.llama.refusals import OK, decode_refusal
 from velesio_worker.engines.llama.requests import ask, engine_errors, error_in
-from velesio_worker.engines.llama.stops import among_marks
+from velesio_worker.engines.llama.stops import Choice, among_marks
 from velesio_worker.wire.answer_schemas import for_engine
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import BadJobError, EngineRefusedError
-from velesio_worker.wire.events import Done, EngineEvent, Token
+from velesio_worker.wire.events import Done
 from velesio_worker.wire.fields import count_in, known_object, list_in, numbers_in, object_in, text_in
 from velesio_worker.wire.parameters import (
     AnswerParameters,
@@ -44,6 +45,10 @@ _ENDPOINTS: Final[Mapping[type[AnswerParameters], tuple[str, str, type]]] = {
 }
 """Where a request goes, what its answer cannot be without, and of which type that is."""
 
+_PLAIN: Final = frozenset(("index", "content", "tokens", "stop", "id_slot", "tokens_predicted", "tokens_evaluated"))
+_PLAIN_OF_CHAT: Final = frozenset(("choices", "created", "id", "model", "system_fingerprint", "object"))
+"""What a chunk has that holds a piece of text and nothing else."""
+
 _FLOAT_BYTES: Final = 4
 _OWN_EMBEDDING: Final = "/embedding"
 """Where llama-server's own form of an embedding's request goes, which is answered with a bare list."""
@@ -68,7 +73,14 @@ class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParamete
             return prompt + self._after
         return [*prompt, self._after] if self._after else [*prompt]
 
-    def take(self, chunk: dict[str, Any]) -> Token | None:
+    def plain(self, chunk: dict[str, Any]) -> tuple[str, Choice] | None:
+        """See :meth:`LlamaGeneration.plain`."""
+        if chunk.keys() != _PLAIN or chunk["stop"] is not False:
+            return None
+        text = chunk["content"]
+        return (text, {"text": text, "index": 0, "finish_reason": None}) if text and isinstance(text, str) else None
+
+    def take(self, chunk: dict[str, Any]) -> Choice | None:
         """Take one chunk."""
         text = text_in(chunk, "content")
         last = bool(chunk.get("stop"))
@@ -82,7 +94,7 @@ class CompletionGeneration(LlamaGeneration[CompletionParameters | InfillParamete
             self._take_usage(count_in(chunk, "tokens_evaluated"), count_in(chunk, "tokens_predicted"))
             self._timings = numbers_in(chunk, "timings")
             self._finish_reason = "length" if chunk.get("stop_type") == _LIMIT else "stop"
-        return Token({"choices": [choice]}) if text or probabilities else None
+        return choice if text or probabilities else None
 
 
 class InfillGeneration(CompletionGeneration):
@@ -129,7 +141,19 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
             return [*messages[:-1], last | {"content": (last.get("content") or "") + self._after}]
         return [*messages, {"role": _ASSISTANT, "content": self._after}]
 
-    def take(self, chunk: dict[str, Any]) -> Token | None:
+    def plain(self, chunk: dict[str, Any]) -> tuple[str, Choice] | None:
+        """See :meth:`LlamaGeneration.plain`."""
+        if not chunk.keys() <= _PLAIN_OF_CHAT:
+            return None
+        match chunk.get("choices"):
+            case [{"index": _, "finish_reason": None, "delta": {"content": str(text), **others}, **more}] if not (
+                others or more
+            ):
+                return (text, {"delta": {"content": text}, "index": 0, "finish_reason": None}) if text else None
+            case _:
+                return None
+
+    def take(self, chunk: dict[str, Any]) -> Choice | None:
         """Take one chunk."""
         if "usage" in chunk and (usage := known_object(chunk, "usage")):
             self._take_usage(count_in(usage, "prompt_tokens"), count_in(usage, "completion_tokens"))
@@ -148,7 +172,7 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         self._heard.add(choice)
         if said.get("finish_reason") is not None:
             self._finish_reason = text_in(said, "finish_reason") or self._finish_reason
-        return Token({"choices": [choice]}) if delta else None
+        return choice if delta else None
 
     def _complete(self) -> bool:
         return self._marked_done  # the usage follows upon the end in a chunk of its own, with the timings
@@ -190,8 +214,8 @@ class AnswerGeneration:
         self._parameters = parameters
         self._model = model
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        """Run the request; see :meth:`velesio_worker.engines.base.Generation.events`."""
+    async def run(self, sink: Sink) -> Done:  # noqa: ARG002 (there is nothing to tell before its end)
+        """Run the request; see :meth:`velesio_worker.engines.base.Generation.run`."""
         path, name, kind = _ENDPOINTS[type(self._parameters)]
         fields = self._parameters.given()
         if isinstance(self._parameters, EmbeddingParameters) and self._parameters.input is None:
@@ -207,7 +231,7 @@ class AnswerGeneration:
             result["model"] = self._model
         if "usage" in result:
             result["usage"] = numbers_in(result, "usage")
-        yield [Done(result, "stop", result.get("usage"))]
+        return Done(result, "stop", result.get("usage"))
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is: it has nothing yet."""
@@ -217,11 +241,11 @@ class AnswerGeneration:
 class CountGeneration(AnswerGeneration):
     """A ``count_tokens`` job: as many tokens as llama-server would count for the same chat, or completion."""
 
-    async def events(self) -> AsyncGenerator[Sequence[EngineEvent], None]:
-        """Run the requests; see :meth:`velesio_worker.engines.base.Generation.events`."""
+    async def run(self, sink: Sink) -> Done:  # noqa: ARG002 (as above)
+        """Run the requests; see :meth:`velesio_worker.engines.base.Generation.run`."""
         with engine_errors():
             count = await self._count(self._parameters.given())
-        yield [Done({"tokens": count}, "stop")]
+        return Done({"tokens": count}, "stop")
 
     async def _count(self, fields: dict[str, Any]) -> int:
         if "messages" not in fields:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -11,7 +10,7 @@ import anyio
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.settings import Settings
-from velesio_worker.engines.base import Generation, Spec
+from velesio_worker.engines.base import Generation, Sink, Spec
 from velesio_worker.engines.http import ConnectionLostError
 from velesio_worker.engines.webui.api import NAME, Abilities, WebUIApi, begun_of, is_new, reached
 from velesio_worker.engines.webui.catalogue import Catalogue, ImageModel, difference, listed, read_catalogue
@@ -30,7 +29,7 @@ from velesio_worker.wire.errors import (
     ModelUnavailableError,
     OutOfMemoryError,
 )
-from velesio_worker.wire.events import Done, EngineEvent, Preparing, Queued
+from velesio_worker.wire.events import Done, Preparing, Queued
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters
 from velesio_worker.wire.parameters import Parameters
 
@@ -113,21 +112,20 @@ class WebUIEngine:
             raise BadJobError("An image engine runs no text jobs.")
         return ImageGeneration(parameters, partial(self._run, parameters))
 
-    async def _run(self, parameters: ImageParameters) -> AsyncGenerator[Sequence[EngineEvent], None]:
+    async def _run(self, parameters: ImageParameters, sink: Sink) -> Done:
         settable = self._abilities.options
         await self.look()
         if isinstance(parameters, Img2ImgParameters):
-            yield [Preparing()]
+            sink.tell(Preparing())
         request = await prepare(
             parameters, self.catalogue, self._settings, self.refresh, self._means.decode, settable=settable
         )
         for model in further_models(request.body, self.catalogue, self.loaded):
             self._means.unloadable.check(model)
         if isinstance(parameters, Img2ImgParameters):
-            yield [Queued()]
+            sink.tell(Queued())
         async with self.line.place(request) as ticket:
-            events: Sequence[EngineEvent] = ()
-            while not events or not isinstance(events[-1], Done):
+            while True:
                 try:
                     events = await ticket.next()
                 except OutOfMemoryError as error:
@@ -135,7 +133,12 @@ class WebUIEngine:
                 except EngineRefusedError:
                     await self.look(anew=True)  # another WebUI may have refused what this one would have done
                     raise
-                yield events
+                for event in events:
+                    if isinstance(event, Done):
+                        return event
+                    sink.tell(event)
+                sink.heard()
+                await sink.room()
 
     async def look(self, *, anew: bool = False) -> None:
         """See whether a WebUI that somebody else runs is still the one that it was, and take note of what it has now.

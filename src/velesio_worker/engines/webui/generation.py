@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import CoroutineType
+from typing import Any
 
+from velesio_worker.engines.base import Sink
 from velesio_worker.engines.webui.loading import Unloadable
 from velesio_worker.engines.webui.request import Decode
-from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.events import Done
 from velesio_worker.wire.image_parameters import RANDOM, ImageParameters
 
 
@@ -17,11 +20,11 @@ class ImageGeneration:
 
     Attributes:
         parameters: the job's.
-        events: see :meth:`velesio_worker.engines.base.Generation.events`.
+        run: see :meth:`velesio_worker.engines.base.Generation.run`.
     """
 
     parameters: ImageParameters
-    events: Callable[[], AsyncGenerator[Sequence[EngineEvent], None]]
+    run: Callable[[Sink], CoroutineType[Any, Any, Done]]
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         """Return the end of a job that stops where it is: a half-done image is no result."""

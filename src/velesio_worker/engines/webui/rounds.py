@@ -14,7 +14,7 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.engines.webui.api import state_of
 from velesio_worker.engines.webui.request import ImageRequest, draw_seed
 from velesio_worker.wire.errors import JobError
-from velesio_worker.wire.events import EngineEvent
+from velesio_worker.wire.events import Done, EngineEvent
 
 _SMOOTHING: Final = 0.3
 _NEARLY: Final = 0.99
@@ -31,12 +31,12 @@ class Ticket:
 
     def __init__(self, request: ImageRequest) -> None:
         self.request = request
-        self._events: list[EngineEvent] = []
+        self._events: list[EngineEvent | Done] = []
         self._signs = False
         self._error: JobError | None = None
         self._moved = Bell()
 
-    def tell(self, *events: EngineEvent) -> None:
+    def tell(self, *events: EngineEvent | Done) -> None:
         """Have the job's reader see what happens; without an event, that the WebUI is at work."""
         self._events.extend(events)
         self._signs = True
@@ -47,7 +47,7 @@ class Ticket:
         self._error = error
         self._moved.ring()
 
-    async def next(self) -> Sequence[EngineEvent]:
+    async def next(self) -> Sequence[EngineEvent | Done]:
         """Wait for what happens next.
 
         Raises:
@@ -102,7 +102,7 @@ class Round:
         if not self.wanted:
             self.unwanted.set()
 
-    def tell(self, *events: EngineEvent) -> None:
+    def tell(self, *events: EngineEvent | Done) -> None:
         """Have the jobs' readers see what happens."""
         for ticket in self.wanted:
             ticket.tell(*events)

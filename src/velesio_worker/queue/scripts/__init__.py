@@ -14,6 +14,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
 from velesio_worker.queue.keys import Keys, Slot, cancel_key, job_key, parts_key, result_key, worker_name
+from velesio_worker.queue.packed import pack
 from velesio_worker.wire.jobs import Kind
 from velesio_worker.wire.limits import (
     CONTROL_ENTRIES,
@@ -283,6 +284,11 @@ class Scripts:
     async def load_publish(self) -> None:
         """Have Redis know the script that a pipeline found missing: a restart or a failover forgets scripts."""
         await self._redis.script_load(_SOURCES["publish"])
+
+
+def packed_publish(key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]) -> bytes:
+    """Return :meth:`Scripts.publish` as a command to be sent; :class:`PublishReply` reads the reply."""
+    return pack(("EVALSHA", _SHAS["publish"], 1, key, attempt, first, "" if life is None else life, *parts))
 
 
 def publish_with(

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.doubles.engine import LOADING, Answer, End, EngineDouble, document
+from tests.support.generations import Told, events_of
 from tests.support.waiting import until
 from velesio_worker.engines.base import Generation
 from velesio_worker.engines.http import EngineHTTP
@@ -21,7 +22,7 @@ from velesio_worker.wire.errors import (
     EngineUnavailableError,
     JobError,
 )
-from velesio_worker.wire.events import Done, EngineEvent
+from velesio_worker.wire.events import Done
 from velesio_worker.wire.parameters import (
     AnswerParameters,
     DetokenizeParameters,
@@ -124,9 +125,9 @@ def run_of(http: EngineHTTP, parameters: AnswerParameters) -> Generation:
 
 async def answer(http: EngineHTTP, parameters: AnswerParameters) -> Done:
     """Run a job; its end is all that happens."""
-    events: list[EngineEvent] = []
+    events: list[Told] = []
     with anyio.fail_after(60):
-        async for batch in run_of(http, parameters).events():
+        async for batch in events_of(run_of(http, parameters)):
             events.extend(batch)
     (done,) = events
     assert isinstance(done, Done)
@@ -262,9 +263,8 @@ async def test_a_connection_that_is_lost_is_a_crash(
 
 @EACH
 async def test_a_server_where_nothing_listens_is_unavailable_and_the_job_never_ran(
-    transport: str, free_url: str, path: str, parameters: AnswerParameters
+    free_url: str, path: str, parameters: AnswerParameters
 ) -> None:
-    assert transport
     assert path
     async with EngineHTTP(free_url) as http:
         with pytest.raises(EngineUnavailableError):
@@ -291,7 +291,7 @@ async def test_closing_a_run_that_has_its_answer_leaves_the_server_usable(
 ) -> None:
     double.answers[TOKENIZE] = [document({"tokens": [1]})]
     for _ in range(3):
-        async with aclosing(run_of(http, TokenizeParameters(content="a")).events()) as batches:
+        async with aclosing(events_of(run_of(http, TokenizeParameters(content="a")))) as batches:
             async for _ in batches:
                 break
     assert len(double.requests) == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.doubles.engine import PROPS, sse
+from tests.support.generations import Token, Told, events_of
 from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, TIMINGS, USAGE, chat, chat_end, last_piece, piece
 from tests.unit.wire.test_jobs_any_input import VALUES
 from velesio_worker.core.metrics import count_usage, figure
@@ -21,7 +22,7 @@ from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, decode_
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, JobError, VelesioError
-from velesio_worker.wire.events import Done, EngineEvent, Progress, StreamEvent, Token
+from velesio_worker.wire.events import Done, Progress, StreamEvent
 from velesio_worker.wire.parameters import (
     AnswerParameters,
     DetokenizeParameters,
@@ -46,8 +47,9 @@ class Reply:
         self.status = status
         self._body = body
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        yield self._body
+    async def push(self, feed: Callable[[bytes], bool], more: Callable[[], Awaitable[bool]]) -> None:
+        if not feed(self._body):
+            await more()
 
     async def body(self, limit: int) -> bytes:
         assert len(self._body) <= limit
@@ -100,11 +102,11 @@ def events(*documents: Any) -> bytes:
 
 def outcome(generation: Generation) -> Done | JobError:
     """Run a job, do with what it yields what the worker and its readers do, and return how it ends."""
-    seen: list[EngineEvent] = []
+    seen: list[Told] = []
 
     async def run() -> JobError | None:
         try:
-            async for batch in generation.events():
+            async for batch in events_of(generation):
                 seen.extend(batch)
         except JobError as error:
             return error
@@ -121,7 +123,7 @@ def outcome(generation: Generation) -> Done | JobError:
         match event:
             case Token():
                 assert event.has_output in {True, False}
-                told = StreamEvent("1-0", "token", orjson.loads(orjson.dumps(event.data)))
+                told = StreamEvent("1-0", "token", orjson.loads(orjson.dumps({"choices": [event.choice]})))
                 assert isinstance(told.text, str)
                 assert told.plain in {True, False}
             case Progress():

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from tests.doubles.engine import LOADING, Answer, End, EngineDouble, document, sse
+from tests.support.generations import events_of
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -37,7 +38,7 @@ from velesio_worker.wire.errors import (
     JobError,
     OutOfMemoryError,
 )
-from velesio_worker.wire.events import StreamEvent, Token, piece_text
+from velesio_worker.wire.events import StreamEvent, has_output, piece_text
 from velesio_worker.wire.jobs import Job, parse_job
 from velesio_worker.wire.text_parameters import CompletionParameters
 
@@ -165,7 +166,7 @@ def test_an_entry_is_plain_if_it_adds_nothing_but_text(event: StreamEvent, plain
 
 
 @pytest.mark.parametrize(
-    ("choice", "has_output"),
+    ("choice", "expected"),
     [
         ({"text": "a"}, True),
         ({"text": ""}, False),
@@ -177,8 +178,8 @@ def test_an_entry_is_plain_if_it_adds_nothing_but_text(event: StreamEvent, plain
         ({"delta": {"tool_calls": [CALL]}}, True),
     ],
 )
-def test_the_role_alone_is_no_output(choice: dict[str, Any], has_output: bool) -> None:  # noqa: FBT001
-    assert Token({"choices": [choice]}).has_output is has_output
+def test_the_role_alone_is_no_output(choice: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
+    assert has_output(choice) is expected
 
 
 ENGINE: Final = LlamaProperties("tiny", 2048, 2)
@@ -407,7 +408,7 @@ class TestGoingOn:
         generation = make(http)
         assert generation.cut_short().result["text"] == BEGUN
         with anyio.fail_after(60):
-            async with aclosing(generation.events()) as batches:
+            async with aclosing(events_of(generation)) as batches:
                 async for _ in batches:
                     if generation.cut_short().result["text"] == BEGUN + TWO[path]:
                         break
@@ -495,8 +496,7 @@ async def test_a_server_that_goes_away_while_it_counts_is_a_crash(
 
 
 @pytest.mark.anyio
-async def test_where_nothing_listens_the_run_never_began(transport: str, free_url: str) -> None:
-    assert transport
+async def test_where_nothing_listens_the_run_never_began(free_url: str) -> None:
     async with EngineHTTP(free_url) as http:
         with anyio.fail_after(60), pytest.raises(EngineUnavailableError):
             await run(completion(http))

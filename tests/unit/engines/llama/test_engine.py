@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from tests.doubles.engine import LOADING, PROPS, Answer, End, EngineDouble, document, sse
+from tests.support.generations import events_of
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -193,7 +194,7 @@ async def test_the_texts_of_the_tokens_are_the_text_of_the_result(double: Engine
 async def test_events_come_as_they_are_made(double: EngineDouble, http: EngineHTTP) -> None:
     batches = 0
     double.answers[COMPLETION] = [Answer([sse(piece("a"))] * 50 + [sse(last_piece())])]
-    async for _ in completion(http).events():
+    async for _ in events_of(completion(http)):
         batches += 1
     assert batches > 5
 
@@ -258,8 +259,7 @@ async def test_what_is_no_llama_server_is_told(double: EngineDouble, http: Engin
         await read_properties(http)
 
 
-async def test_a_server_that_is_not_there_is_told_from_one_that_loads(transport: str, free_url: str) -> None:
-    assert transport
+async def test_a_server_that_is_not_there_is_told_from_one_that_loads(free_url: str) -> None:
     async with EngineHTTP(free_url) as http:
         with anyio.fail_after(60), pytest.raises(ConnectionLostError):
             await read_properties(http)

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from tests.doubles.engine import LOADING, Answer, End, EngineDouble, document, sse
+from tests.support.generations import events_of
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -193,9 +194,8 @@ async def test_a_stream_that_ends_early_is_a_crash(
 
 @BOTH
 async def test_an_engine_where_nothing_listens_is_unavailable_and_the_job_never_ran(
-    transport: str, free_url: str, path: str, make: Make
+    free_url: str, path: str, make: Make
 ) -> None:
-    assert transport
     assert path
     async with EngineHTTP(free_url) as http:
         with anyio.fail_after(60), pytest.raises(EngineUnavailableError):
@@ -259,7 +259,7 @@ async def test_closing_a_run_early_closes_the_connection(
 ) -> None:
     double.answers[path] = [Answer([BEGUN[path]], End.OPEN)]
     generation = make(http)
-    async with aclosing(generation.events()) as batches:
+    async with aclosing(events_of(generation)) as batches:
         async for _ in batches:
             assert not double.left.is_set()
             break
@@ -288,7 +288,7 @@ async def test_a_run_that_is_cut_short_keeps_what_it_has(
     double.answers[path] = [Answer([BEGUN[path]], End.OPEN)]
     generation = make(http)
     assert generation.cut_short().result["text"] == ""
-    async with aclosing(generation.events()) as batches:
+    async with aclosing(events_of(generation)) as batches:
         async for _ in batches:
             if generation.cut_short().result["text"]:
                 break

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from tests.doubles.engine import Answer, End, EngineDouble, document, sse
+from tests.support.generations import events_of
 from tests.support.llama_chunks import COMPLETION, TIMINGS, USAGE, choices, last_piece, piece, run
 from tests.support.waiting import until
 from velesio_worker.engines.base import Generation
@@ -98,7 +99,7 @@ async def test_an_answer_that_ends_early_is_a_crash(double: EngineDouble, http: 
 async def test_closing_a_run_early_closes_the_connection(double: EngineDouble, http: EngineHTTP) -> None:
     double.answers[INFILL] = [Answer([sse(piece("x"))], End.OPEN)]
     generation = infill(http)
-    async with aclosing(generation.events()) as batches:
+    async with aclosing(events_of(generation)) as batches:
         async for _ in batches:
             break
     await until(double.left.is_set)

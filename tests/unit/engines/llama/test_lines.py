@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from tests.doubles.engine import Answer, End, EngineDouble, sse
+from tests.support.generations import events_of
 from tests.support.llama_chunks import COMPLETION, completion, piece
 from velesio_worker.core.logs import fields_in_log
 from velesio_worker.engines.http import EngineHTTP
@@ -59,7 +60,7 @@ async def test_a_job_counts_while_its_answer_is_read(
 ) -> None:
     double.answers[COMPLETION] = [Answer([sse(piece("a"))], End.OPEN)]
     with fields_in_log(job_id="j1"):
-        events = completion(http).events()
+        events = events_of(completion(http))
         await anext(events)
         monkeypatch.setattr(lines, "LATE_SECONDS", -1.0)
         assert "j1" in str(JOBS.fields())

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles.engine import PROPS, Answer, End, EngineDouble, document, healthy, sse
+from tests.support.generations import Token, events_of
 from tests.support.llama_chunks import (
     CHAT,
     COMPLETION,
@@ -24,7 +25,7 @@ from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, read_properties
 from velesio_worker.engines.llama.stops import StopStrings
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
-from velesio_worker.wire.events import Token, piece_text
+from velesio_worker.wire.events import piece_text
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 LETTERS = st.text("ab", min_size=1, max_size=4)
@@ -133,12 +134,12 @@ class TestAnswers:
     ) -> None:
         double.answers[COMPLETION] = [Answer([sse(*pieces("a", "E"))], End.OPEN)]
         generation = completion(http, stop="END")
-        events = generation.events()
+        events = events_of(generation)
         batch = await anext(events)
         await events.aclose()
         done = generation.cut_short()
-        said = [event for event in (*batch, *done.unsaid) if isinstance(event, Token)]
-        assert list(map(piece_text, choices(said))) == ["a", "E"]
+        said = [*choices([event for event in batch if isinstance(event, Token)]), *done.unsaid]
+        assert list(map(piece_text, said)) == ["a", "E"]
         assert done.result["text"] == "aE"
 
     @pytest.mark.parametrize(

@@ -131,8 +131,7 @@ async def dripping(beginning: bytes) -> AsyncGenerator[str, None]:
 
 
 @pytest.mark.parametrize("beginning", [head("Content-Length: 100000"), b"HTTP/1.1 200 OK\r\nX-A: "])
-async def test_a_get_ends_in_time_however_slowly_it_comes(transport: str, beginning: bytes) -> None:
-    assert transport
+async def test_a_get_ends_in_time_however_slowly_it_comes(beginning: bytes) -> None:
     async with dripping(beginning) as url, EngineHTTP(url) as http:
         with anyio.fail_after(60), pytest.raises(ConnectionLostError, match=r"within 0\.5 s"):
             await http.get("/health", timeout=0.5)
@@ -340,7 +339,7 @@ async def test_other_types_than_llama_cpps_are_the_engines_mistake(
 async def test_whatever_reading_an_event_fails_with_is_the_engines_mistake(
     double: EngineDouble, http: EngineHTTP, trouble: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    double.answers[COMPLETION] = [Answer([sse(piece("a"))])]
+    double.answers[COMPLETION] = [Answer([sse(last_piece())])]
     generation = completion(http)
 
     def take(_: object) -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.doubles import llama_server as server_double
 from tests.doubles.engine import LOADING, Answer, EngineDouble, document, healthy
 from tests.doubles.launcher import PATIENT
+from tests.support.generations import events_of
 from tests.support.servers import free_port
 from tests.support.waiting import until
 from velesio_worker.core.settings import Settings
@@ -390,7 +391,7 @@ async def test_a_run_on_a_server_that_is_replaced_may_try_another_time() -> None
         async def use() -> None:
             with pytest.raises(EngineUnavailableError, match="replaced"):  # noqa: PT012 (raised on leaving)
                 async with watched.supervisor.ensure() as engine:
-                    async for _ in engine.generate(CompletionParameters(prompt="hi")).events():
+                    async for _ in events_of(engine.generate(CompletionParameters(prompt="hi"))):
                         pass
 
         def is_asked() -> bool:
