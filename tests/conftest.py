@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,10 +50,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """Once for all: what a test sets itself is put back after it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in Settings.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +101,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return len(LONGEST) + (item.path in last), item.path.parent.name != "e2e"
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave modules and tests out of every later search for garbage: there are a million of them, and they stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -164,4 +179,5 @@ def _root_logger_is_put_back() -> Iterator[None]:  # pyright: ignore[reportUnuse
     yield
     root.handlers = handlers
     for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)  # which also has all loggers forget what they know of their levels
+        if logger.level != level:
+            logger.setLevel(level)  # which also has all loggers forget what they know of their levels

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
-from anthropic.lib.streaming._messages import accumulate_event
-from anthropic.types import Message, RawMessageStreamEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -31,9 +30,18 @@ from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.jobs import Fleet, Model
 from velesio_worker.wire.events import StreamEvent
 
-EVENTS: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 WAITING = QueueDepths({}, 0, 0, {}, {}, 0)
 FLEET = Fleet((), WAITING, (Model("tiny", "text", default=True), Model("sd15", "image"), Model("large", "text")))
+
+
+@cache
+def of_the_sdk() -> tuple[TypeAdapter[Any], Any, Any]:
+    """How Anthropic's SDK reads an event, adds it to a message, and reads a whole message."""
+    # Not at the top: it takes a second, and each process of a run would pay for it.
+    from anthropic.lib.streaming._messages import accumulate_event  # noqa: PLC0415
+    from anthropic.types import Message, RawMessageStreamEvent  # noqa: PLC0415
+
+    return TypeAdapter(RawMessageStreamEvent), accumulate_event, Message
 
 
 def streamed(*events: StreamEvent) -> list[dict[str, Any]]:
@@ -215,10 +223,11 @@ def test_however_an_answer_was_cut_it_is_the_same_in_the_end(
 ) -> None:
     numbered = [(f"c{n}", name, arguments) for n, (name, arguments) in enumerate(calls)]
     result = chat_result(text, reasoning=reasoning, calls=numbered, reason=reason)
+    events, accumulate_event, message = of_the_sdk()
     seen: Any = None
     buffers: dict[int, bytes] = {}
     for event in streamed(*entries_of(result, cut_at(cuts))):
-        read = EVENTS.validate_python(event)
+        read = events.validate_python(event)
         seen = accumulate_event(event=read, current_snapshot=seen, json_bufs=buffers)
-    whole = Message.model_validate(message_of("tiny", result))
-    assert Message.model_validate(seen.model_dump() | {"id": ""}) == whole.model_copy(update={"id": ""})
+    whole = message.model_validate(message_of("tiny", result))
+    assert message.model_validate(seen.model_dump() | {"id": ""}) == whole.model_copy(update={"id": ""})

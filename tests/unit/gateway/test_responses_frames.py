@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,6 @@ import llm_comply.schema  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai._types import omit
-from openai.lib.streaming.responses._responses import ResponseStreamState
-from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from tests.support.chat_entries import (
@@ -30,8 +28,23 @@ from velesio_worker.gateway.responses.frames import ResponseFrames, response_of
 from velesio_worker.gateway.responses.request import ResponsesRequest
 from velesio_worker.wire.events import StreamEvent
 
-EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 SPEC = llm_comply.schema.SpecLoader(str(Path(llm_comply.schema.__file__).parent / "specs/openresponses.json"))
+
+
+@cache
+def event_type() -> TypeAdapter[Any]:
+    from openai.types.responses import ResponseStreamEvent  # noqa: PLC0415
+
+    return TypeAdapter(ResponseStreamEvent)
+
+
+def of_the_sdk() -> tuple[TypeAdapter[Any], Any]:
+    """How OpenAI's SDK reads an event, and what it has of a response that begins."""
+    # Not at the top: it takes half a second, and each process of a run would pay for it.
+    from openai._types import omit  # noqa: PLC0415
+    from openai.lib.streaming.responses._responses import ResponseStreamState  # noqa: PLC0415
+
+    return event_type(), ResponseStreamState[Any](input_tools=omit, text_format=omit)
 
 
 def body(**more: Any) -> ResponsesRequest:
@@ -216,6 +229,6 @@ def test_however_an_answer_was_cut_it_is_the_same_in_the_end(
         "created_at": 0,
         "completed_at": 0,
     }
-    seen = ResponseStreamState[Any](input_tools=omit, text_format=omit)
+    events, seen = of_the_sdk()
     for event in found:  # the SDK checks ids, places and that nothing is left open
-        seen.handle_event(EVENTS.validate_python(event))
+        seen.handle_event(events.validate_python(event))
