@@ -9,10 +9,11 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
+from tests.support.examples import examples
 from tests.support.redis_side import MAX_BYTES, Side, make_side
 from tests.support.text_bench import PATIENCE, READY
 from velesio_worker.queue import control as control_module
@@ -268,7 +269,7 @@ async def damage_one(commands: Any, what: str, where: Any, value: Any) -> None:
             await spoil(commands, where)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12, suppress=(HealthCheck.function_scoped_fixture,))
 @given(damage=DAMAGE)
 async def test_whatever_is_done_to_the_queues_keys_a_worker_goes_on(
     redis_url: str, commands: Any, caplog: pytest.LogCaptureFixture, damage: list[tuple[str, Any, Any]]

@@ -9,13 +9,14 @@ from typing import Any, Final
 import anyio
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.routing import Match, Route
 
 from tests.doubles.fleet import CALLER
 from tests.doubles.gateway_jobs import JobsInMemory
+from tests.support.examples import examples
 from velesio_worker.gateway.anthropic import routes as anthropic
 from velesio_worker.gateway.app import operations
 from velesio_worker.gateway.caller import Caller
@@ -112,7 +113,7 @@ async def status_of(path: str, body: Any) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("path", BODIES)
-@settings(max_examples=60)
+@examples(60)
 @given(st.data())
 def test_any_body_is_taken_or_the_clients_to_change(path: str, data: st.DataObject) -> None:
     status, said = anyio.run(partial(status_of, path, data.draw(bodies(path) | _JSON)))

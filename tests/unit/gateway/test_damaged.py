@@ -9,10 +9,11 @@ from typing import Any, Final, cast
 import anyio
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles.fleet import CALLER, JobsDouble, done, event, start
+from tests.support.examples import examples
 from velesio_worker.gateway.anthropic.errors import error_body as anthropic_error
 from velesio_worker.gateway.anthropic.frames import MessageFrames, message_of
 from velesio_worker.gateway.errors import ApiError
@@ -105,7 +106,7 @@ def answer(frames: Frames, entries: list[StreamEvent]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", FRAMES)
-@settings(max_examples=30)
+@examples(30)
 @given(st.lists(_EVENTS, max_size=3))
 def test_entries_that_no_worker_wrote_are_an_error_in_the_dialects_form(
     name: str, written: list[tuple[str, dict[str, Any]]]

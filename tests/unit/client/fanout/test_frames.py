@@ -14,11 +14,12 @@ from velesio_worker.wire.events import parse_entry
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=15,
 )
 
 
-@given(st.dictionaries(st.text(), _JSON), st.integers(min_value=1, max_value=9), st.booleans())
+@given(st.dictionaries(st.text(), _JSON, max_size=4), st.integers(min_value=1, max_value=9), st.booleans())
 def test_an_entry_is_read_as_it_was_written(data: dict[str, object], attempt: int, indented: bool) -> None:  # noqa: FBT001
     written = json.dumps(data, ensure_ascii=False, indent=2 if indented else None).encode(errors="replace")
     fields = {b"event": b"token", b"data": written}

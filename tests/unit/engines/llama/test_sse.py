@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import httpx
 import pytest
 from httpx_sse import EventSource
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from velesio_worker.engines.llama import sse
 from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
 
@@ -46,7 +47,7 @@ def oracle(stream: bytes) -> list[str]:
     return [event.data for event in EventSource(response).iter_sse()]
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(STREAMS, st.lists(st.integers(0, 200), max_size=20))
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", [8, 9, 10, 11])
 def test_the_data_of_events_is_what_another_decoder_reads(stream: bytes, points: list[int]) -> None:
@@ -55,7 +56,7 @@ def test_the_data_of_events_is_what_another_decoder_reads(stream: bytes, points:
     assert [data for data in found if data] == [data for data in oracle(stream) if data]
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(STREAMS, st.lists(st.integers(0, 200), max_size=20))
 def test_where_reads_end_changes_nothing(stream: bytes, points: list[int]) -> None:
     assert decoded(cut(stream, points)) == decoded([stream])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.gguf_files import MODEL, gguf, header
 from velesio_worker.engines.models.gguf import GgufError, read_gguf
 
@@ -33,7 +34,7 @@ NUMBERS = st.sampled_from(EXTREMES).flatmap(
 )
 @example(start=16, replacement=struct.pack("<Q", 2**64 - 1), length=len(WHOLE))
 @example(start=8, replacement=struct.pack("<Q", 2**64 - 1), length=len(WHOLE))
-@settings(max_examples=300)
+@examples(300)
 def test_a_damaged_header_gives_a_gguf_error_or_a_model(
     tmp_path_factory: pytest.TempPathFactory, start: int, replacement: bytes, length: int
 ) -> None:
