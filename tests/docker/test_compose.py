@@ -12,6 +12,8 @@ from urllib.parse import quote
 import pytest
 import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.docker.dockerfiles import FOLDER, Image
 from tests.support.servers import free_port, wait_until
@@ -158,8 +160,9 @@ def test_a_real_redis_takes_the_command_and_refuses_whoever_has_no_password(tmp_
     with subprocess.Popen(
         [program, *command, "--port", str(port), "--bind", "127.0.0.1", "--dir", tmp_path], stdout=subprocess.DEVNULL
     ) as process:
-        stranger: Any = redis.Redis(port=port)
-        friend: Any = redis.Redis(port=port, password=AWKWARD, decode_responses=True)
+        once = Retry(NoBackoff(), 0)  # by itself it waits longer with each try
+        stranger: Any = redis.Redis(port=port, retry=once)
+        friend: Any = redis.Redis(port=port, password=AWKWARD, decode_responses=True, retry=once)
         try:
             wait_until(friend.ping, "Redis answers")
             assert friend.config_get("maxmemory-policy", "appendonly") == {

@@ -46,7 +46,7 @@ TYPES = {
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What looks once a second does so more often."""
     for module in (control_module, slots_module):
-        monkeypatch.setattr(module, "BLOCK_SECONDS", 0.1)
+        monkeypatch.setattr(module, "BLOCK_SECONDS", 0.03)
     monkeypatch.setattr(reaper_module, "LOOK_SECONDS", 0.05)
 
 

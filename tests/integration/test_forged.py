@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from tests.support.redis_side import Side
 from tests.support.running import Running, run_here
 from tests.support.text_bench import PATIENCE
+from velesio_worker.queue import control as control_module
 from velesio_worker.queue import reaper as reaper_module
 from velesio_worker.queue import scripts
 from velesio_worker.queue.control import Control
@@ -119,6 +120,7 @@ async def test_an_answer_that_no_task_expects_is_told_once_and_only_missing_righ
     side: Side, commands: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     monkeypatch.setattr(reaper_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(control_module, "BLOCK_SECONDS", 0.05)
     control = Control(commands, side.link, jobs=Running())
     looks = 0
     error = ResponseError("ERR odd")

@@ -166,7 +166,7 @@ async def test_jobs_that_are_run_together_point_to_their_own_previews_and_to_no_
 async def test_waiting_for_those_that_are_run_together_is_no_run_time(side: Side, commands: Any) -> None:
     runs = executor(side, commands, Painter([Done({"images": ["x"]}, "stop")]))
     claim = await claimed(side, commands, "a", 0, timeout=0.2)
-    member, _ = batch_of(2)  # the other one never comes
+    member, _ = batch_of(2, patience=0.5)  # the other one never comes
     with anyio.fail_after(PATIENCE):
         assert (await runs.run(claim, member)).ended
     assert json.loads(await commands.get("result:a")) == {"images": ["x"]}
