@@ -13,9 +13,9 @@ from tests.doubles.engine import EngineDouble, document, healthy
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.gpu import Gpus
-from velesio_worker.engines.supervision import decisions, lifecycle
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.webui.command import FOLDER, LAUNCH
+from velesio_worker.execution import capacity
 from velesio_worker.execution.capacity import EngineSet, check_engine_set, make_engine_set
 from velesio_worker.queue.fleet import Fleet
 from velesio_worker.wire.errors import SettingsError
@@ -68,8 +68,7 @@ def test_a_worker_runs_what_the_settings_ask_for_and_there_is(more: dict[str, An
 async def test_a_server_elsewhere_that_answered_oddly_for_a_moment_is_used_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(decisions, "MENDED_SECONDS", 0.1)
+    monkeypatch.setattr(capacity, "_RETRY_ELSEWHERE", 0.1)  # for others it is five minutes
     async with EngineDouble(healthy()).serving() as double:
         double.answers["/props"].insert(0, document(7))
         made = sides(settings(llama_server_url=double.url, run_sd=False))
