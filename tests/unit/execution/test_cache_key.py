@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from tests.support.tables import table
 from velesio_worker.execution.cache import cache_key
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.jobs import JobType, RefusedJobError, parse_job
@@ -109,7 +110,7 @@ def test_a_key_is_a_hash_that_tells_nothing() -> None:
     assert re.fullmatch("prompt_cache:[0-9a-f]{64}", key(JobType.COMPLETION, {"prompt": "my secret"}))
 
 
-@pytest.mark.parametrize(("type_", "name"), [(type_, name) for type_, names in MATTERS.items() for name in names])
+@table(("type_", "name"), [(type_, name) for type_, names in MATTERS.items() for name in names])
 def test_every_parameter_that_changes_the_answer_changes_the_key(type_: JobType, name: str) -> None:
     other = LEAST[type_] | {name: MATTERS[type_][name]}
     assert key(type_, other) != key(type_, LEAST[type_])

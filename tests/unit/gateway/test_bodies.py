@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from tests.support.tables import table
 from velesio_worker.gateway.app import operations
 from velesio_worker.gateway.bodies import body_of
 from velesio_worker.gateway.errors import ApiError
@@ -26,7 +27,7 @@ def mistakes(model: type[BaseModel], body: dict[str, Any]) -> int:
     return 0
 
 
-@pytest.mark.parametrize(("model", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
+@table(("model", "name"), FIELDS)
 def test_a_thousand_mistakes_in_a_field_are_told_as_few(model: type[BaseModel], name: str) -> None:
     missing = mistakes(model, {})
     wrongs: list[Any] = [[object()] * 1000, {str(number): object() for number in range(1000)}, [{}] * 1000]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import orjson
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.tables import table
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.engines.llama.generation import LlamaGeneration
@@ -122,8 +123,7 @@ TEMPLATES = [
 ]
 
 
-@pytest.mark.parametrize("depth", [100, 900, 1000, 1015, 1022, 1024, 5000])
-@pytest.mark.parametrize("template", TEMPLATES)
+@table(("template", "depth"), product(TEMPLATES, [100, 900, 1000, 1015, 1022, 1024, 5000]))
 def test_deep_nesting_is_a_job_or_one_of_two_errors(template: bytes, depth: int) -> None:
     outcome(template.replace(b"%s", nested(depth)))
 
@@ -154,8 +154,7 @@ def test_every_job_that_is_accepted_can_be_sent_to_the_engine(job: dict[str, Any
         assert cache_key(read, "m")
 
 
-@pytest.mark.parametrize("depth", [100, *range(249, 256), 300, 900])
-@pytest.mark.parametrize("template", TEMPLATES)
+@table(("template", "depth"), product(TEMPLATES, [100, *range(249, 256), 300, 900]))
 def test_every_deep_job_that_is_accepted_can_be_sent_to_the_engine(template: bytes, depth: int) -> None:
     read = outcome(template.replace(b"%s", nested(depth)))
     if isinstance(read, Job):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tests.support.tables import table
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.image_parameters import Img2ImgParameters, Txt2ImgParameters
 from velesio_worker.wire.jobs import Envelope, JobType
@@ -105,8 +107,7 @@ def test_each_parameter_of_a_text_that_is_taken_is_told(type_: str) -> None:
     assert set(TEXT[type_].known()) - told == set()
 
 
-@pytest.mark.parametrize("type_", TEXT)
-@pytest.mark.parametrize("row", TEXT_ROWS, ids=lambda row: row[0][:30])
+@table(("type_", "row"), product(TEXT, TEXT_ROWS))
 def test_each_parameter_of_a_text_has_the_default_that_is_told(type_: str, row: list[str]) -> None:
     fields = TEXT[type_].model_fields
     wrong = {name: fields[name].default for name in names(row[0]) if not is_so(fields[name], row[1])}

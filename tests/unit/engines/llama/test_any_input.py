@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 from typing import Any, Final, cast
 
 import anyio
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.doubles.engine import PROPS, sse
 from tests.support.generations import Token, Told, events_of
 from tests.support.llama_chunks import CHAT, COMPLETION, FIRST_DELTA, TIMINGS, USAGE, chat, chat_end, last_piece, piece
+from tests.support.tables import table
 from tests.unit.wire.test_jobs_any_input import VALUES
 from velesio_worker.core.metrics import count_usage, figure
 from velesio_worker.engines.base import Generation
@@ -310,8 +312,7 @@ JOBS: Final[Sequence[tuple[str, AnswerParameters]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "parameters"), JOBS)
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@table(("path", "parameters", "value"), ((*job, value) for job, value in product(JOBS, ODD)))
 def test_an_odd_answer_is_a_result_or_an_error_of_the_engine(
     path: str, parameters: AnswerParameters, value: Any
 ) -> None:
@@ -358,8 +359,13 @@ def test_what_a_server_says_of_itself_is_read_or_refused(value: Any) -> None:
     anyio.run(ask)
 
 
-@pytest.mark.parametrize("name", ["model_path", "total_slots", "default_generation_settings"])
-@pytest.mark.parametrize("value", [*ODD, 5000, {"n_ctx": 0.5}, {"n_ctx": -1}, {"n_ctx": 2**64 - 1}], ids=str)
+@table(
+    ("name", "value"),
+    product(
+        ["model_path", "total_slots", "default_generation_settings"],
+        [*ODD, 5000, {"n_ctx": 0.5}, {"n_ctx": -1}, {"n_ctx": 2**64 - 1}],
+    ),
+)
 def test_properties_that_no_server_has_are_refused(name: str, value: Any) -> None:
     good = "total_slots" if value in (7, True) else "model_path" if isinstance(value, str) and value not in DEEP else ""
     http = cast("EngineHTTP", Engine({"/props": dumped(PROPS | {name: value})}))

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from tests.support.tables import table
 from velesio_worker.engines.llama import sse
 from velesio_worker.engines.llama.sse import EventTooLargeError, SSEDecoder
 
@@ -69,7 +70,7 @@ FIXED = (
 FIXED_DATA = [b'{"content":"\xc3\xa4\xf0\x9f\x8e\x89"}', b"one\ntwo\n\n", b"", b"\xff\xfe", b"[DONE]"]
 
 
-@pytest.mark.parametrize("point", range(len(FIXED) + 1))
+@table(("point",), ([point] for point in range(len(FIXED) + 1)))
 def test_a_stream_cut_anywhere_gives_the_same_events(point: int) -> None:
     assert decoded([FIXED[:point], FIXED[point:]]) == FIXED_DATA
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.tables import table
 from velesio_worker.engines.base import EngineState, Spec
 from velesio_worker.engines.supervision.decisions import (
     MENDED_SECONDS,
@@ -158,9 +159,10 @@ def test_an_engine_that_serves(cause: str) -> None:
     assert decide(replace(situation, engine=EXCHANGES, live=1)) == busy
 
 
-@pytest.mark.parametrize("cause", [cause for cause in CAUSES if "given up, and" not in cause])
-@pytest.mark.parametrize("live", [0, 2])
-@pytest.mark.parametrize("condition", [Condition.GONE, Condition.HANGS])
+@table(
+    ("cause", "live", "condition"),
+    product([cause for cause in CAUSES if "given up, and" not in cause], [0, 2], [Condition.GONE, Condition.HANGS]),
+)
 def test_an_engine_that_is_past_help_is_ended_whatever_happens(cause: str, live: int, condition: Condition) -> None:
     engine = replace(EXCHANGES, condition=condition, why="was ended by SIGSEGV")
     assert decide(replace(BASE, engine=engine, live=live, **CAUSES[cause])) == Stop("was ended by SIGSEGV")
