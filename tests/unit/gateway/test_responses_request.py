@@ -267,8 +267,11 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5) | st.sampled_from(["user", "message"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["type", "role", "content", "text", "call_id", "output", "name"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["type", "role", "content", "text", "call_id", "output", "name"]), inner, max_size=4
+        )
     ),
+    max_leaves=15,
 )
 
 

@@ -222,8 +222,11 @@ JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["name", "aliases", "alias", "label", "title", "model_name"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["name", "aliases", "alias", "label", "title", "model_name"]), inner, max_size=4
+        )
     ),
+    max_leaves=15,
 )
 
 

@@ -132,8 +132,9 @@ JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["error", "detail", "errors", "message", "loc", "msg"]), inner)
+        | st.dictionaries(st.sampled_from(["error", "detail", "errors", "message", "loc", "msg"]), inner, max_size=4)
     ),
+    max_leaves=15,
 )
 
 
