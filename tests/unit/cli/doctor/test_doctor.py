@@ -284,7 +284,7 @@ async def test_a_server_that_does_not_run_is_an_error(folder: Path, script: str,
 
 
 async def test_a_server_that_hangs_is_given_up_and_killed(folder: Path) -> None:
-    program(folder / "bin/llama-server", "trap '' TERM; exec sleep 60")
+    program(folder / "bin/llama-server", "trap '' TERM; exec /bin/sleep 60")
     began = anyio.current_time()
     (finding,) = await look(partial(check_server, limit=0.5))
     assert anyio.current_time() < began + 5
