@@ -102,8 +102,9 @@ async def test_the_cancel_flag_counts_though_the_bell_did_not_ring(
 
 
 async def test_whoever_listens_looks_at_the_flags_again_and_again(
-    side: Side, commands: Any, control: Control, running: Running
+    side: Side, commands: Any, control: Control, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(control_module, "BLOCK_SECONDS", 0.1)
     await run_here(side, running)
     await run_here(side, running, "b", "text-1")
     async with listening(control):
