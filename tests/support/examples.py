@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import HealthCheck, settings
 
@@ -12,7 +12,7 @@ USUAL: Final = 100
 
 def examples(number: int, *, suppress: tuple[HealthCheck, ...] = ()) -> settings:
     """Have so many examples, and in the profile ``quick`` as much smaller a number as the others have there."""
-    usual = settings.default
+    usual: Any = settings()  # those of the profile
     return settings(
         max_examples=max(1, number * usual.max_examples // USUAL),
         suppress_health_check=[*usual.suppress_health_check, *suppress],
