@@ -7,6 +7,7 @@ below those that a system gives to outgoing connections, so no connection takes 
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import random
@@ -31,6 +32,7 @@ class _Ports:
     def __init__(self) -> None:
         file = Path(tempfile.gettempdir()) / f"velesio-test-ports-{os.getuid()}"
         self._locks: Final = file.open("ab")  # when this module is imported, before a test moves the temporary folder
+        atexit.register(self._locks.close)  # else it is complained of where warnings are on to the very end
         self._taken: set[int] = set()
 
     def reserve(self, among: range, *offsets: int) -> int:
