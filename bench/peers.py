@@ -19,48 +19,12 @@ from typing import Final
 
 import psutil
 
+from environments import MissingPeerError, environment, interpreter
 from processes import free_port
 
 HERE: Final = Path(__file__).parent
-ROOT: Final = HERE.parent
 MODULES: Final = (Path("/usr/lib/nginx/modules"), Path("/usr/lib64/nginx/modules"))
 NCHAN: Final = "ngx_nchan_module.so"
-
-
-class MissingPeerError(Exception):
-    """A peer is not to be had; the text says why."""
-
-
-def environment() -> dict[str, str]:
-    """Return what our own processes run with: the sources of this very tree."""
-    return {**os.environ, "LOG_FORMAT": "json", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-
-
-def interpreter(name: str) -> str:
-    """Return the Python of the environment that requirements/<name>.txt describes; makes it if need be.
-
-    Raises:
-        MissingPeerError: it cannot be made.
-    """
-    pins, folder = ROOT / "requirements" / f"{name}.txt", ROOT / "data" / "binaries" / name
-    python, made_from = folder / "bin" / "python", folder / "pins.txt"
-    if made_from.exists() and made_from.read_bytes() == pins.read_bytes():
-        return str(python)
-    print(f"==> installing requirements/{name}.txt into {folder.relative_to(ROOT)} (once)", file=sys.stderr, flush=True)
-    install = (str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install")
-    try:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(
-            [*install, "--require-hashes", "--no-deps", "-r", str(pins)],
-            check=True,
-            timeout=600,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        raise MissingPeerError(f"requirements/{name}.txt cannot be installed here ({error})") from None
-    shutil.copy(pins, made_from)
-    return str(python)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,9 +159,9 @@ class WorkerProcess:
         return []
 
 
-async def start_worker(log: Path, env: dict[str, str]) -> WorkerProcess:
-    """Start a worker with an environment; it has a port of its own for its engine."""
-    env = env | {"LLAMA_PORT": str(free_port()), "HEALTH_PORT": "0"}
+async def start_worker(log: Path, env: dict[str, str], port: int | None = None) -> WorkerProcess:
+    """Start a worker with an environment; it has a port of its own for its engine, a free one if none is given."""
+    env = env | {"LLAMA_PORT": str(port or free_port()), "HEALTH_PORT": "0"}
     return WorkerProcess(log, await _spawn([sys.executable, "-m", "velesio_worker"], log, env))
 
 

@@ -1,7 +1,13 @@
 """What a token costs on its way from the engine's socket to the Redis Stream, and how long it takes.
 
 Every figure stands beside that of the plain way, measured in the same run: machines differ and are shared, so
-compare ratios, not numbers. Usage: python bench/run.py [sse] [path] [pace] [images], or gateway [--help]
+compare ratios, not numbers.
+
+Usage: make bench [ARGS="…"]
+    sse path pace images        any of them, parts of the path in one process; all of them if none is named
+    gateway [--help]            what a viewer of the gateway costs
+    relay delay jobs real peers scale figures [--help]
+                                the token path in whole processes, one at a time; figures: all, and the pages' tables
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -25,6 +32,7 @@ import httpx
 import orjson
 import redis.asyncio as aioredis
 
+from environments import environment
 from gateway import gateway
 from images import images
 from velesio_worker.engines.http import EngineHTTP
@@ -40,6 +48,7 @@ from velesio_worker.wire.events import EngineEvent
 from velesio_worker.wire.text_parameters import CompletionParameters
 
 HERE = Path(__file__).parent
+TOKEN_PATH = ("relay", "delay", "jobs", "real", "peers", "scale", "figures")
 
 
 def free_port() -> int:
@@ -203,6 +212,11 @@ def sse(events: int = 50_000) -> None:
 def main() -> None:
     wanted = sys.argv[1:] or ["sse", "path", "pace", "images"]
     fast = importlib.util.find_spec("uvloop") is not None
+    if wanted[0] in {"-h", "--help"}:
+        print(__doc__)
+        return
+    if wanted[0] in TOKEN_PATH:
+        os.execve(sys.executable, [sys.executable, "-m", "bench.token_path", *wanted], environment())  # noqa: S606
     if wanted[0] == "gateway":
         anyio.run(gateway, wanted[1:], backend_options={"use_uvloop": fast})
         return
@@ -216,7 +230,7 @@ def main() -> None:
         elif name == "images":
             anyio.run(images, backend_options={"use_uvloop": fast})
         else:
-            sys.exit(f"no benchmark {name!r}: sse, path, pace, images, or gateway with its options")
+            sys.exit(f"no benchmark {name!r}; --help tells which there are")
 
 
 if __name__ == "__main__":
