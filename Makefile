@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-fast test-sd lint format bench chaos fuzz docs docs-serve lock clean
+.PHONY: help setup demo test test-fast test-sd lint format bench bench-check chaos fuzz docs docs-serve lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd lint format bench chaos fuzz docs docs-serve lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd lint format bench bench-check chaos fuzz docs docs-serve lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -68,6 +68,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python bench/run.py $(ARGS)
+
+# What a token costs in instructions, counted by valgrind, against bench/budget.json; a minute. ARGS="--write" sets it.
+bench-check: $(VENV)/.dev
+	@$(BIN)/python bench/check.py $(ARGS)
 
 # Five minutes of faults on a fleet of its own; ARGS="--help" tells what else there is.
 chaos: $(VENV)/.dev
