@@ -109,7 +109,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-CASES: Final = {"relay": "8x40,64x40,256x40,1024x40", "delay": "8x40,256x40", "peers": "8x40,64x40"}
+CASES: Final = {"relay": "8x40,8x40s,64x40,256x40,256x40s,1024x40", "delay": "8x40,256x40", "peers": "8x40,64x40"}
 COUNTS: Final = {"jobs": "1,8,32", "real": "1,4,8", "scale": "1,2,4"}
 
 
@@ -123,7 +123,12 @@ def read_plan(argv: Sequence[str]) -> Plan:
         part.add_argument("--runs", type=int, default=3, help="rounds, default %(default)s")
         part.add_argument("--json", type=Path, help="write the results there, beside those of other parts in it")
         if name in CASES:
-            part.add_argument("--cases", type=_cases, default=CASES[name], help="STREAMSxRATE,…, default %(default)s")
+            part.add_argument(
+                "--cases",
+                type=_cases,
+                default=CASES[name],
+                help="STREAMSxRATE[s],…, s: spread over time; default %(default)s",
+            )
         if name in COUNTS:
             part.add_argument("--counts", type=_counts, default=COUNTS[name], help="how many, default %(default)s")
         if name in {"delay", "figures"}:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import anyio
 
 from bench.token_path import stand
 from bench.token_path.systems import NAMES, SYSTEMS, MissingPeerError, OnRedis, System
@@ -16,25 +19,30 @@ from bench.token_path.watch import delays
 WATCHED: Final = 8
 """So many streams are followed while they run; to follow all would be a load of its own."""
 
+_IDLE_SECONDS: Final = 3.0
 _WARM_UP_TOKENS: Final = 8
 _WARM_UP_STREAMS: Final = 8
 
 
+SPREAD: Final = "spread"
+
+
 class Case(NamedTuple):
-    """So many streams at a time, of so many tokens a second each."""
+    """So many streams at a time, of so many tokens a second each: all in one batch, or spread over time."""
 
     streams: int
     rate: float
+    phase: str = "batch"
 
     @property
     def name(self) -> str:
-        return f"{self.streams}x{self.rate:g}"
+        return f"{self.streams}x{self.rate:g}{' spread' if self.phase == SPREAD else ''}"
 
 
 def read_case(text: str) -> Case:
-    """Read STREAMSxRATE. Raises ValueError."""
+    """Read STREAMSxRATE, or STREAMSxRATEs where the streams' tokens are spread over time. Raises ValueError."""
     streams, _, rate = text.partition("x")
-    case = Case(int(streams), float(rate or 40))
+    case = Case(int(streams), float(rate.removesuffix("s") or 40), SPREAD if rate.endswith("s") else "batch")
     if case.streams < 1 or case.rate <= 0:
         raise ValueError(f"no case: {text}")
     return case
@@ -99,6 +107,14 @@ async def _started(stack: AsyncExitStack, name: str, folder: Path, engine: tuple
     return system
 
 
+async def idle(systems: dict[str, System]) -> dict[str, float]:
+    """Return what each system takes of a CPU while nothing runs, in milliseconds a second."""
+    before, began = {name: system.cpu() for name, system in systems.items()}, time.monotonic()
+    await anyio.sleep(_IDLE_SECONDS)
+    took = time.monotonic() - began
+    return {name: 1000 * (system.cpu() - before[name]) / took for name, system in systems.items()}
+
+
 async def contest(
     case: Case, names: Sequence[str], folder: Path, *, seconds: float, runs: int, watched: int
 ) -> dict[str, Any]:
@@ -111,13 +127,14 @@ async def contest(
     missing: dict[str, Any] = {}
     rounds: dict[str, list[dict[str, Any]]] = {}
     async with AsyncExitStack() as stack:
-        port, process = await stack.enter_async_context(stand.engine(folder, case.rate, case.streams))
+        port, process = await stack.enter_async_context(stand.engine(folder, case.rate, case.streams, case.phase))
         systems: dict[str, System] = {}
         for name in names:
             try:
                 systems[name] = await _started(stack, name, folder, (port, process.pid), case)
             except (MissingPeerError, OSError) as error:
                 missing[name] = {"failed": str(error)[:200]}
+        quiet = await idle(systems)
         for number in range(runs):
             order = list(systems)[number % len(systems) :] + list(systems)[: number % len(systems)]
             for name in order:
@@ -131,6 +148,7 @@ async def contest(
                 rounds.setdefault(name, []).append(one)
     found = {name: summarise(some) for name, some in rounds.items()}
     for name, row in found.items():
+        row["idle_ms"] = quiet[name]
         if name != "direct" and (to_floor := ratios(rounds, name, "floor", "tokens_per_cpu_second")):
             row["to_floor"] = statistics.median(to_floor)
         if name != "ours" and (to_ours := ratios(rounds, "ours", name, "tokens_per_cpu_second")):

@@ -1,10 +1,14 @@
 """A double of llama-server, to be run as a process: its bytes, one write for each token, at a pace or flat out.
 
 A token's text is `` <number>:<written>``, the first one's `` 0:<written>:<asked>``, in monotonic nanoseconds: when it
-was written, and when the request had been read. All streams share one clock that ticks at most every half
-millisecond, as one batch of a llama-server's slots does, so that the double itself is no load to speak of.
+was written, and when the request had been read.
 
-Usage: python engine.py PORT RATE [SLOTS]. RATE: tokens a second of each stream; 0: as fast as they are taken.
+The tokens of all streams are written at the same moments, as those of all slots of a llama-server come out of one
+batch; ``spread``: evenly over the time between two, as those of as many servers would be. Either way it does not
+depend on when requests come: whoever sends all at once would be given all at once, and has less to wake up for.
+
+Usage: python engine.py PORT RATE SLOTS [PHASE]. RATE: tokens a second of each stream; 0: as fast as they are taken.
+PHASE: ``batch`` or ``spread``.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import math
 import re
 import sys
 import time
@@ -19,6 +24,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 TICK_SECONDS: Final = 0.0005
+_GOLDEN: Final = 0.6180339887498949
+"""Multiples of it, less their whole parts, are evenly spread however many there are."""
+
 BURST: Final = 16
 """So many tokens a stream writes at a time where it has no pace."""
 
@@ -100,24 +108,47 @@ class Stream:
         self.wire.transport.write(end + b"0\r\n\r\n")
 
 
+def first_moment(now: float, gap: float, number: int) -> float:
+    """Return when a stream's first token is due: the same moments for all of number 0, evenly spread ones for others.
+
+    Args:
+        now: the time, in seconds.
+        gap: the time between two tokens of a stream, in seconds.
+        number: which stream, for its phase.
+    """
+    phase = gap * (number * _GOLDEN % 1)
+    return math.ceil((now - phase) / gap) * gap + phase
+
+
 class Pace:
     """Writes the tokens of all streams when they are due; whose reader does not keep up waits.
 
     Args:
         rate: tokens a second of each; 0: no pause.
+        spread: whether each stream has moments of its own.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, *, spread: bool = False) -> None:
         self._gap = 1 / rate if rate else 0.0
+        self._spread = spread
+        self._begun = 0
         self._due: list[tuple[float, int, Stream]] = []
         self._count = 0
         self._set: asyncio.Handle | None = None
 
-    def add(self, stream: Stream, at: float | None = None) -> None:
-        """Have a stream's next token written at a moment of the loop's time; None: now."""
+    def begin(self, stream: Stream) -> None:
+        """Have a stream's tokens written, from its next moment on."""
+        now = asyncio.get_running_loop().time()
+        self._begun += 1
+        if not self._gap:
+            self.add(stream, now)
+            return
+        self.add(stream, first_moment(now, self._gap, self._begun if self._spread else 0))
+
+    def add(self, stream: Stream, at: float) -> None:
+        """Have a stream's next token written at a moment of the loop's time."""
         self._count += 1
-        moment = asyncio.get_running_loop().time() if at is None else at
-        heapq.heappush(self._due, (moment, self._count, stream))
+        heapq.heappush(self._due, (at, self._count, stream))
         if self._set is None:
             self._wait()
 
@@ -132,7 +163,7 @@ class Pace:
 
     def _tick(self) -> None:
         now, ready = asyncio.get_running_loop().time(), list[tuple[float, Stream]]()
-        while self._due and self._due[0][0] <= now:
+        while self._due and self._due[0][0] <= now + TICK_SECONDS:
             due, _, stream = heapq.heappop(self._due)
             ready.append((due, stream))
         self._set = asyncio.get_running_loop().call_soon(int)  # so that add() does not set a second one
@@ -190,7 +221,7 @@ class Wire(asyncio.Protocol):
             asked = json.loads(body)
             names = ("n_predict", "max_tokens", "max_completion_tokens")
             tokens = next((asked[name] for name in names if asked.get(name) is not None), 100)
-            self._pace.add(Stream(self, tokens, chat=chat))
+            self._pace.begin(Stream(self, tokens, chat=chat))
             return
         documents: dict[str, dict[str, Any]] = {
             "/health": {"status": "ok"},
@@ -204,10 +235,10 @@ class Wire(asyncio.Protocol):
 
 
 async def main() -> None:
-    port, rate, *slots = sys.argv[1:]
-    pace = Pace(float(rate))
+    port, rate, slots, *phase = sys.argv[1:]
+    pace = Pace(float(rate), spread=phase == ["spread"])
     server = await asyncio.get_running_loop().create_server(
-        lambda: Wire(pace, int(slots[0]) if slots else 8), "127.0.0.1", int(port), backlog=4096
+        lambda: Wire(pace, int(slots)), "127.0.0.1", int(port), backlog=4096
     )
     await server.serve_forever()
 

@@ -115,10 +115,10 @@ async def listening(process: Spawned, port: int) -> None:
 
 
 @asynccontextmanager
-async def engine(folder: Path, rate: float, slots: int) -> AsyncGenerator[tuple[int, Spawned]]:
-    """Have an engine's double; gives its port and its process."""
+async def engine(folder: Path, rate: float, slots: int, phase: str = "batch") -> AsyncGenerator[tuple[int, Spawned]]:
+    """Have an engine's double (see engine.py); gives its port and its process."""
     port = free_port()
-    command = [sys.executable, str(HERE / "engine.py"), str(port), str(rate), str(slots)]
+    command = [sys.executable, str(HERE / "engine.py"), str(port), str(rate), str(slots), phase]
     with spawned("engine", command, folder) as process:
         await listening(process, port)
         yield port, process

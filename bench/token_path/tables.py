@@ -30,18 +30,19 @@ def _fault(row: dict[str, Any]) -> str:
 
 
 def _milliseconds(row: dict[str, Any]) -> str:
-    return " / ".join(number(row.get(name), 1) for name in ("p50", "p99", "max"))
+    return " / ".join(number(row.get(name), 2) for name in ("p50", "p99", "max"))
 
 
 def relay(cases: Sequence[dict[str, Any]]) -> str:
     """Return the table of ``relay``."""
     heads = ("streams x tokens/s", "to the floor", "tokens per CPU second: worker", "floor")
-    heads = (*heads, "CPU of a token, µs: worker", "its Redis", "engine's double", "time to pace", "streams")
+    heads = (*heads, "CPU of a token, µs: worker", "its Redis", "engine's double", "worker idle, ms/s")
+    heads = (*heads, "time to pace", "streams")
     rows: list[Row] = []
     for case in cases:
         ours, floor = case["systems"].get("ours", {}), case["systems"].get("floor", {})
         if "failed" in ours or not ours:
-            rows.append((case["case"], f"not measured: {ours.get('failed', '')}", *[NONE] * 7))
+            rows.append((case["case"], f"not measured: {ours.get('failed', '')}", *[NONE] * 8))
             continue
         rows.append(
             (
@@ -52,6 +53,7 @@ def relay(cases: Sequence[dict[str, Any]]) -> str:
                 number(ours["cpu_us"], 1),
                 number(ours["redis_us"], 1),
                 number(ours["engine_us"], 1),
+                number(ours.get("idle_ms"), 1),
                 number(ours["late"], 2),
                 _fault(ours),
             )
@@ -62,16 +64,18 @@ def relay(cases: Sequence[dict[str, Any]]) -> str:
 def peers(cases: Sequence[dict[str, Any]]) -> str:
     """Return the table of ``peers``."""
     heads = ("streams x tokens/s", "system", "worker to it", "to the floor", "tokens per CPU second")
-    heads = (*heads, "CPU of a token, µs", "its Redis, µs", "delay p50 / p99 / max, ms", "time to pace", "streams")
+    heads = (*heads, "CPU of a token, µs", "its Redis, µs", "idle, ms/s", "delay p50 / p99 / max, ms")
+    heads = (*heads, "time to pace", "streams")
     rows: list[Row] = []
     for case in cases:
         for name, row in case["systems"].items():
             if "failed" in row:
-                rows.append((case["case"], NAMES[name], f"not measured: {row['failed']}", *[NONE] * 7))
+                rows.append((case["case"], NAMES[name], f"not measured: {row['failed']}", *[NONE] * 8))
                 continue
             speed = row["tokens_per_cpu_second"] or None
             cells = (number(row.get("ours_to_it"), 2), number(row.get("to_floor"), 2), number(speed))
-            cells = (*cells, number(row["cpu_us"] or None, 1), number(row["redis_us"] or None, 1), _milliseconds(row))
+            cells = (*cells, number(row["cpu_us"] or None, 1), number(row["redis_us"] or None, 1))
+            cells = (*cells, number(row.get("idle_ms") or None, 1), _milliseconds(row))
             rows.append((case["case"], NAMES[name], *cells, number(row["late"], 2), _fault(row)))
     return markdown(heads, rows)
 

@@ -44,8 +44,11 @@ def faults_in(numbers: Sequence[int], tokens: int) -> str:
     if list(numbers) == list(range(tokens)):
         return ""
     missing, there = len(set(range(tokens)) - set(numbers)), set(numbers)
-    doubled = len(numbers) - len(there)
-    return f"{missing} missing, {doubled} doubled" if missing or doubled else "in a wrong order"
+    doubled, strange = len(numbers) - len(there), len(there - set(range(tokens)))
+    faults = (
+        f"{count} {what}" for count, what in ((missing, "missing"), (doubled, "doubled"), (strange, "strange")) if count
+    )
+    return ", ".join(faults) or "in a wrong order"
 
 
 class StreamWatch(asyncio.Protocol):
@@ -118,15 +121,17 @@ class HttpWatch(asyncio.Protocol):
         self.seen: list[Seen] = []
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request = request
-        self._left = b""
+        self._left = self._in_body = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        whole, mark, rest = (self._left + data).rpartition(b"\n\n")
+        now, data = time.monotonic_ns(), self._left + data
+        if not self._in_body:
+            _, self._in_body, data = data.partition(b"\r\n\r\n") if b"\r\n\r\n" in data else (b"", b"", data)
+        whole, mark, rest = data.rpartition(b"\n\n")
         self.seen += tokens_in(whole, now)
         self._left = rest
         if (mark or rest) and rest.endswith(b"0\r\n\r\n") and not self.over.done():

@@ -139,6 +139,8 @@ def test_the_page_of_this_project_has_the_marks_of_all_parts() -> None:
 def test_a_case_is_streams_and_their_pace() -> None:
     assert read_case("64x40") == Case(64, 40)
     assert read_case("8") == Case(8, 40)
+    assert read_case("8x20s") == Case(8, 20, "spread")
+    assert read_case("8x20s").name == "8x20 spread"
     for wrong in ("0x40", "8x0", "x", "8xfast"):
         with pytest.raises(ValueError, match=r"."):
             read_case(wrong)
