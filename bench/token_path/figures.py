@@ -14,7 +14,7 @@ from bench.token_path.tables import TABLES
 
 PAGE: Final = ROOT / "docs" / "explain" / "speed.md"
 FOLDER: Final = PAGE.parent / "figures"
-README_CASE: Final = 0
+README_CASE: Final = -1
 """The case of ``peers`` whose plot stands in the README."""
 
 
@@ -94,8 +94,9 @@ def put(page: str, part: str, text: str) -> str:
 def how(said: dict[str, Any]) -> str:
     """Say how a part was measured."""
     plan, machine = said["plan"], said["machine"]
+    rounds = f"Medians of {plan['runs']} interleaved rounds" if plan["runs"] > 1 else "One round"
     return (
-        f"Medians of {plan['runs']} interleaved rounds of {plan['seconds']:g} s, on {machine['cores']} cores "
+        f"{rounds} of {plan['seconds']:g} s, on {machine['cores']} cores "
         f"({machine['cpu']}), Python {machine['python']}; load average {machine['load_before']:.1f} before, "
         f"{machine['load_after']:.1f} after."
     )

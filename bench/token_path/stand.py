@@ -40,8 +40,11 @@ def cpu_of(pid: int) -> float:
 
 
 def cpu_with_children(pid: int) -> float:
-    """Return the CPU time of a process and of all that it has started and that lives."""
-    return cpu_of(pid) + sum(cpu_of(child.pid) for child in psutil.Process(pid).children(recursive=True))
+    """Return the CPU time of a process and of all that it has started, in seconds; of what has ended, to a tick."""
+    process = psutil.Process(pid)
+    ended = process.cpu_times()
+    living = sum(cpu_of(child.pid) for child in process.children(recursive=True))
+    return cpu_of(pid) + living + ended.children_user + ended.children_system
 
 
 def worker_environment(**settings: str) -> dict[str, str]:
