@@ -6,12 +6,14 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 
 from velesio_worker.core.redis_url import RedisURL, Topology
+from velesio_worker.queue.exchange import exchange, raised
 
 ODD: Final = (RedisClusterException, AttributeError, RuntimeError)
 """What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster that lacks a
@@ -20,13 +22,42 @@ uvloop's transports (``the handler is closed``)."""
 
 
 class _Single(Redis):
-    """A client of one server."""
+    """A client of one server, whose commands go their own, shorter way where redis-py has nothing to add."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (redis-py's own signature)
+        options.pop("keys", None)  # for redis-py's cache
         try:
-            return await super().execute_command(*args, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            if options or self.connection is not None or " " in args[0]:
+                return await super().execute_command(*args, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            (reply,) = await exchange(self.connection_pool, (args,))
         except ODD as error:
             raise RedisConnectionError(f"the connection was lost ({error})") from error
+        return _read(self, args, raised(reply))
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: FBT001, FBT002 (redis-py's own signature)
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    """Several commands at once, which go the shorter way, too, if each has its own reply or error."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 (redis-py's own signature)
+        stack: list[Any] = list(self.command_stack)
+        together = raise_on_error or self.is_transaction or self.explicit_transaction or self.watching or self.scripts
+        if together or not stack or any(" " in words[0] for words, _ in stack):
+            return await super().execute(raise_on_error)
+        self.command_stack = []
+        replies = await exchange(self.connection_pool, [words for words, _ in stack])
+        return [
+            reply if isinstance(reply, Exception) else _read(self, words, reply, **options)
+            for (words, options), reply in zip(stack, replies, strict=True)
+        ]
+
+
+def _read(client: Redis, words: Any, reply: Any, *, keys: object = None, **options: Any) -> Any:  # noqa: ANN401, ARG001 (as redis-py does)
+    """Return a reply as redis-py gives it to who called the command's method."""
+    read = client.response_callbacks.get(words[0])
+    return reply if read is None else read(reply, **options)
 
 
 class _Primary(_Single):

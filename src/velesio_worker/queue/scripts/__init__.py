@@ -132,10 +132,10 @@ class Scripts:
 
     async def _run(self, name: str, *, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:  # noqa: ANN401 (as Redis answers)
         try:
-            return await self._redis.evalsha(_SHAS[name], len(keys), *keys, *args)
+            return await self._redis.execute_command("EVALSHA", _SHAS[name], len(keys), *keys, *args)
         except NoScriptError:  # this server has not seen it yet, or has forgotten it
             await self._redis.script_load(_SOURCES[name])
-            return await self._redis.evalsha(_SHAS[name], len(keys), *keys, *args)
+            return await self._redis.execute_command("EVALSHA", _SHAS[name], len(keys), *keys, *args)
 
     async def claim(
         self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "", *, life: int | None = None
