@@ -167,6 +167,7 @@ class Worker:
             self._health.stage = Stage.WORKING
         async with anyio.create_task_group() as jobs, anyio.create_task_group() as images:
             side.start_soon(self._executor.watch)
+            side.start_soon(self._redis.fleet.keep_notes)
             side.start_soon(Control(self._redis.clients.blocking, self._redis.link, jobs=self._executor).run)
             for engine in self._engines.gates:
                 side.start_soon(engine.run)

@@ -6,11 +6,12 @@ import json
 import time
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from tests.support.redis_side import Side
 from tests.support.servers import Topology
-from velesio_worker.queue.fleet import Fleet
+from velesio_worker.queue.fleet import NOTES_SECONDS, Fleet
 from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
@@ -104,7 +105,8 @@ async def test_jobs_that_wait_are_those_of_the_kind_and_those_of_no_kind_yet(
 
 async def test_the_time_of_the_last_job_is_kept_in_unix_time(commands: Any, fleet: Fleet) -> None:
     for at, kept in ((1700000000.25, b"1700000000.250"), (1700000001.0, b"1700000001.000")):
-        await fleet.note_job(at, {"job_type": "completion", "timestamp": at})
+        fleet.note_job(at, {"job_type": "completion", "timestamp": at})
+        await fleet.write_notes()
         assert await commands.get("last_job_time") == kept
     assert await commands.ttl("last_job_time") == -1
 
@@ -118,7 +120,8 @@ async def test_the_last_job_of_each_second_is_kept_for_a_day(commands: Any, flee
         ("txt2img", 60.0, True, 1700000001.5, 0),
     ]
     for values in jobs:
-        await fleet.note_job(values[3], dict(zip(fields, values, strict=True)))
+        fleet.note_job(values[3], dict(zip(fields, values, strict=True)))
+    await fleet.write_notes()
     kept = {second: json.loads(await commands.get(f"metrics:{second}")) for second in (1700000000, 1700000001)}
     assert kept == {
         1700000000: {
@@ -140,8 +143,39 @@ async def test_the_last_job_of_each_second_is_kept_for_a_day(commands: Any, flee
         assert 86400 - 60 < await commands.ttl(f"metrics:{second}") <= 86400
 
 
+async def test_the_first_job_is_kept_at_once_and_those_that_end_soon_after_it_together(
+    commands: Any, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[float] = []
+    write = fleet.write_notes
+
+    async def counted() -> None:
+        written.append(time.monotonic())
+        await write()
+
+    monkeypatch.setattr(fleet, "write_notes", counted)
+    async with anyio.create_task_group() as group:
+        group.start_soon(fleet.keep_notes)
+        fleet.note_job(1700000000.25, {"timestamp": 1700000000.25})
+        with anyio.fail_after(NOTES_SECONDS / 2):
+            while await commands.get("last_job_time") != b"1700000000.250":
+                await anyio.sleep(0.01)
+        for at in (1700000000.5, 1700000001.0, 1700000001.5):
+            fleet.note_job(at, {"timestamp": at})
+        with anyio.fail_after(3 * NOTES_SECONDS):
+            while await commands.get("last_job_time") != b"1700000001.500":
+                await anyio.sleep(0.01)
+        assert len(written) == 2
+        fleet.note_job(1700000002.0, {"timestamp": 1700000002.0})
+        group.cancel_scope.cancel()
+    assert await commands.get("last_job_time") == b"1700000002.000"  # nothing is left behind by one that stops
+    for second, at in ((1700000000, 1700000000.5), (1700000001, 1700000001.5), (1700000002, 1700000002.0)):
+        assert json.loads(await commands.get(f"metrics:{second}")) == {"timestamp": at}
+
+
 async def test_a_time_that_cannot_be_kept_is_no_matter(commands: Any, fleet: Fleet, topology: Topology) -> None:
     with topology.taking_no_writes():
-        await fleet.note_job(1700000000.0, {})
+        fleet.note_job(1700000000.0, {})
+        await fleet.write_notes()
     assert not await commands.exists("last_job_time")
     assert not await commands.exists("metrics:1700000000")

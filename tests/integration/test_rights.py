@@ -115,7 +115,8 @@ async def test_a_workers_user_may_do_whatever_a_worker_does(users: Users, worker
         await what_is_wrong_is_put_aside(worker, commands)
     view = await Survey(worker.link, seconds=PATIENCE).look()
     assert view.dead == 2
-    await worker.fleet.note_job(time.time(), {"job_type": "completion"})
+    worker.fleet.note_job(time.time(), {"job_type": "completion"})
+    await worker.fleet.write_notes()
     assert await worker.fleet.waiting(Kind.TEXT) >= 0
     assert await ImageOutput(redis, None, inline_bytes=0).keep_preview("a", b"jpeg") is not None
     assert await worker.leave() >= 0

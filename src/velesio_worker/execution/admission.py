@@ -61,7 +61,7 @@ class Admission:
     async def admit(self, slot: Slot, payload: bytes) -> Claim | None:
         """Claim the job in the slot; None if it ended here, and then the slot is empty."""
         try:
-            job = await read_job(payload, max_bytes=self._max_bytes)
+            job = self.arrivals.read.take(payload) or await read_job(payload, max_bytes=self._max_bytes)
             refuse_others(job, self._types)
         except UnusablePayloadError as error:
             await self._slots.bury(slot, payload, str(error))

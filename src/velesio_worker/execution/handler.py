@@ -60,7 +60,7 @@ class JobHandler:
                 run = await self._executor.run(claim, member)
                 if run.ended and run.job.kind is run.job.kind.engine:  # looking after models is no work
                     self._monitor.last_job = entry = run.entry(self._monitor.utilisation)
-                    await self._fleet.note_job(entry["timestamp"], entry)
+                    self._fleet.note_job(entry["timestamp"], entry)
         finally:
             if member is not None:
                 member.give_up()

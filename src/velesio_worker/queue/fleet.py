@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+import anyio
 import orjson
 from redis.exceptions import RedisError, ResponseError
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
+from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import REPLY_SECONDS
 from velesio_worker.queue.keys import LAST_JOB_TIME, metrics_key
 from velesio_worker.queue.lease import LONGEST_LEASE
@@ -21,6 +23,9 @@ from velesio_worker.wire.jobs import Kind
 
 METRICS_TTL: Final = 86400
 """How long ``metrics:<second>`` is kept, in seconds."""
+
+NOTES_SECONDS: Final = 1.0
+"""How often it is written at most what the last job was."""
 
 _FAILED: Final = "failed"
 
@@ -33,6 +38,8 @@ class Fleet:
     def __init__(self, link: Link, worker: str) -> None:
         self._link = link
         self._worker = worker
+        self._noted: dict[int, tuple[float, Mapping[str, Any]]] = {}
+        self._has_noted = Bell()
 
     async def serves(self, kind: Kind) -> bool:
         """Whether another worker lives that may run jobs of a kind."""
@@ -66,14 +73,36 @@ class Fleet:
         types = dict.fromkeys(lists, "list")
         return sum([await self._link.on_keys(types, length, writes=False) for length in lengths])
 
-    async def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
-        """Keep what the last job was, and its time for whoever stops hosts that have none; trouble is no matter.
+    def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
+        """Have kept what the last job was, and its time for whoever stops hosts that have none.
 
         Args:
             at: when it ended, in Unix time.
             entry: what ``metrics:<second>`` is to hold (wire protocol, section 5).
         """
-        with contextlib.suppress(RedisError):  # whatever becomes of one, the other is waited for, too
-            noted: Awaitable[Any] = self._link.commands.set(metrics_key(int(at)), orjson.dumps(entry), ex=METRICS_TTL)
-            timed: Awaitable[Any] = self._link.commands.set(LAST_JOB_TIME, f"{at:.3f}")
-            await within(REPLY_SECONDS, asyncio.gather(noted, timed, return_exceptions=True))
+        self._noted[int(at)] = at, entry
+        self._has_noted.ring()
+
+    async def keep_notes(self) -> None:
+        """Keep what is noted, for ever: at once, and then once a second at most, however many jobs end in it."""
+        try:
+            while True:
+                while not self._noted:
+                    await self._has_noted.wait()
+                await self.write_notes()
+                await anyio.sleep(NOTES_SECONDS)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.write_notes()
+
+    async def write_notes(self) -> None:
+        """Write what was noted since the last time; trouble is no matter."""
+        noted, self._noted = self._noted, {}
+        if not noted:
+            return
+        async with self._link.commands.pipeline(transaction=False) as pipe:
+            for second, (_, entry) in noted.items():
+                pipe.set(metrics_key(second), orjson.dumps(entry), ex=METRICS_TTL)
+            pipe.set(LAST_JOB_TIME, f"{max(at for at, _ in noted.values()):.3f}")
+            with contextlib.suppress(RedisError):
+                await within(REPLY_SECONDS, execute(pipe, raise_on_error=False))

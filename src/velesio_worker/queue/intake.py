@@ -21,6 +21,9 @@ from velesio_worker.wire.payload import id_at_ends
 MOST_ARRIVALS: Final = 10_000
 """The arrivals of so many jobs are remembered."""
 
+READ_BYTES: Final = 1024 * 1024
+"""Jobs of so many bytes together are kept as they were read."""
+
 ASIDE_BYTES: Final = 256 * 1024
 """Larger jobs are read in a thread."""
 
@@ -36,13 +39,45 @@ async def read_job(payload: bytes, *, max_bytes: int) -> Job:
     return read() if len(payload) <= ASIDE_BYTES else await anyio.to_thread.run_sync(read)
 
 
+class JobsRead:
+    """Keeps the jobs that were read at the intake, so that whoever claims one here need not read it again.
+
+    Small ones, the latest of them; whoever takes one has it alone.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[bytes, Job] = {}
+        self._bytes = 0
+
+    def keep(self, payload: bytes, job: Job) -> None:
+        """Keep a job."""
+        if len(payload) > READ_BYTES // 64:
+            return
+        self.take(payload)
+        self._jobs[payload] = job
+        self._bytes += len(payload)
+        while self._bytes > READ_BYTES:
+            self.take(next(iter(self._jobs)))
+
+    def take(self, payload: bytes) -> Job | None:
+        """Return a job that was read, and forget it; None if it is not known."""
+        job = self._jobs.pop(payload, None)
+        if job is not None:
+            self._bytes -= len(payload)
+        return job
+
+
 class Arrivals:
     """Remembers when jobs came in, for those whose producers did not say when they were made.
 
     Only what this worker has sorted itself; a job that another one claims is forgotten after ``MOST_ARRIVALS`` more.
+
+    Attributes:
+        read: the jobs themselves, as they were read.
     """
 
     def __init__(self) -> None:
+        self.read = JobsRead()
         self._seen: dict[str, float] = {}
 
     def note(self, job: Job) -> None:
@@ -106,6 +141,7 @@ class Intake:
             job = await read_job(payload, max_bytes=self._max_bytes)
             refuse_others(job, self._types)
             self._arrivals.note(job)
+            self._arrivals.read.keep(payload, job)
             await self._send(job)
         except UnusablePayloadError as error:
             await self._slots.bury(self._slot, payload, str(error))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from velesio_worker.queue import intake as intake_module
-from velesio_worker.queue.intake import ASIDE_BYTES, MOST_ARRIVALS, Arrivals, read_job
+from velesio_worker.queue.intake import ASIDE_BYTES, MOST_ARRIVALS, READ_BYTES, Arrivals, JobsRead, read_job
 from velesio_worker.wire.jobs import Job, parse_job
 
 
@@ -79,3 +79,29 @@ async def test_a_large_job_is_read_beside_the_event_loop(
     payload = json.dumps({"id": "a", "type": "completion", "data": {"prompt": "x" * size}}).encode()
     assert (await read_job(payload, max_bytes=2 * ASIDE_BYTES)).id == "a"
     assert [thread != threading.get_ident() for thread in threads] == [beside]
+
+
+@pytest.mark.anyio
+async def test_a_job_that_was_read_is_had_once_and_only_for_its_very_payload() -> None:
+    payload = b'{"id": "a", "type": "completion", "data": {"prompt": "x"}}'
+    read, job = JobsRead(), await read_job(payload, max_bytes=1000)
+    read.keep(payload, job)
+    assert read.take(payload + b" ") is None
+    assert read.take(bytes(bytearray(payload))) is job
+    assert read.take(payload) is None
+
+
+@pytest.mark.anyio
+async def test_what_was_read_is_bounded() -> None:
+    def payload(number: int, size: int) -> bytes:
+        return b'{"id": "a%d", "type": "completion", "data": {"prompt": "%s"}}' % (number, b"x" * size)
+
+    read, payloads = JobsRead(), [payload(number, 10_000) for number in range(300)]
+    for one in payloads:
+        read.keep(one, await read_job(one, max_bytes=READ_BYTES))
+    kept = [one for one in payloads if read.take(one) is not None]
+    assert kept == payloads[-len(kept) :]
+    assert READ_BYTES - 20_000 < sum(map(len, kept)) <= READ_BYTES
+    large = payload(0, READ_BYTES // 32)
+    read.keep(large, await read_job(large, max_bytes=READ_BYTES))
+    assert read.take(large) is None
