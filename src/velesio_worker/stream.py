@@ -92,6 +92,7 @@ class JobStream:
         self._publisher = publisher
         self._waiting: list[str | bytes] = []
         self._under_way = 0
+        self._left = False
         self._recent: deque[str | bytes] = deque()
         self._bytes = 0
         self._recent_bytes = 0
@@ -115,6 +116,29 @@ class JobStream:
         self.put(event, data)
         await self.flushed()
         return self._result_at < math.inf
+
+    async def leave_rest(self) -> bool:
+        """Have the publisher leave what waits to the caller, who ends the job; False if there is a failure."""
+        self._left = True
+        while self.failure is None and self._under_way:
+            await self._moved.wait()
+        return self.failure is None
+
+    def rest(self, event: str, data: bytes) -> Sequence[str | bytes]:
+        """Return what was left, and behind it the last entry."""
+        return [*self._waiting, event, data]
+
+    def over(self) -> None:
+        """Take note that the rest is in Redis, and so is the last entry."""
+        STREAM_ENTRIES.count += len(self._waiting) // 2 + 1
+        self._waiting.clear()
+        self._recent.clear()
+
+    def take_rest(self) -> None:
+        """Have the publisher go on with what was left."""
+        self._left = False
+        if self._waiting:
+            self._publisher.has_entries(self)
 
     def take_back(self, outage: Outage) -> None:
         """Take the last entry back if Redis was away since the result was stored."""
@@ -179,6 +203,10 @@ class JobStream:
 
     def batch(self, entries: int, size: int) -> Batch:
         """Return what goes into the next flush: so many ``entries`` at most, none further from ``size`` bytes on."""
+        if self._left:
+            self._under_way = 0
+            self._moved.ring()
+            return Batch(self, (), 0)
         parts, held = self._waiting[: 2 * entries], self._bytes
         if held >= size or len(parts) < len(self._waiting):
             held = 0

@@ -1,4 +1,4 @@
-"""The end of a job: all its entries, then its result, then its terminal entry, then its slot is free."""
+"""The end of a job: all its entries, then its result, then its last entry, then its slot is free; or all at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ log = get_logger(__name__)
 
 
 class Closer:
-    """Ends attempts. Each step is in Redis before the next begins, so a crash between two loses nothing.
+    """Ends attempts: in one step, where one server has all keys, and nothing is the matter with any of them.
+
+    Else each step is in Redis before the next begins, so a crash between two loses nothing.
 
     Args:
         claims: stores results.
@@ -58,27 +60,34 @@ class Closer:
         """
         stream = stream or self.publisher.open(held.job_id, held.attempt)
         partial = bool(done.result.get("text"))
-        if trouble := await self._trouble_with(stream):
-            done.result["warnings"] = [*done.result.get("warnings", ()), trouble]
+        last = DONE, orjson.dumps(done.entry())
         try:
-            result = written(done.result)
-        except EngineRefusedError as error:
+            result = self._result_of(done)
+            owned = await self._close_at_once(held, result, last, stream)
+            if not owned:
+                if trouble := await self._trouble_with(stream):
+                    done.result["warnings"] = [*done.result.get("warnings", ()), trouble]
+                    result, last = self._result_of(done), (DONE, orjson.dumps(done.entry()))
+                owned = await self._close_in_steps(held, result, last, stream)
+        except (EngineRefusedError, ResultTooLargeError) as error:
             return await self.failed(held, error, stream, partial=partial)
-        if len(result) > self._largest:
-            error = ResultTooLargeError(
-                f"The result has {len(result)} bytes; MAX_RESULT_BYTES allows {self._largest}: ask for less."
-            )
-            return await self.failed(held, error, stream, partial=partial)
-        try:
-            owned = await self._close(held, result, (DONE, orjson.dumps(done.entry())), stream)
         except ResponseError as error:
             refused = ResultTooLargeError if _TOO_LARGE in str(error) else InternalError
-            reason = refused(f"Redis does not take the result of {len(result)} bytes: {error}")
+            reason = refused(f"Redis does not take the result of {len(written(done.result))} bytes: {error}")
             return await self.failed(held, reason, stream, partial=partial)
         if owned:
             outcome = "cancelled" if done.finish_reason == "cancelled" else "done"
             JOBS.labels(held.type or UNKNOWN, outcome).inc()
         return owned
+
+    def _result_of(self, done: Done) -> bytes:
+        """Write a result; raises EngineRefusedError if that cannot be, ResultTooLargeError if it is too large."""
+        result = written(done.result)
+        if len(result) > self._largest:
+            raise ResultTooLargeError(
+                f"The result has {len(result)} bytes; MAX_RESULT_BYTES allows {self._largest}: ask for less."
+            )
+        return result
 
     async def failed(
         self, held: Held, error: JobError, stream: JobStream | None = None, *, partial: bool = False, bury: str = ""
@@ -132,6 +141,29 @@ class Closer:
         await self.slots.ack(held.slot, held.payload)
 
     async def _close(
+        self, held: Held, result: bytes, last: tuple[str, bytes], stream: JobStream, *, bury: str = ""
+    ) -> bool:
+        """End a job with its result; False if another attempt owns it, or has to end it."""
+        if not bury and await self._close_at_once(held, result, last, stream):
+            return True
+        return await self._close_in_steps(held, result, last, stream, bury=bury)
+
+    async def _close_at_once(self, held: Held, result: bytes, last: tuple[str, bytes], stream: JobStream) -> bool:
+        """End a job in one step, as most do; False if nothing was done: the steps then say what is the matter."""
+        if not self.claims.close_at_once:
+            return False
+        closed = False
+        try:
+            if await stream.leave_rest():
+                closed = await self.claims.close(held, result, stream.first_waiting, stream.rest(*last))
+        finally:
+            if closed:
+                stream.over()
+            else:
+                stream.take_rest()
+        return closed
+
+    async def _close_in_steps(
         self, held: Held, result: bytes, last: tuple[str, bytes], stream: JobStream, *, bury: str = ""
     ) -> bool:
         await self._trouble_with(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
+from velesio_worker.queue.clients import is_cluster
 from velesio_worker.queue.keys import (
     Slot,
     count_in_redis,
@@ -23,7 +24,7 @@ from velesio_worker.queue.keys import (
 )
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.remedies import FOREIGN, kind_of
-from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus
+from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus, Entries
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.jobs import Job, JobType
 from velesio_worker.wire.payload import job_id_in
@@ -85,12 +86,17 @@ class Claims:
     Args:
         result_ttl: how long results are kept, in seconds.
         stream_ttl: how long streams are kept, in seconds.
+
+    Attributes:
+        close_at_once: whether one server has all keys, so that :meth:`close` can be called.
     """
 
     def __init__(self, link: Link, slots: Slots, *, result_ttl: int, stream_ttl: int) -> None:
         self._link = link
         self._slots = slots
+        self.close_at_once = not is_cluster(link.redis)
         self._result_ttl = result_ttl
+        self._stream_ttl = stream_ttl
         self._refused_life = max(result_ttl, stream_ttl) + REFUSED_SECONDS
 
     async def claim(self, job_id: str, slot: Slot, max_attempts: int, *, refused: bool = False) -> ClaimReply:
@@ -130,6 +136,34 @@ class Claims:
             stored = await self._link.done(finish)
             if stored is not None:
                 return stored
+
+    async def close(self, held: Held, result: bytes, first: int, parts: Sequence[str | bytes]) -> bool:
+        """End the job in one step, its slot included; False if nothing was done.
+
+        Either all of it is in Redis, then and after any failover, or none of it is. Where it cannot be done, be it
+        that another attempt owns the job, the parts of it have to be done one by one, and each says what is wrong.
+
+        Args:
+            held: the attempt.
+            result: JSON.
+            first: the sequence of the first of its entries that are not in the stream yet.
+            parts: their events and data in turn, those of the last entry at the end.
+        """
+        if len(result) + sum(map(len, parts)) > PART_BYTES:
+            return False
+        close = partial(
+            self._link.scripts.close,
+            *(held.job_id, held.slot, held.attempt, result, self._result_ttl),
+            Entries(first, self._stream_ttl, parts),
+            life=self._refused_life if held.refused else None,
+        )
+        try:
+            closed = await self._link.done(close)
+        except ResponseError:
+            return False  # a key of somebody else's, for one
+        if closed is False:
+            await self._slots.ack_one(held.slot, held.payload)
+        return closed is not None
 
     async def _send_parts(self, held: Held, result: bytes) -> bool:
         """Send a result in parts; False if a failover lost some of them."""

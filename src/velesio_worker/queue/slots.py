@@ -136,8 +136,12 @@ class Slots:
     async def ack(self, slot: Slot, payload: bytes) -> None:
         """Forget the job in the slot, as it was taken: it is over."""
         if not await self._link.done(lambda: self._link.scripts.ack(slot)):
-            self._doubtful.add(slot.key)
-            await self._link.done(lambda: self._link.commands.lrem(slot.key, -1, payload))
+            await self.ack_one(slot, payload)
+
+    async def ack_one(self, slot: Slot, payload: bytes) -> None:
+        """Forget one of two jobs in a slot: Redis carried out a move long after its caller had given up on it."""
+        self._doubtful.add(slot.key)
+        await self._link.done(lambda: self._link.commands.lrem(slot.key, -1, payload))
 
     async def send(self, slot: Slot, destination: str) -> None:
         """Move the job in the slot to the end of a list."""

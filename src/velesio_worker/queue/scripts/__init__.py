@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
-from velesio_worker.queue.keys import Keys, Slot, cancel_key, job_key, parts_key, result_key, worker_name
+from velesio_worker.queue.keys import Keys, Slot, cancel_key, job_key, parts_key, result_key, stream_key, worker_name
 from velesio_worker.queue.packed import pack
+from velesio_worker.queue.scripts.replies import ClaimReply as ClaimReply
+from velesio_worker.queue.scripts.replies import ClaimStatus as ClaimStatus
+from velesio_worker.queue.scripts.replies import Entries as Entries
+from velesio_worker.queue.scripts.replies import LeaseEnd as LeaseEnd
+from velesio_worker.queue.scripts.replies import PublishReply as PublishReply
+from velesio_worker.queue.scripts.replies import PublishStatus as PublishStatus
 from velesio_worker.wire.jobs import Kind
 from velesio_worker.wire.limits import (
     CONTROL_ENTRIES,
@@ -36,75 +41,6 @@ REFUSED_SECONDS: Final = 60
 """How much longer than stream and result the hash of a job is kept that was refused, in seconds."""
 
 
-class ClaimStatus(StrEnum):
-    """What a claim came to."""
-
-    CLAIMED = "claimed"
-    FINISHED = "finished"
-    HELD = "held"
-    CANCELLED = "cancelled"
-    EXHAUSTED = "exhausted"
-
-
-class ClaimReply(NamedTuple):
-    """The reply of ``claim.lua``, whose head says more.
-
-    Attributes:
-        attempt: the job's attempt, counted from 1.
-        owner: the worker that owns the job now; empty for none.
-        counted: how many attempts of the submission count against ``max_attempts``, this one too.
-        base: the last attempt of earlier submissions under the same id; 0 if there were none.
-        suspect: whether an engine was lost while it read the job's request.
-    """
-
-    status: ClaimStatus
-    attempt: int
-    first: bool
-    owner: str
-    slot: str
-    nonce: str
-    counted: int
-    base: int
-    suspect: bool = False
-
-
-class PublishStatus(StrEnum):
-    """What became of entries."""
-
-    WRITTEN = "written"
-    BEHIND = "behind"
-    FENCED = "fenced"
-    TAKEN = "taken"
-    GONE = "gone"
-
-
-class PublishReply(NamedTuple):
-    """The reply of ``publish.lua``; ``at``: the sequence of the attempt's last entry in the stream, -1 for none."""
-
-    status: PublishStatus
-    at: int
-
-    @classmethod
-    def read(cls, reply: list[Any]) -> Self:
-        """Read what Redis answered."""
-        status, at = reply
-        return cls(PublishStatus(status.decode()), int(at))
-
-
-class LeaseEnd(NamedTuple):
-    """A worker, the end of its lease just as Redis has it, and the seconds that are left of it, perhaps negative.
-
-    Attributes:
-        worker: its id; empty if the name is none that a worker has.
-        name: the name, as Redis has it.
-    """
-
-    worker: str
-    ends: str
-    left: float
-    name: bytes
-
-
 MOST_LEASES: Final = 1000
 MOST_REAPED: Final = 1000
 """So many leases, and so many jobs of a lost worker, are looked at by one call: Redis does nothing else meanwhile."""
@@ -114,7 +50,11 @@ _FILES: Final = {
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
-_SOURCES: Final = {name: _FILES["guard"] + text for name, text in _FILES.items() if name != "guard"}
+_SHARED: Final = {"publish": ("entries",), "finish": ("outcome",), "close": ("entries", "outcome")}
+_SOURCES: Final = {
+    name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
+    for name in _FILES.keys() - {"guard", "entries", "outcome"}
+}
 _SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
 
@@ -165,6 +105,27 @@ class Scripts:
         args = [worker, attempt, ttl, result, life or self._job_ttl, sent]
         reply = int(await self._run("finish", keys=keys, args=args))
         return None if reply < 0 else bool(reply)
+
+    async def close(
+        self,
+        job_id: str,
+        slot: Slot,
+        attempt: int,
+        result: bytes,
+        ttl: int,
+        entries: Entries,
+        *,
+        life: int | None = None,
+    ) -> bool | None:
+        """End a job in one step, which is not for a Cluster; False: a second job lies in the slot, and was left there.
+
+        None: nothing was done, and each part has to be done by itself. ``life`` is as with :meth:`claim`.
+        """
+        keys = [job_key(job_id), result_key(job_id), cancel_key(job_id), parts_key(job_id, attempt)]
+        keys += [stream_key(job_id), slot.key]
+        args = [slot.worker, attempt, ttl, result, life or self._job_ttl, entries.first, entries.life, *entries.parts]
+        reply = int(await self._run("close", keys=keys, args=args))
+        return None if reply == 0 else reply == 1
 
     async def part(self, job_id: str, attempt: int, before: int, part: bytes) -> bool:
         """Send a part of a large result, ``before`` bytes of which are there; False if they are not."""

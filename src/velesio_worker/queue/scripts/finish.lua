@@ -11,24 +11,16 @@
 -- ARGV[5]  life of the hash, in seconds
 -- ARGV[6]  how many bytes KEYS[3] has to hold; 0 if the result is in ARGV[4]
 --
--- Returns 1: stored; 0: fenced, another attempt owns the job, or the caller gave it up; -1: KEYS[3] is not whole, a
--- failover lost some of it. Attempts only rise: one that is older than the caller's shows that a failover lost the
--- caller's claim, and then the result is welcome.
-local state = redis.call('HMGET', KEYS[1], 'owner', 'attempt', 'finished_by')
-local me = ARGV[1] .. ':' .. ARGV[2]
-local stored = redis.call('EXISTS', KEYS[2]) == 1
-if state[3] == me and stored then
+-- Returns 1: stored; 0: fenced (outcome.lua); -1: KEYS[3] is not whole, a failover lost some of it.
+local whose = standing(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+if whose == 'stored' then
   return 1
 end
-local mine = state[1] == ARGV[1] and state[2] == ARGV[2]
-local latest = count(state[2], 0)
-local claim_lost = latest and latest < tonumber(ARGV[2]) and not stored
-if not mine and not claim_lost then
+if whose == 'fenced' then
   redis.call('DEL', KEYS[3])
   return 0
 end
 if ARGV[6] == '0' then
-  redis.call('DEL', KEYS[3])  -- of a result that was too large
   redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
 elseif redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[6]) then
   redis.call('RENAME', KEYS[3], KEYS[2])
@@ -36,8 +28,5 @@ elseif redis.call('STRLEN', KEYS[3]) == tonumber(ARGV[6]) then
 else
   return -1
 end
-redis.call('HSET', KEYS[1], 'attempt', ARGV[2], 'finished_by', me, 'finished_at', math.floor(clock()))
-redis.call('HDEL', KEYS[1], 'owner', 'slot', 'nonce', 'cancel')
-redis.call('DEL', KEYS[4])
-redis.call('EXPIRE', KEYS[1], ARGV[5])
+ended(KEYS[1], KEYS[4], KEYS[3], ARGV[1], ARGV[2], ARGV[5])
 return 1
