@@ -188,7 +188,7 @@ def test_no_script_loops_without_end_touches_a_key_unchecked_or_computes_with_a_
     code = CODE[script]
     assert not re.search(r"\b(while|repeat|goto)\b", code)
     keys = set(re.findall(r"redis\.p?call\('(?!TIME)\w+', ([\w\[\]]+)", code))
-    checked = {"heads.lua": {"key"}, "reap.lua": {"from"}, "guard.lua": {"workers", "hash"}}
+    checked = {"heads.lua": {"key"}, "reap.lua": {"from"}, "guard.lua": {"workers", "hash"}, "beat.lua": {"key"}}
     checked |= {"entries.lua": {"stream"}, "outcome.lua": {"hash", "result", "cancel"}}  # KEYS of those who call them
     assert {key for key in keys if not key.startswith("KEYS[")} == checked.get(script, set())
     read = re.findall(r"tonumber\(([^()]*)\)", code)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+import anyio
+
 from velesio_worker.core.job_types import types_named
 from velesio_worker.core.settings import Settings
 from velesio_worker.execution.handler import JobHandler
@@ -30,6 +32,7 @@ class ConsumerFactory:
         self._settings = settings
         self._handler = handler
         self._always = Gate(Passage.OPEN)
+        self._turns: dict[str, anyio.Lock] = {}
 
     def intake(self) -> Intake:
         """The one that sorts what producers push."""
@@ -54,7 +57,12 @@ class ConsumerFactory:
         ]
 
     def _manager(self, name: str, source: str, home: str) -> Consumer:
-        return Consumer(self._slots, source, self._side.slot(name, home=home), self._always, self._handler.process)
+        slot, turn = self._side.slot(name, home=home), self._turn(source)
+        return Consumer(self._slots, source, slot, self._always, self._handler.process, turn=turn)
+
+    def _turn(self, source: str) -> anyio.Lock:
+        """What those who take jobs from one list share."""
+        return self._turns.setdefault(source, anyio.Lock())
 
     def health_checks(self) -> Picker:
         """Takes what a worker without a text engine can answer of the jobs that look after text models."""
@@ -66,7 +74,8 @@ class ConsumerFactory:
         """One of those that take text jobs; the first, 0, is the one that wakes the engine."""
         ready, gate = self._keys.ready(Kind.TEXT), engine.gate.gate
         slot = self._side.slot(f"text-{number}", home=ready)
-        return Consumer(self._slots, ready, slot, gate, self._handler.process, number=number)
+        turn = self._turn(ready)
+        return Consumer(self._slots, ready, slot, gate, self._handler.process, number=number, turn=turn)
 
     def images(self, engine: ImageModels) -> list[GroupConsumer]:
         """As many as image jobs may be held, each with room for those that are run together with its own."""

@@ -73,15 +73,28 @@ class Consumer:
         gate: whether the engine can run jobs.
         process: runs a job from its slot to its end; afterwards the slot is empty.
         number: which consumer it is, from 0: the gate lets the lowest through.
+        turn: held while a job is waited for; those who share it wait one at a time, which costs Redis no more than one.
     """
 
-    def __init__(self, slots: Slots, source: str, slot: Slot, gate: Gate, process: Process, *, number: int = 0) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        source: str,
+        slot: Slot,
+        gate: Gate,
+        process: Process,
+        *,
+        number: int = 0,
+        turn: anyio.Lock | None = None,
+    ) -> None:
         self._slots = slots
         self._source = source
         self._slot = slot
         self._gate = gate
         self._process = process
         self._number = number
+        self._turn = turn
+        slots.expect(slot)
 
     async def run(self, stopping: anyio.Event) -> None:
         """Process jobs until ``stopping`` is set; what is in hand is processed to its end."""
@@ -91,12 +104,20 @@ class Consumer:
                 return
             if self._gate.passage is Passage.AJAR and not await self._slots.lingers(self._source):
                 continue
-            group = await self._take()
+            group = await self._take_in_turn(stopping)
             if stopping.is_set() or not self._gate.lets_through(self._number):
                 for slot, _ in reversed(group):
                     await self._slots.hand_back(slot)
             elif group:
                 await self._handle(group)
+
+    async def _take_in_turn(self, stopping: anyio.Event) -> Group:
+        if self._turn is None or self._slots.may_hold(self._slot):
+            return await self._take()
+        async with self._turn:
+            if stopping.is_set() or not self._gate.lets_through(self._number):
+                return []
+            return await self._take()
 
     async def _take(self) -> Group:
         payload = await self._slots.take(self._source, self._slot)

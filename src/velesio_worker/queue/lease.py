@@ -54,7 +54,7 @@ class Lease:
 
     @property
     def slots(self) -> list[Slot]:
-        """The slots that the worker has used."""
+        """The slots that the worker uses."""
         return list(self._slots.values())
 
     @property
@@ -77,6 +77,10 @@ class Lease:
             )
             self._told, self._told_at = {slot.key for slot in slots}, began
 
+    def know(self, slot: Slot) -> None:
+        """Have the next beat name a slot that is to be used."""
+        self._slots.setdefault(slot.key, slot)
+
     async def cover(self, slot: Slot) -> None:
         """See to it, before a job is moved into a slot, that whoever reaps this worker looks there.
 
@@ -85,7 +89,7 @@ class Lease:
         Raises:
             redis.exceptions.RedisError: Redis could not be told.
         """
-        self._slots.setdefault(slot.key, slot)
+        self.know(slot)
         if not self._covers(slot):
             await self._beat(unless=lambda: self._covers(slot))  # the beat that was waited for may have named it, too
 

@@ -54,6 +54,14 @@ class Slots:
         self._doubtful: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
 
+    def expect(self, slot: Slot) -> None:
+        """Have the next beat name a slot, so that its first job need not wait for one."""
+        self._lease.know(slot)
+
+    def may_hold(self, slot: Slot) -> bool:
+        """Whether a slot may hold a job unasked, after a reply was lost."""
+        return slot.key in self._doubtful
+
     async def take(self, source: str, slot: Slot) -> bytes | None:
         """Move the next job of ``source`` into the slot; None if none came within a second.
 

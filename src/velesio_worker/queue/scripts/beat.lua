@@ -11,16 +11,17 @@
 -- ARGV[5…] fields and values of KEYS[2], then those of KEYS[3]
 --
 -- Returns the end of the lease, just as it stands in KEYS[1].
+local function set(key, from, to)
+  for i = from, to, 1000 do  -- so many arguments as Lua gives on, and an even number
+    redis.call('HSET', key, unpack(ARGV, i, math.min(i + 999, to)))
+  end
+end
 local ends = string.format('%.3f', clock() + tonumber(ARGV[2]))
 redis.call('ZADD', KEYS[1], ends, ARGV[1])
 local last = 4 + tonumber(ARGV[4])
 redis.call('DEL', KEYS[2])
-for i = 5, last, 2 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
-end
+set(KEYS[2], 5, last)
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-for i = last + 1, #ARGV, 2 do
-  redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
-end
+set(KEYS[3], last + 1, #ARGV)
 redis.pcall('XTRIM', KEYS[4], 'MAXLEN', ARGV[3])  -- in vain where that is no stream
 return ends
