@@ -29,7 +29,7 @@ from velesio_worker.queue.packed import Packed, PackedCommands
 from velesio_worker.queue.remedies import passes
 from velesio_worker.queue.scripts import PublishReply, PublishStatus, packed_publish, publish_with
 from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
-from velesio_worker.wire.events import TERMINAL, StreamEvent, parse_entry
+from velesio_worker.wire.events import START, TERMINAL, StreamEvent, parse_entry
 
 FLUSH_ENTRIES: Final = 512
 FLUSH_BYTES: Final = 1024 * 1024
@@ -116,6 +116,14 @@ class JobStream:
         self.put(event, data)
         await self.flushed()
         return self._result_at < math.inf
+
+    def begin(self, data: bytes, fresh: float) -> None:
+        """Take note that the ``start`` entry is in Redis already, and the stream's life set for ``fresh`` seconds."""
+        self.next_sequence = 1
+        self._recent += (START, data)
+        self._recent_bytes = len(data)
+        self.expire_at = time.monotonic() + fresh
+        STREAM_ENTRIES.count += 1
 
     async def leave_rest(self) -> bool:
         """Have the publisher leave what waits to the caller, who ends the job; False if there is a failure."""
@@ -274,9 +282,17 @@ class Publisher:
         self._wake = Bell()
         self._packed = PackedCommands(link.redis, FLUSH_SECONDS)
 
-    def open(self, job_id: str, attempt: int) -> JobStream:
-        """Return the writing end of an attempt's stream."""
-        return JobStream(self, job_id, attempt)
+    def open(self, job_id: str, attempt: int, begun: bytes | None = None) -> JobStream:
+        """Return the writing end of an attempt's stream; ``begun``: the ``start`` entry's data, if that is in Redis."""
+        stream = JobStream(self, job_id, attempt)
+        if begun is not None:
+            stream.begin(begun, self._ttl / 4)
+        return stream
+
+    @property
+    def running_life(self) -> int:
+        """How long a stream is kept while its job runs, in seconds, from its latest entries on."""
+        return self._running_ttl
 
     def has_entries(self, stream: JobStream) -> None:
         """Have the stream's entries leave with the next flush."""

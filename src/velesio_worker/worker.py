@@ -229,6 +229,7 @@ class Worker:
             self._published,
             longest=settings.worker_timeout,
         )
+        redis.admission.announced = performer.announced
         return Executor(
             performer,
             redis.closer,

@@ -25,7 +25,7 @@ KEYS: Final = ("{result:a}:job", "result:a", "{result:a}:cancel", "stream:a")
 @pytest.fixture
 async def stream(side: Side, commands: Any) -> JobStream:
     """The stream of a job that was claimed, lies in its slot, and has published two entries."""
-    if not side.claims.close_at_once:
+    if not side.claims.at_once:
         pytest.skip("its keys lie on several servers")
     await commands.lpush(side.slot().key, PAYLOAD)
     assert (await side.scripts.claim("a", side.slot(), "n", 9)).attempt == 1
@@ -115,6 +115,17 @@ async def test_a_key_of_another_type_keeps_all_of_it_from_being_done(side: Side,
     before = await dumped(side, commands)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await close(side)
+    assert await dumped(side, commands) == before
+
+
+@pytest.mark.usefixtures("stream")
+async def test_ids_that_others_used_up_keep_all_of_it_from_being_done(side: Side, commands: Any) -> None:
+    await commands.delete("stream:a")
+    await commands.xadd("stream:a", {"event": "token", "data": "{}"}, id="9-0")
+    await commands.xdel("stream:a", "9-0")
+    before = await dumped(side, commands)
+    with pytest.raises(ResponseError, match="equal or smaller"):
+        await close(side, first=0)
     assert await dumped(side, commands) == before
 
 

@@ -20,7 +20,7 @@ async def test_a_result_that_a_failover_lost_is_stored_again_before_the_last_ent
     side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...], entries: int
 ) -> None:
     """Where the job is ended step by step, as in a Cluster."""
-    side.claims.close_at_once = False
+    side.claims.at_once = False
     assert (await side.scripts.claim("a", side.slot(), "n", 9)).attempt == 1
     stream = side.publisher.open("a", 1)
     stream.put("start", b"{}")

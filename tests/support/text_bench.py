@@ -148,6 +148,7 @@ class Bench:
         cache = PromptCache(self._commands, self.cache_mode)
         output = ImageOutput(self._commands, None, inline_bytes=0)
         performer = Performer(engines, self.manager.run, cache, output, self.published, longest=PATIENCE)
+        self.side.admission.announced = performer.announced
         return Executor(performer, self.side.closer, elsewhere, stall=self.stall)
 
     async def published(self, job_id: str) -> Published:
@@ -179,9 +180,10 @@ class Bench:
 
     async def run(self, executor: Executor | None = None) -> None:
         """Make an attempt; whatever becomes of the job, its slot is free then."""
+        executor = executor or self.executor()
         claim = await self.claim()
         with anyio.fail_after(PATIENCE):
-            await (executor or self.executor()).run(claim)
+            await executor.run(claim)
         assert not await self._commands.exists(self.side.slot().key)
 
     async def waits(self) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import orjson
 
@@ -12,7 +14,7 @@ from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import QUEUE_WAIT
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
-from velesio_worker.queue.claims import Claim, Held
+from velesio_worker.queue.claims import Beginning, Claim, Held
 from velesio_worker.queue.intake import Arrivals, read_job
 from velesio_worker.queue.keys import Slot, result_key, stream_key
 from velesio_worker.queue.link import Link
@@ -44,6 +46,7 @@ class Admission:
 
     Attributes:
         arrivals: since when jobs wait; whoever sees them come in tells it.
+        announced: returns the ``start`` entry's data of a job's first attempt, if whoever runs jobs knows it before.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Admission:
         self._claims = closer.claims
         self._slots = closer.slots
         self.arrivals = Arrivals()
+        self.announced: Callable[[Job, str], dict[str, Any] | None] = lambda job, worker: None  # noqa: ARG005
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
         self._types = types
@@ -70,17 +74,28 @@ class Admission:
             await self.refuse(refusal, slot, payload)
             return None
         with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
-            reply = await self._claims.claim(job.id, slot, job.attempts_allowed)
+            beginning = self._beginning(job, slot)
+            reply = await self._claims.claim(job.id, slot, job.attempts_allowed, beginning=beginning)
+            begun = beginning if reply.begun else None
             held = Held(job.id, slot, payload, reply.attempt, job.type)
             with fields_in_log(attempt=reply.attempt):
                 await self._begin(job.id, reply)
-                if await self._settled(job, held, reply):
+                if await self._settled(job, held, reply, begun):
                     return None
         waited = self.arrivals.waited(job) if reply.first else None
         if waited is not None:
             QUEUE_WAIT.labels(job.type).observe(waited)
         last = reply.counted >= job.attempts_allowed
-        return Claim(job, held, first=reply.first, last=last, waited=waited, suspect=reply.suspect)
+        return Claim(job, held, first=reply.first, last=last, waited=waited, suspect=reply.suspect, begun=begun)
+
+    def _beginning(self, job: Job, slot: Slot) -> Beginning | None:
+        """What a first attempt begins with as soon as it is claimed; None if that is to be seen then."""
+        if job.expires_at is not None and job.expires_at <= time.time():
+            return None
+        entry = self.announced(job, slot.worker)
+        if entry is None:
+            return None
+        return Beginning(entry["model"], orjson.dumps(entry), self._closer.publisher.running_life)
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
@@ -104,7 +119,7 @@ class Admission:
                 bury = str(refusal) if aside else ""
                 await self._closer.failed(held, refusal.error, bury=bury)
 
-    async def _settled(self, job: Job, held: Held, reply: ClaimReply) -> bool:
+    async def _settled(self, job: Job, held: Held, reply: ClaimReply, begun: Beginning | None) -> bool:
         """End a job that need not run; False if it must."""
         match reply.status:
             case ClaimStatus.FINISHED:
@@ -112,15 +127,18 @@ class Admission:
             case ClaimStatus.HELD:
                 log.info("the job runs already", action="job_duplicate")
                 await self._slots.ack(held.slot, held.payload)
-            case ClaimStatus.CLAIMED if job.expires_at is None or job.expires_at > time.time():
-                return False
+            case ClaimStatus.CLAIMED if begun or job.expires_at is None or job.expires_at > time.time():
+                return False  # what expires once its stream has begun does so in front of its engine
             case _:
-                await self._end_unrun(job, held, reply)
+                await self._end_unrun(job, held, reply, begun)
         return True
 
-    async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply) -> None:
+    async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply, begun: Beginning | None) -> None:
         """End a job that this attempt need not run; what earlier attempts published counts."""
-        stream, before = (None, NOTHING) if reply.first else await self._shut_out(job, held)
+        if reply.first:
+            stream, before = self._closer.publisher.open(job.id, held.attempt, begun and begun.data), NOTHING
+        else:
+            stream, before = await self._shut_out(job, held)
         match reply.status:
             case ClaimStatus.CANCELLED:
                 log.info("cancelled while it waited", action="job_cancelled")

@@ -150,7 +150,7 @@ class Closer:
 
     async def _close_at_once(self, held: Held, result: bytes, last: tuple[str, bytes], stream: JobStream) -> bool:
         """End a job in one step, as most do; False if nothing was done: the steps then say what is the matter."""
-        if not self.claims.close_at_once:
+        if not self.claims.at_once:
             return False
         closed = False
         try:

@@ -141,7 +141,8 @@ class Executor:
         """Run a job to its end, or hand it back if the run is stopped or cancelled; returns the run, which is over."""
         held = claim.held
         with fields_in_log(job_id=held.job_id, attempt=held.attempt, engine=claim.job.kind.engine.value):
-            run = Run(claim, self._closer.publisher.open(held.job_id, held.attempt), member=member)
+            begun = None if claim.begun is None else claim.begun.data
+            run = Run(claim, self._closer.publisher.open(held.job_id, held.attempt, begun), member=member)
             self._runs[run] = None
             try:
                 with run.stop.scope:

@@ -185,10 +185,20 @@ class Performer:
         return await self._generate_after(NOTHING, engine, run)
 
     def _announce(self, run: Run, mode: str, model: str | None = None) -> None:
-        job, held = run.job, run.claim.held
+        job, held, begun = run.job, run.claim.held, run.claim.begun
+        model = model or self._model(job)
+        said = begun is not None and not run.mode and (begun.model, "fresh") == (model, mode)
         run.mode = mode
-        start = start_entry(job.type, held.attempt, held.slot.worker, model or self._model(job), mode)
-        run.stream.put(START, orjson.dumps(start))
+        if not said:
+            start = start_entry(job.type, held.attempt, held.slot.worker, model, mode)
+            run.stream.put(START, orjson.dumps(start))
+
+    def announced(self, job: Job, worker: str) -> dict[str, Any] | None:
+        """Return the ``start`` entry's data of a job's first attempt; None if it is not known before it is claimed."""
+        managed = job.kind in {Kind.MANAGE, Kind.MANAGE_IMAGE}
+        if not managed and (job.kind not in self.engines or self._cache.wants(job)):
+            return None
+        return start_entry(job.type, 1, worker, self._model(job), "fresh")
 
     def _model(self, job: Job) -> str | None:
         """The name of the model that a job runs on."""

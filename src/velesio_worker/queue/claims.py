@@ -26,6 +26,7 @@ from velesio_worker.queue.link import Link
 from velesio_worker.queue.remedies import FOREIGN, kind_of
 from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus, Entries
 from velesio_worker.queue.slots import Slots
+from velesio_worker.wire.events import START
 from velesio_worker.wire.jobs import Job, JobType
 from velesio_worker.wire.payload import job_id_in
 
@@ -53,6 +54,21 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """The ``start`` entry of a first attempt that is in the stream together with its claim.
+
+    Attributes:
+        model: the model that it names.
+        data: its data, JSON.
+        life: how long the stream is kept at first, in seconds.
+    """
+
+    model: str | None
+    data: bytes
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A job that this worker is to run.
 
@@ -62,6 +78,7 @@ class Claim:
         last: whether no further one is allowed, should this one be lost.
         waited: how long the job waited for it, in seconds; None if that is not known, or it is not the first.
         suspect: whether an engine was lost while it read the job's request before.
+        begun: what the attempt's stream has begun with already, if it has.
     """
 
     job: Job
@@ -70,6 +87,7 @@ class Claim:
     last: bool
     waited: float | None = None
     suspect: bool = False
+    begun: Beginning | None = None
 
 
 class Standing(StrEnum):
@@ -88,19 +106,29 @@ class Claims:
         stream_ttl: how long streams are kept, in seconds.
 
     Attributes:
-        close_at_once: whether one server has all keys, so that :meth:`close` can be called.
+        at_once: whether one server has all keys, so that one step can write to several of them.
     """
 
     def __init__(self, link: Link, slots: Slots, *, result_ttl: int, stream_ttl: int) -> None:
         self._link = link
         self._slots = slots
-        self.close_at_once = not is_cluster(link.redis)
+        self.at_once = not is_cluster(link.redis)
         self._result_ttl = result_ttl
         self._stream_ttl = stream_ttl
         self._refused_life = max(result_ttl, stream_ttl) + REFUSED_SECONDS
 
-    async def claim(self, job_id: str, slot: Slot, max_attempts: int, *, refused: bool = False) -> ClaimReply:
+    async def claim(
+        self,
+        job_id: str,
+        slot: Slot,
+        max_attempts: int,
+        *,
+        refused: bool = False,
+        beginning: Beginning | None = None,
+    ) -> ClaimReply:
         """Claim the job's next attempt for ``slot``; of one that is ``refused`` not more is kept than its answer.
+
+        With a ``beginning`` a first attempt begins in the same step, where :attr:`at_once` allows that.
 
         An owner that is gone, or no longer holds the job, is replaced; ``held`` therefore means that the job really
         lies in another slot of a living worker.
@@ -108,8 +136,10 @@ class Claims:
         nonce = secrets.token_hex(8)
         take_over = ""
         life = self._refused_life if refused else None
+        start = Entries(0, beginning.life, (START, beginning.data)) if beginning is not None and self.at_once else None
         while True:
-            claim = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over, life=life)
+            ask = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over)
+            claim = partial(ask, life=life, start=start)
             reply = await self._link.done(claim)
             if reply.status is not ClaimStatus.HELD:
                 return reply

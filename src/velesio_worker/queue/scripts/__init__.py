@@ -50,7 +50,12 @@ _FILES: Final = {
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
-_SHARED: Final = {"publish": ("entries",), "finish": ("outcome",), "close": ("entries", "outcome")}
+_SHARED: Final = {
+    "claim": ("entries",),
+    "publish": ("entries",),
+    "finish": ("outcome",),
+    "close": ("entries", "outcome"),
+}
 _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
     for name in _FILES.keys() - {"guard", "entries", "outcome"}
@@ -78,21 +83,32 @@ class Scripts:
             return await self._redis.execute_command("EVALSHA", _SHAS[name], len(keys), *keys, *args)
 
     async def claim(
-        self, job_id: str, slot: Slot, nonce: str, max_attempts: int, take_over: str = "", *, life: int | None = None
+        self,
+        job_id: str,
+        slot: Slot,
+        nonce: str,
+        max_attempts: int,
+        take_over: str = "",
+        *,
+        life: int | None = None,
+        start: Entries | None = None,
     ) -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had.
 
-        The job's hash is kept for ``life`` seconds, or as those of other jobs.
+        The job's hash is kept for ``life`` seconds, or as those of other jobs. With ``start``, which is not for a
+        Cluster, the first attempt's stream begins with that entry in the same step.
         """
-        status, attempt, first, owner, name, holder, counted, base, suspect = await self._run(
-            "claim",
-            keys=[job_key(job_id), result_key(job_id), cancel_key(job_id)],
-            args=[slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl],
-        )
+        keys = [job_key(job_id), result_key(job_id), cancel_key(job_id)]
+        args: list[Any] = [slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl]
+        if start is not None:
+            keys.append(stream_key(job_id))
+            args += [start.life, *start.parts]
+        reply: list[Any] = await self._run("claim", keys=keys, args=args)
+        status, attempt, first, owner, name, holder, counted, base, suspect, begun = reply
         owner, name, holder = (text.decode(errors="replace") for text in (owner, name, holder))
-        counts = int(counted), int(base)
-        holds = owner, name, holder
-        return ClaimReply(ClaimStatus(status.decode()), int(attempt), bool(first), *holds, *counts, bool(suspect))
+        holds, counts = (owner, name, holder), (int(counted), int(base))
+        known = int(attempt), bool(first)
+        return ClaimReply(ClaimStatus(status.decode()), *known, *holds, *counts, bool(suspect), bool(begun))
 
     async def finish(
         self, job_id: str, worker: str, attempt: int, result: bytes, ttl: int, *, sent: int = 0, life: int | None = None

@@ -3,16 +3,21 @@
 -- KEYS[1]  {result:<id>}:job   hash: the job's state
 -- KEYS[2]  result:<id>         string: the job's result
 -- KEYS[3]  {result:<id>}:cancel   anything: somebody wants the job to be stopped
+-- KEYS[4]  stream:<id>         stream: where the first attempt begins at once; only if that is wanted, not in a Cluster
 -- ARGV[1]  worker id
 -- ARGV[2]  name of the worker's slot that holds the job
 -- ARGV[3]  nonce of this claim: the same nonce again gives the same answer, so a lost reply costs nothing
 -- ARGV[4]  max_attempts
 -- ARGV[5]  claim (its nonce) that may be taken over, because its owner was found gone; '' for none
 -- ARGV[6]  life of the hash, in seconds
+-- ARGV[7]  life of the stream, in seconds; this and the next two only with KEYS[4]
+-- ARGV[8]  event of the entry that begins attempt 1, start
+-- ARGV[9]  its data, JSON
 --
--- Returns {status, attempt, first, owner, slot, nonce, counted, base, suspect}; `first` is 1 on the first attempt of a
+-- Returns {status, attempt, first, owner, slot, nonce, counted, base, suspect, begun}; `first` is 1 on the first attempt of a
 -- submission, `counted` is how many attempts of it count, this one too, `base` how many belong to earlier ones,
--- `suspect` is 1 if an engine was lost while it read the request of this submission.
+-- `suspect` is 1 if an engine was lost while it read the request of this submission, `begun` if attempt 1 is the
+-- caller's and its stream holds the entry that begins it.
 --   finished   the result is there already; nothing was changed
 --   held       another slot owns the job; nothing was changed
 --   claimed    the attempt is the caller's
@@ -33,13 +38,13 @@ end
 local owner, slot, nonce = state[4] or '', state[5] or '', state[6] or ''
 
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  return {'finished', attempt, 0, owner, slot, nonce, 0, base, 0}
+  return {'finished', attempt, 0, owner, slot, nonce, 0, base, 0, 0}
 end
 
 local mine = owner == ARGV[1] and slot == ARGV[2]
 if not (mine and nonce == ARGV[3]) then
   if owner ~= '' and not mine and nonce ~= ARGV[5] then
-    return {'held', attempt, 0, owner, slot, nonce, 0, base, 0}
+    return {'held', attempt, 0, owner, slot, nonce, 0, base, 0, 0}
   end
   if state[8] then
     -- An earlier submission under this id ended and its result has expired: begin anew, with rising attempts. A flag
@@ -65,4 +70,21 @@ elseif counted > tonumber(ARGV[4]) then
   status = 'exhausted'
 end
 local first, suspect = (attempt == base + 1) and 1 or 0, state[10] == '1' and 1 or 0
-return {status, attempt, first, ARGV[1], ARGV[2], ARGV[3], counted, base, suspect}
+local begun = 0
+if KEYS[4] and attempt == 1 then
+  local kind, how, at = redis.call('TYPE', KEYS[4]).ok, 'written', -1
+  if kind == 'stream' then
+    how, at = followed(KEYS[4], '1', 0, 8)
+  elseif kind ~= 'none' then
+    how = kind  -- somebody else's: whoever writes there next says so
+  end
+  if how == 'written' and at < 0 and status == 'claimed' then
+    local added = redis.pcall('XADD', KEYS[4], '1-0', 'event', ARGV[8], 'data', ARGV[9])  -- in vain behind greater ids
+    if type(added) == 'string' then
+      at = 0
+      redis.call('EXPIRE', KEYS[4], ARGV[7])
+    end
+  end
+  begun = (how == 'written' and at == 0) and 1 or 0
+end
+return {status, attempt, first, ARGV[1], ARGV[2], ARGV[3], counted, base, suspect, begun}

@@ -28,12 +28,12 @@ if status ~= 'written' then
   return 0
 end
 local inside = redis.call('LLEN', KEYS[6])
+followed_up(KEYS[5], ARGV[2], first, 8, at)  -- before all else: it fails where others wrote greater ids and deleted them
+redis.call('EXPIRE', KEYS[5], ARGV[7])
 if whose == 'owned' then
   redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
   ended(KEYS[1], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[5])
 end
-followed_up(KEYS[5], ARGV[2], first, 8, at)
-redis.call('EXPIRE', KEYS[5], ARGV[7])
 if inside > 1 then
   return 2
 end

@@ -26,6 +26,7 @@ class ClaimReply(NamedTuple):
         counted: how many attempts of the submission count against ``max_attempts``, this one too.
         base: the last attempt of earlier submissions under the same id; 0 if there were none.
         suspect: whether an engine was lost while it read the job's request.
+        begun: whether the attempt's stream holds the entry that begins it.
     """
 
     status: ClaimStatus
@@ -37,6 +38,7 @@ class ClaimReply(NamedTuple):
     counted: int
     base: int
     suspect: bool = False
+    begun: bool = False
 
 
 class PublishStatus(StrEnum):
