@@ -17,8 +17,9 @@ from velesio_worker.worker import Worker
 
 log = get_logger(__name__)
 
-_COLLECT_AFTER: Final = 50_000
-"""So many objects more than before, and the youngest are looked through: a job in flight makes hundreds at once."""
+_COLLECT_AFTER: Final = 2_000
+"""So many objects more than before, and the youngest are looked through. More would be cheaper; but what fails leaves
+cycles, tracebacks with payloads, and those are to go soon."""
 
 
 def add_parser(commands: Commands) -> None:

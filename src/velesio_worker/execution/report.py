@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from typing import Any, Final
@@ -42,7 +43,8 @@ def report(run: Run, *, log_prompts: bool) -> None:
         log.error(text, action="job_left", slot=slot, **fields)
         return
     _say(run, fields)
-    log.debug("stages of a job", action="job_stages", **_trace(run.job), **_stages(run))
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("stages of a job", action="job_stages", **_trace(run.job), **_stages(run))
     if log_prompts:
         _quote(run)
     if run.ended and isinstance(run.outcome, Done | JobError):

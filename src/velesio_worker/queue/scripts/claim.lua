@@ -79,7 +79,8 @@ if KEYS[4] and attempt == 1 then
     how = kind  -- somebody else's: whoever writes there next says so
   end
   if how == 'written' and at < 0 and status == 'claimed' then
-    local added = redis.pcall('XADD', KEYS[4], '1-0', 'event', ARGV[8], 'data', ARGV[9])  -- in vain behind greater ids
+    -- In vain where others wrote greater ids and deleted them.
+    local added = redis.pcall('XADD', KEYS[4], '1-0', 'event', ARGV[8], 'data', ARGV[9])
     if type(added) == 'string' then
       at = 0
       redis.call('EXPIRE', KEYS[4], ARGV[7])

@@ -18,7 +18,8 @@ end
 
 -- Have a job's hash say that this attempt has ended it; what only mattered until then goes.
 local function ended(hash, cancel, parts, worker, attempt, life)
-  redis.call('HSET', hash, 'attempt', attempt, 'finished_by', worker .. ':' .. attempt, 'finished_at', math.floor(clock()))
+  local me = worker .. ':' .. attempt
+  redis.call('HSET', hash, 'attempt', attempt, 'finished_by', me, 'finished_at', math.floor(clock()))
   redis.call('HDEL', hash, 'owner', 'slot', 'nonce', 'cancel')
   redis.call('DEL', cancel, parts)
   redis.call('EXPIRE', hash, life)
