@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import PUBLISH_BATCH, PUBLISH_DELAY, STREAM_ENTRIES
+from velesio_worker.queue.claims import Beginning
 from velesio_worker.queue.clients import execute, forget_topology
 from velesio_worker.queue.keys import stream_key
 from velesio_worker.queue.link import Link
@@ -71,6 +72,13 @@ class Batch(NamedTuple):
     size: int
 
 
+def _count(entries: int, oldest_at: float) -> None:
+    """Count entries that got into Redis beside the publisher's flushes, the oldest of them made at that moment."""
+    STREAM_ENTRIES.count += entries
+    PUBLISH_DELAY.observe(time.monotonic() - oldest_at)
+    PUBLISH_BATCH.observe(entries)
+
+
 class JobStream:
     """The writing end of one attempt's stream. Made by :meth:`Publisher.open`.
 
@@ -92,7 +100,7 @@ class JobStream:
         self._publisher = publisher
         self._waiting: list[str | bytes] = []
         self._under_way = 0
-        self._left = False
+        self._left, self._rest_at = False, 0.0
         self._recent: deque[str | bytes] = deque()
         self._bytes = 0
         self._recent_bytes = 0
@@ -117,17 +125,17 @@ class JobStream:
         await self.flushed()
         return self._result_at < math.inf
 
-    def begin(self, data: bytes, fresh: float) -> None:
+    def begin(self, beginning: Beginning, fresh: float) -> None:
         """Take note that the ``start`` entry is in Redis already, and the stream's life set for ``fresh`` seconds."""
         self.next_sequence = 1
-        self._recent += (START, data)
-        self._recent_bytes = len(data)
-        self.expire_at = time.monotonic() + fresh
-        STREAM_ENTRIES.count += 1
+        self._recent += (START, beginning.data)
+        self._recent_bytes = len(beginning.data)
+        self.expire_at = self.opened_at + fresh
+        _count(1, beginning.made_at)
 
     async def leave_rest(self) -> bool:
         """Have the publisher leave what waits to the caller, who ends the job; False if there is a failure."""
-        self._left = True
+        self._left, self._rest_at = True, time.monotonic()
         while self.failure is None and self._under_way:
             await self._moved.wait()
         return self.failure is None
@@ -138,7 +146,7 @@ class JobStream:
 
     def over(self) -> None:
         """Take note that the rest is in Redis, and so is the last entry."""
-        STREAM_ENTRIES.count += len(self._waiting) // 2 + 1
+        _count(len(self._waiting) // 2 + 1, self.oldest_at if self._waiting else self._rest_at)
         self._waiting.clear()
         self._recent.clear()
 
@@ -282,8 +290,8 @@ class Publisher:
         self._wake = Bell()
         self._packed = PackedCommands(link.redis, FLUSH_SECONDS)
 
-    def open(self, job_id: str, attempt: int, begun: bytes | None = None) -> JobStream:
-        """Return the writing end of an attempt's stream; ``begun``: the ``start`` entry's data, if that is in Redis."""
+    def open(self, job_id: str, attempt: int, begun: Beginning | None = None) -> JobStream:
+        """Return the writing end of an attempt's stream; ``begun``: its ``start`` entry, if that is in Redis."""
         stream = JobStream(self, job_id, attempt)
         if begun is not None:
             stream.begin(begun, self._ttl / 4)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.llama_chunks import COMPLETION
 from tests.support.redis_side import Side
 from tests.support.text_bench import Bench, whole
+from velesio_worker.queue.claims import Beginning
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Entries
 from velesio_worker.wire.events import start_entry
 
@@ -98,7 +99,7 @@ async def test_a_job_begins_once_and_ends_as_ever(bench: Bench, commands: Any) -
 
 
 async def test_what_a_failover_loses_of_the_beginning_is_written_again(bench: Bench, commands: Any) -> None:
-    stream = bench.side.publisher.open("a", 1, DATA)
+    stream = bench.side.publisher.open("a", 1, Beginning("tiny", DATA, 300, time.monotonic()))
     stream.put("token", b"{}")
     bench.side.outage.noticed(ConnectionError("failing over"))
     await stream.flushed()

@@ -95,7 +95,7 @@ class Admission:
         entry = self.announced(job, slot.worker)
         if entry is None:
             return None
-        return Beginning(entry["model"], orjson.dumps(entry), self._closer.publisher.running_life)
+        return Beginning(entry["model"], orjson.dumps(entry), self._closer.publisher.running_life, time.monotonic())
 
     async def refuse(self, refusal: RefusedJobError, slot: Slot, payload: bytes) -> None:
         """Answer a job that has an id but is otherwise wrong."""
@@ -136,7 +136,7 @@ class Admission:
     async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply, begun: Beginning | None) -> None:
         """End a job that this attempt need not run; what earlier attempts published counts."""
         if reply.first:
-            stream, before = self._closer.publisher.open(job.id, held.attempt, begun and begun.data), NOTHING
+            stream, before = self._closer.publisher.open(job.id, held.attempt, begun), NOTHING
         else:
             stream, before = await self._shut_out(job, held)
         match reply.status:

@@ -141,8 +141,8 @@ class Executor:
         """Run a job to its end, or hand it back if the run is stopped or cancelled; returns the run, which is over."""
         held = claim.held
         with fields_in_log(job_id=held.job_id, attempt=held.attempt, engine=claim.job.kind.engine.value):
-            begun = None if claim.begun is None else claim.begun.data
-            run = Run(claim, self._closer.publisher.open(held.job_id, held.attempt, begun), member=member)
+            stream = self._closer.publisher.open(held.job_id, held.attempt, claim.begun)
+            run = Run(claim, stream, member=member)
             self._runs[run] = None
             try:
                 with run.stop.scope:

@@ -61,11 +61,13 @@ class Beginning:
         model: the model that it names.
         data: its data, JSON.
         life: how long the stream is kept at first, in seconds.
+        made_at: when it was made, in monotonic seconds.
     """
 
     model: str | None
     data: bytes
     life: int
+    made_at: float
 
 
 @dataclass(frozen=True, slots=True)
