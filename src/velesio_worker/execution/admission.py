@@ -74,7 +74,7 @@ class Admission:
             await self.refuse(refusal, slot, payload)
             return None
         with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
-            beginning = self._beginning(job, slot)
+            began, beginning = time.time(), self._beginning(job, slot)
             reply = await self._claims.claim(job.id, slot, job.attempts_allowed, beginning=beginning)
             begun = beginning if reply.begun else None
             held = Held(job.id, slot, payload, reply.attempt, job.type)
@@ -82,7 +82,7 @@ class Admission:
                 await self._begin(job.id, reply)
                 if await self._settled(job, held, reply, begun):
                     return None
-        waited = self.arrivals.waited(job) if reply.first else None
+        waited = self.arrivals.waited(job, began if begun else None) if reply.first else None
         if waited is not None:
             QUEUE_WAIT.labels(job.type).observe(waited)
         last = reply.counted >= job.attempts_allowed

@@ -88,10 +88,13 @@ class Arrivals:
             if len(self._seen) > MOST_ARRIVALS:
                 del self._seen[next(iter(self._seen))]
 
-    def waited(self, job: Job) -> float | None:
-        """Return how long a job has waited, in seconds, and forget it; None if that is not known."""
+    def waited(self, job: Job, until: float | None = None) -> float | None:
+        """Return how long a job has waited, in seconds, and forget it; None if that is not known.
+
+        It waited ``until`` a moment in Unix time, or until now.
+        """
         since = self._seen.pop(job.id, None) if job.submitted_at is None else job.submitted_at
-        return None if since is None else max(0.0, time.time() - since)
+        return None if since is None else max(0.0, (until or time.time()) - since)
 
 
 class Intake:
