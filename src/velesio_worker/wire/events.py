@@ -85,7 +85,9 @@ def written(data: dict[str, Any]) -> bytes:
         EngineRefusedError: it can be read, and not be written: it is nested too deep, or its numbers are too large.
     """
     try:
-        return orjson.dumps(data)
+        # A copy: orjson's own bytes were cut from a block of 4 KB whose rest nobody gets while they are kept, so that a
+        # token would take as much. With no pages to be had for it, writing one takes less than half the time.
+        return b"%b" % orjson.dumps(data)
     except orjson.JSONEncodeError as error:
         raise EngineRefusedError(f"The engine's answer cannot be written as JSON: {error}.") from None
 

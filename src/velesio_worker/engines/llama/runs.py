@@ -49,6 +49,7 @@ _PLAIN: Final = frozenset(("index", "content", "tokens", "stop", "id_slot", "tok
 _PLAIN_OF_CHAT: Final = frozenset(("choices", "created", "id", "model", "system_fingerprint", "object"))
 """What a chunk has that holds a piece of text and nothing else."""
 
+_OF_A_CHOICE: Final = 3
 _FLOAT_BYTES: Final = 4
 _OWN_EMBEDDING: Final = "/embedding"
 """Where llama-server's own form of an embedding's request goes, which is answered with a bare list."""
@@ -145,13 +146,16 @@ class ChatGeneration(LlamaGeneration[ChatCompletionParameters]):
         """See :meth:`LlamaGeneration.plain`."""
         if not chunk.keys() <= _PLAIN_OF_CHAT:
             return None
-        match chunk.get("choices"):
-            case [{"index": _, "finish_reason": None, "delta": {"content": str(text), **others}, **more}] if not (
-                others or more
-            ):
-                return (text, {"delta": {"content": text}, "index": 0, "finish_reason": None}) if text else None
-            case _:
-                return None
+        try:
+            (said,) = chunk["choices"]
+            delta = said["delta"]
+            text = delta["content"]
+            whole = len(said) == _OF_A_CHOICE and len(delta) == 1 and said["finish_reason"] is None and "index" in said
+        except (LookupError, TypeError, ValueError):
+            return None
+        if not whole or not text or not isinstance(text, str):
+            return None
+        return text, {"delta": {"content": text}, "index": 0, "finish_reason": None}
 
     def take(self, chunk: dict[str, Any]) -> Choice | None:
         """Take one chunk."""
