@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import orjson
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.metrics import CACHE
+from velesio_worker.core.metrics import CACHE, SSE_EVENTS
 from velesio_worker.engines.base import Engine, EngineSource, EngineState, Generation
 from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.cache import Kept, PromptCache, Replay, cache_key
@@ -238,7 +238,9 @@ class Performer:
         patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
             run.times.waiting_since = time.monotonic() + patient
-            return await generation.run(Relay(run, self._output.keep_preview))
+            done = await generation.run(Relay(run, self._output.keep_preview))
+            SSE_EVENTS.count += not run.answer.cached
+            return done
         finally:
             run.times.waiting_since = math.inf
 
