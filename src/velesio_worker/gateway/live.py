@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import ApiError, api_error, queue_is_away, reads_results
+from velesio_worker.gateway.hang_ups import until_hung_up
 from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
 from velesio_worker.wire.errors import JobError, job_error
 from velesio_worker.wire.events import ERROR, TOKEN, StreamEvent
@@ -38,7 +39,7 @@ ErrorBody = Callable[[ApiError], Mapping[str, Any]]
 _PING: Final = b": ping\n"
 """With one line break: a whole empty event makes clients fail."""
 
-_LIVE_HEADERS: Final = [
+LIVE_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
@@ -126,15 +127,10 @@ async def answers(request: Request, jobs: Jobs, caller: Caller, parts: Sequence[
                 troubles.append(error)
             except RedisError as error:
                 troubles.append(error)
-            if troubles or not going:
+            if troubles:
                 scope.cancel()
 
-        async def notice_hang_up(scope: anyio.CancelScope) -> None:
-            await hung_up(request.receive)
-            scope.cancel()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(notice_hang_up, tasks.cancel_scope)
+        async with until_hung_up(request.scope, request.receive), anyio.create_task_group() as tasks:
             for index, job_id in enumerate(tuple(going)):
                 tasks.start_soon(wait, index, job_id, tasks.cancel_scope)
         if troubles:
@@ -142,12 +138,6 @@ async def answers(request: Request, jobs: Jobs, caller: Caller, parts: Sequence[
         if going:
             raise ApiError(499, "client_closed_request", "The client hung up.")
     return results
-
-
-async def hung_up(receive: Receive) -> None:
-    """Wait until the client is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class _Going(dict[str, None]):
@@ -235,30 +225,18 @@ class LiveResponse(Response):
         """Answer."""
         try:
             async with _running(self._jobs, self._caller, self._parts) as going:
-                await self._stream(going, receive, send)
+                await self._stream(going, scope, receive, send)
         except ApiError as error:
             await self._fail(error, scope, receive, send)
 
-    async def _stream(self, going: _Going, receive: Receive, send: Send) -> None:
-        troubles: list[ApiError] = []
-
-        async def notice_hang_up(scope: anyio.CancelScope) -> None:
-            await hung_up(receive)
-            scope.cancel()
-
-        async def pass_on(scope: anyio.CancelScope) -> None:
-            try:
+    async def _stream(self, going: _Going, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with until_hung_up(scope, receive), anyio.create_task_group() as tasks:
+                tasks.start_soon(self._say_that_it_lives, send)
                 await self._pass_on(going, send)
-            except Exception as error:  # noqa: BLE001 (told in the dialect's form)
-                troubles.append(_error_of(error))
-            scope.cancel()
-
-        async with anyio.create_task_group() as tasks:
-            for work in (notice_hang_up, pass_on):
-                tasks.start_soon(work, tasks.cancel_scope)
-            tasks.start_soon(self._say_that_it_lives, send)
-        if troubles:
-            raise troubles[0]
+                tasks.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 (told in the dialect's form)
+            raise _error_of(error) from None
 
     async def _pass_on(self, going: _Going, send: Send) -> None:
         """Write the events of all jobs, and the end when all are done."""
@@ -290,7 +268,7 @@ class LiveResponse(Response):
         async with self._turn:
             if not self._begun:
                 self._begun = True
-                await send({"type": "http.response.start", "status": 200, "headers": [*_LIVE_HEADERS]})
+                await send({"type": "http.response.start", "status": 200, "headers": [*LIVE_HEADERS]})
             await send({"type": "http.response.body", "body": body, "more_body": more})
             self._spoke_at = time.monotonic()
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import anyio
 from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,17 +16,13 @@ from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway import metrics
 from velesio_worker.gateway.app_state import gateway_of
 from velesio_worker.gateway.errors import ApiError
-from velesio_worker.gateway.live import hung_up
+from velesio_worker.gateway.hang_ups import until_hung_up
+from velesio_worker.gateway.live import LIVE_HEADERS
 from velesio_worker.gateway.native import is_young, own_job, standing_of
-from velesio_worker.gateway.seen import WHEN_LOST, seen_of
+from velesio_worker.gateway.seen import seen_of
 
 _BEGINNING: Final = "0-0"
 _ENTRY: Final = re.compile(r"[0-9]{1,10}-[0-9]{1,18}")
-_HEADERS: Final = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
 
 log = get_logger(__name__)
 
@@ -59,7 +54,7 @@ class _Events(Response):
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+        await send({"type": "http.response.start", "status": 200, "headers": [*LIVE_HEADERS]})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
@@ -72,30 +67,12 @@ class _Events(Response):
         why = "left"
         metrics.VIEWERS.inc()
         try:
-            with anyio.CancelScope() as gone:
-                if (when_lost := scope["state"].get(WHEN_LOST)) is not None:
-                    when_lost(gone.cancel)
-                    why = await self._show(pass_on)
-                else:
-                    why = await self._show_until(receive, pass_on)
+            async with until_hung_up(scope, receive):
+                why = await self._show(pass_on)
         finally:
             metrics.VIEWERS.dec()
             metrics.ENDED_VIEWERS.labels(why).inc()
         await direct({"type": "http.response.body", "body": b""})
-
-    async def _show_until(self, receive: Receive, send: Callable[[bytes], Awaitable[None]]) -> str:
-        """Show it until the server says that the viewer is gone."""
-        why = "left"
-        async with anyio.create_task_group() as tasks:
-
-            async def watch() -> None:
-                await hung_up(receive)
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch)
-            why = await self._show(send)
-            tasks.cancel_scope.cancel()
-        return why
 
     async def _show(self, send: Callable[[bytes], Awaitable[None]]) -> str:
         try:

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import ApiError, api_error
+from velesio_worker.gateway.hang_ups import until_hung_up
 from velesio_worker.gateway.jobs import UNREAD_SECONDS, Jobs
-from velesio_worker.gateway.live import CANCEL_SECONDS, hung_up
+from velesio_worker.gateway.live import CANCEL_SECONDS
 from velesio_worker.gateway.sdapi.progress import RunningImage, RunningImages
 from velesio_worker.wire.errors import JobError
 
@@ -40,34 +41,15 @@ async def make(
 
 
 async def _result(request: Request, jobs: Jobs, image: RunningImage) -> dict[str, Any]:
-    outcomes: list[dict[str, Any] | JobError | RedisError] = []
-
-    async def follow(scope: anyio.CancelScope) -> None:
+    async with until_hung_up(request.scope, request.receive):
         try:
             async with aclosing(jobs.events(image.job_id)) as events:
                 async for event in events:
                     image.note(event)
-            outcomes.append(await jobs.result(image.job_id))
-        except (JobError, RedisError) as error:
-            outcomes.append(error)
-        scope.cancel()
-
-    async def notice_hang_up(scope: anyio.CancelScope) -> None:
-        await hung_up(request.receive)
-        scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow, tasks.cancel_scope)
-        tasks.start_soon(notice_hang_up, tasks.cancel_scope)
-    match outcomes:
-        case [JobError() as error]:
-            raise api_error(error)
-        case [RedisError() as error]:
-            raise error
-        case [dict() as result]:
-            return result
-        case _:
-            raise ApiError(499, "client_closed_request", "The client hung up.")
+            return await jobs.result(image.job_id)
+        except JobError as error:
+            raise api_error(error) from None
+    raise ApiError(499, "client_closed_request", "The client hung up.")
 
 
 async def stop(jobs: Jobs, image: RunningImage) -> None:
