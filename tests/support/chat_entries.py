@@ -48,6 +48,16 @@ def call(index: int, arguments: str, name: str | None = None, call_id: str | Non
     return {"tool_calls": [fragment]}
 
 
+TWO_CALLS = (
+    token(call(0, "", "ls", "c0")),
+    token(call(0, '{"a"')),
+    token(call(0, ":1}")),
+    token(call(1, "{}", "cat", "c1")),
+    done("tool_calls"),
+)
+"""A stream that calls two tools, the first one in pieces."""
+
+
 def chat_result(
     text: str = "",
     *,

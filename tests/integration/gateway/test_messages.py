@@ -14,16 +14,13 @@ import llm_comply.tests.anthropic  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 from anthropic import Anthropic
 
-from tests.doubles.fleet import JobsDouble, failed
-from tests.support.chat_entries import chat_result, cut_at, entries_of, started, token
-from tests.support.gateway_agents import Front, served, wait_until
-from velesio_worker.client import QueueDepths
+from tests.doubles.fleet import failed
+from tests.support.chat_entries import chat_result, started, token
+from tests.support.gateway_agents import Place, placed, wait_until
 from velesio_worker.gateway.anthropic.routes import routes
 from velesio_worker.gateway.errors import ApiError
-from velesio_worker.gateway.jobs import Fleet, Model
 from velesio_worker.wire.events import StreamEvent
 
-FLEET = Fleet((), QueueDepths({}, 0, 0, {}, {}, 0), (Model("tiny", "text", default=True), Model("sd15", "image")))
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 TOOL: Any = {
     "name": "get_weather",
@@ -32,41 +29,13 @@ TOOL: Any = {
 }
 
 
-class Place:
-    """The routes, served, and the jobs behind them."""
-
-    def __init__(self, url: str, jobs: JobsDouble) -> None:
-        self.url = url
-        self.jobs = jobs
-        self.client = Anthropic(base_url=url, api_key="none", max_retries=0)
-
-    def answers(self, *results: dict[str, Any]) -> None:
-        """Have the next jobs come to these results, in pieces."""
-        for result in results:
-            self.jobs.streams.append([entries_of(result, cut_at([1, 3]))])
-            self.jobs.results.append(result)
-
-    def says(self, *batches: list[StreamEvent]) -> None:
-        """Have the next job's stream be that."""
-        self.jobs.streams.append(list(batches))
-        self.jobs.results.append({})
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """The parameters of the last job."""
-        return self.jobs.submitted[-1][1]
-
-
 @pytest.fixture
-def place() -> Iterator[Place]:
-    jobs = JobsDouble(known=FLEET)
-    with served(routes(Front(jobs))) as url:
-        place = Place(url, jobs)
+def place() -> Iterator[Place[Anthropic]]:
+    with placed(routes, lambda url: Anthropic(base_url=url, api_key="none", max_retries=0)) as place:
         yield place
-        place.client.close()
 
 
-def test_a_whole_answer(place: Place) -> None:
+def test_a_whole_answer(place: Place[Anthropic]) -> None:
     place.answers(chat_result("Hi there", reasoning="hm"))
     message = place.client.messages.create(
         model="tiny", max_tokens=9, messages=HI, system="Be brief.", metadata={"user_id": "user_1_session_2"}
@@ -79,7 +48,7 @@ def test_a_whole_answer(place: Place) -> None:
     assert place.last["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-def test_a_streamed_answer(place: Place) -> None:
+def test_a_streamed_answer(place: Place[Anthropic]) -> None:
     place.answers(chat_result("Hi there", reasoning="hm"))
     with place.client.messages.stream(model="tiny", max_tokens=9, messages=HI) as stream:
         pieces = list(stream.text_stream)
@@ -91,7 +60,7 @@ def test_a_streamed_answer(place: Place) -> None:
     assert final.stop_reason == "end_turn"
 
 
-def test_a_tool_is_called_streamed_and_its_result_goes_back(place: Place) -> None:
+def test_a_tool_is_called_streamed_and_its_result_goes_back(place: Place[Anthropic]) -> None:
     called = chat_result("I look.", calls=[("c1", "get_weather", '{"place":"Rome"}')], reason="tool_calls")
     place.answers(called, chat_result("Sunny."))
     with place.client.messages.stream(
@@ -111,7 +80,7 @@ def test_a_tool_is_called_streamed_and_its_result_goes_back(place: Place) -> Non
 
 
 @pytest.mark.parametrize("beta", [False, True])
-def test_tokens_are_counted_by_a_worker(place: Place, beta: Any) -> None:
+def test_tokens_are_counted_by_a_worker(place: Place[Anthropic], beta: Any) -> None:
     place.says([started()], [StreamEvent("1-1", "done", {"finish_reason": "stop"})])
     place.jobs.results[0] = {"tokens": 42}
     counter: Any = place.client.beta.messages if beta else place.client.messages
@@ -122,14 +91,14 @@ def test_tokens_are_counted_by_a_worker(place: Place, beta: Any) -> None:
     assert set(data) == {"model", "messages", "tools"}
 
 
-def test_a_count_that_somebody_cancelled_is_no_number(place: Place) -> None:
+def test_a_count_that_somebody_cancelled_is_no_number(place: Place[Anthropic]) -> None:
     place.says([StreamEvent("1-0", "done", {"finish_reason": "cancelled"})])
     place.jobs.results[0] = {"finish_reason": "cancelled"}
     answer = httpx.post(f"{place.url}/v1/messages/count_tokens", json={"model": "tiny", "messages": HI})
     assert answer.status_code == 499
 
 
-def test_an_error_before_the_first_word_is_a_status(place: Place) -> None:
+def test_an_error_before_the_first_word_is_a_status(place: Place[Anthropic]) -> None:
     place.says([started(), failed(1, "context_exceeded", "The prompt has 600 tokens, and 512 fit.")])
     with (
         pytest.raises(anthropic.BadRequestError, match="prompt is too long"),
@@ -138,7 +107,7 @@ def test_an_error_before_the_first_word_is_a_status(place: Place) -> None:
         pass
 
 
-def test_an_error_in_mid_answer_is_an_event(place: Place) -> None:
+def test_an_error_in_mid_answer_is_an_event(place: Place[Anthropic]) -> None:
     place.says([started(), token({"content": "Hi"})], [failed(2, "worker_lost", "Gone.")])
     with (
         pytest.raises(anthropic.APIStatusError, match="Gone"),
@@ -147,7 +116,7 @@ def test_an_error_in_mid_answer_is_an_event(place: Place) -> None:
         stream.get_final_message()
 
 
-def test_who_hangs_up_has_the_job_cancelled(place: Place) -> None:
+def test_who_hangs_up_has_the_job_cancelled(place: Place[Anthropic]) -> None:
     place.says([started(), token({"content": "Hi"})])
     with place.client.messages.stream(model="tiny", max_tokens=9, messages=HI) as stream:
         next(iter(stream))
@@ -165,7 +134,7 @@ def test_who_hangs_up_has_the_job_cancelled(place: Place) -> None:
     ],
 )
 def test_what_cannot_be_had_is_told_in_anthropics_form(
-    place: Place, path: str, body: Any, status: int, kind: str
+    place: Place[Anthropic], path: str, body: Any, status: int, kind: str
 ) -> None:
     answer = httpx.post(f"{place.url}/v1/{path}", json=body)
     assert answer.status_code == status
@@ -174,7 +143,7 @@ def test_what_cannot_be_had_is_told_in_anthropics_form(
     assert place.jobs.submitted == []
 
 
-def test_a_full_queue_is_told_with_when_to_come_back(place: Place) -> None:
+def test_a_full_queue_is_told_with_when_to_come_back(place: Place[Anthropic]) -> None:
     place.jobs.refusals[0] = ApiError(429, "queue_full", "Too many wait.", retry_after=7)
     with pytest.raises(anthropic.RateLimitError) as caught:
         place.client.messages.create(model="tiny", max_tokens=9, messages=HI)
@@ -182,7 +151,7 @@ def test_a_full_queue_is_told_with_when_to_come_back(place: Place) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")  # llm-comply's
-def test_llm_comply_finds_nothing(place: Place) -> None:
+def test_llm_comply_finds_nothing(place: Place[Anthropic]) -> None:
     config = llm_comply.config.ComplianceConfig(base_url=f"{place.url}/v1", api_key="none", model="tiny")
     spec = llm_comply.schema.SpecLoader(str(llm_comply.schema._SPECS_DIR / "anthropic.json"))  # pyright: ignore[reportPrivateUsage]
     faults: list[str] = []

@@ -15,16 +15,12 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from tests.doubles.fleet import JobsDouble, failed
-from tests.support.chat_entries import chat_result, cut_at, entries_of, started, token
-from tests.support.gateway_agents import Front, served, wait_until
-from velesio_worker.client import QueueDepths
+from tests.doubles.fleet import failed
+from tests.support.chat_entries import chat_result, started, token
+from tests.support.gateway_agents import Place, placed, wait_until
 from velesio_worker.gateway.errors import ApiError
-from velesio_worker.gateway.jobs import Fleet, Model
 from velesio_worker.gateway.responses.routes import routes
-from velesio_worker.wire.events import StreamEvent
 
-FLEET = Fleet((), QueueDepths({}, 0, 0, {}, {}, 0), (Model("tiny", "text", default=True), Model("sd15", "image")))
 TOOL: Any = {
     "type": "function",
     "name": "get_weather",
@@ -39,41 +35,13 @@ TOOL: Any = {
 }
 
 
-class Place:
-    """The routes, served, and the jobs behind them."""
-
-    def __init__(self, url: str, jobs: JobsDouble) -> None:
-        self.url = url
-        self.jobs = jobs
-        self.client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-
-    def answers(self, *results: dict[str, Any]) -> None:
-        """Have the next jobs come to these results, in pieces."""
-        for result in results:
-            self.jobs.streams.append([entries_of(result, cut_at([1, 3]))])
-            self.jobs.results.append(result)
-
-    def says(self, *batches: list[StreamEvent]) -> None:
-        """Have the next job's stream be that."""
-        self.jobs.streams.append(list(batches))
-        self.jobs.results.append({})
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """The parameters of the last job."""
-        return self.jobs.submitted[-1][1]
-
-
 @pytest.fixture
-def place() -> Iterator[Place]:
-    jobs = JobsDouble(known=FLEET)
-    with served(routes(Front(jobs))) as url:
-        place = Place(url, jobs)
+def place() -> Iterator[Place[OpenAI]]:
+    with placed(routes, lambda url: OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)) as place:
         yield place
-        place.client.close()
 
 
-def test_a_whole_answer(place: Place) -> None:
+def test_a_whole_answer(place: Place[OpenAI]) -> None:
     place.answers(chat_result("Hi there", reasoning="hm"))
     response = place.client.responses.create(model="tiny", input="hi", prompt_cache_key="conversation")
     assert response.output_text == "Hi there"
@@ -85,7 +53,7 @@ def test_a_whole_answer(place: Place) -> None:
     assert place.jobs.options[0]["session"] == "conversation"
 
 
-def test_a_streamed_answer(place: Place) -> None:
+def test_a_streamed_answer(place: Place[OpenAI]) -> None:
     place.answers(chat_result("Hi there", reasoning="hm"))
     with place.client.responses.stream(model="tiny", input="hi") as stream:
         deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
@@ -96,7 +64,7 @@ def test_a_streamed_answer(place: Place) -> None:
     assert place.last["stream"] is True
 
 
-def test_a_tool_is_called_streamed_and_its_result_goes_back(place: Place) -> None:
+def test_a_tool_is_called_streamed_and_its_result_goes_back(place: Place[OpenAI]) -> None:
     called = chat_result(calls=[("c1", "get_weather", '{"place":"Rome"}')], reason="tool_calls")
     place.answers(called, chat_result("Sunny."))
     asked: list[Any] = [{"role": "user", "content": "Weather in Rome?"}]
@@ -111,7 +79,7 @@ def test_a_tool_is_called_streamed_and_its_result_goes_back(place: Place) -> Non
     assert [message["role"] for message in place.last["messages"]] == ["user", "assistant", "tool"]
 
 
-def test_an_answer_that_was_given_may_be_sent_back_as_it_is(place: Place) -> None:
+def test_an_answer_that_was_given_may_be_sent_back_as_it_is(place: Place[OpenAI]) -> None:
     place.answers(chat_result("Four.", reasoning="2 and 2"), chat_result("Five."))
     first = place.client.responses.create(model="tiny", input="2+2?")
     history: Any = [
@@ -123,7 +91,7 @@ def test_an_answer_that_was_given_may_be_sent_back_as_it_is(place: Place) -> Non
     assert place.last["messages"][1] == {"role": "assistant", "content": "Four.", "reasoning_content": "2 and 2"}
 
 
-def test_a_parsed_answer(place: Place) -> None:
+def test_a_parsed_answer(place: Place[OpenAI]) -> None:
     class Sum(BaseModel):
         result: int
 
@@ -133,7 +101,7 @@ def test_a_parsed_answer(place: Place) -> None:
     assert place.last["response_format"]["json_schema"]["schema"]["required"] == ["result"]
 
 
-def test_codexs_probe_is_answered_with_one_token(place: Place) -> None:
+def test_codexs_probe_is_answered_with_one_token(place: Place[OpenAI]) -> None:
     place.answers(chat_result("H", reason="length"))
     response = place.client.responses.create(model="tiny", input="hi", max_output_tokens=1)
     assert response.status == "incomplete"
@@ -142,7 +110,7 @@ def test_codexs_probe_is_answered_with_one_token(place: Place) -> None:
     assert place.last["max_tokens"] == 1
 
 
-def test_an_error_before_the_first_word_is_a_status(place: Place) -> None:
+def test_an_error_before_the_first_word_is_a_status(place: Place[OpenAI]) -> None:
     place.says([started(), failed(1, "context_exceeded", "The prompt has 600 tokens, and 512 fit.")])
     with pytest.raises(openai.BadRequestError) as caught:
         place.client.responses.create(model="tiny", input="hi", stream=True)
@@ -150,7 +118,7 @@ def test_an_error_before_the_first_word_is_a_status(place: Place) -> None:
     assert "600" in caught.value.message
 
 
-def test_an_error_in_mid_answer_is_told_and_the_stream_ends(place: Place) -> None:
+def test_an_error_in_mid_answer_is_told_and_the_stream_ends(place: Place[OpenAI]) -> None:
     place.says([started(), token({"content": "Hi"})], [failed(2, "worker_lost", "Gone.")])
     found = list(place.client.responses.create(model="tiny", input="hi", stream=True))
     assert [event.type for event in found[-2:]] == ["error", "response.failed"]
@@ -162,7 +130,7 @@ def test_an_error_in_mid_answer_is_told_and_the_stream_ends(place: Place) -> Non
     assert end.sequence_number == len(found) - 1
 
 
-def test_the_stream_ends_without_done_and_without_ids(place: Place) -> None:
+def test_the_stream_ends_without_done_and_without_ids(place: Place[OpenAI]) -> None:
     place.answers(chat_result("Hi"))
     answer = httpx.post(f"{place.url}/v1/responses", json={"model": "tiny", "input": "hi", "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -170,7 +138,7 @@ def test_the_stream_ends_without_done_and_without_ids(place: Place) -> None:
     assert not any(line.startswith("id:") or "[DONE]" in line for line in lines)
 
 
-def test_who_hangs_up_has_the_job_cancelled(place: Place) -> None:
+def test_who_hangs_up_has_the_job_cancelled(place: Place[OpenAI]) -> None:
     place.says([started(), token({"content": "Hi"})])
     with place.client.responses.create(model="tiny", input="hi", stream=True) as stream:
         next(iter(stream))
@@ -194,7 +162,7 @@ def test_who_hangs_up_has_the_job_cancelled(place: Place) -> None:
     ],
 )
 def test_what_cannot_be_had_is_told_in_openais_form(
-    place: Place, body: Any, status: int, code: str, param: str | None
+    place: Place[OpenAI], body: Any, status: int, code: str, param: str | None
 ) -> None:
     answer = httpx.post(f"{place.url}/v1/responses", json=body)
     assert answer.status_code == status
@@ -203,7 +171,7 @@ def test_what_cannot_be_had_is_told_in_openais_form(
     assert place.jobs.submitted == []
 
 
-def test_a_full_queue_is_told_with_when_to_come_back(place: Place) -> None:
+def test_a_full_queue_is_told_with_when_to_come_back(place: Place[OpenAI]) -> None:
     place.jobs.refusals[0] = ApiError(429, "queue_full", "Too many wait.", retry_after=7)
     answer = httpx.post(f"{place.url}/v1/responses", json={"model": "tiny", "input": "hi", "stream": True})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
@@ -220,14 +188,14 @@ def test_a_full_queue_is_told_with_when_to_come_back(place: Place) -> None:
         ("POST", "compact"),
     ],
 )
-def test_nothing_is_stored(place: Place, method: str, path: str) -> None:
+def test_nothing_is_stored(place: Place[OpenAI], method: str, path: str) -> None:
     answer = httpx.request(method, f"{place.url}/v1/responses/{path}")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "response_not_found"
 
 
 @pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")  # llm-comply's
-def test_llm_comply_finds_nothing(place: Place) -> None:
+def test_llm_comply_finds_nothing(place: Place[OpenAI]) -> None:
     config = llm_comply.config.ComplianceConfig(base_url=f"{place.url}/v1", api_key="none", model="tiny")
     cases = llm_comply.tests.open_responses.OPEN_RESPONSES_TESTS
     spec = llm_comply.schema.SpecLoader(str(llm_comply.schema._BUNDLED_SPEC))  # pyright: ignore[reportPrivateUsage]

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from tests.support.chat_entries import (
     CALLS,
     TEXTS,
+    TWO_CALLS,
     USAGE,
-    call,
     chat_result,
     cut_at,
     done,
@@ -108,13 +108,7 @@ def test_reasoning_is_a_block_of_thinking_with_a_signature() -> None:
 
 
 def test_calls_follow_one_another_each_in_a_block_of_its_own() -> None:
-    found = streamed(
-        token(call(0, "", "ls", "c0")),
-        token(call(0, '{"a"')),
-        token(call(0, ":1}")),
-        token(call(1, "{}", "cat", "c1")),
-        done("tool_calls"),
-    )
+    found = streamed(*TWO_CALLS)
     assert [event["content_block"] for event in found if event["type"] == "content_block_start"] == [
         {"type": "tool_use", "id": "c0", "name": "ls", "input": {}, "caller": {"type": "direct"}},
         {"type": "tool_use", "id": "c1", "name": "cat", "input": {}, "caller": {"type": "direct"}},

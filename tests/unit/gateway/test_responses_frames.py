@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from tests.support.chat_entries import (
     CALLS,
     TEXTS,
-    call,
+    TWO_CALLS,
     chat_result,
     cut_at,
     done,
@@ -104,13 +104,7 @@ def test_reasoning_is_a_summary_under_the_names_that_clients_know() -> None:
 
 
 def test_calls_follow_one_another_each_with_its_id_and_all_its_arguments() -> None:
-    found = streamed(
-        token(call(0, "", "ls", "c0")),
-        token(call(0, '{"a"')),
-        token(call(0, ":1}")),
-        token(call(1, "{}", "cat", "c1")),
-        done("tool_calls"),
-    )
+    found = streamed(*TWO_CALLS)
     whole = [event for event in found if event["type"] == "response.function_call_arguments.done"]
     assert [event["arguments"] for event in whole] == ['{"a":1}', "{}"]
     items = found[-1]["response"]["output"]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.support.chat_entries import deep
-from velesio_worker.gateway.errors import ApiError, invalid
+from tests.support.gateway_agents import refusal
+from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.responses.request import ResponsesRequest, job_of
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 
@@ -31,16 +32,6 @@ def job(**body: Any) -> dict[str, Any]:
 
 def messages(*items: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
     return job(input=list(items), **more)["messages"]
-
-
-def refusal(**body: Any) -> ApiError:
-    try:
-        job(**body)
-    except ApiError as error:
-        return error
-    except ValidationError as error:
-        return invalid(error)
-    pytest.fail("it was taken")
 
 
 def user(text: str) -> dict[str, Any]:
@@ -258,7 +249,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("body", "param"), MISTAKES)
 def test_a_mistake_is_named_with_its_place(body: dict[str, Any], param: str) -> None:
-    error = refusal(**body)
+    error = refusal(job, **body)
     assert (error.status, error.param) == (400, param)
     assert param in error.message
 
