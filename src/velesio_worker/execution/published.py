@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from velesio_worker.queue.keys import result_key, stream_key
 from velesio_worker.queue.scripts import PublishStatus, Scripts
 from velesio_worker.stream import READ_ENTRIES, last_entry
-from velesio_worker.wire.events import START, TOKEN, is_result, parse_entry, read_result, split_id, terminal_of
+from velesio_worker.wire.events import START, TOKEN, foreign_result, parse_entry, sound_result, split_id, terminal_of
 
 
 async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) -> bool:
@@ -26,10 +26,11 @@ async def complete_stream(redis: Redis, job_id: str, *, attempt: int, ttl: int) 
     key = stream_key(job_id)
     stored: bytes | None = await commands.get(result_key(job_id))
     last = await last_entry(redis, key)
-    sound = stored is None or is_result(stored)
+    result = None if stored is None else sound_result(stored)
+    sound = stored is None or result is not None
     if stored is None or (last is not None and last.terminal):
         return sound
-    result = read_result(stored)
+    result = result or foreign_result()
     partial = "error" in result and (await read_published(redis, job_id)).has_output
     event, data = terminal_of(result, partial=partial)
     attempt, sequence = (attempt, -1) if last is None else split_id(last.id)  # the id that the owner would use, too

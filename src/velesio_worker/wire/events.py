@@ -173,14 +173,19 @@ def split_id(entry_id: str) -> tuple[int, int]:
 
 def read_result(stored: bytes) -> dict[str, Any]:
     """Return a stored result; one that no worker can have written as an error that says so."""
-    return json_object(stored) if is_result(stored) else InternalError(FOREIGN_RESULT).result()
+    return sound_result(stored) or foreign_result()
 
 
-def is_result(stored: bytes) -> bool:
-    """Whether a worker can have written this as a job's result."""
+def foreign_result() -> dict[str, Any]:
+    """Return what stands for a result that no worker can have written: an error."""
+    return InternalError(FOREIGN_RESULT).result()
+
+
+def sound_result(stored: bytes) -> dict[str, Any] | None:
+    """Return a stored result; None: it is none that a worker can have written."""
     result = json_object(stored)
     texts = result.get("error", ""), result.get("finish_reason", "stop"), result.get("code", "")
-    return bool(result) and all(isinstance(text, str) for text in texts)
+    return result if result and all(isinstance(text, str) for text in texts) else None
 
 
 def terminal_of(result: dict[str, Any], *, partial: bool = False) -> tuple[str, dict[str, Any]]:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
-from velesio_worker.wire.events import Done, StreamEvent, piece_text
+from velesio_worker.wire.events import FOREIGN_RESULT, Done, StreamEvent, piece_text, read_result, sound_result
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
@@ -52,3 +53,14 @@ def test_the_done_entry_holds_the_end_and_not_the_text() -> None:
     done = Done({"text": "long"}, "stop", USAGE, {"predicted_ms": 1})
     assert done.entry() == {"finish_reason": "stop", "usage": USAGE, "timings": {"predicted_ms": 1}}
     assert Done({}, "cancelled").entry() == {"finish_reason": "cancelled", "usage": None, "timings": None}
+
+
+@pytest.mark.parametrize("stored", [b'{"text": "Hi"}', b'{"error": "No.", "code": "internal"}'])
+def test_a_result_is_read_as_it_was_stored(stored: bytes) -> None:
+    assert read_result(stored) == sound_result(stored) == orjson.loads(stored)
+
+
+@pytest.mark.parametrize("stored", [b"", b"{}", b"[1]", b"{", b'{"error": 1}', b'{"finish_reason": []}'])
+def test_a_result_that_no_worker_wrote_is_an_error(stored: bytes) -> None:
+    assert sound_result(stored) is None
+    assert read_result(stored) == {"error": FOREIGN_RESULT, "code": "internal"}
