@@ -13,10 +13,9 @@ from typing import ClassVar, Final, cast
 
 import httptools
 import orjson
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from velesio_worker.core.bell import Bell
+from velesio_worker.gateway.flow import Flow
 from velesio_worker.gateway.seen import WHEN_LOST
 
 MOST_HEAD_BYTES: Final = 64 * 1024
@@ -24,32 +23,8 @@ _STALL_SECONDS: Final = 60.0
 """So long a client may take nothing of an answer that waits for it."""
 
 _MOST_AHEAD: Final = 32
-"""So many requests may wait behind the one that is answered while the connection is still read: who stopped reading
-would not see that the client is gone."""
-
-
-class _Flow(FlowControl):
-    """uvicorn's, with a bell in place of an event, of which there is one a connection whether it is full or not."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self.read_paused = False
-        self.write_paused = False
-        self._moved = Bell()
-
-    async def drain(self) -> None:
-        """Wait until the client takes something again."""
-        while self.write_paused:
-            await self._moved.wait()
-
-    def pause_writing(self) -> None:
-        """Take note that it takes nothing more."""
-        self.write_paused = True
-
-    def resume_writing(self) -> None:
-        """Take note that it does."""
-        self.write_paused = False
-        self._moved.ring()
+"""So many requests may wait behind the one that is answered while the connection is still read; who is not read has to
+be looked for, to see whether it is gone."""
 
 
 class Connection(HttpToolsProtocol):
@@ -73,13 +48,14 @@ class Connection(HttpToolsProtocol):
         """Give the client so long for its first head."""
         super().connection_made(transport)
         self._unanswered: deque[RequestResponseCycle] = deque()
-        self.flow = _Flow(transport)
+        self.flow = self._flow = Flow(transport)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers."""
         self._disarm()
         self._stop_stall()
+        self._flow.forget()
         super().connection_lost(exc)
         for cycle in self._unanswered:  # uvicorn tells the newest alone
             cycle.disconnected = True

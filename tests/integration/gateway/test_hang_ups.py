@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis
@@ -22,6 +23,22 @@ def request(method: str, path: str, body: Any = None) -> bytes:
     head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
+
+
+STREAMED = {**CHAT, "stream": True}
+BEHIND = {
+    "alone": b"",
+    "with requests behind it": request("GET", "/livez") * 3,
+    "with more requests behind it than are read": request("POST", "/v1/chat/completions", STREAMED) * 40,
+    "with a body behind it that is not read": request("POST", "/jobs", "x" * 200_000),
+}
+
+
+def held(gateway: GatewayProcess) -> int:
+    """How many connections the gateway has whose clients are gone."""
+    assert gateway.process is not None
+    found = psutil.Process(gateway.process.pid).net_connections("tcp")
+    return sum(one.status == psutil.CONN_CLOSE_WAIT for one in found)
 
 
 def viewers(client: httpx.Client) -> float:
@@ -39,7 +56,7 @@ def until(connection: socket.socket, wanted: bytes) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("behind", [b"", request("GET", "/livez") * 3], ids=["alone", "with requests behind it"])
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
 @pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("moment", ["waiting", "speaking"])
 def test_a_client_that_hangs_up_has_its_job_cancelled(
@@ -54,8 +71,9 @@ def test_a_client_that_hangs_up_has_its_job_cancelled(
 ) -> None:
     assert alice
     with gateway.connect() as connection:
-        connection.sendall(request("POST", "/v1/chat/completions", {**CHAT, "stream": streams}) + behind)
+        connection.sendall(request("POST", "/v1/chat/completions", {**CHAT, "stream": streams}))
         job = worker.take()
+        connection.sendall(behind)
         if moment == "speaking":
             worker.begin(job["id"])
             choice = {"delta": {"content": "Hel"}, "index": 0, "finish_reason": None}
@@ -63,6 +81,8 @@ def test_a_client_that_hangs_up_has_its_job_cancelled(
             if streams:
                 until(connection, b"Hel")
     wait_until(lambda: plain.exists(cancel_key(job["id"])), "the job is cancelled", 5)
+    wait_until(lambda: held(gateway) == 0, "the connection is closed", 5)
+    assert worker.take_if_any() is None
 
 
 def test_a_viewer_with_requests_behind_its_own_leaves_nothing_behind(
