@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import GatewayProcess, WorkerInRedis
+from tests.support.gateway import QUEUE, GatewayProcess, WorkerInRedis
 from tests.support.servers import RedisServer, wait_until
+from velesio_worker.queue.keys import cancel_key
 
 CHAT: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "Hi."}]}
 ASKED: list[tuple[str, str, Any]] = [
@@ -56,6 +58,10 @@ def test_while_redis_hangs_everybody_is_told_in_bounded_time_and_then_it_goes_on
         assert {(status, retry) for status, retry, _ in found} == {(503, "5")}
         assert max(took for _, _, took in found) < 20
         wait_until(lambda: client.get("/queue/status").status_code == 200, "it goes on")
+        late = [json.loads(job)["id"] for job in redis.client.lrange(QUEUE, 0, -1)]
+        wait_until(
+            lambda: all(redis.client.exists(cancel_key(job_id)) for job_id in late), "what came late is cancelled"
+        )
         assert client.post("/jobs", json=ASKED[-1][2]).status_code == 202
 
 
