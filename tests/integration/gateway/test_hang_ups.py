@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis
+from tests.support.gateway import ALICE, QUEUE, GatewayProcess, WorkerInRedis
 from tests.support.servers import wait_until
 from velesio_worker.queue.keys import cancel_key
 
@@ -39,6 +41,19 @@ def held(gateway: GatewayProcess) -> int:
     assert gateway.process is not None
     found = psutil.Process(gateway.process.pid).net_connections("tcp")
     return sum(one.status == psutil.CONN_CLOSE_WAIT for one in found)
+
+
+IMAGE = {"prompt": "A cat."}
+STAGES = {
+    "in front of its body": request("POST", "/jobs", CHAT).partition(b"{")[0],
+    "in its body": request("POST", "/jobs", CHAT)[:-9],
+    "in its body, with an answer that goes on": request("POST", "/v1/chat/completions", STREAMED)[:-9],
+    "while its job waits": request("POST", "/v1/chat/completions", STREAMED),
+    "while its job waits, for a whole answer": request("POST", "/v1/messages", {**CHAT, "max_tokens": 9}),
+    "while its image's job waits": request("POST", "/sdapi/v1/txt2img", IMAGE),
+    "with requests behind it": request("POST", "/v1/chat/completions", STREAMED) * 50,
+    "in the answer": request("POST", "/completion", {"prompt": "Once", "stream": True}),
+}
 
 
 def viewers(client: httpx.Client) -> float:
@@ -83,6 +98,37 @@ def test_a_client_that_hangs_up_has_its_job_cancelled(
     wait_until(lambda: plain.exists(cancel_key(job["id"])), "the job is cancelled", 5)
     wait_until(lambda: held(gateway) == 0, "the connection is closed", 5)
     assert worker.take_if_any() is None
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["closes", "breaks off"])
+def test_whenever_a_client_hangs_up_its_request_counts_no_more(
+    tmp_path: Path, redis_url: str, plain: Any, *, breaks: bool
+) -> None:
+    worker = WorkerInRedis(plain)
+    worker.live()
+    settings = {"API_TOKENS": f"alice={ALICE}", "CONCURRENCY_LIMIT": "1"}
+    with GatewayProcess(tmp_path, redis_url, **settings) as gateway, gateway.client(ALICE) as alice:
+
+        def answered(status: int) -> bool:
+            return alice.get("/queue/status").status_code == status
+
+        for stage, sent in STAGES.items():
+            plain.delete(QUEUE)
+            with gateway.connect() as connection:
+                if breaks:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.sendall(sent)
+                wait_until(lambda: answered(429), f"it counts {stage}")
+                if stage == "in the answer":
+                    job_id = worker.take()["id"]
+                    worker.begin(job_id)
+                    worker.say(job_id, 1, "upon")
+                    until(connection, b"upon")
+            wait_until(lambda: answered(200), f"it counts no more, gone {stage}", 10)
+        with gateway.connect() as connection:  # what is counted off twice would let a second one in
+            connection.sendall(STAGES["in its body"])
+            wait_until(lambda: answered(429), "the next one counts")
+        assert not gateway.lines("request_failed")
 
 
 def test_a_viewer_with_requests_behind_its_own_leaves_nothing_behind(

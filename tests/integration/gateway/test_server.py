@@ -289,6 +289,30 @@ def test_it_allows_itself_as_many_files_as_the_host_does(tmp_path: Path, redis_u
         assert soft == hard
 
 
+def test_pages_of_any_origin_may_ask_with_a_token_that_they_know_and_with_none_that_the_browser_does(
+    tmp_path: Path, redis_url: str, plain: Any
+) -> None:
+    WorkerInRedis(plain).live()
+    settings = {"API_TOKENS": f"alice={ALICE}", "CORS_ORIGINS": "*"}
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    page = {"origin": "https://evil.example", "cookie": "session=1"}
+    with (
+        GatewayProcess(tmp_path, redis_url, **settings) as gateway,
+        gateway.client() as stranger,
+        gateway.client(ALICE) as alice,
+    ):
+        answers = [
+            stranger.options("/jobs", headers=page | asked),
+            alice.get("/queue/status", headers=page),
+            alice.post("/jobs", json={"type": "completion", "data": {"prompt": "Once"}}, headers=page),
+            stranger.get("/queue/status", headers=page),
+        ]
+    assert [response.status_code for response in answers] == [200, 200, 202, 401]
+    assert all(one.headers["access-control-allow-origin"] in {"*", "https://evil.example"} for one in answers)
+    assert not any("access-control-allow-credentials" in response.headers for response in answers)
+    assert answers[-1].headers["www-authenticate"].startswith("Bearer ")  # for Basic a browser would ask, and keep it
+
+
 def test_rates_and_requests_at_a_time_are_limited_by_token(tmp_path: Path, redis_url: str, plain: Any) -> None:
     WorkerInRedis(plain).live()
     settings = {"API_TOKENS": f"alice={ALICE},bob=b", "RATE_LIMIT": "3/minute", "CONCURRENCY_LIMIT": "1"}
