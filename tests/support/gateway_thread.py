@@ -23,7 +23,7 @@ def gateway_thread(redis_url: str, *, queue_name: str = "llama_queue") -> Genera
     """Serve a gateway without tokens; yields its URL."""
     settings = GatewaySettings(redis_url=redis_url, queue_name=queue_name)
     connections = connection_class(settings.body_seconds)
-    config = uvicorn.Config(build(settings), http=connections, ws="none", lifespan="on", log_config=None)
+    config = uvicorn.Config(build(settings), interface="asgi3", http=connections, ws="none", log_config=None)
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

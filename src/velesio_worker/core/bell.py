@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 
 class Ring:
@@ -55,9 +57,9 @@ class Bell:
             self._next = Ring()
         return self._next
 
-    async def wait(self) -> None:
+    def wait(self) -> Coroutine[Any, Any, None]:
         """Wait for the next ring."""
-        await self.listen().wait()
+        return self.listen().wait()
 
     def ring(self) -> None:
         """Wake whoever listens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Event
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -82,13 +82,12 @@ class Application:
         self._lifespan = Router(lifespan=self._alive)
         self._app = self._layers(Rooms([_openapi_room(), *rooms_of(gateway)]))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request, or begin and end (the lifespan of ASGI)."""
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-            return
+            return self._lifespan(scope, receive, send)
         scope.setdefault("state", {})[STATE] = self.gateway
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def drain(self) -> None:
         """Take note that the gateway ends: viewers are told where to resume."""

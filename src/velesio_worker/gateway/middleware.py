@@ -84,13 +84,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         seen = begin(scope, send)
-        headers = Headers(scope=scope)
-        traceparent = headers.get("traceparent", "")
-        seen.traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else None
         answer = _Answer(seen, send)
         try:
-            self._check_name(headers)
-            self._check_page(scope["method"], headers)
+            self._check(scope, seen)
             await self._app(scope, receive, answer.send)
         except ApiError as error:
             await answer.fail(error)
@@ -105,10 +101,15 @@ class Guard:
             await answer.fail(ApiError(500, "internal_error", "The gateway made a mistake; its log has the details."))
         finally:
             _tell(seen)
+            scope["state"].clear()  # it leads to the connection, and so to itself: it would wait for the collector
 
-    def _check_name(self, headers: Headers) -> None:
+    def _check(self, scope: Scope, seen: Seen) -> None:
+        headers = Headers(scope=scope)
+        traceparent = headers.get("traceparent", "")
+        seen.traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else None
         if self._own_names_only and not is_own_name(headers.get("host")):
             raise ApiError(421, "misdirected_request", "Without API_TOKENS ask for localhost or 127.0.0.1.")
+        self._check_page(scope["method"], headers)
 
     def _check_page(self, method: str, headers: Headers) -> None:
         """Refuse what a foreign web page has its reader's browser do; some of it browsers send without asking."""
@@ -132,6 +133,8 @@ def _stopped() -> ApiError:
 
 class _Answer:
     """The way of an answer through the outermost layer."""
+
+    __slots__ = ("_awaits_first", "_seen", "_send")
 
     def __init__(self, seen: Seen, send: Send) -> None:
         self._seen = seen
@@ -201,6 +204,8 @@ class Bodies:
 
 
 class _Body:
+    __slots__ = ("_begun", "_got", "_most", "_receive", "_seconds", "_told", "_whole")
+
     def __init__(self, scope: Scope, receive: Receive, most: int, seconds: float) -> None:
         length = Headers(scope=scope).get("content-length", "0")
         self._told = int(length) if length.isdecimal() else 0

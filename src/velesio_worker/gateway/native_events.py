@@ -19,7 +19,7 @@ from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.hang_ups import until_hung_up
 from velesio_worker.gateway.live import LIVE_HEADERS
 from velesio_worker.gateway.native import is_young, own_job, standing_of
-from velesio_worker.gateway.seen import seen_of
+from velesio_worker.gateway.seen import LINE, Line, seen_of
 
 _BEGINNING: Final = "0-0"
 _ENTRY: Final = re.compile(r"[0-9]{1,10}-[0-9]{1,18}")
@@ -44,11 +44,41 @@ async def events(request: Request) -> Response:
     return _Events(gateway.viewers, job_id, after)
 
 
-class _Events(Response):
-    """A viewer, as raw ASGI: past the beginning its pieces go to the server's own ``send``."""
+class _Chunks:
+    """Frames as HTTP/1.1 has them; what many viewers are sent in turn is made once."""
 
-    def __init__(self, viewers: Hub, job_id: str, after: str) -> None:
-        super().__init__()
+    def __init__(self) -> None:
+        self._body = self._chunk = b""
+
+    def of(self, body: bytes) -> bytes:
+        """Return the chunk that a piece of an answer is."""
+        if body is not self._body:
+            self._body, self._chunk = body, b"%x\r\n%b\r\n" % (len(body), body)
+        return self._chunk
+
+
+_chunks: Final = _Chunks()
+
+
+def _way_out(scope: Scope) -> Callable[[bytes], Awaitable[None] | None]:
+    """Return how pieces are sent of an answer that has begun, whose request needs its headers no more."""
+    line: Line | None = scope["state"].get(LINE)
+    if line is not None:
+        scope["headers"].clear()  # they would be kept as long as the viewer looks
+        return lambda body: line.send_piece(_chunks.of(body))
+    send = seen_of(scope).send
+
+    async def pass_on(body: bytes) -> None:
+        message: Message = {"type": "http.response.body", "body": body, "more_body": True}
+        await send(message)
+
+    return pass_on
+
+
+class _Events(Response):
+    """A viewer, as raw ASGI: past the beginning its pieces go to the server's own ``send``, or to its connection."""
+
+    def __init__(self, viewers: Hub, job_id: str, after: str) -> None:  # not Response's: it makes headers of its own
         self._viewers = viewers
         self._job_id = job_id
         self._after = after
@@ -58,23 +88,17 @@ class _Events(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        direct = seen_of(scope).send
-
-        async def pass_on(body: bytes) -> None:
-            message: Message = {"type": "http.response.body", "body": body, "more_body": True}
-            await direct(message)
-
         why = "left"
         metrics.VIEWERS.inc()
         try:
             async with until_hung_up(scope, receive):
-                why = await self._show(pass_on)
+                why = await self._show(_way_out(scope))
         finally:
             metrics.VIEWERS.dec()
             metrics.ENDED_VIEWERS.labels(why).inc()
-        await direct({"type": "http.response.body", "body": b""})
+        await seen_of(scope).send({"type": "http.response.body", "body": b""})
 
-    async def _show(self, send: Callable[[bytes], Awaitable[None]]) -> str:
+    async def _show(self, send: Callable[[bytes], Awaitable[None] | None]) -> str:
         try:
             return (await self._viewers.show(self._job_id, self._after, send)).reason.value
         except (RedisError, HubClosedError) as error:  # the viewer comes again, and is told why if that lasts

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.middleware import send_error
@@ -37,6 +37,10 @@ class Rooms:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        response = await self._response(scope, receive, send)
+        await response(scope, receive, send)  # Starlette would keep the request, and four frames above it
+
+    async def _response(self, scope: Scope, receive: Receive, send: Send) -> ASGIApp:
         allowed: set[str] = set()
         elsewhere: Room | None = None
         for room, route in self._routes:
@@ -44,21 +48,25 @@ class Rooms:
             if match is Match.FULL:
                 seen_of(scope).route = route.path
                 scope.update(found)
-                response = await route.endpoint(Request(scope, receive, send))
-                await response(scope, receive, send)  # Starlette would keep the request, and four frames above it
-                return
+                return await route.endpoint(Request(scope, receive, send))
             if match is Match.PARTIAL:
                 seen_of(scope).route = route.path
                 allowed |= route.methods or set()
                 elsewhere = elsewhere or room
         error = _not_allowed(scope["method"], allowed) if allowed else _not_found()
-        room = elsewhere or self._room_of(scope["path"])
-        await send_error(error, send, room.error_body(error))
+        return _error(error, elsewhere or self._room_of(scope["path"]))
 
     def _room_of(self, path: str) -> Room:
         """Return the room whose prefix says most of a path; the last one where none does."""
         below = [room for room in self._rooms if room.prefix and path.startswith(room.prefix)]
         return max(below, key=lambda room: len(room.prefix), default=self._rooms[-1])
+
+
+def _error(error: ApiError, room: Room) -> ASGIApp:
+    async def tell(_: Scope, _receive: Receive, send: Send) -> None:
+        await send_error(error, send, room.error_body(error))
+
+    return tell
 
 
 def _not_found() -> ApiError:

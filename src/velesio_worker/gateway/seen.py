@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.types import Scope, Send
 
@@ -13,11 +15,22 @@ from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import ApiError
 
 _STATE = "gateway.seen"
-WHEN_LOST = "gateway.when_lost"
-"""Where a request's ``state`` has what takes a callback for when its connection is lost, if its server offers that: a
-task that waits for the same costs a viewer some kilobytes."""
+LINE = "gateway.line"
+"""Where a request's ``state`` has its connection as a :class:`Line`, if its server offers that."""
 
 _CURRENT: ContextVar[Seen | None] = ContextVar("gateway_request", default=None)
+
+
+class Line(Protocol):
+    """A connection, for whoever shows thousands of streams and cannot afford ASGI's way."""
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have something called once the connection is lost: a task that waits for that takes some kilobytes."""
+        ...
+
+    def send_piece(self, chunk: bytes) -> Awaitable[None] | None:
+        """Send a chunk of the answer, which has begun; returns what waits until there is room, if there is none."""
+        ...
 
 
 @dataclass(slots=True)

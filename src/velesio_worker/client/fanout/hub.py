@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
 from typing import Final, Self
 
 import anyio
@@ -107,16 +107,16 @@ class Hub:
             redis.exceptions.RedisError: the stream cannot be read at all.
         """
         known = read_entry_id(after)
-        with self._tail(job_id, known) as tail:
-            watcher = _Watcher()
-            try:
-                while entries := await self._next(tail, watcher, known):
-                    known = entries[-1].id
-                    yield [entry.event() for entry in entries]
-                    if entries[-1].terminal:
-                        return
-            finally:
-                tail.followers.pop(watcher, None)
+        tail, watcher = self._take(job_id, known), _Watcher()
+        try:
+            while entries := await self._next(tail, watcher, known):
+                known = entries[-1].id
+                yield [entry.event() for entry in entries]
+                if entries[-1].terminal:
+                    return
+        finally:
+            tail.followers.pop(watcher, None)
+            self._let_go(tail)
 
     async def _next(self, tail: Tail, watcher: _Watcher, known: EntryId) -> Sequence[Entry]:
         """Wait for what follows an entry; empty if nothing does any more."""
@@ -161,17 +161,18 @@ class Hub:
             Exception: what ``send`` raised.
         """
         viewer = Viewer(send, read_entry_id(after), time.monotonic())
-        with self._tail(job_id, viewer.after) as tail:
+        tail = self._take(job_id, viewer.after)  # no context manager: it takes half a kilobyte of each viewer
+        try:
             self._pump.add(viewer)
-            try:
-                await self._catch_up(viewer, tail)
-                while viewer.goes_on:
+            await self._catch_up(viewer, tail)
+            while viewer.goes_on:
+                await viewer.moved.wait()
+            with anyio.move_on_after(_LAST_FRAME_SECONDS):
+                while viewer.busy:
                     await viewer.moved.wait()
-                with anyio.move_on_after(_LAST_FRAME_SECONDS):
-                    while viewer.busy:
-                        await viewer.moved.wait()
-            finally:
-                self._pump.remove(viewer)
+        finally:
+            self._pump.remove(viewer)
+            self._let_go(tail)
         if viewer.end is None:
             raise viewer.failure or HubClosedError
         return viewer.end
@@ -205,8 +206,7 @@ class Hub:
                 return entries[: at + 1]
         return entries
 
-    @contextmanager
-    def _tail(self, job_id: str, after: EntryId) -> Generator[Tail, None, None]:
+    def _take(self, job_id: str, after: EntryId) -> Tail:
         """Lend the tail of a job; it is kept as long as somebody has it."""
         if self._closed:
             raise HubClosedError
@@ -218,14 +218,14 @@ class Hub:
         tail.reach_back(after)
         tail.users += 1
         self.counters.viewers += 1
-        try:
-            yield tail
-        finally:
-            self.counters.viewers -= 1
-            tail.users -= 1
-            if not tail.users:
-                self.counters.tails -= 1
-                del self._tails[job_id]
+        return tail
+
+    def _let_go(self, tail: Tail) -> None:
+        self.counters.viewers -= 1
+        tail.users -= 1
+        if not tail.users:
+            self.counters.tails -= 1
+            del self._tails[tail.job_id]
 
 
 async def _close(redis: Redis) -> None:

@@ -15,9 +15,10 @@ from velesio_worker.client.fanout.frames import EntryId
 from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.core.bell import Bell
 
-Send = Callable[[bytes], Awaitable[None]]
-"""Takes bytes for a viewer's socket, and waits while that takes no more. Its first step is run by the pump: it uses no
-cancel scopes and asks for no current task before it first waits."""
+Send = Callable[[bytes], Awaitable[None] | None]
+"""Takes bytes for a viewer's socket; returns what waits while that takes no more, or None where there is nothing to
+wait for. The first step of what waits is run by the pump: it uses no cancel scopes and asks for no current task before
+it first waits."""
 
 
 class EndReason(StrEnum):
@@ -82,7 +83,10 @@ class Viewer:
 
     def begin(self, data: bytes) -> Awaitable[None] | None:
         """Have data sent as far as that goes without waiting; returns what is left to be awaited, if anything."""
-        steps: Generator[Any, Any, None] = self._send(data).__await__()
+        waits = self._send(data)
+        if waits is None:
+            return None
+        steps: Generator[Any, Any, None] = waits.__await__()
         try:
             first = next(steps)
         except StopIteration:
