@@ -17,6 +17,7 @@ from velesio_worker.client.fanout.frames import Entry, EntryId, entry_name, entr
 from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.client.subscriber import READER_SECONDS
 from velesio_worker.queue.clients import execute, forget_topology, is_cluster
+from velesio_worker.queue.packed import execute_long
 from velesio_worker.queue.keys import reader_key, result_key, stream_key
 from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.queue.remedies import passes
@@ -66,7 +67,7 @@ class Lines:
         self.is_cluster = is_cluster(redis)
 
     async def news(self, tails: Sequence[Tail], block: int | None = None) -> list[News]:
-        """Read what is new in some tails; in those of a Cluster without waiting.
+        """Read what is new in some tails; in those of a Cluster without waiting. Those with nothing new are left out.
 
         Args:
             tails: which.
@@ -79,16 +80,20 @@ class Lines:
             return await self._each(tails)
         news: list[News] = []
         for at in range(0, len(tails), _KEYS):
-            some = {tail.key.encode(): tail for tail in tails[at : at + _KEYS]}
-            after = {key: entry_name(tail.last) for key, tail in some.items()}
+            some = tails[at : at + _KEYS]
+            keys, after = [tail.name for tail in some], [tail.last_name for tail in some]
+            waits = () if block is None else ("BLOCK", block)
             try:
-                reply = await self._commands.xread(after, count=READ_ENTRIES, block=block)
+                reply = await execute_long(
+                    self._redis, "XREAD", "COUNT", READ_ENTRIES, *waits, "STREAMS", *keys, *after
+                )
             except RedisError as error:
                 if passes(error):
                     raise
                 return await self._each(tails)  # one of them is none, and that fails the others' reads, too
-            read = {key: [entry_of(*entry) for entry in entries] for key, entries in reply or ()}
-            news += [News(tail, read.get(key, ())) for key, tail in some.items()]
+            if reply:
+                named = {tail.name: tail for tail in some}
+                news += [News(named[key], _raw_entries(entries)) for key, entries in reply]
         return news
 
     async def news_aside(self, tails: Sequence[Tail]) -> list[News]:
@@ -107,11 +112,11 @@ class Lines:
                     trouble = reply
                 else:
                     news.append(News(tail, (), reply))
-            else:
-                news.append(News(tail, _entries(reply)))
+            elif entries := _entries(reply):
+                news.append(News(tail, entries))
         if trouble is not None:
             await forget_topology(self._redis)
-            if not any(one.entries for one in news):
+            if not news:
                 raise trouble
         return news
 
@@ -189,3 +194,8 @@ class Lines:
 def _entries(reply: Any) -> list[Entry]:  # noqa: ANN401 (redis-py's)
     """Return the entries that a read of one stream brought."""
     return [entry_of(*entry) for _, entries in reply or () for entry in entries]
+
+
+def _raw_entries(entries: Any) -> list[Entry]:  # noqa: ANN401 (Redis's)
+    """Return entries whose fields and values are one list, as Redis has them."""
+    return [entry_of(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in entries]

@@ -25,8 +25,13 @@ _SHOW_SECONDS: Final = 5.0
 _CARE_SECONDS: Final = 0.5
 """How often it is looked whether a tail is silent."""
 
-_REST: Final = 3.5
-"""How long the reader pauses after a round, as a multiple of the time that the loop's thread worked meanwhile."""
+_REST: Final = 20
+"""How long the reader pauses after a round, as a multiple of the time that the loop's thread read: reading takes a
+twentieth of a core at most. What is handed on meanwhile does not count: pausing for it makes the next round larger, and
+so the pause, up to the tick."""
+
+_SILENCE_SECONDS: Final = 0.05
+"""How often it is noted which tails had nothing."""
 
 _BLOCKING_KEYS: Final = 256
 """How many streams a blocking read has at most: Redis keeps a list for each meanwhile."""
@@ -65,6 +70,7 @@ class Reader:
         self._tick = tick
         self._due = Bell()
         self._care = Bell()
+        self._silence_at = -math.inf
 
     def wake(self) -> None:
         """Have a tail looked at that has just begun to be watched, or that was held."""
@@ -86,7 +92,7 @@ class Reader:
                 with anyio.move_on_after(next_at - now):
                     await rung.wait()
                 continue
-            worked = time.thread_time()
+            began = time.thread_time()
             try:
                 news = await self._lines.news(due, self._block(due, now))
             except RedisError as error:
@@ -95,42 +101,48 @@ class Reader:
                 continue
             self._outage.over()
             backoff.reset()
-            came = await self._hand_on(news)
-            await anyio.sleep(self._rest(time.thread_time() - worked, came=came, tails=len(due)))
+            read = time.thread_time() - began
+            await self._hand_on(news)
+            if not news or now >= self._silence_at:
+                self._silence_at = now + _SILENCE_SECONDS
+                self._note_silence(due)
+            await anyio.sleep(self._rest(read, came=bool(news), tails=len(due)))
 
     def _block(self, due: Sequence[Tail], now: float) -> int | None:
         """How long a round waits for the first entry, in milliseconds."""
         waits = len(due) <= _BLOCKING_KEYS and any(tail.is_lively(now) for tail in due)
         return max(1, round(self._tick * 1000)) if waits else None
 
-    def _rest(self, worked: float, *, came: bool, tails: int) -> float:
+    def _rest(self, read: float, *, came: bool, tails: int) -> float:
         """How long to pause after a round: not at all where that round waited by itself."""
         if self._lines.is_cluster:
-            return min(self._tick, max(_REST * worked, self._tick / 5))
+            return min(self._tick, max(_REST * read, self._tick / 5))
         if came:
-            return min(self._tick, _REST * worked)
+            return min(self._tick, _REST * read)
         return self._tick if tails > _BLOCKING_KEYS else 0.0
 
-    async def _hand_on(self, news: Sequence[News]) -> bool:
-        """Add what was read to the tails, and hand it to their viewers; False if nothing came."""
+    async def _hand_on(self, news: Sequence[News]) -> None:
+        """Add what was read to the tails, and hand it to their viewers."""
         self._counters.reads += 1
-        came, turn = False, time.monotonic()
+        turn = time.monotonic()
         for tail, entries, error in news:
             now = time.monotonic()
             if error is not None:
                 self.fail(tail, error)
             elif new := tail.append(entries, now):
-                came = True
                 self._note(new)
                 self.deliver(tail)
-            else:
-                tail.was_silent(now)
-                if tail.wants_look(now):
-                    self._care.ring()
             if now - turn > _TURN_SECONDS:
                 await anyio.lowlevel.checkpoint()
                 turn = time.monotonic()
-        return came
+
+    def _note_silence(self, tails: Sequence[Tail]) -> None:
+        """Take note that tails were read; those that brought something are known as lively."""
+        now = time.monotonic()
+        for tail in tails:
+            tail.was_silent(now)
+            if tail.wants_look(now):
+                self._care.ring()
 
     def _note(self, entries: Sequence[Entry]) -> None:
         self._counters.entries += len(entries)
@@ -172,6 +184,7 @@ class Reader:
             tail.shown = True
         if new:
             await self._hand_on(await self._lines.news_aside(new))
+            self._note_silence(new)
         if shown:
             await self._lines.show([tail.job_id for tail in shown])
         now = time.monotonic()

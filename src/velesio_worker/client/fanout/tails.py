@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
 
 from velesio_worker.client.fanout.bounds import Bounds
-from velesio_worker.client.fanout.frames import Entry, EntryId
+from velesio_worker.client.fanout.frames import Entry, EntryId, entry_name
 from velesio_worker.core.bell import Bell
 from velesio_worker.queue.keys import stream_key
 
@@ -62,7 +62,8 @@ class Tail:
 
     Attributes:
         start: the entry behind which everything is here.
-        last: the newest entry that was read.
+        last: the newest entry that was read; ``last_name``: its name.
+        key: its stream; ``name``: the same in bytes.
         base: the position of the oldest entry that is here.
         end: the position of the next entry that is read.
         over: whether no entry follows.
@@ -77,7 +78,9 @@ class Tail:
     def __init__(self, job_id: str, after: EntryId, now: float, bounds: Bounds) -> None:
         self.job_id = job_id
         self.key = stream_key(job_id)
+        self.name = self.key.encode()
         self.start = self.last = after
+        self.last_name = entry_name(after)
         self.base = self.end = 0
         self.over = False
         self.failure: Exception | None = None
@@ -108,6 +111,7 @@ class Tail:
         self._entries += new
         self.end += len(new)
         self.last = new[-1].id
+        self.last_name = entry_name(self.last)
         self._chunk = None
         self._heard_at = self._read_at = now
         self._look_at = now + _LOOK_SECONDS
@@ -131,6 +135,7 @@ class Tail:
         """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none."""
         if not self.end and after < self.start:
             self.start = self.last = after
+            self.last_name = entry_name(after)
             self.over = False
             self._look_at = math.inf
 
