@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -60,12 +61,16 @@ class _Chunks:
 _chunks: Final = _Chunks()
 
 
+def _send_chunk(send: Callable[[bytes], Awaitable[None] | None], body: bytes) -> Awaitable[None] | None:
+    return send(_chunks.of(body))
+
+
 def _way_out(scope: Scope) -> Callable[[bytes], Awaitable[None] | None]:
     """Return how pieces are sent of an answer that has begun, whose request needs its headers no more."""
     line: Line | None = scope["state"].get(LINE)
     if line is not None:
         scope["headers"].clear()  # they would be kept as long as the viewer looks
-        return lambda body: line.send_piece(_chunks.of(body))
+        return partial(_send_chunk, line.send_piece)
     send = seen_of(scope).send
 
     async def pass_on(body: bytes) -> None:

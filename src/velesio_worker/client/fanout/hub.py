@@ -191,7 +191,7 @@ class Hub:
                 await viewer.moved.wait()
             if entries and viewer.goes_on:
                 data = b"".join([entry.frame for entry in entries])
-                self._pump.send(viewer, data, frames=len(entries), upto=0, after=entries[-1].id)
+                self._pump.send(viewer, data, len(entries), 0, entries[-1].id)
                 while viewer.busy and viewer.goes_on:
                     await viewer.moved.wait()
                 if entries[-1].terminal and viewer.goes_on:

@@ -17,9 +17,9 @@ from velesio_worker.client.fanout.frames import Entry, EntryId, entry_name, entr
 from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.client.subscriber import READER_SECONDS
 from velesio_worker.queue.clients import execute, forget_topology, is_cluster
-from velesio_worker.queue.packed import execute_long
 from velesio_worker.queue.keys import reader_key, result_key, stream_key
 from velesio_worker.queue.outage import Outage, until_done
+from velesio_worker.queue.packed import execute_long
 from velesio_worker.queue.remedies import passes
 from velesio_worker.stream import READ_ENTRIES
 from velesio_worker.wire.events import read_result, terminal_of

@@ -74,15 +74,17 @@ class Pump:
         if tail is not None and viewer.ahead:
             viewer.position = tail.position_after(viewer.after) or viewer.position
             viewer.ahead = viewer.after >= tail.last
-        while tail is not None and viewer.goes_on and not viewer.busy:
-            if viewer.position < tail.base:
+        while tail is not None and not viewer.busy and viewer.end is None and viewer.failure is None:
+            position = viewer.position
+            if position < tail.base:
                 self._give_up(viewer)
-            elif viewer.position >= tail.end:
-                self._took_all(viewer, tail)
-                return
+            elif position < tail.end:
+                data, upto, after = tail.chunk(position)
+                self.send(viewer, data, upto - position, upto, after)
             else:
-                chunk = tail.chunk(viewer.position)
-                self.send(viewer, chunk.data, frames=chunk.upto - viewer.position, upto=chunk.upto, after=chunk.after)
+                if tail.over or tail.held or tail.failure is not None:
+                    self._took_all(viewer, tail)
+                return
 
     def _took_all(self, viewer: Viewer, tail: Tail) -> None:
         if tail.failure is not None:
@@ -93,7 +95,7 @@ class Pump:
         elif tail.held:
             self._wake()
 
-    def send(self, viewer: Viewer, data: bytes, *, frames: int, upto: int, after: EntryId) -> None:
+    def send(self, viewer: Viewer, data: bytes, frames: int, upto: int, after: EntryId) -> None:
         """Begin to send a viewer data; what waits goes on by itself.
 
         Args:
@@ -110,9 +112,10 @@ class Pump:
             viewer.failure = error
             viewer.moved.ring()
             return
-        self._counters.sends += 1
-        self._counters.frames += frames
-        self._counters.sent_bytes += len(data)
+        counters = self._counters
+        counters.sends += 1
+        counters.frames += frames
+        counters.sent_bytes += len(data)
         if waits is None:
             viewer.position, viewer.after = upto, after
             return
@@ -151,7 +154,7 @@ class Pump:
         """End a view with a last frame that names its resume point, if there is room for that."""
         if not viewer.busy:
             frame = closing_frame(reason, viewer.after)
-            self.send(viewer, frame, frames=0, upto=viewer.position, after=viewer.after)
+            self.send(viewer, frame, 0, viewer.position, viewer.after)
         self.finish(viewer, reason)
 
     def dismiss(self) -> None:
@@ -173,7 +176,7 @@ class Pump:
                 if viewer.busy and viewer.since <= stalled:
                     self._give_up(viewer)
                 elif not viewer.busy and viewer.since <= idle:
-                    self.send(viewer, KEEP_ALIVE, frames=0, upto=viewer.position, after=viewer.after)
+                    self.send(viewer, KEEP_ALIVE, 0, viewer.position, viewer.after)
                 turn += 1
                 if turn % _TURN == 0:
                     await anyio.lowlevel.checkpoint()

@@ -25,9 +25,9 @@ _SHOW_SECONDS: Final = 5.0
 _CARE_SECONDS: Final = 0.5
 """How often it is looked whether a tail is silent."""
 
-_REST: Final = 20
-"""How long the reader pauses after a round, as a multiple of the time that the loop's thread read: reading takes a
-twentieth of a core at most. What is handed on meanwhile does not count: pausing for it makes the next round larger, and
+_REST: Final = 12
+"""How long the reader pauses after a round, as a multiple of the time that the loop's thread read: reading takes
+less than a tenth of a core. What is handed on meanwhile does not count: pausing for it makes the next round larger, and
 so the pause, up to the tick."""
 
 _SILENCE_SECONDS: Final = 0.05
@@ -189,6 +189,8 @@ class Reader:
             await self._lines.show([tail.job_id for tail in shown])
         now = time.monotonic()
         silent = [tail for tail in self._tails.values() if tail.wants_look(now)]
+        if silent:  # then also those that will soon want it: one look at many costs little more
+            silent = [tail for tail in self._tails.values() if tail.wants_look(now + _CARE_SECONDS)]
         for tail in silent:
             tail.was_looked_at(now)
         for look in await self._lines.look(silent) if silent else ():

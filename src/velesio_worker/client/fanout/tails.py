@@ -17,9 +17,9 @@ LIVELY_SECONDS: Final = 5.0
 """A stream that was silent for less is read all the time; another at times, the more seldom the longer it is silent."""
 
 _SHARE: Final = 1 / 50
-_LONGEST_PAUSE: Final = 0.5
-_STEP: Final = 0.1
-"""A silent stream is read again after this share of its silence, in seconds at most, and together with others."""
+_PAUSES: Final = (0.5, 0.25, 0.1)
+"""A silent stream is read again after this share of its silence at most, by a clock that ticks in one of these steps,
+in seconds, so that streams are read together however long each has been silent."""
 
 _LOOK_SECONDS: Final = 2.0
 _LOOK_SHARE: Final = 1 / 4
@@ -170,19 +170,17 @@ class Tail:
         """How many bytes its frames have."""
         return self._bytes
 
-    def has_room(self) -> bool:
-        """Whether it may be read on: somebody has taken all that is here."""
-        for follower in self.followers:  # noqa: SIM110 (asked of each tail before each read: this is twice as fast)
-            if follower.position >= self.end and not follower.busy:
-                return True
-        return False
-
     def is_due(self, now: float) -> bool:
-        """Whether it is to be read now."""
-        if self.over or self.failure is not None or now < self._read_at:
+        """Whether it is to be read now: it can be, and somebody has taken all that is here."""
+        if now < self._read_at or self.over or self.failure is not None:
             return False
-        self.held = not self.has_room()
-        return not self.held
+        end = self.end
+        for follower in self.followers:  # (asked of each tail before each read: nothing is as fast)
+            if follower.position >= end and not follower.busy:
+                self.held = False
+                return True
+        self.held = True
+        return False
 
     def is_lively(self, now: float) -> bool:
         """Whether an entry came a moment ago, or it has just begun to be watched."""
@@ -197,9 +195,8 @@ class Tail:
         """Take note of a read that brought nothing."""
         silence = now - self._heard_at
         if silence >= LIVELY_SECONDS:
-            pause = min(silence * _SHARE, _LONGEST_PAUSE)
-            step = _STEP if pause < _LONGEST_PAUSE else _LONGEST_PAUSE
-            self._read_at = math.floor((now + pause) / step) * step
+            step = next((pause for pause in _PAUSES if pause <= silence * _SHARE), _PAUSES[-1])
+            self._read_at = (math.floor(now / step) + 1) * step
         if self._look_at == math.inf:
             self._look_at = now  # what is over already is said at once
 
