@@ -149,7 +149,7 @@ class Hub:
         Args:
             job_id: the job.
             after: the id of the last entry that the viewer has; ``0-0``: none.
-            send: takes bytes, and waits while the viewer's socket takes no more.
+            send: takes bytes, and waits while the socket takes no more; None: there is nothing to wait for.
 
         Returns:
             Why it ended, and where the viewer may resume.

@@ -25,9 +25,9 @@ _SHOW_SECONDS: Final = 5.0
 _CARE_SECONDS: Final = 0.5
 """How often it is looked whether a tail is silent."""
 
-_REST: Final = 12
+_REST: Final = 10
 """How long the reader pauses after a round, as a multiple of the time that the loop's thread read: reading takes
-less than a tenth of a core. What is handed on meanwhile does not count: pausing for it makes the next round larger, and
+a tenth of a core at most. What is handed on meanwhile does not count: pausing for it makes the next round larger, and
 so the pause, up to the tick."""
 
 _SILENCE_SECONDS: Final = 0.05
