@@ -15,7 +15,7 @@ from velesio_worker.gateway.seen import LINE, Line
 def until_hung_up(scope: Scope, receive: Receive) -> AbstractAsyncContextManager[object]:
     """Cancel the block, and go on behind it, should the client of a request hang up; its body has to be read before.
 
-    The block is cancelled as a task is, once: it may await nothing that lasts on its way out.
+    The block is cancelled as a task is, once: on its way out it awaits nothing that lasts.
     """
     line: Line | None = scope.get("state", {}).get(LINE)
     return _told_by_server(receive) if line is None else _UntilLost(line)
