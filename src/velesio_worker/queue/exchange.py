@@ -11,8 +11,8 @@ repeated by itself. Connecting, authentication, TLS, Sentinels and the parsing o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,6 +20,9 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Words = Sequence[str | bytes | int | float]
+
+pack: Final[Callable[[tuple[str | bytes | int | float, ...]], bytes]] = cast("Any", hiredis).pack_command
+"""Write a command as the Redis protocol has it."""
 
 _ROOM: Final = 64 * 1024
 """What the operating system has not taken yet of a command before its taking is waited for, in bytes."""
@@ -76,14 +79,10 @@ async def _put_back(pool: Any, connection: Any) -> None:  # noqa: ANN401 (redis-
 
 async def _send(connection: Any, commands: Sequence[Words]) -> None:  # noqa: ANN401 (redis-py's)
     writer = connection._writer
-    writer.write(_packed(commands[0]) if len(commands) == 1 else b"".join(map(_packed, commands)))
+    writer.write(b"".join([pack(tuple(words)) for words in commands]))
     if writer.transport.get_write_buffer_size() > _ROOM:
         async with asyncio.timeout(connection.socket_timeout):
             await writer.drain()
-
-
-def _packed(words: Words) -> bytes:
-    return hiredis.pack_command(tuple(words))  # pyright: ignore[reportArgumentType, reportUnknownMemberType, reportUnknownVariableType]
 
 
 async def _receive(connection: Any, count: int) -> list[Any]:  # noqa: ANN401 (redis-py's)

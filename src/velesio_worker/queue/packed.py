@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio import Redis
@@ -20,11 +20,10 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from velesio_worker.queue.clients import ODD, is_cluster
+from velesio_worker.queue.exchange import pack
 
 Packed = tuple[str, bytes]
 """A key, and a command on it as the Redis protocol has it (``hiredis.pack_command``)."""
-
-pack: Final[Callable[[tuple[str | int | bytes, ...]], bytes]] = cast("Any", hiredis).pack_command
 
 
 class _Line(asyncio.Protocol):

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
+from velesio_worker.queue.exchange import pack
 from velesio_worker.queue.keys import Keys, Slot, cancel_key, job_key, parts_key, result_key, stream_key, worker_name
-from velesio_worker.queue.packed import pack
 from velesio_worker.queue.scripts.replies import ClaimReply as ClaimReply
 from velesio_worker.queue.scripts.replies import ClaimStatus as ClaimStatus
 from velesio_worker.queue.scripts.replies import Entries as Entries
