@@ -39,11 +39,12 @@ from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.runs import CompletionGeneration
 from velesio_worker.engines.llama.sse import SSEDecoder
 from velesio_worker.engines.models.wheels import redis_server
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
-from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.stream import Publisher
 from velesio_worker.wire.events import EngineEvent
 from velesio_worker.wire.text_parameters import CompletionParameters
 

@@ -14,11 +14,12 @@ from velesio_worker.core.metrics import PUBLISH_DELAY
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.ids import new_job_id
 from velesio_worker.gateway.tokens import Tokens
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
-from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.stream import Publisher
 
 _TICK_SECONDS: Final = 0.001
 

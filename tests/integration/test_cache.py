@@ -23,7 +23,7 @@ from velesio_worker.engines.base import Traits
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.execution import cache as cache_module
 from velesio_worker.execution.cache import CACHE_SECONDS, LARGEST, Kept, PromptCache, Replay
-from velesio_worker.stream import JobStream
+from velesio_worker.job_stream import JobStream
 from velesio_worker.wire.events import Done
 from velesio_worker.wire.jobs import Job, parse_job
 

@@ -9,9 +9,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tests.support.redis_side import Side
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Held
 from velesio_worker.queue.scripts import ClaimStatus, Entries
-from velesio_worker.stream import JobStream
 from velesio_worker.wire.events import Done
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]

@@ -32,7 +32,7 @@ from tests.support.text_bench import (
     write,
 )
 from tests.support.waiting import until
-from velesio_worker import stream as stream_module
+from velesio_worker import job_stream as stream_module
 from velesio_worker.client import Client, JobRestartedError, subscriber
 from velesio_worker.execution.executor import Executor
 from velesio_worker.execution.published import Published, read_published

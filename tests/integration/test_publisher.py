@@ -12,11 +12,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.support.redis_side import Side
 from tests.support.servers import Topology
-from velesio_worker import stream as stream_module
+from velesio_worker import job_stream as stream_module
+from velesio_worker.job_stream import Batch, JobStream
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
-from velesio_worker.stream import Batch, JobStream, Publisher
+from velesio_worker.stream import Publisher
 from velesio_worker.wire.errors import AbandonedError, FencedError, InternalError, StoppedError, StreamLostError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]

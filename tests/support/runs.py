@@ -7,9 +7,9 @@ import time
 from typing import Any, cast
 
 from velesio_worker.execution.run import Run, Timeline
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Claim, Held
 from velesio_worker.queue.keys import Keys
-from velesio_worker.stream import JobStream
 from velesio_worker.wire.jobs import parse_job
 
 MODEL = "model-of-test-report"

@@ -14,12 +14,13 @@ from velesio_worker.core.logs import fields_in_log, get_logger
 from velesio_worker.core.metrics import QUEUE_WAIT
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Beginning, Claim, Held
 from velesio_worker.queue.intake import Arrivals, read_job
 from velesio_worker.queue.keys import Slot, result_key, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
-from velesio_worker.stream import JobStream, last_entry
+from velesio_worker.stream import last_entry
 from velesio_worker.wire.errors import (
     ExpiredError,
     FencedError,

@@ -10,11 +10,12 @@ from redis.exceptions import ResponseError
 
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Claims, Held, Standing
 from velesio_worker.queue.keys import Slot, job_key
 from velesio_worker.queue.remedies import words
 from velesio_worker.queue.slots import Slots
-from velesio_worker.stream import JobStream, Publisher
+from velesio_worker.stream import Publisher
 from velesio_worker.wire.errors import (
     AbandonedError,
     BadJobError,

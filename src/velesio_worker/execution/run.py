@@ -15,8 +15,8 @@ import anyio
 from velesio_worker.engines.base import PLAIN, Generation, Traits
 from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.published import NOTHING, Published
+from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Claim
-from velesio_worker.stream import JobStream
 from velesio_worker.wire.errors import EngineCrashedError, EngineStalledError, FencedError, JobError, StreamLostError
 from velesio_worker.wire.events import Done
 from velesio_worker.wire.jobs import Job
