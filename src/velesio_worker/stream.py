@@ -4,6 +4,10 @@ Entries carry explicit ids, ``<attempt>-<sequence>``, and one script per stream 
 Each id may follow only upon the one before it, which does four things at once: an entry that is sent again after a
 lost reply is not there twice, a former owner of the job can write nothing once a newer attempt has begun, entries
 that Redis acknowledged and then lost in a failover are noticed and written again, and any id is a point to resume from.
+
+XADD without the script would take Redis half the time for a token (6 in place of 12 microseconds), and refuses what is
+old or there as well. But it does not see a gap, and a failover need not cost the connection: some proxies keep
+their clients' connections, as those of managed services do.
 """
 
 from __future__ import annotations

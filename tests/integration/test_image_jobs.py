@@ -46,7 +46,7 @@ class Painter:
     """An engine that yields the same events to every job, and the source of it."""
 
     model = "tinyA"
-    traits = Traits(queues=True, leaks=True, previews=True)
+    traits = Traits(queues=True, leaks=True)
 
     def __init__(self, *batches: Sequence[EngineEvent | Done]) -> None:
         self.batches = batches
@@ -161,6 +161,13 @@ async def test_jobs_that_are_run_together_point_to_their_own_previews_and_to_no_
         expected = None if name == "none" else f"{{result:{name}}}:preview"
         previews = [data.get("preview") for data in await told(commands, name, "progress")]
         assert previews == [expected] * 3, name
+
+
+async def test_progress_keeps_its_order_though_pictures_are_kept_first(side: Side, commands: Any) -> None:
+    told_together = [Progress({"step": 1}, b"jpeg"), Progress({"step": 2}), Done({"images": ["x"]}, "stop")]
+    assert (await executor(side, commands, Painter(told_together)).run(await claimed(side, commands, "a", 0))).ended
+    progress = await told(commands, "a", "progress")
+    assert progress == [{"step": 1, "preview": "{result:a}:preview"}, {"step": 2}]
 
 
 async def test_waiting_for_those_that_are_run_together_is_no_run_time(side: Side, commands: Any) -> None:

@@ -103,13 +103,11 @@ class Traits:
         foreign: whether somebody else runs it, who may put another in its place at any time.
         queues: whether jobs stand in a line of the engine's own, which says by :class:`Begun` when it begins with one.
         leaks: whether it may hold on to memory once it ran out of it: it is replaced then, and the job tried once more.
-        previews: whether its progress comes with pictures.
     """
 
     foreign: bool = False
     queues: bool = False
     leaks: bool = False
-    previews: bool = False
 
 
 PLAIN: Final = Traits()

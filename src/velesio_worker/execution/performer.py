@@ -238,7 +238,9 @@ class Performer:
         patient = math.inf if isinstance(run.job.parameters, AnswerParameters) else 0.0  # one answer, no sign before it
         try:
             run.times.waiting_since = time.monotonic() + patient
-            done = await generation.run(Relay(run, self._output.keep_preview))
+            relay = Relay(run, self._output.keep_preview)
+            done = await generation.run(relay)
+            await relay.show()
             SSE_EVENTS.count += not run.answer.cached
             return done
         finally:

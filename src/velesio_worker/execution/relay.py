@@ -54,10 +54,10 @@ class Relay:
         """Take whatever else happens."""
         SSE_EVENTS.count += self._counted
         match event:
-            case Progress(preview=None):
+            case Progress() if event.preview is None and not self._pictures:
                 self._stream.put(PROGRESS, written(event.data))
             case Progress():
-                self._pictures.append(event)
+                self._pictures.append(event)  # what comes behind one waits with it, so that none goes back
             case Preparing():
                 self._run.clock.count()
             case Queued():
@@ -79,9 +79,13 @@ class Relay:
     async def room(self) -> None:
         """Wait until the stream has room; a run that waits for its readers does not wait for its engine."""
         self._times.waiting_since = math.inf
-        for event in self._pictures:
-            key = await self._keep_preview(self._run.job.id, event.preview or b"")
-            self._stream.put(PROGRESS, written(event.data | ({} if key is None else {"preview": key})))
-        self._pictures.clear()
+        await self.show()
         await self._stream.room()
         self._times.waiting_since = time.monotonic()
+
+    async def show(self) -> None:
+        """Keep the pictures that came with progress, and queue what points to them."""
+        for event in self._pictures:
+            key = None if event.preview is None else await self._keep_preview(self._run.job.id, event.preview)
+            self._stream.put(PROGRESS, written(event.data | ({} if key is None else {"preview": key})))
+        self._pictures.clear()

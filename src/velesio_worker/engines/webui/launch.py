@@ -69,7 +69,7 @@ class WebUILauncher:
     name = "Stable Diffusion WebUI"
     kind: str = Kind.IMAGE
     exchanges = True
-    traits = Traits(queues=True, leaks=True, previews=True)
+    traits = Traits(queues=True, leaks=True)
 
     def __init__(
         self, settings: Settings, gpus: Gpus, environ: Mapping[str, str] = os.environ, *, pace: Pace = USUAL
