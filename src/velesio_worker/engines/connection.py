@@ -7,6 +7,7 @@ task that is woken. That takes a tenth of what a token costs on its way through 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -35,7 +36,7 @@ class BrokenAnswerError(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """A connection, one request at a time. Made by :func:`connect`.
+    """A connection, one request at a time. Made by :func:`velesio_worker.engines.connecting.connect`.
 
     Attributes:
         status: the answer's HTTP status, once its head is there.
@@ -51,7 +52,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport = asyncio.Transport()
         self._moved = Bell()
-        self._wanted = False
+        self._wanted = self._gone = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called by the parser: no frame of Python's for a chunk
         self._begin(over=True)
@@ -69,8 +70,19 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another request may be sent: the last answer is read to its end, and the peer stays."""
-        return self._over and self._keeps and not self._pieces and not self._transport.is_closing()
+        """Whether another request may be sent: the last answer is read to its end, and the peer stays and is silent."""
+        return self._over and self._keeps and not self._pieces and self._is_open and not self._has_more()
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether it can be written to; asyncio's TLS says of what was lost that it is not closing."""
+        return not self._gone and not self._transport.is_closing()
+
+    def _has_more(self) -> bool:
+        """Whether there is something to read that the event loop has not come to: its end, or an answer to nothing."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def request(self, content: bytes, *, keep: bool) -> None:
         """Send a request, and wait for the head of its answer.
@@ -84,6 +96,9 @@ class Connection(asyncio.Protocol):
         """
         self._begin(over=False)
         self._wanted = keep
+        if not self._is_open:  # its end is told only once
+            raise BrokenAnswerError("the connection was closed before its request")
+        self._resume()  # whoever had the last answer may have left it paused
         self._transport.write(content)
         while not self._headed:
             if self._failure is not None:
@@ -141,6 +156,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection, which stops what the peer does for it."""
+        self._gone = True
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -175,11 +191,11 @@ class Connection(asyncio.Protocol):
             self._fail(f"an answer has more than {BARE_BYTES} bytes of head, or between two parts of its body")
 
     def _pause(self) -> None:
-        if not self._transport.is_closing():
+        if self._is_open:
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if not self._transport.is_closing():
+        if self._is_open:
             self._transport.resume_reading()
 
     def _take(self) -> bytes:
@@ -206,16 +222,35 @@ class Connection(asyncio.Protocol):
         self.close()
         self._moved.ring()
 
+    def eof_received(self) -> None:
+        """Take note that the peer sends no more, which some bodies have no other mark of.
+
+        What is not sent yet is not waited for, since nobody may read it.
+        """
+        if self._headed and self._to_its_end and not self._is_cut_off():
+            self._over = True
+        self._end("")
+
+    def _is_cut_off(self) -> bool:
+        """Whether TLS has not said that this is the end: anybody on the way can end what lies below it."""
+        tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        try:
+            return tls is not None and tls.read(1) != b""
+        except ssl.SSLError:
+            return True
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note of the end, which some bodies have no other mark of."""
+        """Take note of the end."""
+        self._end("" if exc is None else f" ({exc})")
+
+    def _end(self, reason: str) -> None:
+        self._keeps = False
+        self.close()
         if self._over:
-            return
-        if self._headed and self._to_its_end and exc is None:
-            self._over, self._keeps = True, False
             self._moved.ring()
         else:
             where = "in the middle of an answer" if self._headed else "before its answer"
-            self._fail(f"the connection was closed {where}" + ("" if exc is None else f" ({exc})"))
+            self._fail(f"the connection was closed {where}{reason}")
 
     def on_message_begin(self) -> None:
         """Called by the parser, also for what comes behind an answer."""
@@ -228,6 +263,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
+        if self._over:  # nobody asked for this
+            return
         status = self._parser.get_status_code()
         if _CONTINUE <= status < _OK:  # the answer itself is still to come
             self._headers = []
@@ -243,19 +280,3 @@ class Connection(asyncio.Protocol):
             self._over, self._whole = True, len(self._pieces)
             self._keeps = self._wanted and self._parser.should_keep_alive()
             self.idle_since = time.monotonic()
-
-
-async def connect(host: str, port: int, tls: ssl.SSLContext | None) -> Connection:
-    """Connect to a server.
-
-    Args:
-        host: its name or address.
-        port: its port.
-        tls: how its certificate is checked; None for no TLS.
-
-    Raises:
-        OSError: it cannot be reached, or its certificate is not what it should be.
-    """
-    loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(Connection, host, port, ssl=tls)
-    return connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import ssl
@@ -14,7 +13,8 @@ from typing import Any, Final, Self, cast
 import anyio
 import httpx
 
-from velesio_worker.engines.connection import BrokenAnswerError, Connection, connect
+from velesio_worker.engines.connecting import connect
+from velesio_worker.engines.connection import BrokenAnswerError, Connection
 from velesio_worker.engines.decoding import decode_json
 
 KEEPALIVE_SECONDS: Final = 4.0
@@ -169,7 +169,7 @@ class EngineHTTP:
             base_url=url.copy_with(userinfo=b""),
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             transport=_Transport(_verification(url, ca_file)),
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            timeout=None,  # noqa: S113 (whoever asks says for how long, and connecting has its own)
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             trust_env=False,
         )
@@ -342,7 +342,8 @@ class _Transport(httpx.AsyncBaseTransport):
 
     def __init__(self, verify: ssl.SSLContext | bool) -> None:  # noqa: FBT001 (httpx's own signature)
         self._tls = httpx.create_ssl_context(trust_env=False) if verify is True else verify or None
-        self._idle: list[Connection] = []
+        self._idle: list[Connection] = []  # the one that has been idle longest in front
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; returns once the head of its answer is there."""
@@ -366,32 +367,40 @@ class _Transport(httpx.AsyncBaseTransport):
         return httpx.Response(
             connection.status,
             headers=connection.headers,
-            stream=_Body(connection, self._idle),
+            stream=_Body(connection, self),
             extensions={_CONNECTION: connection},
         )
 
     def _kept(self) -> Connection | None:
         now = time.monotonic()
+        while self._idle and now - self._idle[0].idle_since >= KEEPALIVE_SECONDS:
+            self._idle.pop(0).close()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and now - connection.idle_since < KEEPALIVE_SECONDS:
+            if now - connection.idle_since < KEEPALIVE_SECONDS and connection.usable:
                 return connection
             connection.close()
         return None
 
+    def put_back(self, connection: Connection) -> None:
+        """Keep a connection for another request, or end it."""
+        if connection.usable and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
     async def _connect(self, request: httpx.Request) -> Connection:
         url, tls = request.url, self._tls if request.url.scheme == "https" else None
-        patience = request.extensions.get("timeout", {}).get("connect")
         try:
-            async with asyncio.timeout(patience):
-                return await connect(url.host, url.port or (443 if tls else 80), tls)
+            return await connect(url.raw_host.decode(), url.port or (443 if tls else 80), tls, CONNECT_SECONDS)
         except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"no connection within {patience:g} s") from error
+            raise httpx.ConnectTimeout(f"no connection within {CONNECT_SECONDS:g} s") from error
         except (OSError, UnicodeError) as error:  # a name may be none that a resolver can be asked for
             raise httpx.ConnectError(str(error) or type(error).__name__) from error
 
     async def aclose(self) -> None:
-        """End the connections that are kept."""
+        """End the connections that are kept, and keep none from now on."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 
@@ -399,9 +408,9 @@ class _Transport(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     """An answer's body, and the end of its use of the connection."""
 
-    def __init__(self, connection: Connection, idle: list[Connection]) -> None:
+    def __init__(self, connection: Connection, transport: _Transport) -> None:
         self._connection = connection
-        self._idle = idle
+        self._transport = transport
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -411,10 +420,7 @@ class _Body(httpx.AsyncByteStream):
             raise httpx.RemoteProtocolError(str(error)) from error
 
     async def aclose(self) -> None:
-        if self._connection.usable:
-            self._idle.append(self._connection)
-        else:
-            self._connection.close()
+        self._transport.put_back(self._connection)
 
 
 def _written(request: httpx.Request) -> bytes:
