@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport = asyncio.Transport()
         self._moved = Bell()
-        self._wanted = self._gone = False
+        self._wanted = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called by the parser: no frame of Python's for a chunk
         self._begin(over=True)
@@ -71,12 +71,13 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether another request may be sent: the last answer is read to its end, and the peer stays and is silent."""
-        return self._over and self._keeps and not self._pieces and self._is_open and not self._has_more()
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether it can be written to; asyncio's TLS says of what was lost that it is not closing."""
-        return not self._gone and not self._transport.is_closing()
+        return (
+            self._over
+            and self._keeps
+            and not self._pieces
+            and not self._transport.is_closing()
+            and not self._has_more()
+        )
 
     def _has_more(self) -> bool:
         """Whether there is something to read that the event loop has not come to: its end, or an answer to nothing."""
@@ -96,7 +97,7 @@ class Connection(asyncio.Protocol):
         """
         self._begin(over=False)
         self._wanted = keep
-        if not self._is_open:  # its end is told only once
+        if self._transport.is_closing():  # its end is told only once
             raise BrokenAnswerError("the connection was closed before its request")
         self._resume()  # whoever had the last answer may have left it paused
         self._transport.write(content)
@@ -156,7 +157,6 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection, which stops what the peer does for it."""
-        self._gone = True
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -191,11 +191,11 @@ class Connection(asyncio.Protocol):
             self._fail(f"an answer has more than {BARE_BYTES} bytes of head, or between two parts of its body")
 
     def _pause(self) -> None:
-        if self._is_open:
+        if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._is_open:
+        if not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _take(self) -> bytes:
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self, reason: str) -> None:
         self._keeps = False
-        self.close()
+        self.close()  # also what is lost already: asyncio's TLS says of that else that it is not closing
         if self._over:
             self._moved.ring()
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import hiredis
 from redis.asyncio import Redis
@@ -25,6 +25,11 @@ from velesio_worker.queue.exchange import pack
 Packed = tuple[str, bytes]
 """A key, and a command on it as the Redis protocol has it (``hiredis.pack_command``)."""
 
+REPLIES_BYTES: Final = 16 * 1024 * 1024
+"""The most that the replies to one write may have; those to what is sent here have some hundred bytes each."""
+
+_NOT_YET: Final = object()
+
 
 class _Line(asyncio.Protocol):
     """A connection of redis-py's, taken over: what is read goes to the parser at once."""
@@ -32,9 +37,9 @@ class _Line(asyncio.Protocol):
     def __init__(self, connection: AbstractConnection, seconds: float) -> None:
         self._connection = connection
         self._seconds = seconds
-        self._parser = hiredis.Reader()
+        self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
         self._replies: list[Any] = []
-        self._missing = 0
+        self._missing = self._read = 0
         self._late_at = math.inf
         self._watch: asyncio.TimerHandle | None = None
         self._done: asyncio.Future[list[Any]] | None = None
@@ -45,11 +50,18 @@ class _Line(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
+        """Whether commands can be sent."""
         return self._done is None and not self._transport.is_closing()
 
     def send(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
-        """Send so many commands; returns what will be their replies, errors among them."""
-        self._replies, self._missing = [], count
+        """Send so many commands; returns what will be their replies, errors among them.
+
+        Raises:
+            redis.exceptions.ConnectionError: it was lost meanwhile.
+        """
+        if not self.usable:
+            raise RedisConnectionError("the connection was lost before it was used")
+        self._replies, self._missing, self._read = [], count, 0
         self._done = self._loop.create_future()
         self._late_at = self._loop.time() + self._seconds
         if self._watch is None:
@@ -69,29 +81,47 @@ class _Line(asyncio.Protocol):
             self._fail(RedisTimeoutError(f"no reply in {self._seconds:g} s"))
 
     def data_received(self, data: bytes) -> None:
+        if self._done is None:
+            self._fail(RedisConnectionError("Redis said what nobody had asked for"))
+            return
         parser, replies = self._parser, self._replies
+        self._read += len(data)
         try:
             parser.feed(data)
-            while (reply := parser.gets()) is not False:
+            while (reply := parser.gets()) is not _NOT_YET:
                 replies.append(reply)
         except hiredis.ProtocolError as error:
             self._fail(RedisConnectionError(f"what answers is no Redis ({error})"))
-        if self._done is not None and len(replies) >= self._missing:
+        if len(replies) > self._missing:
+            self._fail(RedisConnectionError("Redis said what nobody had asked for"))
+        elif len(replies) == self._missing:
             done, self._done = self._done, None
             if not done.done():
                 done.set_result(replies)
+        elif self._read > REPLIES_BYTES:
+            self._fail(RedisConnectionError(f"the replies have more than {REPLIES_BYTES} bytes"))
+
+    def eof_received(self) -> None:
+        self._fail(RedisConnectionError("the connection was lost (Redis closed it)"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(RedisConnectionError(f"the connection was lost ({exc or 'Redis closed it'})"))
         cast("asyncio.Protocol", self._former).connection_lost(exc)
 
     def _fail(self, error: RedisError) -> None:
-        self._transport.abort()
+        self._end()
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
 
+    def _end(self) -> None:
+        self._transport.abort()  # also what is lost already: asyncio's TLS says of that else that it is not closing
+        if self._watch is not None:
+            self._watch.cancel()
+
     async def close(self) -> None:
-        self._transport.abort()
+        self._end()
+        if self._done is not None:
+            self._done.cancel()  # else its error would be nobody's
         await self._connection.disconnect(nowait=True)
 
 
@@ -156,8 +186,12 @@ class PackedCommands:
             connection = source.connection_class(**source.connection_kwargs)
         else:
             connection = source.make_connection()
-        await connection.connect()
-        line = self._lines[source] = _Line(connection, self._seconds)
+        try:
+            await connection.connect()
+            line = self._lines[source] = _Line(connection, self._seconds)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return line
 
     async def close(self) -> None:
