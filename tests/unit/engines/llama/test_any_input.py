@@ -20,7 +20,8 @@ from tests.support.tables import table
 from tests.unit.wire.test_jobs_any_input import VALUES
 from velesio_worker.core.metrics import count_usage, figure
 from velesio_worker.engines.base import Generation
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, decode_json
+from velesio_worker.engines.decoding import decode_json
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties, read_properties
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.errors import EngineCrashedError, EngineRefusedError, JobError, VelesioError

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.unit.engines.llama.test_any_input import ODD, dumped
 from tests.unit.engines.webui.test_result import picture, request
 from tests.unit.wire.test_jobs_any_input import VALUES
-from velesio_worker.engines.http import EngineHTTP, decode_json
+from velesio_worker.engines.decoding import decode_json
+from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.webui.api import WebUIApi, decode_answer, state_of
 from velesio_worker.engines.webui.catalogue import Catalogue, read_catalogue
 from velesio_worker.engines.webui.extras import extras

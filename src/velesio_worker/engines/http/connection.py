@@ -36,7 +36,7 @@ class BrokenAnswerError(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """A connection, one request at a time. Made by :func:`velesio_worker.engines.connecting.connect`.
+    """A connection, one request at a time. Made by :func:`velesio_worker.engines.http.connecting.connect`.
 
     Attributes:
         status: the answer's HTTP status, once its head is there.

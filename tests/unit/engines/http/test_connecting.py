@@ -15,10 +15,8 @@ import trustme
 from tests.support.loops import LIMIT, anyio_backend, nothing_is_left, until
 from tests.support.peer import Guest, peer
 from tests.support.ports import free_port
-from velesio_worker.engines import connecting
-from velesio_worker.engines import http as engine_http
-from velesio_worker.engines.connecting import connect
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, connecting, transport
+from velesio_worker.engines.http.connecting import connect
 
 __all__ = ["anyio_backend", "nothing_is_left"]  # fixtures
 
@@ -41,7 +39,7 @@ async def test_a_server_that_hangs_in_the_handshake_of_tls_is_given_up(
                 await http.get("/x", timeout=60)
             assert scope.cancelled_caught
         else:
-            monkeypatch.setattr(engine_http, "CONNECT_SECONDS", 0.2)
+            monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.2)
             with anyio.fail_after(LIMIT), pytest.raises(ConnectionLostError, match=r"no connection within 0\.2 s"):
                 async with http.post("/x", b""):
                     pass
@@ -73,7 +71,7 @@ async def test_a_server_that_takes_no_connection_is_given_up(way: str, monkeypat
                     await http.get("/x", timeout=60)
                 assert scope.cancelled_caught
                 return
-            monkeypatch.setattr(engine_http, "CONNECT_SECONDS", 0.2)
+            monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.2)
             with anyio.fail_after(LIMIT), pytest.raises(ConnectionLostError, match=r"no connection within 0\.2 s"):
                 async with http.post("/x", b""):
                     pass

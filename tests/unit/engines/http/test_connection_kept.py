@@ -11,10 +11,9 @@ import pytest
 
 from tests.support.loops import LIMIT, TLSPair, anyio_backend, nothing_is_left, tls, until
 from tests.support.peer import Guest, peer
-from velesio_worker.engines import http as engine_http
-from velesio_worker.engines.connecting import connect
-from velesio_worker.engines.connection import Connection
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, transport
+from velesio_worker.engines.http.connecting import connect
+from velesio_worker.engines.http.connection import Connection
 
 __all__ = ["anyio_backend", "nothing_is_left", "tls"]  # fixtures
 
@@ -95,7 +94,7 @@ async def test_what_was_idle_for_too_long_is_not_used_and_closed(monkeypatch: py
             for _ in range(3):
                 group.start_soon(_get, http)
         assert len(server.guests) == 3
-        monkeypatch.setattr(engine_http, "KEEPALIVE_SECONDS", 0.05)
+        monkeypatch.setattr(transport, "KEEPALIVE_SECONDS", 0.05)
         await anyio.sleep(0.06)
         assert await http.get("/x", timeout=LIMIT) == (200, {})
         await until(lambda: [guest.ended.is_set() for guest in server.guests] == [True, True, True, False], 1)

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import Any
 
-from velesio_worker.engines.connection import Connection
+from velesio_worker.engines.http.connection import Connection
 
 
 async def connect(host: str, port: int, tls: ssl.SSLContext | None, seconds: float) -> Connection:

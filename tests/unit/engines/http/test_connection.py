@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velesio_worker.engines.connection import BARE_BYTES, BrokenAnswerError, Connection
+from velesio_worker.engines.http.connection import BARE_BYTES, BrokenAnswerError, Connection
 
 HEAD: Final = b"HTTP/1.1 200 OK\r\n"
 CHUNKED: Final = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

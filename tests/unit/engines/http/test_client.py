@@ -12,7 +12,8 @@ import trustme
 from tests.doubles.engine import Answer, End, EngineDouble, document
 from tests.support.door import Door
 from tests.support.tls import TLS
-from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError, decode_json
+from velesio_worker.engines.decoding import decode_json
+from velesio_worker.engines.http import ConnectionLostError, EngineHTTP, NotReachedError
 
 pytestmark = pytest.mark.anyio
 

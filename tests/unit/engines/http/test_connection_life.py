@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.loops import LIMIT, TLSPair, anyio_backend, nothing_is_left, tls, tls_pair, until
 from tests.support.peer import Guest, Peer, peer
-from velesio_worker.engines.connecting import connect
-from velesio_worker.engines.connection import BrokenAnswerError, Connection
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
+from velesio_worker.engines.http.connecting import connect
+from velesio_worker.engines.http.connection import BrokenAnswerError, Connection
 
 __all__ = ["anyio_backend", "nothing_is_left", "tls"]  # fixtures
 
