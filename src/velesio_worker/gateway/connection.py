@@ -57,6 +57,7 @@ class Connection(HttpToolsProtocol):
         """Forget the timers."""
         self._disarm()
         self._stop_stall()
+        self._unset_keepalive_if_required()  # uvicorn leaves it to hold a connection that was reset for its 5 s
         self._flow.forget()
         super().connection_lost(exc)
         for cycle in self._unanswered:  # uvicorn tells the newest alone
