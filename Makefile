@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-fast test-sd lint format bench bench-check chaos fuzz docs docs-serve lock clean
+.PHONY: help setup demo test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd lint format bench bench-check chaos fuzz docs docs-serve lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -44,17 +44,21 @@ demo: export PROMPT := $(PROMPT)
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev
-	@$(PYTEST) -n 5 -m "not sd_server" $(ARGS)
+	@$(PYTEST) -n 5 -m "not sd_server and not browser" $(ARGS)
 
 # In a minute: all that needs no engine and no other process, against a single Redis. It waits less, and each process
 # has to collect the tests.
 test-fast: $(VENV)/.dev
-	@$(PYTEST) -n 4 -m "not engine and not processes and not sd_server and not several_redis" --ignore tests/e2e --ignore tests/integration/gateway --hypothesis-profile quick $(ARGS)
+	@$(PYTEST) -n 4 -m "not engine and not processes and not sd_server and not browser and not several_redis" --ignore tests/e2e --ignore tests/integration/gateway --hypothesis-profile quick $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev
 	@$(BIN)/python tests/sd/build.py
 	@$(BIN)/python -m pytest -n 0 -m sd_server $(ARGS)
+
+# The chat page in a real browser: Debian and Ubuntu have one as chromium.
+test-browser: $(VENV)/.dev
+	@$(BIN)/python -m pytest -n 0 -m browser $(ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -95,7 +99,7 @@ docs-serve: $(VENV)/.dev
 # Pins every dependency by hash for all platforms, and names no host. Needs uv on PATH.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
-	$(LOCK) --extra fast --extra demo --extra build --output-file requirements/demo.txt pyproject.toml
+	$(LOCK) --extra fast --extra demo --extra gateway --extra top --extra build --output-file requirements/demo.txt pyproject.toml
 	$(LOCK) --all-extras --constraint requirements/demo.txt --output-file requirements/dev.txt pyproject.toml
 	$(LOCK) --extra fast --extra s3 --constraint requirements/dev.txt --output-file requirements/worker.txt pyproject.toml
 	$(LOCK) --extra gateway --constraint requirements/dev.txt --output-file requirements/gateway.txt pyproject.toml
