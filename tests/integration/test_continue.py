@@ -166,7 +166,8 @@ async def test_a_chat_of_which_nothing_is_published_says_its_role(bench: Bench) 
 
 
 @topologies
-async def test_a_job_that_is_interrupted_again_and_again_is_whole_in_the_end(bench: Bench) -> None:
+async def test_a_job_that_is_interrupted_again_and_again_is_whole_in_the_end(bench: Bench, commands: Any) -> None:
+    await commands.script_flush()  # so the first entries take a second try, and the job is handed back only then
     await bench.submit(max_attempts=4)
     bench.double.answers[COMPLETION] = [cut("Once"), cut(" upon"), cut(), whole(" a", " time")]
     for _ in range(3):

@@ -111,7 +111,7 @@ async def test_an_end_that_another_attempt_had_before_is_fenced_and_not_counted(
 
 async def test_an_attempt_that_is_given_back_is_counted_as_such(side: Side, commands: Any) -> None:
     with rise("velesio_jobs_handed_back_total", type="embedding") as back:
-        await side.closer.hand_back(await held(side, commands), in_good_order=True)
+        await side.closer.hand_back(await held(side, commands), side.publisher.open("a", 1), in_good_order=True)
     assert back.by == 1
 
 
@@ -137,7 +137,7 @@ async def test_a_wait_is_measured_once_from_the_moment_that_the_producer_says(si
         claim = await side.admission.admit(slot, payload)
         assert claim is not None
         assert claim.waited == pytest.approx(30, abs=20)
-        await side.closer.hand_back(claim.held, in_good_order=True)
+        await side.closer.hand_back(claim.held, side.publisher.open("a", 1), in_good_order=True)
         await commands.lmove(side.keys.ready(claim.job.kind), slot.key, "RIGHT", "LEFT")
         again = await side.admission.admit(slot, payload)
         assert again is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -25,6 +26,7 @@ from velesio_worker.wire.errors import (
     JobError,
     ResultTooLargeError,
     StreamLostError,
+    VelesioError,
 )
 from velesio_worker.wire.events import DONE, ERROR, Done, written
 from velesio_worker.wire.jobs import WRITING, JobType
@@ -132,8 +134,10 @@ class Closer:
                 log.warning(f"the job could not be answered: {error}", action="job_unanswered")
         await self.slots.bury(slot, payload, f"the worker could not handle it: {reason}")
 
-    async def hand_back(self, held: Held, *, in_good_order: bool, suspect: bool = False) -> None:
-        """Put a job back; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
+    async def hand_back(self, held: Held, stream: JobStream, *, in_good_order: bool, suspect: bool = False) -> None:
+        """Put a job back, with all that was made of it; see :meth:`velesio_worker.queue.claims.Claims.hand_back`."""
+        with suppress(VelesioError):  # what its stream does not take is made again
+            await stream.flushed()
         await self.claims.hand_back(held, in_good_order=in_good_order, suspect=suspect)
         HANDED_BACK.labels(held.type or UNKNOWN).inc()
 
@@ -169,7 +173,7 @@ class Closer:
     ) -> bool:
         await self._trouble_with(stream)
         if isinstance(stream.failure, StreamLostError):
-            await self.hand_back(held, in_good_order=True)
+            await self.hand_back(held, stream, in_good_order=True)
             return False
         trouble: str | None = None
         while trouble is None:

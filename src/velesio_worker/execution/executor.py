@@ -207,17 +207,17 @@ class Executor:
             await source.stalled(f"sent nothing for {self._stall:g} s")
         outcome = run.outcome = _judged(run)
         if isinstance(outcome, EngineFailedError) and job.worker is None and await self._elsewhere(job.kind):
-            await self._closer.hand_back(held, in_good_order=True)
+            await self._closer.hand_back(held, run.stream, in_good_order=True)
             return False
         match outcome:
             case None | StreamLostError():
-                await self._closer.hand_back(held, in_good_order=True)
+                await self._closer.hand_back(held, run.stream, in_good_order=True)
             case EngineUnavailableError() if not final:
-                await self._closer.hand_back(held, in_good_order=True, suspect=run.request.alone)
+                await self._closer.hand_back(held, run.stream, in_good_order=True, suspect=run.request.alone)
             case FencedError():
                 return await self._fenced(run)
             case JobError() if run.goes_on:
-                await self._closer.hand_back(held, in_good_order=False, suspect=run.request.alone)
+                await self._closer.hand_back(held, run.stream, in_good_order=False, suspect=run.request.alone)
             case JobError():
                 partial = await self._is_partial(run)
                 bury = _reason_to_bury(run, outcome)
