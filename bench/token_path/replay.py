@@ -13,18 +13,17 @@ import asyncio
 import importlib.util
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import anyio
 import hiredis
+from tests.doubles.source import SourceDouble
 
 from velesio_worker.core.settings import CacheMode
-from velesio_worker.engines.base import PLAIN, Engine, EngineState
+from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
-from velesio_worker.engines.requests import EngineRequest
 from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import Published
@@ -141,39 +140,6 @@ def _answer(parts: list[bytes]) -> bytes:
     return b"+OK\r\n"
 
 
-class Source:
-    """An engine that is there."""
-
-    traits = PLAIN
-
-    def __init__(self, engine: LlamaEngine) -> None:
-        self._engine = engine
-        self.model = engine.model
-
-    @asynccontextmanager
-    async def ensure(
-        self,
-        model: str | None = None,
-        *,
-        on_wait: Callable[[EngineState], None] | None = None,
-        request: EngineRequest | None = None,
-    ) -> AsyncGenerator[Engine, None]:
-        del model, on_wait, request
-        yield self._engine
-
-    async def identity(self, model: str | None) -> str | None:
-        return model
-
-    async def lost(self) -> None:
-        raise AssertionError
-
-    async def stalled(self, reason: str) -> None:
-        raise AssertionError(reason)
-
-    def renew(self, reason: str) -> None:
-        raise AssertionError(reason)
-
-
 async def _nobody(job: Job, on_wait: Callable[[EngineState], None]) -> dict[str, Any]:
     del on_wait
     raise AssertionError(job.id)
@@ -209,7 +175,7 @@ async def replay(streams: int, tokens: int) -> int:
     client = connect(url, name="replay", socket_timeout=LONGEST)
     publisher = Publisher(Link(client, Keys("llama_queue"), Outage(url)), ttl=600)
     async with engine, redis, EngineHTTP(f"http://127.0.0.1:{engine_port}") as http:
-        source = Source(LlamaEngine(http, LlamaProperties("double", 4096, streams)))
+        source = SourceDouble(LlamaEngine(http, LlamaProperties("double", 4096, streams)))
         output, cache = ImageOutput(client, None, inline_bytes=0), PromptCache(client, CacheMode.OFF)
         performer = Performer({Kind.TEXT: source}, _nobody, cache, output, _nothing, longest=LONGEST)
         async with anyio.create_task_group() as publishing:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -487,14 +488,14 @@ async def test_a_stream_that_is_deleted_in_the_middle_of_a_cached_answer_ends_th
 
 
 async def test_an_answer_is_kept_with_the_name_of_the_model_that_made_it(caching: Bench, commands: Any) -> None:
-    switched = "banana"
-
     class Switching(Source):
         """The default model is switched while the job runs."""
 
-        @property
-        def model(self) -> str:
-            return switched if caching.double.requests else "tiny"
+        @asynccontextmanager
+        async def ensure(self, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
+            async with super().ensure(*args, **options) as engine:
+                yield engine
+            self.model = "banana"
 
     caching.source = Switching(LlamaEngine(caching.http, LlamaProperties("tiny", 2048, 2)))
     caching.double.answers[COMPLETION] = [whole("Once")]

@@ -12,14 +12,14 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
+from tests.doubles.source import SourceDouble
 from tests.doubles.webui import WebUIDouble
 from tests.support.generations import tell_all
 from tests.support.redis_side import Side
 from tests.support.waiting import until
 from tests.support.webui_bench import FAST, GpusDouble
 from velesio_worker.core.settings import CacheMode, Settings
-from velesio_worker.engines.base import Engine, EngineState, Generation, Sink, Traits
-from velesio_worker.engines.requests import EngineRequest
+from velesio_worker.engines.base import EngineState, Generation, Sink, Traits
 from velesio_worker.execution.cache import PromptCache
 from velesio_worker.execution.capacity import make_engine_set
 from velesio_worker.execution.executor import Executor
@@ -42,26 +42,15 @@ READY: Final = "{llama_queue}:image"
 PATIENCE: Final = 60.0
 
 
-class Painter:
+class Painter(SourceDouble):
     """An engine that yields the same events to every job, and the source of it."""
 
     model = "tinyA"
     traits = Traits(queues=True, leaks=True)
 
     def __init__(self, *batches: Sequence[EngineEvent | Done]) -> None:
+        super().__init__()
         self.batches = batches
-        self.complaints: list[str] = []
-
-    @asynccontextmanager
-    async def ensure(
-        self,
-        model: str | None = None,
-        *,
-        on_wait: Callable[[EngineState], None] | None = None,
-        request: EngineRequest | None = None,
-    ) -> AsyncGenerator[Engine, None]:
-        assert (model, on_wait is None, request is None) == (None, False, False)
-        yield self
 
     def generate(self, parameters: Parameters, after: str = "", pieces: int = 0) -> Generation:
         assert (parameters is None, after, pieces) == (False, "", 0)
@@ -76,18 +65,6 @@ class Painter:
 
     def cut_short(self, finish_reason: str = "cancelled") -> Done:
         return Done({"images": []}, finish_reason)
-
-    async def identity(self, model: str | None) -> str | None:
-        raise AssertionError(model)
-
-    async def lost(self) -> None:
-        self.complaints.append("lost")
-
-    async def stalled(self, reason: str) -> None:
-        self.complaints.append(reason)
-
-    def renew(self, reason: str) -> None:
-        self.complaints.append(reason)
 
 
 class Forgetful(ImageOutput):

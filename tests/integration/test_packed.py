@@ -24,7 +24,8 @@ from tests.support.proxies import FaultyProxy, TLSProxy
 from tests.support.servers import RedisServer, Topology
 from velesio_worker.queue import packed as packed_module
 from velesio_worker.queue.connection import connect
-from velesio_worker.queue.packed import Packed, PackedCommands, pack
+from velesio_worker.queue.exchange import pack
+from velesio_worker.queue.packed import Packed, PackedCommands
 
 __all__ = ["anyio_backend", "nothing_is_left"]  # fixtures
 

@@ -11,10 +11,11 @@ from typing import Any, Final
 import anyio
 
 from tests.doubles.engine import Answer, End, EngineDouble, document, sse
+from tests.doubles.source import SourceDouble
 from tests.support.llama_chunks import COMPLETION, last_piece, piece
 from tests.support.redis_side import Side
 from velesio_worker.core.settings import CacheMode
-from velesio_worker.engines.base import PLAIN, EngineState
+from velesio_worker.engines.base import EngineState
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.engines.requests import Blame, EngineRequest
@@ -58,36 +59,20 @@ async def write(side: Side, attempt: int, *entries: tuple[str, Any]) -> None:
         await stream.flushed()
 
 
-class Source:
-    """A scripted llama-server in the supervisor's place, and what was complained of."""
-
-    traits = PLAIN
+class Source(SourceDouble):
+    """A scripted llama-server in the supervisor's place, and who asked for it."""
 
     def __init__(self, engine: LlamaEngine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self.unavailable: JobError | None = None
         self.leased: list[str | None] = []
         self.known_as: str | None = "tiny of 1 byte"
-        self.complaints: list[str] = []
         self.requests: list[EngineRequest] = []
         self.alone: list[bool] = []
         """Whether each was to be read alone when it came."""
         self.blame = Blame.NOBODYS
 
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @asynccontextmanager
-    async def ensure(
-        self,
-        model: str | None = None,
-        *,
-        on_wait: Callable[[EngineState], None] | None = None,
-        request: EngineRequest | None = None,
-    ) -> AsyncGenerator[LlamaEngine, None]:
-        assert on_wait is not None
-        assert request is not None
+    def asked_for(self, model: str | None, on_wait: Callable[[EngineState], None], request: EngineRequest) -> None:
         self.requests.append(request)
         self.alone.append(request.alone)
         request.blame = self.blame
@@ -95,19 +80,9 @@ class Source:
         if self.unavailable is not None:
             on_wait(EngineState.BACKOFF)
             raise self.unavailable
-        yield self._engine
 
     async def identity(self, model: str | None) -> str | None:
         return self.known_as and (model or self.known_as)
-
-    async def lost(self) -> None:
-        self.complaints.append("lost")
-
-    async def stalled(self, reason: str) -> None:
-        self.complaints.append(reason)
-
-    def renew(self, reason: str) -> None:
-        self.complaints.append(reason)
 
 
 class Manager:

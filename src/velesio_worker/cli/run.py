@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 from typing import Final
 
 from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
+from velesio_worker.core.collector import spare_what_stays
 from velesio_worker.core.exposure import exposures
 from velesio_worker.core.logs import configure_logging, get_logger
 from velesio_worker.core.settings import load_settings
@@ -38,7 +38,7 @@ def run(_: argparse.Namespace) -> int:
             log.warning(f"{found} is no setting; did you mean {meant}?", action="unknown_setting")
         for exposed in exposures(settings):
             log.warning(f"{exposed.what}: {exposed.remedy}", action="exposed")
-        spare_what_stays()
+        spare_what_stays(_COLLECT_AFTER)
         await worker.run()
         return 0
 
@@ -49,13 +49,3 @@ def run(_: argparse.Namespace) -> int:
     except VelesioError as error:
         log.critical(str(error), action="worker_failed", error=type(error).__name__)
         return EXIT_FAILED
-
-
-def spare_what_stays() -> None:
-    """Have the garbage collector pass over what lives as long as the process: modules, classes, schemas.
-
-    Else it looks through all of it again and again, for a tenth of a second each time, in which no token moves.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from anyio.to_thread import run_sync
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 
 from velesio_worker.gateway.errors import ApiError, invalid
 from velesio_worker.wire.limits import MOST_VALUES
+from velesio_worker.wire.parameters import Given
 from velesio_worker.wire.payload import holds_too_much
 
 M = TypeVar("M", bound=BaseModel)
@@ -25,15 +26,8 @@ _LARGE: Final = 256 * 1024
 """Above so many bytes a body is read beside the event loop."""
 
 
-class Body(BaseModel):
-    """A request's body: a field that is null counts as not given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_given(cls, value: Any) -> Any:  # noqa: ANN401 (any JSON)
-        if not isinstance(value, dict):
-            return value
-        return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
+class Body(Given):
+    """A request's body; what no field knows is ignored."""
 
 
 async def body_of(request: Request, model: type[M]) -> M:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import resource
 import signal
@@ -16,6 +15,7 @@ from typing import Final
 
 import uvicorn
 
+from velesio_worker.core.collector import spare_what_stays
 from velesio_worker.core.logs import get_logger
 from velesio_worker.gateway.app import Application, build
 from velesio_worker.gateway.connection import connection_class
@@ -31,7 +31,7 @@ _CANCEL_SECONDS: Final = 10.0
 
 _TICK_SECONDS: Final = 0.05
 
-_COLLECTOR: Final = (5_000, 20, 20)
+_COLLECT_AFTER: Final = (5_000, 20, 20)
 """Python's thresholds of the garbage collector, whose pass over all objects stops every stream: a tenth of a second
 with 2,000 viewers. Whatever lives with a connection is let go without it (:mod:`velesio_worker.gateway.connection`)."""
 
@@ -123,9 +123,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self._life is not None:
             asyncio.get_running_loop().add_reader(self._life, self._end_of_life, self._life)
-        gc.collect()
-        gc.freeze()  # what is here now stays
-        gc.set_threshold(*_COLLECTOR)
+        spare_what_stays(*_COLLECT_AFTER)
         address = sockets[0].getsockname() if sockets else ("", 0)
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         log.info(f"the gateway listens: http://{host}:{address[1]}", action="gateway_ready", port=address[1])

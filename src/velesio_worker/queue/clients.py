@@ -29,10 +29,9 @@ class _Single(Redis):
         try:
             if options or self.connection is not None or " " in args[0]:
                 return await super().execute_command(*args, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-            (reply,) = await exchange(self.connection_pool, (args,))
         except ODD as error:
             raise RedisConnectionError(f"the connection was lost ({error})") from error
-        return _read(self, args, raised(reply))
+        return _read(self, args, await execute_raw(self, *args))
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: FBT001, FBT002 (redis-py's own signature)
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -120,6 +119,19 @@ def make_client(url: RedisURL, options: dict[str, Any]) -> Redis:
     client = cast("_Primary", sentinel.master_for(url.service, redis_class=_Primary))  # pyright: ignore[reportUnknownMemberType]
     client.watchers = tuple(sentinel.sentinels)
     return client
+
+
+async def execute_raw(redis: Redis, *words: str | bytes | float) -> Any:  # noqa: ANN401 (as Redis answers)
+    """Execute a command on one server; returns the reply as Redis gives it.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer, or with an error.
+    """
+    try:
+        (reply,) = await exchange(redis.connection_pool, (words,))
+    except ODD as error:
+        raise RedisConnectionError(f"the connection was lost ({error})") from error
+    return raised(reply)
 
 
 async def execute(pipe: Any, *, raise_on_error: bool = True) -> list[Any]:  # noqa: ANN401 (a pipeline of any client)

@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from velesio_worker.queue.clients import ODD, is_cluster
-from velesio_worker.queue.exchange import pack
 
 Packed = tuple[str, bytes]
 """A key, and a command on it as the Redis protocol has it (``hiredis.pack_command``)."""
@@ -200,23 +199,3 @@ class PackedCommands:
         self._lines.clear()
         for line in lines:
             await line.close()
-
-
-async def execute_long(redis: Redis, *command: str | bytes | int) -> Any:  # noqa: ANN401 (redis-py's)
-    """Execute a command of hundreds of words, which redis-py's own way takes a millisecond to put together.
-
-    Returns the reply as Redis gives it. Not for a Cluster.
-
-    Raises:
-        redis.exceptions.RedisError: Redis does not answer, or with an error.
-    """
-    pool: Any = redis.connection_pool
-    try:
-        connection = await pool.get_connection()
-        try:
-            await connection.send_packed_command(pack(command))
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
-    except ODD as error:
-        raise RedisConnectionError(f"the connection was lost ({error})") from error

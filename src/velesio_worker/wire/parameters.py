@@ -15,10 +15,8 @@ FETCHED: Final = re.compile(r"\s{0,64}[a-z][a-z0-9+.-]{0,31}://", re.IGNORECASE)
 """How what an engine would have to fetch begins. Bounded: a megabyte of base64 is not to be walked through for it."""
 
 
-class Fields(BaseModel):
-    """An object that a producer wrote: a field that is null counts as not given, an unknown one is refused by name."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+class Given(BaseModel):
+    """An object that somebody else wrote: a field that is null counts as not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -26,6 +24,12 @@ class Fields(BaseModel):
         if not isinstance(value, dict):
             return value
         return {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
+
+
+class Fields(Given):
+    """An object that a producer wrote: an unknown field is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def known(cls) -> list[str]:

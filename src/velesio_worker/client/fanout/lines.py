@@ -16,10 +16,9 @@ from redis.exceptions import NoPermissionError, RedisError
 from velesio_worker.client.fanout.frames import Entry, EntryId, entry_name, entry_of, terminal_entry
 from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.client.subscriber import READER_SECONDS
-from velesio_worker.queue.clients import execute, forget_topology, is_cluster
+from velesio_worker.queue.clients import execute, execute_raw, forget_topology, is_cluster
 from velesio_worker.queue.keys import reader_key, result_key, stream_key
 from velesio_worker.queue.outage import Outage, until_done
-from velesio_worker.queue.packed import execute_long
 from velesio_worker.queue.remedies import passes
 from velesio_worker.stream import READ_ENTRIES
 from velesio_worker.wire.events import read_result, terminal_of
@@ -84,9 +83,7 @@ class Lines:
             keys, after = [tail.name for tail in some], [tail.last_name for tail in some]
             waits = () if block is None else ("BLOCK", block)
             try:
-                reply = await execute_long(
-                    self._redis, "XREAD", "COUNT", READ_ENTRIES, *waits, "STREAMS", *keys, *after
-                )
+                reply = await execute_raw(self._redis, "XREAD", "COUNT", READ_ENTRIES, *waits, "STREAMS", *keys, *after)
             except RedisError as error:
                 if passes(error):
                     raise

@@ -128,12 +128,8 @@ class Connection(asyncio.Protocol):
                     self._hand_on()
                     if not self._full:
                         self._resume()
-                elif self._failure is not None:
-                    raise self._failure
-                elif self._over:
+                elif await self._has_ended():
                     return
-                else:
-                    await self._moved.wait()
         finally:
             self._feed = None
 
@@ -148,12 +144,17 @@ class Connection(asyncio.Protocol):
                 body = self._take()
                 self._resume()
                 yield body
-            elif self._failure is not None:
-                raise self._failure
-            elif self._over:
+            elif await self._has_ended():
                 return
-            else:
-                await self._moved.wait()
+
+    async def _has_ended(self) -> bool:
+        """Wait for what comes next, unless this is the end; raises if it is none to be had."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._over:
+            await self._moved.wait()
+            return False
+        return True
 
     def close(self) -> None:
         """End the connection, which stops what the peer does for it."""
