@@ -21,6 +21,8 @@ from velesio_worker.queue.slots import Slots
 pytestmark = pytest.mark.anyio
 
 QUEUE = "{llama_queue}:text"
+ALONE = "{llama_queue}:manage"
+"""A list that nothing lies beside: it is waited for at once."""
 
 
 class SlowLine:
@@ -74,9 +76,9 @@ async def test_a_slot_that_is_slow_to_read_gets_more_time_with_each_try(
     monkeypatch.setattr(slots_module, "REPLY_SECONDS", 0.2)
     line = SlowLine(commands, lost=1, seconds=0.6)
     slots = over(side, commands, line)
-    await commands.lpush(QUEUE, b"1")
-    assert await slots.take(QUEUE, side.slot()) is None
-    assert await asyncio.wait_for(slots.take(QUEUE, side.slot()), 60) == b"1"
+    await commands.lpush(ALONE, b"1")
+    assert await slots.take(ALONE, side.slot()) is None
+    assert await asyncio.wait_for(slots.take(ALONE, side.slot()), 60) == b"1"
     assert line.reads >= 3, "0.2 and 0.4 s are too little; as long as each try has no more, none ends"
 
 
@@ -87,9 +89,9 @@ async def test_the_patience_with_a_slow_slot_has_an_end(
     monkeypatch.setattr(slots_module, "PAYLOAD_SECONDS", 0.15)
     line = SlowLine(commands, lost=1, seconds=0.3)
     slots = over(side, commands, line)
-    await commands.lpush(QUEUE, b"1")
-    assert await slots.take(QUEUE, side.slot()) is None
-    taking = asyncio.create_task(slots.take(QUEUE, side.slot()))
+    await commands.lpush(ALONE, b"1")
+    assert await slots.take(ALONE, side.slot()) is None
+    taking = asyncio.create_task(slots.take(ALONE, side.slot()))
     await until(lambda: line.reads > 4)
     assert not taking.done(), "a try without an end to its time would have read it"
     taking.cancel()

@@ -127,7 +127,7 @@ async def test_a_large_job_is_not_carried_over_the_line_but_its_age_is_known(
     """Its ``created_at`` stands in front of its data, as the client writes it."""
     await commands.lpush(INCOMING, job("large", padding=4_000_000, created_at=clock.now - 90))
     assert (await survey.look()).waiting["incoming"] == waiting(1, 90)
-    ((_, head, size),) = await side.scripts.heads({INCOMING: True}, HEAD_BYTES)
+    ((_, head, size),), _ = await side.scripts.heads(side.keys, {INCOMING: True}, HEAD_BYTES)
     assert (len(head), size > 4_000_000) == (HEAD_BYTES, True)
     clock.now += 10
     assert (await survey.look()).waiting["incoming"].oldest == pytest.approx(100)

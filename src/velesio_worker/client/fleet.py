@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.queue.clients import execute, is_cluster
-from velesio_worker.queue.keys import Keys, count_in_redis, worker_name
+from velesio_worker.queue.keys import LINED, Keys, count_in_redis, worker_name
 from velesio_worker.queue.lease import LONGEST_LEASE
-from velesio_worker.queue.remedies import FOREIGN, kind_of
+from velesio_worker.queue.remedies import FOREIGN, NO_RIGHT, kind_of
 from velesio_worker.queue.scripts import MOST_LEASES
 from velesio_worker.queue.survey import Heads, Waiting
 from velesio_worker.wire.jobs import Kind
@@ -150,11 +150,29 @@ class FleetReader:
         for name, count in zip(lists, jobs, strict=True):
             head = heads.get(name) or b""
             waiting[name] = self._heads.seen(name, count, head, len(head), now)
+        await self._add_lines(waiting, now)
         workers, named = await self._of_workers(names)
         engines = {kind.value: [one.engines[kind] for one in workers if kind in one.engines] for kind in _ENGINES}
         slots = {kind: sum(engine.slots for engine in these) for kind, these in engines.items()}
         running = {kind: sum(engine.running for engine in these) for kind, these in engines.items()}
         return QueueDepths(waiting, named, suspects, slots, running, dead)
+
+    async def _add_lines(self, waiting: dict[str, Waiting], now: float) -> None:
+        """Add what waits in the lines of tenants; a user of Redis that may not look there has none."""
+        keys = self._keys
+        commands: list[_Command] = []
+        for kind in LINED:
+            commands += [("HMGET", keys.share(kind), "lined"), ("ZREVRANGE", keys.lines(kind), -1, -1, "WITHSCORES")]
+        try:
+            replies = await self._all(commands)
+        except RedisError as error:
+            if kind_of(error) != NO_RIGHT:
+                raise
+            return
+        for kind, lined, first in zip(LINED, replies[::2], replies[1::2], strict=True):
+            jobs = count_in_redis(lined[0]) if lined else None
+            since = float(first[1]) if first else None
+            waiting[kind.value] = waiting[kind.value].with_lines(jobs or 0, since, now)
 
     @property
     def _names(self) -> _Command:

@@ -75,6 +75,7 @@ class Admission:
             await self.refuse(refusal, slot, payload)
             return None
         with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
+            await self._slots.got(slot, job, len(payload))
             began, beginning = time.time(), self._beginning(job, slot)
             reply = await self._claims.claim(job.id, slot, job.attempts_allowed, beginning=beginning)
             begun = beginning if reply.begun else None

@@ -31,6 +31,7 @@ from velesio_worker.wire.errors import (
 from velesio_worker.wire.events import DONE, ERROR, Done, written
 from velesio_worker.wire.jobs import WRITING, JobType
 from velesio_worker.wire.payload import job_id_in
+from velesio_worker.wire.share import used
 
 _TOO_LARGE: Final = "maximum allowed size"
 """What Redis says of a string that is longer than its proto-max-bulk-len."""
@@ -63,6 +64,7 @@ class Closer:
         """
         stream = stream or self.publisher.open(held.job_id, held.attempt)
         partial = bool(done.result.get("text"))
+        self.slots.used(held.slot, used(done.result.get("usage")))
         last = DONE, orjson.dumps(done.entry())
         try:
             result = self._result_of(done)

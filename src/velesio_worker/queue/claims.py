@@ -187,6 +187,7 @@ class Claims:
             self._link.scripts.close,
             *(held.job_id, held.slot, held.attempt, result, self._result_ttl),
             Entries(first, self._stream_ttl, parts),
+            self._slots.over(held.slot),
             life=self._refused_life if held.refused else None,
         )
         try:
@@ -195,6 +196,8 @@ class Claims:
             return False  # a key of somebody else's, for one
         if closed is False:
             await self._slots.ack_one(held.slot, held.payload)
+        if closed is not None:
+            self._slots.emptied(held.slot)
         return closed is not None
 
     async def _send_parts(self, held: Held, result: bytes) -> bool:

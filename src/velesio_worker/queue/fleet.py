@@ -15,7 +15,7 @@ from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.queue.clients import execute
 from velesio_worker.queue.connection import REPLY_SECONDS
-from velesio_worker.queue.keys import LAST_JOB_TIME, metrics_key
+from velesio_worker.queue.keys import LAST_JOB_TIME, count_in_redis, metrics_key
 from velesio_worker.queue.lease import LONGEST_LEASE
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
@@ -71,7 +71,10 @@ class Fleet:
         lists = (self._link.keys.incoming, self._link.keys.ready(kind))
         lengths = [partial(self._link.commands.llen, key) for key in lists]
         types = dict.fromkeys(lists, "list")
-        return sum([await self._link.on_keys(types, length, writes=False) for length in lengths])
+        lists = sum([await self._link.on_keys(types, length, writes=False) for length in lengths])
+        share = self._link.keys.share(kind)
+        lined = partial(self._link.commands.hget, share, "lined")
+        return lists + (count_in_redis(await self._link.on_keys({share: "hash"}, lined, writes=False)) or 0)
 
     def note_job(self, at: float, entry: Mapping[str, Any]) -> None:
         """Have kept what the last job was, and its time for whoever stops hosts that have none.

@@ -145,7 +145,7 @@ class Intake:
             refuse_others(job, self._types)
             self._arrivals.note(job)
             self._arrivals.read.keep(payload, job)
-            await self._send(job)
+            await self._send(job, len(payload))
         except UnusablePayloadError as error:
             await self._slots.bury(self._slot, payload, str(error))
         except RefusedJobError as refusal:
@@ -160,9 +160,9 @@ class Intake:
         else:
             await self._refuse(RefusedJobError(job_id, WorkerLostError(reason)), self._slot, payload)
 
-    async def _send(self, job: Job) -> None:
+    async def _send(self, job: Job, size: int) -> None:
         if job.worker is None:
-            await self._slots.send(self._slot, self._keys.ready(job.kind))
+            await self._slots.send_in_line(self._slot, job, size)
         elif not await self._slots.send_to_worker(self._slot, job.worker):
             raise RefusedJobError(
                 job.id, NoWorkerError(f"The worker {job.worker}, which the job names, is gone."), job.type

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.jobs import PRIORITIES, Kind
 
 _WORKER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # no colon, which parts it from what follows in keys
 _SLOT: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -85,6 +85,10 @@ def count_in_redis(value: bytes | None) -> int | None:
     return int(value) if int(value) <= _LARGEST else None
 
 
+LINED: Final = (Kind.TEXT, Kind.IMAGE)
+"""The kinds whose jobs wait by priority and tenant (``scripts/fair.lua``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A list of at most one job: what one consumer of one worker holds.
@@ -100,6 +104,11 @@ class Slot:
     name: str
     home: str
 
+    @property
+    def field(self) -> str:
+        """What it is called where all slots of all workers are."""
+        return f"{self.worker}:{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -113,6 +122,35 @@ class Keys:
 
     def _derived(self, suffix: str) -> str:
         return f"{{{self.incoming}}}:{suffix}"
+
+    @property
+    def beginning(self) -> str:
+        """What all keys but the incoming list begin with."""
+        return self._derived("")
+
+    def lined(self, source: str) -> Kind | None:
+        """The kind whose jobs wait in a list and in the lines beside it; None if it is another list."""
+        return next((kind for kind in LINED if source == self.ready(kind)), None)
+
+    def share(self, kind: Kind) -> str:
+        """The hash of what was served of each priority, and how many jobs wait in lines (field ``lined``)."""
+        return self._derived(f"fair:{kind.value}")
+
+    def shares(self, kind: Kind) -> dict[str, str]:
+        """The keys by which it is seen whose turn it is, and their types (``scripts/fair.lua``)."""
+        by_priority = [f"{self.share(kind)}:{priority}" for priority in PRIORITIES]
+        had = [f"{key}:had" for key in by_priority]
+        sets = [*by_priority, *had, self.lines(kind), self._derived(f"idle:{kind.value}")]
+        hashes = [self.share(kind), self.running(kind)]
+        return {self.ready(kind): "list", **dict.fromkeys(hashes, "hash"), **dict.fromkeys(sets, "zset")}
+
+    def running(self, kind: Kind) -> str:
+        """The hash of what runs: slot -> when its job was taken, and what it counts for."""
+        return self._derived(f"running:{kind.value}")
+
+    def lines(self, kind: Kind) -> str:
+        """The sorted set of the jobs that wait in lines of their tenants, and since when."""
+        return self._derived(f"lines:{kind.value}")
 
     def ready(self, kind: Kind) -> str:
         """The list of jobs that wait for one kind of capacity."""

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from velesio_worker.core.redis_url import Topology
 from velesio_worker.queue.keys import (
     LAST_JOB_TIME,
+    LINED,
     Keys,
     cancel_key,
     job_key,
@@ -80,7 +81,9 @@ def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE
         ),
         ("get", "set", "xrange", "xread", "xrevrange"),
     )
-    looked_at = (*keys.waiting.values(), keys.suspects, keys.dead, keys.workers, keys.worker("*"), keys.only("*"))
+    lines = [key for kind in LINED for key in (keys.share(kind), keys.lines(kind))]
+    lists = (*keys.waiting.values(), *lines, keys.suspects, keys.dead, keys.only("*"))
+    looked_at = (*lists, keys.workers, keys.worker("*"))
     look = Rights(tuple(f"%R~{key}" for key in looked_at), ("hmget", "lindex", "llen", "pttl", "zrevrange"))
     cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
     parts = {

@@ -15,12 +15,15 @@ from redis.exceptions import RedisError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import DEAD_LETTERS
 from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPLY_SECONDS
-from velesio_worker.queue.keys import Slot, slot_name, worker_name
+from velesio_worker.queue.keys import LINED, Slot, count_in_redis, slot_name, worker_name
 from velesio_worker.queue.lease import Lease
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, within
 from velesio_worker.queue.remedies import passes
+from velesio_worker.queue.scripts import over
+from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.payload import job_id_in
+from velesio_worker.wire.share import share_of
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _CONTROL: Final = bytes(range(32))
@@ -52,6 +55,8 @@ class Slots:
         self._lease = lease
         self._largest = min(largest, _LETTER_BYTES)
         self._doubtful: set[str] = set()
+        self._begun: dict[str, Kind] = {}
+        self._used: dict[str, float] = {}
         self._backoffs: dict[str, Backoff] = {}
 
     def expect(self, slot: Slot) -> None:
@@ -73,13 +78,15 @@ class Slots:
         backoff = self._backoffs.setdefault(slot.key, Backoff())
         try:
             await self._lease.cover(slot)
-            move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
-            payload = await within(BLOCK_SECONDS + REPLY_SECONDS, move)
+            payload = await self._next(source, slot)
+            if payload is None:
+                move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
+                payload = await within(BLOCK_SECONDS + REPLY_SECONDS, move)
         except RedisError as error:
             trouble = (
                 error
                 if passes(error)
-                else await self._link.foreign({**_lists(source, slot.key), **self._lease.keys}, error)
+                else await self._link.foreign({**self._types(source, slot.key), **self._lease.keys}, error)
             )
             if trouble is None:
                 raise
@@ -91,6 +98,45 @@ class Slots:
         backoff.reset()
         return payload
 
+    def _types(self, source: str, *lists: str) -> dict[str, str]:
+        """What :meth:`velesio_worker.queue.link.Link.on_keys` wants to know of a list, and of what lies beside it."""
+        kind = self._link.keys.lined(source)
+        return _lists(source, *lists) | ({} if kind is None else self._link.keys.shares(kind))
+
+    async def _next(self, source: str, slot: Slot) -> bytes | None:
+        """Move the job into the slot whose turn it is; None if none waits, or all that wait do so in one list."""
+        keys = self._link.keys
+        kind = keys.lined(source)
+        if kind is None:
+            return None
+        payload = await within(REPLY_SECONDS, self._link.scripts.take(keys, kind, slot))
+        if payload is not None:
+            self._begun[slot.key] = kind
+        return payload
+
+    async def got(self, slot: Slot, job: Job, size: int) -> None:
+        """Take note whose a job of ``size`` bytes in a slot is, unless it was moved there because of that."""
+        kind = job.kind
+        if kind not in LINED or slot.key in self._begun:
+            return
+        got = partial(self._link.scripts.got, self._link.keys, kind, slot, share_of(job, size))
+        await self._link.done(got)
+        self._begun[slot.key] = kind
+
+    def used(self, slot: Slot, cost: float | None) -> None:
+        """Take note what the job in a slot did cost; None if that is not known."""
+        if cost is not None:
+            self._used[slot.key] = cost
+
+    def over(self, slot: Slot) -> list[Any]:
+        """Return what tells the scripts that a slot's job is over, by which they empty it."""
+        return over(self._link.keys, slot, self._begun.get(slot.key), self._used.get(slot.key))
+
+    def emptied(self, slot: Slot) -> None:
+        """Take note that a slot has been emptied."""
+        self._begun.pop(slot.key, None)
+        self._used.pop(slot.key, None)
+
     async def left_in(self, slot: Slot) -> bytes | None:
         """Return what lies in a slot that may hold something unasked, after a reply was lost; None if nothing does."""
         if slot.key not in self._doubtful:
@@ -101,8 +147,8 @@ class Slots:
 
     async def waiting(self, source: str) -> list[bytes]:
         """Return the jobs at the front of a list, the next one first; an empty string for one that is large."""
-        read = partial(self._link.scripts.waiting, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
-        return await self._link.on_keys(_lists(source), read, writes=False)
+        read = partial(self._link.scripts.waiting, self._link.keys, source, _WINDOW, _WINDOW_LARGEST, _WINDOW_BYTES)
+        return await self._link.on_keys(self._types(source), read, writes=False)
 
     async def take_now(self, source: str, slot: Slot) -> bytes | None:
         """Move the next job of ``source`` into an empty slot; None if there is none, or Redis is in trouble."""
@@ -117,15 +163,30 @@ class Slots:
     async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
         """Move a certain job of a list into the slot; False if it does not wait there any more."""
         await self._link.on_keys(self._lease.keys, partial(self._lease.cover, slot))
-        pick = partial(self._link.scripts.pick, source, slot, payload)
-        return await self._link.on_keys(_lists(source, slot.key), pick)
+        pick = partial(self._link.scripts.pick, self._link.keys, source, slot, payload, _WINDOW)
+        picked = await self._link.on_keys(self._types(source, slot.key), pick)
+        kind = self._link.keys.lined(source)
+        if picked and kind is not None:
+            self._begun[slot.key] = kind
+        return picked
 
     async def lingers(self, source: str) -> bool:
         """Whether a job has been in a list for a moment: nobody else takes it. Returns after that moment."""
-        length = partial(self._link.on_keys, _lists(source), partial(self._link.commands.llen, source), writes=False)
-        waits = await length()
+        waits = await self._waits(source)
         await anyio.sleep(_LINGER_SECONDS)
-        return bool(waits) and bool(await length())
+        return waits and await self._waits(source)
+
+    async def _waits(self, source: str) -> bool:
+        """Whether a job waits in a list, or in a line beside it."""
+        length = partial(self._link.commands.llen, source)
+        if await self._link.on_keys(_lists(source), length, writes=False):
+            return True
+        kind = self._link.keys.lined(source)
+        if kind is None:
+            return False
+        share = self._link.keys.share(kind)
+        lined = partial(self._link.commands.hget, share, "lined")
+        return bool(count_in_redis(await self._link.on_keys({share: "hash"}, lined, writes=False)))
 
     async def inside(self, slot: Slot) -> bytes | None:
         """Return what lies in a slot; None if nothing does.
@@ -143,8 +204,9 @@ class Slots:
 
     async def ack(self, slot: Slot, payload: bytes) -> None:
         """Forget the job in the slot, as it was taken: it is over."""
-        if not await self._link.done(lambda: self._link.scripts.ack(slot)):
+        if not await self._link.done(partial(self._link.scripts.ack, slot, self.over(slot))):
             await self.ack_one(slot, payload)
+        self.emptied(slot)
 
     async def ack_one(self, slot: Slot, payload: bytes) -> None:
         """Forget one of two jobs in a slot: Redis carried out a move long after its caller had given up on it."""
@@ -156,8 +218,24 @@ class Slots:
         move = partial(self._link.commands.lmove, slot.key, destination, "RIGHT", "LEFT")
         await self._link.on_keys(_lists(slot.key, destination), move)
 
+    async def send_in_line(self, slot: Slot, job: Job, size: int) -> None:
+        """Move the job in the slot, of ``size`` bytes, to the end of its tenant's line."""
+        keys, kind, share = self._link.keys, job.kind, share_of(job, size)
+        if kind not in LINED or share.plain:
+            await self.send(slot, keys.ready(kind))
+        else:
+            send = partial(self._link.scripts.send, keys, kind, slot, share)
+            await self._link.on_keys(self._types(keys.ready(kind), slot.key), send)
+
     async def hand_back(self, slot: Slot) -> bool:
-        """Move the job in the slot to the front of the slot's home list; False if there was none."""
+        """Move the job in the slot to the front of its line, or of the slot's home list; False if there was none."""
+        kind = self._begun.get(slot.key)
+        if kind is not None:
+            keys = self._link.keys
+            put_back = partial(self._link.scripts.put_back, keys, kind, slot)
+            was_there = await self._link.on_keys(_lists(slot.key, keys.ready(kind)), put_back)
+            self.emptied(slot)
+            return was_there
         move = partial(self._link.commands.lmove, slot.key, slot.home, "RIGHT", "RIGHT")
         return await self._link.on_keys(_lists(slot.key, slot.home), move) is not None
 
@@ -175,9 +253,10 @@ class Slots:
             kept, why = payload[:_LETTER_HEAD], f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
         letter = _letter(slot.worker, kept, why, size=len(payload))
         lists, move = _lists(slot.key, self._link.keys.dead), partial(self._link.scripts.bury, self._link.keys, slot)
-        if not await self._link.on_keys(lists, partial(move, letter)):
+        if not await self._link.on_keys(lists, partial(move, letter, self.over(slot))):
             self._doubtful.add(slot.key)
-            await self._link.on_keys(lists, partial(move, letter, payload))
+            await self._link.on_keys(lists, partial(move, letter, self.over(slot), payload))
+        self.emptied(slot)
         DEAD_LETTERS.inc()
 
     async def holder_has(self, owner: str, name: str, job_id: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import orjson
 from redis.exceptions import ResponseError
 
+from velesio_worker.queue.keys import LINED
 from velesio_worker.queue.lease import LONGEST_LEASE
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
@@ -45,13 +46,19 @@ class Waiting(NamedTuple):
     jobs: int
     oldest: float
 
+    def with_lines(self, jobs: int, since: float | None, now: float) -> Waiting:
+        """Return the same with the jobs that wait in the lines beside the list, the first of them since a moment."""
+        waited = 0.0 if since is None else max(0.0, now - since)
+        return Waiting(self.jobs + jobs, max(self.oldest, waited))
+
 
 class QueueView(NamedTuple):
     """The queue at a moment.
 
     Attributes:
         at: the moment, in Unix time.
-        waiting: what waits, by list: ``incoming`` or a :class:`velesio_worker.wire.jobs.Kind`.
+        waiting: what waits, by list: ``incoming`` or a :class:`velesio_worker.wire.jobs.Kind`, with what lies beside it
+            in the lines of tenants.
         leases: how long the workers' leases still run, in seconds, by worker; negative once they are over.
         dead: how many dead letters there are.
     """
@@ -128,16 +135,19 @@ class Survey:
         except ResponseError as error:
             keys = self._link.keys
             types = {**dict.fromkeys((*self._lists.values(), keys.dead), "list"), keys.workers: "zset"}
+            types |= {key: type_ for kind in LINED for key, type_ in keys.shares(kind).items()}
             raise await self._link.foreign(types, error) or error from None
 
     async def _look(self) -> QueueView:
         now = time.time()
         due = self._heads.are_due(self._lists, now)
         lists = {key: name in due for name, key in self._lists.items()}
-        heads = await self._link.scripts.heads(lists, HEAD_BYTES)
+        heads, lines = await self._link.scripts.heads(self._link.keys, lists, HEAD_BYTES)
         leases = await self._link.scripts.leases(self._link.keys, LONGEST_LEASE)
         dead: int = await self._link.commands.llen(self._link.keys.dead)
         waiting = {name: self._heads.seen(name, *seen, now) for name, seen in zip(self._lists, heads, strict=True)}
+        for kind, (jobs, since) in lines.items():
+            waiting[kind.value] = waiting[kind.value].with_lines(jobs, since, now)
         return QueueView(now, waiting, {lease.worker: lease.left for lease in leases if lease.worker}, dead)
 
 

@@ -108,6 +108,8 @@ class JobType(StrEnum):
         return Kind.MANAGE if issubclass(self.parameters, ManagementParameters) else Kind.TEXT
 
 
+PRIORITIES: Final = ("high", "normal", "low")
+
 ALL_TYPES: Final = frozenset(JobType)
 WRITING: Final = frozenset(job_type for job_type in JobType if issubclass(job_type.parameters, TextParameters))
 """The types of job that write text."""
@@ -139,6 +141,11 @@ def _printable(text: str) -> str:
     return text
 
 
+def _priority(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """Return a producer's ``priority``; one that is no text is of his own, as it was before there were any here."""
+    return value if isinstance(value, str) else "normal"
+
+
 class Envelope(Fields):
     """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
 
@@ -151,6 +158,7 @@ class Envelope(Fields):
     unread_timeout: Seconds | None = None
     cache: bool | None = None
     tenant: Annotated[str, Field(min_length=1, max_length=LONGEST_TENANT), AfterValidator(_printable)] | None = None
+    priority: Annotated[Literal["high", "normal", "low"], BeforeValidator(_priority)] = "normal"
     worker: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     traceparent: Annotated[str, Field(max_length=LONGEST_TRACE)] | None = None
     created_at: Annotated[float | None, Field(ge=0, le=_FARTHEST), BeforeValidator(moment_of)] = None

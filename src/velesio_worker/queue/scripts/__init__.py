@@ -13,7 +13,17 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
 from velesio_worker.queue.exchange import pack
-from velesio_worker.queue.keys import Keys, Slot, cancel_key, job_key, parts_key, result_key, stream_key, worker_name
+from velesio_worker.queue.keys import (
+    LINED,
+    Keys,
+    Slot,
+    cancel_key,
+    job_key,
+    parts_key,
+    result_key,
+    stream_key,
+    worker_name,
+)
 from velesio_worker.queue.scripts.replies import ClaimReply as ClaimReply
 from velesio_worker.queue.scripts.replies import ClaimStatus as ClaimStatus
 from velesio_worker.queue.scripts.replies import Entries as Entries
@@ -30,6 +40,7 @@ from velesio_worker.wire.limits import (
     MOST_RETURNS,
     RETURNED_TTL,
 )
+from velesio_worker.wire.share import Share
 
 JOB_HASH_TTL = 24 * 3600
 """The least life of a job's hash, in seconds; it must outlive the job's stream, whose ids it continues."""
@@ -54,11 +65,12 @@ _SHARED: Final = {
     "claim": ("entries",),
     "publish": ("entries",),
     "finish": ("outcome",),
-    "close": ("entries", "outcome"),
+    "close": ("fair", "entries", "outcome"),
+    **dict.fromkeys(("ack", "bury", "got", "pick", "put_back", "reap", "send", "take", "waiting"), ("fair",)),
 }
 _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
-    for name in _FILES.keys() - {"guard", "entries", "outcome"}
+    for name in _FILES.keys() - {"guard", "entries", "fair", "outcome"}
 }
 _SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
@@ -130,16 +142,19 @@ class Scripts:
         result: bytes,
         ttl: int,
         entries: Entries,
+        over: Sequence[Any],
         *,
         life: int | None = None,
     ) -> bool | None:
         """End a job in one step, which is not for a Cluster; False: a second job lies in the slot, and was left there.
 
-        None: nothing was done, and each part has to be done by itself. ``life`` is as with :meth:`claim`.
+        None: nothing was done, and each part has to be done by itself. ``life`` is as with :meth:`claim`, ``over`` as
+        with :meth:`ack`.
         """
         keys = [job_key(job_id), result_key(job_id), cancel_key(job_id), parts_key(job_id, attempt)]
         keys += [stream_key(job_id), slot.key]
-        args = [slot.worker, attempt, ttl, result, life or self._job_ttl, entries.first, entries.life, *entries.parts]
+        args = [slot.worker, attempt, ttl, result, life or self._job_ttl, entries.first, entries.life, *over]
+        args += entries.parts
         reply = int(await self._run("close", keys=keys, args=args))
         return None if reply == 0 else reply == 1
 
@@ -160,13 +175,16 @@ class Scripts:
         keys = [job_key(job_id), result_key(job_id), cancel_key(job_id)]
         return bool(await self._run("cancel", keys=keys, args=[self._job_ttl]))
 
-    async def ack(self, slot: Slot) -> bool:
-        """Empty the slot; False if a second job lies in it, and then nothing was done."""
-        return not await self._run("ack", keys=[slot.key])
+    async def ack(self, slot: Slot, over: Sequence[Any]) -> bool:
+        """Empty the slot; False if a second job lies in it, and then nothing was done.
 
-    async def bury(self, keys: Keys, slot: Slot, letter: bytes, payload: bytes = b"") -> bool:
+        ``over`` is what :func:`over` returns.
+        """
+        return not await self._run("ack", keys=[slot.key], args=over)
+
+    async def bury(self, keys: Keys, slot: Slot, letter: bytes, over: Sequence[Any], payload: bytes = b"") -> bool:
         """Move the job in the slot to the dead letters; False if a second job lies in it and no payload tells which."""
-        args = [letter, DEAD_LETTERS_KEPT, payload, DEAD_LETTERS_BYTES, DEAD_LETTERS_TTL]
+        args = [letter, DEAD_LETTERS_KEPT, payload, DEAD_LETTERS_BYTES, DEAD_LETTERS_TTL, *over]
         return bool(await self._run("bury", keys=[slot.key, keys.dead, keys.dead_bytes], args=args))
 
     async def send_to_worker(self, keys: Keys, slot: Slot, worker: str) -> bool:
@@ -174,23 +192,55 @@ class Scripts:
         of_worker = [keys.only(worker), *keys.of_lease(worker)]
         return bool(await self._run("send_to_worker", keys=[slot.key, *of_worker], args=[worker]))
 
-    async def waiting(self, source: str, most: int, largest: int, look: int) -> list[bytes]:
-        """Return what waits at the front of a list, the next one first; sizes are in bytes."""
-        return await self._run("waiting", keys=[source], args=[most, largest, look])
+    async def take(self, keys: Keys, kind: Kind, slot: Slot) -> bytes | None:
+        """Move the next job of a kind into the slot; None if none waits."""
+        return await self._run("take", keys=[slot.key, keys.ready(kind)], args=[*_named(keys, kind, slot), slot.worker])
 
-    async def heads(self, lists: Mapping[str, bool], largest: int) -> list[tuple[int, bytes, int]]:
+    async def send(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
+        """Move the job in the slot to the end of its tenant's line."""
+        args = [keys.beginning, kind.value, share.priority, share.tenant, share.cost]
+        await self._run("send", keys=[slot.key, keys.ready(kind)], args=args)
+
+    async def got(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
+        """Take note of a job that came into the slot in another way than by :meth:`take`."""
+        args = [*_named(keys, kind, slot), slot.worker, share.priority, share.tenant, share.cost]
+        await self._run("got", keys=[keys.running(kind)], args=args)
+
+    async def put_back(self, keys: Keys, kind: Kind, slot: Slot) -> bool:
+        """Move the job in the slot to the front of the line that it was taken from; False if there was none."""
+        args = _named(keys, kind, slot)
+        return bool(await self._run("put_back", keys=[slot.key, keys.ready(kind)], args=args))
+
+    async def waiting(self, keys: Keys, source: str, most: int, largest: int, look: int) -> list[bytes]:
+        """Return what waits at the front of a list or a kind's lines, the next one first; sizes are in bytes."""
+        kind = keys.lined(source)
+        args = [most, largest, look, *((keys.beginning, kind.value) if kind else ("", ""))]
+        return await self._run("waiting", keys=[source], args=args)
+
+    async def heads(
+        self, keys: Keys, lists: Mapping[str, bool], largest: int
+    ) -> tuple[list[tuple[int, bytes, int]], dict[Kind, tuple[int, float | None]]]:
         """Look at lists; ``lists`` says of each whether its next job is to be read.
 
         Returns:
-            for each how many jobs wait in it, the next one, cut to ``largest`` bytes, and its size in bytes.
+            for each how many jobs wait in it, the next one, cut to ``largest`` bytes, and its size in bytes; and for
+            each kind with lines how many wait in them, and since when the first does, in Unix time.
         """
         args = [largest, *(int(read) for read in lists.values())]
-        reply: list[Any] = await self._run("heads", keys=list(lists), args=args)
-        return list(zip(reply[::3], reply[1::3], reply[2::3], strict=True))
+        beside = [key for kind in LINED for key in (keys.share(kind), keys.lines(kind))]
+        reply: list[Any] = await self._run("heads", keys=[*lists, *beside], args=args)
+        of_lists, of_lines = reply[: 3 * len(lists)], reply[3 * len(lists) :]
+        lines = {
+            kind: (int(jobs), None if since is None else float(since))
+            for kind, jobs, since in zip(LINED, of_lines[::2], of_lines[1::2], strict=True)
+        }
+        return list(zip(of_lists[::3], of_lists[1::3], of_lists[2::3], strict=True)), lines
 
-    async def pick(self, source: str, slot: Slot, payload: bytes) -> bool:
-        """Move a certain job into the slot; False if it does not wait any more."""
-        return bool(await self._run("pick", keys=[source, slot.key], args=[payload]))
+    async def pick(self, keys: Keys, source: str, slot: Slot, payload: bytes, most: int) -> bool:
+        """Move a certain job into the slot; False if it is not among the ``most`` that are next any more."""
+        kind = keys.lined(source)
+        args = [payload, *(_named(keys, kind, slot) if kind else ("", "", "")), most]
+        return bool(await self._run("pick", keys=[slot.key, source], args=args))
 
     async def beat(
         self, keys: Keys, worker: str, lease_seconds: int, facts: Mapping[str, str | int], slots: Iterable[Slot] = ()
@@ -222,7 +272,7 @@ class Scripts:
         of_worker = [keys.workers, keys.slots(worker), keys.only(worker), keys.incoming, keys.worker(worker)]
         homes = [keys.returned, keys.suspects, *map(keys.ready, Kind)]
         args = [worker, lease_ends, int(gone), keys.slot(worker, "").key, MOST_REAPED, int(lost)]
-        args += [RETURNED_TTL, MOST_LOST_AT_INTAKE, MOST_RETURNS]
+        args += [RETURNED_TTL, MOST_LOST_AT_INTAKE, MOST_RETURNS, keys.beginning, *LINED]
         total, left = 0, 1
         while left:
             moved, left = await self._run("reap", keys=[*of_worker, *homes], args=args)
@@ -261,6 +311,19 @@ class Scripts:
     async def load_publish(self) -> None:
         """Have Redis know the script that a pipeline found missing: a restart or a failover forgets scripts."""
         await self._redis.script_load(_SOURCES["publish"])
+
+
+def _named(keys: Keys, kind: Kind, slot: Slot) -> list[str]:
+    """What tells fair.lua of a slot: the queue, the kind, and the slot's field."""
+    return [keys.beginning, kind.value, slot.field]
+
+
+def over(keys: Keys, slot: Slot, kind: Kind | None, used: float | None) -> list[Any]:
+    """Return what tells fair.lua that a slot's job is over.
+
+    ``kind`` is the one whose lines know of the job, None if none do, ``used`` what it did cost if that is known.
+    """
+    return ["", "", "", ""] if kind is None else [*_named(keys, kind, slot), "" if used is None else used]
 
 
 def packed_publish(key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]) -> bytes:

@@ -8,6 +8,10 @@
 -- ARGV[3]  the job, or '' if it is the only one in the slot
 -- ARGV[4]  how many bytes they may have
 -- ARGV[5]  life of KEYS[2] from now on, in seconds
+-- ARGV[6]  what all the queue's keys begin with, {llama_queue}:, if the job was begun as fair.lua has it, else empty
+-- ARGV[7]  kind
+-- ARGV[8]  <w>:<n>
+-- ARGV[9]  what the job did cost; empty if that is as it was estimated
 --
 -- Returns 1: buried, or the slot was empty; 0: nothing was done, since a second job lies in the slot (see ack.lua)
 -- and ARGV[3] does not say which of them is meant.
@@ -20,6 +24,9 @@ if ARGV[3] == '' then
   removed = redis.call('DEL', KEYS[1])
 else
   removed = redis.call('LREM', KEYS[1], -1, ARGV[3])
+end
+if ARGV[6] ~= '' then
+  pcall(queue_of(ARGV[6], ARGV[7]).over, ARGV[8], tonumber(ARGV[9] or nil))
 end
 if removed > 0 then
   redis.call('LPUSH', KEYS[2], ARGV[1])

@@ -1,15 +1,24 @@
 -- How many jobs wait in each list, and the one that is next. Changes nothing.
 --
--- KEYS     lists: jobs that wait
+-- KEYS     lists: jobs that wait, then for each kind with lines {llama_queue}:fair:<kind> and {llama_queue}:lines:<kind>
 -- ARGV[1]  the largest job to be read whole, in bytes; of a larger one only so much is read
 -- ARGV[i]  for each list, from the second on: '1' if its next job is to be read, which is dear if that is large
 --
 -- Returns {how many, the next job or its beginning, how many bytes it has, …}; an empty string where none was read.
+-- Behind that, for each kind with lines, {how many wait in them, since when the first does; false where none waits}.
 local reply = {}
-for i, key in ipairs(KEYS) do
+local lists = #ARGV - 1
+for i = 1, lists do
+  local key = KEYS[i]
   local head = ARGV[i + 1] == '1' and redis.call('LINDEX', key, -1) or ''
   reply[3 * i - 2] = redis.call('LLEN', key)
   reply[3 * i - 1] = string.sub(head, 1, tonumber(ARGV[1]))
   reply[3 * i] = #head
+end
+for i = lists + 1, #KEYS, 2 do
+  local lined = redis.call('HGET', KEYS[i], 'lined')
+  local first = redis.call('ZRANGEBYSCORE', KEYS[i + 1], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  reply[#reply + 1] = count(lined, 0) or 0
+  reply[#reply + 1] = first[2] or false
 end
 return reply

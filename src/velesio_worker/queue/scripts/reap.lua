@@ -17,6 +17,8 @@
 -- ARGV[7]  life of KEYS[6], in seconds
 -- ARGV[8]  how many workers may be lost with a job that nobody has read yet: it lies in a slot `intake`
 -- ARGV[9]  how many may be lost with another one
+-- ARGV[10] what all the queue's keys begin with, {llama_queue}:
+-- ARGV[11…] the kinds that have lines (fair.lua)
 --
 -- KEYS[2] names slots and lists, and anybody may have written it: of the slots those count that are the worker's own,
 -- and of the lists those in KEYS. Nothing here goes on for longer than ARGV[5] says.
@@ -70,12 +72,33 @@ local function back(from, to, side)
     moved = moved + 1
   end
 end
+-- Put a job back to the line that it was taken from; false if it was taken from none.
+local function lined(slot, aside)
+  for i = 11, #ARGV do
+    local queue = queue_of(ARGV[10], ARGV[i])
+    local field = string.sub(slot, #ARGV[10] + 8)  -- behind active:
+    local sound, was = pcall(function()
+      if not aside and redis.call('LLEN', slot) == 1 then
+        return queue.put_back(slot, field)
+      end
+      queue.over(field)
+    end)
+    if sound and was then
+      moved = moved + 1
+      return true
+    end
+  end
+  return false
+end
 local page = redis.call('HSCAN', KEYS[2], '0', 'COUNT', ARGV[5])
 local slots = page[2]
 for i = 1, #slots, 2 do
   local slot, home = slots[i], slots[i + 1]
   if string.sub(slot, 1, #ARGV[4]) == ARGV[4] and string.find(slot, '^[%w-]+$', #ARGV[4] + 1) then
-    back(slot, place(slot, homes[home] and home or KEYS[4]), 'RIGHT')
+    local to = place(slot, homes[home] and home or KEYS[4])
+    if not lined(slot, to == KEYS[7]) then
+      back(slot, to, 'RIGHT')
+    end
   end
   if moved >= most then
     return {moved, 1}
@@ -88,6 +111,9 @@ end
 back(KEYS[3], KEYS[4], 'LEFT')
 if moved >= most then
   return {moved, 1}
+end
+for i = 11, #ARGV do
+  pcall(queue_of(ARGV[10], ARGV[i]).waits, ARGV[1], false)
 end
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('ZREM', KEYS[1], ARGV[1])

@@ -1,0 +1,294 @@
+-- Who is next, and what each has had: what waits for one kind of capacity, by priority and tenant.
+--
+-- {llama_queue}:<kind>                          list: the jobs without priority and tenant; producers of old know no other
+-- {llama_queue}:line:<kind>:<priority>:<tenant> list: a tenant's jobs, each beside its tag in the list …:tags
+-- {llama_queue}:lines:<kind>                    sorted set: tag of each job in such a line -> since when it waits, in seconds
+-- {llama_queue}:fair:<kind>                     hash: `served`, `at:<priority>` and `now:<priority>`, see below; `mean`, what
+--                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines
+-- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
+-- {llama_queue}:fair:<kind>:<priority>:had      sorted set: the same of tenants that wait for nothing, while it matters
+-- {llama_queue}:idle:<kind>                     sorted set: worker that waits for a job -> since when, in seconds
+-- {llama_queue}:running:<kind>                  hash: <w>:<n> -> when it was taken, its cost, priority and tenant
+--
+-- Among priorities it is stride scheduling, counted in jobs: `at` goes on by 1 / weight with each job, and `served` is
+-- where the last one was taken. Among the tenants of one it is start-time fair queueing, counted in cost: `now` is what
+-- the tenant had had whose job was begun last, and whoever comes anew begins there: who was idle has no credit for it
+-- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024).
+local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
+local FRESH = 3  -- seconds; a worker that waits says so at least every other second
+
+local function queue_of(base, kind)
+  local self = {}
+  local ready, state, waiting, idle = base .. kind, base .. 'fair:' .. kind, base .. 'lines:' .. kind, base .. 'idle:' .. kind
+  local running = base .. 'running:' .. kind
+
+  local function sound(value)  -- what stands in a key may be anything
+    local number = tonumber(value or nil)
+    return number and number == number and number >= 0 and number < 1e15 and number or 0
+  end
+  local function get(field)
+    return sound(redis.call('HGET', state, field))
+  end
+  local function set(field, value)
+    redis.call('HSET', state, field, string.format('%.17g', value))
+  end
+  local function score(key, member, value)
+    redis.call('ZADD', key, string.format('%.17g', value), member)
+  end
+  local function tenants(priority, most)
+    return redis.call('ZRANGEBYSCORE', state .. ':' .. priority, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+  end
+  local function line(priority, tenant)
+    return base .. 'line:' .. kind .. ':' .. priority .. ':' .. tenant
+  end
+  local function length(list)  -- 0 for what somebody else has put there
+    local found = redis.pcall('LLEN', list)
+    return type(found) == 'number' and found or 0
+  end
+  local function is_plain(priority, tenant)
+    return priority == 'normal' and tenant == ''
+  end
+  local function tags(list)
+    return list .. ':tags'
+  end
+  local function cost_of(tag)
+    return type(tag) == 'string' and sound(string.match(tag, ':(.*)$')) or 0
+  end
+
+  -- Have a tenant wait that has something to wait for.
+  local function join(priority, tenant)
+    local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
+    if redis.call('ZSCORE', line_up, tenant) then
+      return
+    end
+    if #tenants(priority, 1) == 0 then
+      set('at:' .. priority, math.max(get('at:' .. priority), get('served')))
+    end
+    score(line_up, tenant, math.max(get('now:' .. priority), sound(redis.call('ZSCORE', had, tenant))))
+    redis.call('ZREM', had, tenant)
+  end
+
+  -- Have one that has nothing left wait no more. What it had more than others counts as long as any of them waits.
+  local function leave(priority, tenant)
+    local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
+    local so_far, now = sound(redis.call('ZSCORE', line_up, tenant)), get('now:' .. priority)
+    redis.call('ZREM', line_up, tenant)
+    if #tenants(priority, 1) == 0 then
+      now = math.max(now, so_far)
+      set('now:' .. priority, now)
+    end
+    if so_far > now then
+      score(had, tenant, so_far)
+    end
+    for _, past in ipairs(redis.call('ZRANGEBYSCORE', had, '-inf', string.format('%.17g', now), 'LIMIT', 0, 16)) do
+      redis.call('ZREM', had, past)
+    end
+  end
+
+  local function charge(priority, tenant, cost)
+    local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
+    local so_far = redis.call('ZSCORE', line_up, tenant)
+    if so_far then
+      score(line_up, tenant, math.max(0, sound(so_far) + cost))
+      return
+    end
+    local now = get('now:' .. priority)
+    local after = math.max(now, sound(redis.call('ZSCORE', had, tenant))) + cost
+    if after > now then
+      score(had, tenant, after)
+    else
+      redis.call('ZREM', had, tenant)
+    end
+  end
+
+  -- The list without priority and tenant is written to by whoever likes: see whether anything is in it.
+  local function look_at_plain()
+    if length(ready) > 0 then
+      join('normal', '')
+    elseif redis.call('ZSCORE', state .. ':normal', '') then
+      leave('normal', '')
+    end
+  end
+
+  -- The places of the next jobs, {priority, tenant, how far from the front of its line}, in the order in which they
+  -- are begun if nothing else comes.
+  function self.order(most)
+    look_at_plain()
+    local lines = {}
+    for _, priority in ipairs(PRIORITIES) do
+      local found, here = tenants(priority, most), {}
+      for i = 1, #found, 2 do
+        here[#here + 1] = {name = found[i], had = sound(found[i + 1]), place = 0}
+      end
+      if #here > 0 then
+        lines[#lines + 1] = {priority = priority, at = get('at:' .. priority), tenants = here}
+      end
+    end
+    local order, mean = {}, math.max(1, get('mean'))
+    for _ = 1, 3 * most do  -- each turn finds a job, or a tenant that has no more
+      local of, who
+      for _, one in ipairs(lines) do
+        of = one.tenants[1] and (not of or one.at < of.at) and one or of
+      end
+      if not of or #order == most then
+        break
+      end
+      for at, tenant in ipairs(of.tenants) do
+        who = (not who or tenant.had < of.tenants[who].had) and at or who
+      end
+      local tenant = of.tenants[who]
+      local plain = is_plain(of.priority, tenant.name)
+      local key = plain and ready or line(of.priority, tenant.name)
+      if length(key) > tenant.place then
+        tenant.place = tenant.place + 1
+        order[#order + 1] = {key = key, priority = of.priority, tenant = tenant.name, place = tenant.place}
+        local tag = not plain and redis.pcall('LINDEX', tags(key), -tenant.place)
+        tenant.had = tenant.had + (plain and mean or cost_of(tag))
+        of.at = of.at + 1 / WEIGHTS[of.priority]
+      else
+        if tenant.place == 0 then  -- what somebody else took away
+          leave(of.priority, tenant.name)
+        end
+        table.remove(of.tenants, who)
+      end
+    end
+    return order
+  end
+
+  -- Take note that a job was begun: it is in a slot, and no longer in its line.
+  local function begun(field, priority, tenant, cost)
+    redis.call('HSET', running, field, string.format('%.3f %.17g %s %s', clock(), cost, priority, tenant))
+  end
+
+  -- Move a job from its place into an empty slot.
+  local function move(one, slot, field, job)
+    local plain, cost, tag = is_plain(one.priority, one.tenant), math.max(1, get('mean')), nil
+    if plain and not job then
+      redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
+    elseif plain then
+      redis.call('LREM', one.key, -1, job)
+      redis.call('LPUSH', slot, job)
+    else
+      tag = redis.pcall('LINDEX', tags(one.key), -one.place)
+      cost = cost_of(tag)
+      if job then
+        redis.call('LREM', one.key, -1, job)
+        redis.call('LPUSH', slot, job)
+      else
+        redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
+      end
+      if type(tag) == 'string' then
+        redis.call('LREM', tags(one.key), -1, tag)
+        redis.call('ZREM', waiting, tag)
+      end
+      redis.call('HINCRBY', state, 'lined', -1)
+    end
+    local at = get('at:' .. one.priority)
+    set('served', math.max(get('served'), at))
+    set('at:' .. one.priority, at + 1 / WEIGHTS[one.priority])
+    if not job then
+      local so_far = sound(redis.call('ZSCORE', state .. ':' .. one.priority, one.tenant))
+      set('now:' .. one.priority, math.max(get('now:' .. one.priority), so_far))
+    end
+    charge(one.priority, one.tenant, cost)
+    if length(one.key) == 0 then
+      leave(one.priority, one.tenant)
+    end
+    begun(field, one.priority, one.tenant, cost)
+  end
+
+  -- Move the next job into an empty slot; returns it, or false if none waits.
+  function self.take(slot, field)
+    local next_one = self.order(1)[1]
+    if not next_one then
+      return false
+    end
+    move(next_one, slot, field)
+    return redis.call('LINDEX', slot, -1)
+  end
+
+  -- Move a certain job that waits into an empty slot; returns whether it did.
+  function self.pick(slot, field, job, most)
+    for _, one in ipairs(self.order(most)) do
+      if redis.call('LINDEX', one.key, -one.place) == job then
+        move(one, slot, field, job)
+        return true
+      end
+    end
+    return false
+  end
+
+  -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
+  function self.put(slot, priority, tenant, cost, side)
+    local spare = redis.call('LLEN', ready)
+    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + 1)
+    if is_plain(priority, tenant) or #waits > spare then
+      return redis.call('LMOVE', slot, ready, 'RIGHT', side)
+    end
+    local key = line(priority, tenant)
+    local job = redis.pcall('LMOVE', slot, key, 'RIGHT', side)
+    if type(job) == 'table' then  -- the line is none: somebody else uses its name
+      return redis.call('LMOVE', slot, ready, 'RIGHT', side)
+    elseif job then
+      local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
+      redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
+      redis.call('ZADD', waiting, string.format('%.3f', clock()), tag)
+      redis.call('HINCRBY', state, 'lined', 1)
+      join(priority, tenant)
+    end
+    return job
+  end
+
+  -- Say that a worker waits for a job that comes, or that it does not.
+  function self.waits(worker, whether)
+    if whether then
+      redis.call('ZADD', idle, string.format('%.3f', clock()), worker)
+    else
+      redis.call('ZREM', idle, worker)
+    end
+  end
+
+  -- Take note of a job that a worker got in another way than from here.
+  function self.got(field, priority, tenant, cost)
+    if redis.call('HEXISTS', running, field) == 0 then
+      look_at_plain()
+      charge(priority, tenant, cost)
+      begun(field, priority, tenant, cost)
+    end
+  end
+
+  -- What a slot's job was begun as: cost, priority and tenant; nil if it was not begun from here.
+  function self.begun(field)
+    local cost, priority, tenant = string.match(redis.call('HGET', running, field) or '', '^%S+ (%S+) (%S+) (.*)$')
+    if WEIGHTS[priority or ''] then
+      return sound(cost), priority, tenant
+    end
+    return nil
+  end
+
+  -- Take note that a slot's job is not run any more; `used`: what it did cost, nil if that is as it was estimated.
+  function self.over(field, used)
+    local cost, priority, tenant = self.begun(field)
+    redis.call('HDEL', running, field)
+    if cost and used then
+      charge(priority, tenant, used - cost)
+      local mean = get('mean')
+      set('mean', mean == 0 and used or mean + (used - mean) / 16)
+    end
+  end
+
+  -- Put what lies in a slot back to the front of its line; returns whether it was begun from here.
+  function self.put_back(slot, field)
+    local cost, priority, tenant = self.begun(field)
+    if not cost then
+      return false
+    end
+    charge(priority, tenant, -cost)
+    redis.call('HDEL', running, field)
+    self.put(slot, priority, tenant, cost, 'RIGHT')
+    return true
+  end
+
+  return self
+end
+

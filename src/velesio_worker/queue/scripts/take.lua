@@ -1,0 +1,18 @@
+-- Move the next job of one kind into a slot, by priority and by what each tenant has had. Safe to repeat.
+--
+-- KEYS[1]  {llama_queue}:active:<w>:<n>   list: the slot
+-- KEYS[2]  {llama_queue}:<kind>           list: the jobs without priority and tenant; beside it lie all of fair.lua's
+-- ARGV[1]  what all the queue's keys begin with, {llama_queue}:
+-- ARGV[2]  kind
+-- ARGV[3]  <w>:<n>
+-- ARGV[4]  worker id
+--
+-- Returns the job; false: none waits, and the worker counts as one that waits.
+local held = redis.call('LINDEX', KEYS[1], -1)
+if held then
+  return held
+end
+local queue = queue_of(ARGV[1], ARGV[2])
+local job = queue.take(KEYS[1], ARGV[3])
+queue.waits(ARGV[4], not job)
+return job

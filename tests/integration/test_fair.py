@@ -1,0 +1,223 @@
+"""Which job is next: by priority, and by what each tenant has had."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.support.redis_side import MAX_BYTES, Side, make_side
+from velesio_worker.client import Client
+from velesio_worker.queue.fleet import Fleet
+from velesio_worker.queue.intake import read_job
+from velesio_worker.queue.survey import Survey
+from velesio_worker.wire.jobs import Kind
+
+pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
+
+TEXT = "{llama_queue}:text"
+RUNNING = "{llama_queue}:running:text"
+
+
+class Producer:
+    """Pushes jobs and has them sorted as the intake does."""
+
+    def __init__(self, side: Side, commands: Any) -> None:
+        self._side = side
+        self._commands = commands
+        self._numbers = itertools.count()
+
+    async def push(self, tenant: str | None = None, priority: str | None = None, *, tokens: int = 100) -> bytes:
+        job: dict[str, Any] = {"id": f"job-{next(self._numbers)}", "type": "completion", "tenant": tenant}
+        job |= {"data": {"prompt": "x", "max_tokens": tokens}, "priority": priority}
+        payload = json.dumps(job).encode()
+        slot = self._side.slot("intake", home="llama_queue")
+        await self._commands.lpush(slot.key, payload)
+        await self._side.slots.send_in_line(slot, await read_job(payload, max_bytes=MAX_BYTES), len(payload))
+        return payload
+
+
+@pytest.fixture
+def producer(side: Side, commands: Any) -> Producer:
+    return Producer(side, commands)
+
+
+def whose(payload: bytes | None) -> str:
+    assert payload is not None
+    job = json.loads(payload)
+    return job["priority"] or job["tenant"] or ""
+
+
+async def run(side: Side, name: str = "text-0", cost: float | None = None) -> bytes | None:
+    """Take the next job and end it."""
+    slot = side.slot(name)
+    payload = await side.slots.take(TEXT, slot)
+    if payload is not None:
+        side.slots.used(slot, cost)
+        await side.slots.ack(slot, payload)
+    return payload
+
+
+async def test_tenants_take_turns_whoever_pushed_first(side: Side, producer: Producer) -> None:
+    for tenant in "a" * 8 + "b" * 3 + "c" * 3:
+        await producer.push(tenant)
+    served = [whose(await run(side)) for _ in range(14)]
+    assert Counter(served[:9]) == {"a": 3, "b": 3, "c": 3}
+    assert served[9:] == ["a"] * 5
+
+
+async def test_a_tenants_own_jobs_keep_their_order(side: Side, producer: Producer) -> None:
+    pushed = [await producer.push("a") for _ in range(5)]
+    assert [await run(side) for _ in range(5)] == pushed
+
+
+async def test_jobs_without_tenant_are_one_tenant_and_go_as_ever(side: Side, commands: Any, producer: Producer) -> None:
+    plain = [await producer.push() for _ in range(4)]
+    assert await commands.lrange(TEXT, 0, -1) == plain[::-1]
+    others = [await producer.push("a") for _ in range(2)]
+    served = [await run(side, cost=200) or b"" for _ in range(6)]
+    assert sorted(served[:4]) == sorted([*plain[:2], *others])
+    assert [job for job in served if job in plain] == plain
+
+
+async def test_a_tenant_whose_jobs_cost_more_has_fewer_of_them(side: Side, producer: Producer) -> None:
+    for _ in range(20):
+        await producer.push("large", tokens=400)
+        await producer.push("small", tokens=100)
+    served = Counter([whose(await run(side)) for _ in range(20)])
+    assert 3 <= served["large"] <= 6
+
+
+async def test_what_a_job_did_cost_counts_in_the_end(side: Side, producer: Producer) -> None:
+    for _ in range(20):
+        await producer.push("long")
+        await producer.push("short")
+    served: list[str] = []
+    for _ in range(20):
+        slot = side.slot()
+        payload = await side.slots.take(TEXT, slot)
+        served.append(whose(payload))
+        side.slots.used(slot, 800 if served[-1] == "long" else 200)
+        await side.slots.ack(slot, payload or b"")
+    assert 3 <= served.count("long") <= 6
+
+
+async def test_who_was_idle_has_no_credit_for_it(side: Side, producer: Producer) -> None:
+    for _ in range(40):
+        await producer.push("busy")
+    for _ in range(20):
+        await run(side)
+    for _ in range(20):
+        await producer.push("late")
+    served = [whose(await run(side)) for _ in range(10)]
+    assert 4 <= served.count("late") <= 6
+
+
+async def test_priorities_have_their_shares_and_none_starves(side: Side, producer: Producer) -> None:
+    for priority in ("low", None, "high"):
+        for _ in range(40):
+            await producer.push("a", priority)
+    served = Counter([json.loads(await run(side) or b"{}").get("priority") for _ in range(42)])
+    assert served == {"high": 32, None: 8, "low": 2}
+
+
+async def test_a_job_of_high_priority_is_next_whatever_waits(side: Side, producer: Producer) -> None:
+    for _ in range(20):
+        await producer.push("batch", "low")
+    for _ in range(3):
+        await run(side)
+        urgent = await producer.push("person", "high")
+        assert await run(side) == urgent
+
+
+async def test_a_job_that_is_handed_back_is_next_and_its_tenant_pays_once(side: Side, producer: Producer) -> None:
+    pushed = [await producer.push("a") for _ in range(3)]
+    await producer.push("b")
+    slot = side.slot()
+    assert await side.slots.take(TEXT, slot) == pushed[0]
+    assert await side.slots.hand_back(slot)
+    assert not await side.slots.hand_back(slot)
+    assert await run(side) == pushed[0]
+    assert whose(await run(side)) == "b"
+
+
+async def test_the_jobs_of_a_lost_worker_go_back_to_where_they_stood(
+    side: Side, commands: Any, redis_url: str, producer: Producer
+) -> None:
+    async with make_side(redis_url, "w2") as lost:
+        pushed = [await producer.push("a") for _ in range(3)]
+        assert await lost.slots.take(TEXT, lost.slot()) == pushed[0]
+        assert await commands.hkeys(RUNNING) == [b"w2:text-0"]
+        await lost.lease.beat()
+        assert await lost.lease.end() == 1
+    assert not await commands.exists(RUNNING)
+    assert [await run(side) for _ in range(3)] == pushed
+
+
+async def test_what_runs_is_counted_and_nothing_is_left_of_it(side: Side, commands: Any, producer: Producer) -> None:
+    for tenant in ("a", None, "b"):
+        await producer.push(tenant)
+    taken = [(side.slot(f"text-{n}"), await side.slots.take(TEXT, side.slot(f"text-{n}"))) for n in range(3)]
+    assert await commands.hlen(RUNNING) == 3
+    assert not await commands.exists("{llama_queue}:lines:text")
+    for slot, payload in taken:
+        await side.slots.ack(slot, payload or b"")
+    assert not await commands.exists(
+        RUNNING, "{llama_queue}:line:text:normal:a", "{llama_queue}:line:text:normal:a:tags"
+    )
+
+
+async def test_a_worker_that_waits_is_woken_by_a_tenants_job(side: Side, commands: Any, producer: Producer) -> None:
+    got: list[bytes | None] = []
+    async with anyio.create_task_group() as group:
+
+        async def wait() -> None:
+            while not got:
+                payload = await side.slots.take(TEXT, side.slot())
+                if payload is not None:
+                    got.append(payload)
+
+        group.start_soon(wait)
+        while not await commands.exists("{llama_queue}:idle:text"):
+            await anyio.sleep(0.005)
+        await anyio.sleep(0.02)
+        pushed = await producer.push("a")
+        with anyio.fail_after(0.5):
+            while not got:
+                await anyio.sleep(0.002)
+        assert got == [pushed]
+
+
+async def test_what_somebody_else_puts_in_the_way_is_told_and_waited_out(
+    side: Side, commands: Any, producer: Producer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await commands.set("{llama_queue}:fair:text", "in the way")
+    async with anyio.create_task_group() as group:
+        group.start_soon(producer.push, "a")
+        while "{llama_queue}:fair:text" not in caplog.text:
+            await anyio.sleep(0.005)
+        await commands.delete("{llama_queue}:fair:text")
+    await commands.set("{llama_queue}:fair:text:low", "in the way")
+    assert await side.slots.take(TEXT, side.slot()) is None
+    await commands.delete("{llama_queue}:fair:text:low")
+    await commands.set("{llama_queue}:line:text:normal:b", "in the way")
+    other = await producer.push("b")
+    assert {await run(side), await run(side, "text-1")} >= {other}
+
+
+async def test_jobs_that_wait_in_lines_are_counted(
+    side: Side, commands: Any, redis_url: str, producer: Producer
+) -> None:
+    for tenant in ("a", None, "b"):
+        await producer.push(tenant)
+    waiting = (await Survey(side.link, seconds=5).look()).waiting["text"]
+    assert waiting.jobs == 3
+    assert await Fleet(side.link, "w2").waiting(Kind.TEXT) == 3
+    async with Client(redis_url) as client:
+        assert (await client.queue_depths()).waiting["text"].jobs == 3
+    await side.slots.take(TEXT, side.slot())
+    assert await commands.zcard("{llama_queue}:lines:text") == 2
