@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import signal
@@ -14,11 +13,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
+import typer
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, Commands, harmless, run_async
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, harmless, run_async
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
@@ -196,9 +196,9 @@ async def _converse(client: Client) -> None:
             messages.clear()
 
 
-async def _demo(arguments: argparse.Namespace) -> None:
+async def _demo(question: str, *, chat: bool) -> None:
     async with _redis() as url, _worker(url) as worker, Client(url, queue_name=_QUEUE) as client:
-        talk = partial(_converse, client) if arguments.chat else partial(_ask, client, arguments.prompt or PROMPT)
+        talk = partial(_converse, client) if chat else partial(_ask, client, question)
         if not await _unless(worker.wait, talk):
             raise await _failure(worker, "The worker has ended")
         _step("stopping Redis, the worker and the llama.cpp server")
@@ -210,19 +210,16 @@ async def _signal() -> None:
             return
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command to the command line."""
-    demo = commands.add_parser("demo", help="see it work on a Redis, a server and a model of its own")
-    demo.add_argument("--prompt", help="what to ask")
-    demo.add_argument("--chat", action="store_true", help="converse until Ctrl-D")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker demo``; ends the process with the exit code."""
+def command(
+    *,
+    prompt: Annotated[str, typer.Option(help="What to ask.")] = PROMPT,
+    chat: Annotated[bool, typer.Option("--chat", help="Converse until Ctrl-D.")] = False,
+) -> None:
+    """See it work; ends the process with the exit code."""
     configure_logging("ERROR", LogFormat.CONSOLE)
 
     async def main() -> int:
-        return 0 if await _unless(_signal, partial(_demo, arguments)) else EXIT_INTERRUPTED
+        return 0 if await _unless(_signal, partial(_demo, prompt or PROMPT, chat=chat)) else EXIT_INTERRUPTED
 
     try:
         code = run_async(main)
