@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,7 +18,8 @@ from typing import Annotated, Final
 import anyio
 import typer
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, harmless, run_async
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, complain, harmless, run_async
+from velesio_worker.cli.progress import spinner
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
@@ -131,7 +132,9 @@ async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
     }
     command = [sys.executable, "-P", "-m", "velesio_worker", "run"]
     began = time.monotonic()
-    async with _started("velesio-worker", command, env, "taking text jobs") as process:
+    async with AsyncExitStack() as stack:
+        with spinner(f"loading {model.name}"):
+            process = await stack.enter_async_context(_started("velesio-worker", command, env, "taking text jobs"))
         _step(f"ready after {time.monotonic() - began:.1f} s")
         yield process
 
@@ -192,7 +195,7 @@ async def _converse(client: Client) -> None:
             text, _ = await _answer(client, messages)
             messages.append({"role": "assistant", "content": text})
         except JobError as error:
-            print(f"error: {harmless(str(error))}", file=sys.stderr)
+            complain(str(error))
             messages.clear()
 
 
@@ -224,7 +227,7 @@ def command(
     try:
         code = run_async(main)
     except VelesioError as error:
-        print(f"error: {harmless(str(error))}", file=sys.stderr)
+        complain(str(error))
         code = EXIT_FAILED
     sys.stdout.flush()
     os._exit(code)  # a thread may still wait for a line of input

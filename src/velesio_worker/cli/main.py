@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from velesio_worker import __version__
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, harmless
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, harmless
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
 _NAME: Final = "velesio-worker"
@@ -43,7 +43,7 @@ COMMANDS: Final[Mapping[str, Row]] = {
         "Serve HTTP in front of the queue: OpenAI's, Anthropic's, the WebUI's and its own routes.",
     ),
     "demo": Row("demo", _SERVE, "See it work on a Redis, a server and a model of its own."),
-    "submit": Row("submit", _JOBS, "Submit a text job and print what it yields."),
+    "submit": Row("submit", _JOBS, "Submit a job, of text or images, and print or write what it yields."),
     "dead": Row("dead", _JOBS, "Look at dead letters, put their jobs back, or drop them."),
     "health": Row(
         "health_command",
@@ -130,13 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int | None = command_line().main(words or ["run"], _NAME, standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        print(f"error: {harmless(_sentence(error))}", file=sys.stderr)
+        complain(_sentence(error))
         return EXIT_USAGE
     except SettingsError as error:
         print(harmless(str(error)), file=sys.stderr)
         return EXIT_USAGE
     except VelesioError as error:
-        print(f"error: {harmless(str(error))}", file=sys.stderr)
+        complain(str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
