@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, Commands, harmless, run_async
+import typer
+
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, harmless, run_async
 from velesio_worker.cli.parts import COMMAND, failure, free_port, interrupted, own_redis, started, step, unless
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
@@ -116,31 +117,28 @@ def _say_where(port: int, program: str) -> None:
     step(f"Redis on 127.0.0.1:{port} ({program})")
 
 
-async def _demo(arguments: argparse.Namespace) -> None:
+async def _demo(question: str, *, chat: bool) -> None:
     async with (
         own_redis("velesio-demo-", _say_where) as redis,
         _worker(redis.url) as worker,
         Client(redis.url, queue_name=_QUEUE) as client,
     ):
-        talk = partial(_converse, client) if arguments.chat else partial(_ask, client, arguments.prompt or PROMPT)
+        talk = partial(_converse, client) if chat else partial(_ask, client, question)
         if not await unless(worker.wait, talk):
             raise await failure(worker, "The worker has ended")
         step("stopping Redis, the worker and the llama.cpp server")
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command to the command line."""
-    demo = commands.add_parser("demo", help="see it work on a Redis, a server and a model of its own")
-    demo.add_argument("--prompt", help="what to ask")
-    demo.add_argument("--chat", action="store_true", help="converse until Ctrl-D")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker demo``; ends the process with the exit code."""
+def command(
+    *,
+    prompt: Annotated[str, typer.Option(help="What to ask.")] = PROMPT,
+    chat: Annotated[bool, typer.Option("--chat", help="Converse until Ctrl-D.")] = False,
+) -> None:
+    """See it work; ends the process with the exit code."""
     configure_logging("ERROR", LogFormat.CONSOLE)
 
     async def main() -> int:
-        return 0 if await unless(interrupted, partial(_demo, arguments)) else EXIT_INTERRUPTED
+        return 0 if await unless(interrupted, partial(_demo, prompt or PROMPT, chat=chat)) else EXIT_INTERRUPTED
 
     try:
         code = run_async(main)
