@@ -61,7 +61,7 @@ def find_images(program: Path | None, model: Path | None, environ: Mapping[str, 
     if found is None:
         if model is not None or program is not None:
             raise VelesioError(f"{where} has no image model: name a {', '.join(_MODELS)} file with --sd-model")
-        return Images((), runs=False, said=f"chat only: {server} is here, but no model for it: --sd-model FILE")
+        return Images((), runs=False, said=f"chat only: {server.name} is here, but no model for it: --sd-model FILE")
     words = (str(server), "--model", str(found))
     return Images(words, runs=True, said=f"images come from {server.name}, with {found.name}")
 
