@@ -42,9 +42,11 @@ COMMANDS: Final[Mapping[str, Row]] = {
         _SERVE,
         "Serve HTTP in front of the queue: OpenAI's, Anthropic's, the WebUI's and its own routes.",
     ),
+    "serve": Row("serve", _SERVE, "Chat in the browser: Redis, workers, gateway and page, kept running until Ctrl-C."),
     "demo": Row("demo", _SERVE, "See it work on a Redis, a server and a model of its own."),
     "submit": Row("submit", _JOBS, "Submit a job, of text or images, and print or write what it yields."),
     "dead": Row("dead", _JOBS, "Look at dead letters, put their jobs back, or drop them."),
+    "top": Row("top", _LOOK, "See the fleet: workers, queues and running jobs, live in the terminal."),
     "health": Row(
         "health_command",
         _LOOK,

@@ -14,6 +14,7 @@ from tests.support.forks import run_forked
 from tests.support.terminals import environment, in_terminal
 from velesio_worker.cli import run as cli_run
 from velesio_worker.cli.main import COMMANDS, command_line, load, main
+from velesio_worker.queue.rights import Party
 
 pytestmark = pytest.mark.processes
 
@@ -68,8 +69,8 @@ def test_without_a_command_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> N
         (
             ["acl", "king"],
             (
-                "invalid value for 'PARTY': 'king' is not one of 'producer', 'reader', 'canceller', 'gateway', "
-                "'worker': see velesio-worker acl --help"
+                f"invalid value for 'PARTY': 'king' is not one of {', '.join(map(repr, map(str, Party)))}: "
+                "see velesio-worker acl --help"
             ),
         ),
         (
