@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import ClassVar, Final, Protocol
@@ -88,6 +89,8 @@ class Top(App[None]):
     ModalScreen { align: center middle; }
     .box { width: auto; max-width: 100%; height: auto; border: round $primary; padding: 0 1; background: $surface; }
     .box Static { width: auto; }
+    Table:nocolor:focus > .datatable--cursor { text-style: reverse; }
+    .bar:nocolor { text-style: underline; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "cancel", "Cancel"),
@@ -110,7 +113,8 @@ class Top(App[None]):
         order: Order = Order.AGE,
         words: str = "",
     ) -> None:
-        super().__init__()
+        plain = bool(os.environ.get("NO_COLOR"))
+        super().__init__(ansi_color=True if plain else None)  # else textual makes greys of the colours
         self._source = source
         self._queue = queue
         self._redis_url = redis_url
@@ -169,6 +173,8 @@ class Top(App[None]):
 
     def _paint(self) -> None:
         picture, base = self.picture, self.screen_stack[0]
+        if not base.query("#trouble"):  # it is not there yet, or not any more
+            return
         jobs = arranged(picture.jobs, self._order, turned=self._turned, words=self._words)
         engines = picture.engines
         keys = [f"{row.worker} {row.kind}" for row in engines]
@@ -185,10 +191,11 @@ class Top(App[None]):
 
     def _sorting(self, jobs: Sequence[JobRow]) -> str:
         """Say how many jobs there are, and how they are arranged."""
-        hidden = len(jobs) - writing.MOST_ROWS
-        more = f", {hidden + self.picture.untold} not shown" if hidden + self.picture.untold > 0 else ""
+        hidden = max(0, len(jobs) - writing.MOST_ROWS) + self.picture.untold
+        more = f", {hidden} not shown" if hidden else ""
         words = f", /{self._words}" if self._words else ""
-        return f"{len(jobs)} jobs by {self._order}{' (turned)' if self._turned else ''}{words}{more}"
+        count = f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"
+        return f"{count} by {self._order}{' (turned)' if self._turned else ''}{words}{more}"
 
     def _chosen_job(self) -> JobRow | None:
         key = self._job_rows.chosen
