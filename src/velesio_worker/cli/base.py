@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import anyio
 import orjson
 
+from velesio_worker.core.terminal import RED, painted
 from velesio_worker.wire.printable import printable, printable_json
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] (no other name)
-"""What a command adds itself to."""
 
 
 def run_async(main: Callable[[], Awaitable[int]]) -> int:
@@ -37,6 +35,11 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def complain(text: str) -> None:
+    """Say on standard error what went wrong, and what to do."""
+    print(f"{painted('error:', RED, sys.stderr)} {harmless(text)}", file=sys.stderr)
 
 
 def harmless(text: str) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
+import typer
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_USAGE, Commands, harmless, print_json
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_USAGE, harmless, print_json
 from velesio_worker.cli.doctor.findings import CheckReport, Finding, Status
 from velesio_worker.cli.doctor.gpu import check_gpu
 from velesio_worker.cli.doctor.host import check_folders, check_ports, check_results, check_settings, check_system
@@ -22,6 +22,7 @@ from velesio_worker.cli.doctor.server import check_server
 from velesio_worker.cli.doctor.webui import check_webui
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
+from velesio_worker.core.terminal import GREEN, RED, YELLOW, painted
 from velesio_worker.core.threads import aside
 from velesio_worker.wire.errors import SettingsError
 
@@ -57,27 +58,20 @@ _HANGS: Final = {
     "results": "see whether RESULT_STORE answers: df for a folder; for s3:// AWS_ENDPOINT_URL, and that "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set",
 }
-_COLOURS: Final[Mapping[Status, str]] = {Status.OK: "32", Status.WARNING: "33", Status.ERROR: "31"}
+_COLOURS: Final[Mapping[Status, str]] = {Status.OK: GREEN, Status.WARNING: YELLOW, Status.ERROR: RED}
 _STATUS_WIDTH: Final = max(map(len, Status)) + 2
 _CHECK_WIDTH: Final = max(map(len, CHECKS)) + 2
 
 
-def add_parser(commands: Commands) -> None:
-    """Add ``doctor`` to the command line."""
-    doctor = commands.add_parser("doctor", help="look whether a worker could work here, and what to do if not")
-    doctor.add_argument("--json", action="store_true", help="as JSON")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker doctor``; returns the exit code: 0 a worker can work, 1 it cannot, 2 a setting is wrong."""
+def command(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> int:
+    """Look at all of it; returns the exit code: 0 a worker can work, 1 it cannot, 2 a setting is wrong."""
     configure_logging("CRITICAL", LogFormat.CONSOLE)  # what is logged is found, too
     findings: list[Finding] = []
-    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def take(finding: Finding) -> None:
         findings.append(finding)
-        if not arguments.json:
-            print(_shown(finding, colours=colours), flush=True)
+        if not json:
+            print(_shown(finding), flush=True)
 
     try:
         settings = load_settings()
@@ -88,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         anyio.run(examine, settings, os.environ, take)
     failed = [finding.check for finding in findings if finding.status is Status.ERROR]
-    if arguments.json:
+    if json:
         print_json([finding.row() for finding in findings])
     elif failed:
         print(f"The worker cannot work: {len(failed)} error{'s'[: len(failed) != 1]}.")
@@ -97,10 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_USAGE if _SETTINGS in failed else EXIT_FAILED if failed else 0
 
 
-def _shown(finding: Finding, *, colours: bool) -> str:
-    status = finding.status.ljust(_STATUS_WIDTH)
-    if colours:
-        status = f"\x1b[{_COLOURS[finding.status]}m{status}\x1b[0m"
+def _shown(finding: Finding) -> str:
+    status = painted(finding.status.ljust(_STATUS_WIDTH), _COLOURS[finding.status], sys.stdout)
     line = f"{status}{finding.check.ljust(_CHECK_WIDTH)}{_line(finding.message)}"
     return line if finding.remedy is None else f"{line}\n{' ' * _STATUS_WIDTH}→ {_line(finding.remedy)}"
 
