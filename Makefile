@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve lock clean
+.PHONY: help setup demo test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve lock clean"
+	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -95,6 +95,10 @@ docs: $(VENV)/.dev
 docs-serve: $(VENV)/.dev
 	@$(BIN)/python docs/generate.py
 	@$(MKDOCS) serve
+
+# The pictures of the README and the manual anew, from the running product; ARGS names some of them. Needs chromium.
+pictures: $(VENV)/.dev
+	@$(BIN)/python -m tools.pictures $(ARGS)
 
 # Pins every dependency by hash for all platforms, and names no host. Needs uv on PATH.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
