@@ -19,13 +19,15 @@ from velesio_worker.gateway.settings import GatewaySettings
 
 
 @contextlib.contextmanager
-def gateway_thread(redis_url: str, *, queue_name: str = "llama_queue") -> Generator[str]:
-    """Serve a gateway without tokens; yields its URL."""
-    settings = GatewaySettings(redis_url=redis_url, queue_name=queue_name)
+def gateway_thread(
+    redis_url: str, *, queue_name: str = "llama_queue", api_tokens: str | None = None, port: int = 0
+) -> Generator[str]:
+    """Serve a gateway, without tokens unless some are given; yields its URL."""
+    settings = GatewaySettings(redis_url=redis_url, queue_name=queue_name, api_tokens=api_tokens)
     connections = connection_class(settings.body_seconds)
     config = uvicorn.Config(build(settings), interface="asgi3", http=connections, ws="none", log_config=None)
     server = uvicorn.Server(config)
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", port) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=server.run, args=([listener],), name="gateway")
         thread.start()

@@ -74,7 +74,7 @@ def in_terminal(
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     look = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": str(columns), "LINES": str(rows)}
     given = {name: value for name, value in env.items() if name not in {"NO_COLOR", "CI"}}
-    process = subprocess.Popen(  # noqa: S603 (our own)
+    process = subprocess.Popen(
         command, env={**given, **look}, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
