@@ -54,6 +54,10 @@ class Desk:
         self._said |= event == "token"
         await self._commands.xadd(stream_key(self.id), {"event": event, "data": orjson.dumps(data)}, id=entry_id)
 
+    async def keep(self, key: str, value: bytes) -> None:
+        """Store something beside the stream for a while."""
+        await self._commands.set(key, value, ex=100)
+
     async def end(self, result: dict[str, Any]) -> None:
         await self._commands.set(result_key(self.id), orjson.dumps(result), ex=100)
         await self.write(*terminal_of(result, partial=self._said))

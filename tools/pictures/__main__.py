@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tools.pictures.terminals import demo
+from tools.pictures.pages import chat, images
+from tools.pictures.terminals import demo, top
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "pictures"
 
 PICTURES: Final[Mapping[str, Callable[[Path], None]]] = {
     "demo": demo,
+    "top": top,
+    "chat": chat,
+    "images": images,
 }
 
 
