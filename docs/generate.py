@@ -3,12 +3,11 @@
 ``make docs`` runs this. With ``--check`` nothing is written, and the exit code is 1 if a page is not what it would be.
 """
 
-# argparse and prometheus_client tell nowhere else what they were given.
+# prometheus_client tells nowhere else what it was given.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import itertools
@@ -17,14 +16,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from prometheus_client import ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from pydantic_settings import BaseSettings
+from typer.core import TyperCommand, TyperGroup
 
-from velesio_worker.cli.main import parser as command_line
+from velesio_worker.cli import main as cli
 from velesio_worker.core.metrics import REGISTRY
 from velesio_worker.core.settings import Settings
 from velesio_worker.core.settings_list import describe
@@ -118,56 +118,43 @@ def _allowed(shape: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def commands() -> Iterator[str]:
-    """Yield each command: what it does, how it is called and what it takes."""
-    parser = command_line()
+    """Yield each command, in the groups of the help: what it does, how it is called and what it takes."""
     yield "`velesio-worker --help` and `--help` behind any command say the same as this page."
-    yield from _command("velesio-worker", parser, parser.description or "")
+    root = cli.command_line()
+    yield from _command("## velesio-worker", root, "[COMMAND]")
+    for panel, rows in itertools.groupby(cli.COMMANDS.items(), lambda item: item[1].panel):
+        yield f"## {panel}"
+        for name, _ in rows:
+            command = cli.load(name)
+            below: Mapping[str, Any] = getattr(command, "commands", {})
+            yield from _command(f"### velesio-worker {name}", command, *["COMMAND"][: len(below)])
+            for called, one in below.items():
+                yield from _command(f"#### velesio-worker {name} {called}", one)
 
 
-def _command(name: str, parser: argparse.ArgumentParser, what: str) -> Iterator[str]:
-    yield f"## {name}"
-    yield _text(what if what.endswith(".") else f"{what[:1].upper()}{what[1:]}.")
-    taken = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    yield f"```text\n{' '.join((name, *_usage(parser, taken)))}\n```"
-    own = [action for action in taken if not isinstance(action, argparse._SubParsersAction)]
-    if own:
-        yield _table(("argument", "meaning"), ((f"`{_called(action)}`", _meaning(action)) for action in own))
-    for action in taken:
-        if isinstance(action, argparse._SubParsersAction):
-            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for command, below in cast("dict[str, argparse.ArgumentParser]", action.choices).items():
-                yield from _command(f"{name} {command}", below, helps[command])
+def _command(title: str, command: TyperCommand | TyperGroup, *more: str) -> Iterator[str]:
+    yield title
+    yield _text((command.help or "").partition("\n\n")[0])
+    usage = [word if param.required else f"[{word}]" for param in command.params for word in [_called(param)]]
+    yield f"```text\n{' '.join((title.strip('# '), *usage, *more))}\n```"
+    if command.params:
+        yield _table(("argument", "meaning"), ((f"`{_called(param)}`", _meaning(param)) for param in command.params))
 
 
-def _usage(parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]) -> Iterator[str]:
-    """Yield the words of a call; of what excludes each other one word, where the first of them stands."""
-    groups = {id(group._group_actions[0]): group for group in parser._mutually_exclusive_groups}
-    rest = {id(action) for group in parser._mutually_exclusive_groups for action in group._group_actions[1:]}
-    for action in actions:
-        if group := groups.get(id(action)):
-            words = " | ".join(_called(each) for each in group._group_actions)
-            yield f"({words})" if group.required else f"[{words}]"
-        elif isinstance(action, argparse._SubParsersAction):
-            yield "COMMAND" if action.required else "[COMMAND]"
-        elif id(action) not in rest:
-            needed = action.required and action.nargs != "?"
-            yield _called(action) if needed else f"[{_called(action)}]"
+def _called(param: Any) -> str:  # noqa: ANN401 (typer's own is private)
+    value = param.metavar or param.opts[0].strip("-").replace("-", "_").upper()
+    if param.param_type_name == "argument":
+        return f"{value}…" if param.nargs != 1 else value
+    names = ", ".join([*param.opts, *param.secondary_opts])
+    return names if param.is_flag else f"{names} {value}"
 
 
-def _called(action: argparse.Action) -> str:
-    value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-    if not action.option_strings:
-        return value
-    names = ", ".join(action.option_strings)
-    return names if action.nargs == 0 else f"{names} {value}"
-
-
-def _meaning(action: argparse.Action) -> str:
-    parts = [_text((action.help or "") % vars(action))]
-    if action.choices:
-        parts.append("one of " + ", ".join(f"`{choice}`" for choice in action.choices))
-    if isinstance(action.default, str | int) and action.nargs != 0 and "%(default)" not in (action.help or ""):
-        parts.append(f"default: `{action.default}`")
+def _meaning(param: Any) -> str:  # noqa: ANN401
+    parts = [_text((param.help or "").removesuffix("."))]
+    if choices := param.type_descriptor.choices:
+        parts.append("one of " + ", ".join(f"`{choice}`" for choice in choices))
+    if param.default is not None and not getattr(param, "is_flag", False):
+        parts.append(f"default: `{param.default}`")
     return "; ".join(filter(None, parts))
 
 

@@ -30,6 +30,7 @@ from velesio_worker.execution.performer import Performer
 from velesio_worker.execution.published import Published, read_published
 from velesio_worker.execution.redis_side import Clients, RedisSide
 from velesio_worker.execution.results.images import ImageOutput, open_store
+from velesio_worker.execution.told import tell_gpus, tell_jobs
 from velesio_worker.observability.gauges import Gauges, shown
 from velesio_worker.observability.health import Health, Stage
 from velesio_worker.observability.monitor import LOOK_SECONDS, Monitor, loop_watched
@@ -99,6 +100,7 @@ class Worker:
     def stop(self) -> None:
         """Stop as a signal does: the first time gently, the second time at once."""
         self._health.stage = Stage.STOPPING
+        self._changed.ring()
         if self._stopping.is_set():
             self._executor.stop(within=LAST_SECONDS)
         self._stopping.set()
@@ -168,7 +170,7 @@ class Worker:
         async with anyio.create_task_group() as jobs, anyio.create_task_group() as images:
             side.start_soon(self._executor.watch)
             side.start_soon(self._redis.fleet.keep_notes)
-            side.start_soon(Control(self._redis.clients.blocking, self._redis.link, jobs=self._executor).run)
+            side.start_soon(self._control().run)
             for engine in self._engines.gates:
                 side.start_soon(engine.run)
             jobs.start_soon(self._consumers.intake().run, self._stopping)
@@ -219,6 +221,15 @@ class Worker:
             log.warning("handing back the jobs that still run", action="drain_over", jobs=executor.running)
         executor.stop(within=LAST_SECONDS)
 
+    def _control(self) -> Control:
+        blocking, link = self._redis.clients.blocking, self._redis.link
+        return Control(blocking, link, jobs=self._executor, worker=self.id, drain=self._drain_once)
+
+    def _drain_once(self) -> None:
+        """End as at a first signal; whoever asks for that again changes nothing."""
+        if not self._stopping.is_set():
+            self.stop()
+
     def _make_executor(self) -> Executor:
         settings, redis = self._settings, self._redis
         performer = Performer(
@@ -250,6 +261,11 @@ class Worker:
             "kinds": ",".join(self._engines.kinds),
             **self._engines.facts(),
             "running": self._executor.running,
+            "at": f"{time.time():.3f}",
+            "stage": self._health.stage.value,
+            "tokens": self._executor.tokens,
+            "jobs": tell_jobs(self._executor.runs),
+            "gpus": tell_gpus(self._monitor.gpus),
         }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import anyio
 import orjson
@@ -15,9 +14,6 @@ from velesio_worker.wire.printable import printable, printable_json
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] (no other name)
-"""What a command adds itself to."""
 
 
 def run_async(main: Callable[[], Awaitable[int]]) -> int:

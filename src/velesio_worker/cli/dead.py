@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final
+from functools import partial
+from typing import Annotated, Any, Final
 
 import orjson
+import typer
 
-from velesio_worker.cli.base import EXIT_FAILED, Commands, harmless, print_json, print_table
+from velesio_worker.cli.base import EXIT_FAILED, harmless, print_json, print_table
 from velesio_worker.cli.redis_trouble import run_with_redis
 from velesio_worker.core.settings import Settings
 from velesio_worker.queue.connection import PAYLOAD_SECONDS, connect
@@ -29,59 +30,86 @@ _TYPE: Final = 20
 _KIBI: Final = 1024
 
 
-def add_parser(commands: Commands) -> None:
-    """Add ``dead`` and its commands to the command line."""
-    dead = commands.add_parser("dead", help="look at dead letters, put their jobs back, or drop them")
-    actions = dead.add_subparsers(dest="action", title="commands", required=True)
-    listing = actions.add_parser("list", help="one line for each letter, the newest first")
-    listing.add_argument("--limit", type=_count, default=_LIMIT, help="how many at most (default: %(default)s)")
-    listing.add_argument("--json", action="store_true", help="as JSON, without the jobs themselves")
-    show = actions.add_parser("show", help="all of one letter")
-    show.add_argument("reference", type=_reference, metavar="REF", help="what the list says, or its beginning")
-    form = show.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the letter as JSON")
-    form.add_argument("--payload", action="store_true", help="the job alone, byte by byte as it was pushed")
-    for name, what in {"retry": "put the job back to the end of the queue", "drop": "remove the letter"}.items():
-        action = actions.add_parser(name, help=what)
-        which = action.add_mutually_exclusive_group(required=True)
-        which.add_argument("reference", nargs="?", type=_reference, metavar="REF", help="which letter")
-        which.add_argument("--all", action="store_true", help="all letters that are there now")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+app = typer.Typer(add_completion=False)
 
 
 def _reference(text: str) -> str:
     if not re.fullmatch(rf"[0-9a-f]{{4,{2 * REFERENCE_BYTES}}}", text.lower()):
-        raise argparse.ArgumentTypeError(
+        raise typer.BadParameter(
             f"{text!r} is no reference: 4 or more hex digits that `velesio-worker dead list` shows"
         )
     return text.lower()
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker dead``; returns the exit code. Raises VelesioError: what was asked for cannot be done."""
+Reference = Annotated[
+    str, typer.Argument(parser=_reference, metavar="REF", help="What the list says, or its beginning.")
+]
+Which = Annotated[str | None, typer.Argument(parser=_reference, metavar="REF", help="Which letter.")]
+All = Annotated[bool, typer.Option("--all", help="All letters that are there now.")]
+
+
+def _with_letters(action: Callable[[DeadLetters], Awaitable[int]]) -> int:
+    """Do something with the letters; returns the exit code. Raises VelesioError: it cannot be done."""
 
     async def main(settings: Settings) -> int:
         async with aclosing(connect(settings.redis_url, name="velesio-dead", socket_timeout=PAYLOAD_SECONDS)) as redis:
-            return await _ACTIONS[arguments.action](DeadLetters(redis, Keys(settings.queue_name)), arguments)
+            return await action(DeadLetters(redis, Keys(settings.queue_name)))
 
     return run_with_redis(main)
 
 
-async def _list(letters: DeadLetters, arguments: argparse.Namespace) -> int:
-    form: Callable[[Letter], Any] = _row if arguments.json else _columns  # which keep no job in memory
-    rows: list[Any] = [form(letter) async for letter in letters.newest(arguments.limit)]
-    if arguments.json:
+def _one_or_all(reference: str | None, *, every: bool) -> None:
+    if every is (reference is not None):
+        raise typer.BadParameter("either REF or --all is needed, and not both")
+
+
+@app.command("list")
+def list_letters(
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = _LIMIT,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, without the jobs themselves.")] = False,
+) -> int:
+    """One line for each letter, the newest first."""
+    return _with_letters(partial(_list, limit=limit, json=json))
+
+
+@app.command()
+def show(
+    reference: Reference,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="The letter as JSON.")] = False,
+    payload: Annotated[bool, typer.Option("--payload", help="The job alone, byte by byte as it was pushed.")] = False,
+) -> int:
+    """All of one letter."""
+    if json and payload:
+        raise typer.BadParameter("--json and --payload exclude each other")
+    return _with_letters(partial(_show, reference=reference, json=json, payload=payload))
+
+
+@app.command()
+def retry(reference: Which = None, *, every: All = False) -> int:
+    """Put the job back to the end of the queue."""
+    _one_or_all(reference, every=every)
+    return _with_letters(_retry_all if reference is None else partial(_retry, reference=reference))
+
+
+@app.command()
+def drop(reference: Which = None, *, every: All = False) -> int:
+    """Remove the letter."""
+    _one_or_all(reference, every=every)
+    return _with_letters(_drop_all if reference is None else partial(_drop, reference=reference))
+
+
+async def _list(letters: DeadLetters, *, limit: int, json: bool) -> int:
+    form: Callable[[Letter], Any] = _row if json else _columns  # which keep no job in memory
+    rows: list[Any] = [form(letter) async for letter in letters.newest(limit)]
+    if json:
         print_json(rows)
     elif rows:
         print_table(rows)
     else:
         print("no dead letters")
-    older = await letters.count() - len(rows) if len(rows) == arguments.limit else 0
+    older = await letters.count() - len(rows) if len(rows) == limit else 0
     if older > 0:
         print(f"and {older} older: --limit {len(rows) + older} shows them, too", file=sys.stderr)
     return 0
@@ -129,15 +157,15 @@ def _size(size: float) -> str:
     return f"{size:.1f} KiB" if size < _KIBI else f"{size / _KIBI:.1f} MiB"
 
 
-async def _show(letters: DeadLetters, arguments: argparse.Namespace) -> int:
-    letter = await letters.find(arguments.reference)
-    if arguments.json:
+async def _show(letters: DeadLetters, *, reference: str, json: bool, payload: bool) -> int:
+    letter = await letters.find(reference)
+    if json:
         try:
             print_json({"reference": letter.reference, **orjson.loads(letter.raw)})
         except (TypeError, orjson.JSONDecodeError):  # no JSON object, or one that is nested too deeply
             text = letter.raw.decode(errors="backslashreplace")
             print_json({"reference": letter.reference, "letter": text})
-    elif not arguments.payload:
+    elif not payload:
         _describe(letter)
     elif letter.payload is None:
         raise VelesioError(f"the dead letter {letter.shown} holds no job: {letter.reason}")
@@ -167,12 +195,14 @@ def _describe(letter: Letter) -> None:
     print(harmless(text))
 
 
-async def _retry(letters: DeadLetters, arguments: argparse.Namespace) -> int:
-    if not arguments.all:
-        letter = await letters.find(arguments.reference)
-        await letters.retry(letter)
-        print(f"{letter.shown}  job {letter.job()['id']} is back in the queue")
-        return 0
+async def _retry(letters: DeadLetters, *, reference: str) -> int:
+    letter = await letters.find(reference)
+    await letters.retry(letter)
+    print(f"{letter.shown}  job {letter.job()['id']} is back in the queue")
+    return 0
+
+
+async def _retry_all(letters: DeadLetters) -> int:
     outcomes: Counter[bool] = Counter()
     async for letter, error in letters.retry_all():
         outcomes[error is None] += 1
@@ -182,19 +212,13 @@ async def _retry(letters: DeadLetters, arguments: argparse.Namespace) -> int:
     return EXIT_FAILED if outcomes[False] else 0
 
 
-async def _drop(letters: DeadLetters, arguments: argparse.Namespace) -> int:
-    if arguments.all:
-        print(f"{await letters.drop_all()} dropped")
-    else:
-        letter = await letters.find(arguments.reference)
-        await letters.drop(letter)
-        print(f"{letter.shown}  dropped")
+async def _drop(letters: DeadLetters, *, reference: str) -> int:
+    letter = await letters.find(reference)
+    await letters.drop(letter)
+    print(f"{letter.shown}  dropped")
     return 0
 
 
-_ACTIONS: Final[Mapping[str, Callable[[DeadLetters, argparse.Namespace], Awaitable[int]]]] = {
-    "list": _list,
-    "show": _show,
-    "retry": _retry,
-    "drop": _drop,
-}
+async def _drop_all(letters: DeadLetters) -> int:
+    print(f"{await letters.drop_all()} dropped")
+    return 0

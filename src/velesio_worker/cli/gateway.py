@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import os
+from typing import Annotated
 
-from velesio_worker.cli.base import Commands
+import typer
+
 from velesio_worker.core.logs import configure_logging, get_logger
 from velesio_worker.core.settings_list import misspelt
 from velesio_worker.wire.errors import VelesioError
 
 _EXTRA = frozenset({"httptools", "limits", "starlette", "uvicorn", "uvloop"})
-_HELP = "serve HTTP in front of the queue: OpenAI's, Anthropic's, the WebUI's and its own routes"
+_MOST_PROCESSES = 256  # more than any host has cores for
 
 log = get_logger(__name__)
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command to the command line."""
-    gateway = commands.add_parser("gateway", help=_HELP, description=_HELP)
-    gateway.add_argument(
-        "--processes", type=_count, default=1, metavar="N", help="so many processes on one port (default: %(default)s)"
-    )
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 256:  # noqa: PLR2004 (more than any host has cores for)
-        raise argparse.ArgumentTypeError("must be from 1 to 256")
-    return number
-
-
-def run(arguments: argparse.Namespace) -> int:
+def command(
+    processes: Annotated[
+        int, typer.Option(min=1, max=_MOST_PROCESSES, metavar="N", help="So many processes on one port.")
+    ] = 1,
+) -> int:
     """Run the gateway until it is stopped; returns the exit code. Raises SettingsError."""
     try:
         from velesio_worker.gateway.processes import Processes  # noqa: PLC0415 (an extra)
@@ -52,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             log.warning(
                 "no API_TOKENS: whoever is on this host may run jobs, and nobody else can connect", action="no_tokens"
             )
-        if arguments.processes > 1:
-            return Processes(arguments.processes, listener, settings.drain_seconds).run()
+        if processes > 1:
+            return Processes(processes, listener, settings.drain_seconds).run()
         serve(settings, listener)
     return 0

@@ -10,26 +10,24 @@ from typing import Any, Final, NoReturn, cast
 
 import orjson
 
-from velesio_worker.cli.base import Commands, harmless, print_json
+from velesio_worker.cli.base import harmless, print_json
 from velesio_worker.core.settings import load_settings
 from velesio_worker.wire.errors import SettingsError
 
 SECONDS: Final = 5.0
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (not bound, but asked)
 _OK: Final = 200
-_HELP: Final = "ask the worker of this host how it is: exit code 0 if it can run jobs, else 1 and why not"
-
-
-def add_parser(commands: Commands) -> None:
-    """Add the command to the command line."""
-    _add_arguments(commands.add_parser("health", help=_HELP, description=_HELP))
+LIVE_HELP: Final = "Ask only whether it lives, whatever Redis or an engine do."
+JSON_HELP: Final = "Print all that the worker knows of itself."
 
 
 def main(arguments: Sequence[str], limit: float = SECONDS) -> int:
     """Run the command by itself; returns the exit code. The worker has so many seconds to answer."""
-    parser = _Parser(prog="velesio-worker health", description=_HELP)
-    _add_arguments(parser)
-    return run(parser.parse_args(arguments), limit)
+    parser = _Parser(prog="velesio-worker health", description="Ask the worker of this host how it is.")
+    parser.add_argument("--live", action="store_true", help=LIVE_HELP)
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+    parsed = parser.parse_args(arguments)
+    return ask(live=parsed.live, json=parsed.json, limit=limit)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,12 +37,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(1)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--live", action="store_true", help="ask only whether it lives, whatever Redis or an engine do")
-    parser.add_argument("--json", action="store_true", help="print all that the worker knows of itself")
-
-
-def run(arguments: argparse.Namespace, limit: float = SECONDS) -> int:
+def ask(*, live: bool, json: bool, limit: float = SECONDS) -> int:
     """Ask, and print one line; returns 0 or 1, since HEALTHCHECK allows no other exit code."""
     try:
         settings = load_settings()
@@ -58,8 +51,8 @@ def run(arguments: argparse.Namespace, limit: float = SECONDS) -> int:
     where = f"{host}:{settings.health_port}"
     try:
         worker = http.client.HTTPConnection(host, settings.health_port, timeout=limit)
-        status, answer = _ask(worker, "/livez", "alive") if arguments.live else _ask(worker, "/readyz", "ready")
-        if arguments.json:
+        status, answer = _ask(worker, "/livez", "alive") if live else _ask(worker, "/readyz", "ready")
+        if json:
             print_json(_ask(worker, "/health", "worker")[1])
             return int(status != _OK)
     except (orjson.JSONDecodeError, TypeError):
@@ -69,7 +62,7 @@ def run(arguments: argparse.Namespace, limit: float = SECONDS) -> int:
         why = harmless(" ".join(str(error).split()))
         print(f"no worker answers at {where} ({why}): is one running here, with this HEALTH_HOST and HEALTH_PORT?")
         return 1
-    print(harmless(" ".join(_line(status, answer, live=arguments.live).split())))
+    print(harmless(" ".join(_line(status, answer, live=live).split())))
     return int(status != _OK)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 from typing import Final
 
-from velesio_worker.cli.base import EXIT_FAILED, Commands, run_async
+from velesio_worker.cli.base import EXIT_FAILED, run_async
 from velesio_worker.core.exposure import exposures
 from velesio_worker.core.logs import configure_logging, get_logger
 from velesio_worker.core.settings import load_settings
@@ -22,12 +21,7 @@ _COLLECT_AFTER: Final = 2_000
 cycles, tracebacks with payloads, and those are to go soon."""
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command to the command line."""
-    commands.add_parser("run", help="run the worker (what happens without a command, too)")
-
-
-def run(_: argparse.Namespace) -> int:
+def command() -> int:
     """Run the worker until it is stopped; returns the exit code. Raises SettingsError."""
     settings = load_settings()
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, Final, Literal
 
 import anyio
 import orjson
+import typer
 from redis.exceptions import RedisError
 
-from velesio_worker.cli.base import EXIT_FAILED, Commands, harmless, print_json
+from velesio_worker.cli.base import EXIT_FAILED, harmless, print_json
 from velesio_worker.cli.redis_trouble import run_with_redis
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
@@ -30,46 +32,18 @@ ANY_TIME: Final = 10**9
 """Seconds; every lease ends sooner."""
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command to the command line."""
-    submit = commands.add_parser("submit", help="submit a text job and print what it yields")
-    submit.add_argument("prompt", nargs="?", help="the prompt; standard input if it is - or left out")
-    submit.add_argument("--type", default="chat_completion", choices=("completion", "chat_completion"), help="its type")
-    submit.add_argument("--stream", action="store_true", help="print tokens as they come")
-    submit.add_argument("--system", help="a system message in front of the prompt (chat_completion)")
-    submit.add_argument("--max-tokens", type=int, help="the most tokens of the answer")
-    submit.add_argument("--data", type=_json_object, default={}, help="more parameters as JSON: '{\"temperature\": 0}'")
-    submit.add_argument("--id", help="the job's id; drawn at random if left out")
-    submit.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+        raise typer.BadParameter(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("not a JSON object")
+        raise typer.BadParameter("not a JSON object")
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
-def _job_data(arguments: argparse.Namespace) -> dict[str, Any]:
-    prompt = arguments.prompt
-    if prompt in {None, "-"}:
-        prompt = sys.stdin.read()
-    data: dict[str, Any] = {"stream": arguments.stream}
-    if arguments.max_tokens is not None:
-        data["max_tokens"] = arguments.max_tokens
-    if arguments.type == "completion":
-        data["prompt"] = prompt
-    else:
-        system = [{"role": "system", "content": arguments.system}] if arguments.system else []
-        data["messages"] = [*system, {"role": "user", "content": prompt}]
-    return data | arguments.data
-
-
-async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespace) -> None:
-    if arguments.stream and not arguments.json:
+async def _print_answer(client: Client, job_id: str, *, stream: bool, json: bool) -> None:
+    if stream and not json:
         async for event in client.events(job_id):
             if event.event == TOKEN:
                 print(harmless(event.text), end="", flush=True)
@@ -77,19 +51,19 @@ async def _print_answer(client: Client, job_id: str, arguments: argparse.Namespa
                 print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
         print()
     result = await client.result(job_id)
-    if arguments.json:
+    if json:
         print_json(result)
-    elif not arguments.stream:
+    elif not stream:
         print(harmless(str(result.get("text", ""))))
 
 
-async def _answered(client: Client, job_id: str, arguments: argparse.Namespace, settings: Settings) -> None:
-    """Print the answer, however long it takes, and say meanwhile should there be nobody to give it."""
+async def _told_of_nobody(settings: Settings, wait: Callable[[], Awaitable[None]]) -> None:
+    """Wait for the answer, however long it takes, and say meanwhile should there be nobody to give it."""
     trouble: Exception | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(_tell_of_nobody, settings)
         try:
-            await _print_answer(client, job_id, arguments)
+            await wait()
         except (VelesioError, RedisError) as error:
             trouble = error
         group.cancel_scope.cancel()
@@ -117,19 +91,48 @@ async def _tell_of_nobody(settings: Settings) -> None:
             await redis.aclose()
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker submit``; returns the exit code. Raises SettingsError."""
+TextType = Literal["completion", "chat_completion"]
+
+
+def command(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; standard input if it is - or left out.")
+    ] = None,
+    *,
+    job_type: Annotated[TextType, typer.Option("--type", help="Its type.")] = "chat_completion",
+    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,
+    system: Annotated[
+        str | None, typer.Option(help="A system message in front of the prompt (chat_completion).")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The most tokens of the answer.")] = None,
+    data: Annotated[
+        dict[str, Any] | None,
+        typer.Option(parser=_json_object, metavar="JSON", help="More parameters: '{\"temperature\": 0}'."),
+    ] = None,
+    job_id: Annotated[str | None, typer.Option("--id", help="The job's id; drawn at random if left out.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """Submit a job and print what it yields; returns the exit code. Raises SettingsError."""
     configure_logging("WARNING", LogFormat.CONSOLE)
+    text = sys.stdin.read() if prompt in {None, "-"} else prompt
+    whole: dict[str, Any] = {"stream": stream}
+    if max_tokens is not None:
+        whole["max_tokens"] = max_tokens
+    if job_type == "completion":
+        whole["prompt"] = text
+    else:
+        before = [{"role": "system", "content": system}] if system else []
+        whole["messages"] = [*before, {"role": "user", "content": text}]
 
     async def main(settings: Settings) -> int:
         async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
-            job_id = await client.submit(arguments.type, _job_data(arguments), job_id=arguments.id)
-            print(f"job {job_id}", file=sys.stderr)
+            new = await client.submit(job_type, whole | (data or {}), job_id=job_id)
+            print(f"job {new}", file=sys.stderr)
             try:
-                await _answered(client, job_id, arguments, settings)
+                await _told_of_nobody(settings, partial(_print_answer, client, new, stream=stream, json=json))
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CANCEL_SECONDS, shield=True):
-                    await client.cancel(job_id)
+                    await client.cancel(new)
                 raise
         return 0
 

@@ -5,7 +5,8 @@ for many viewers in one process. Knows nothing of engines, and brings no worker 
 """
 
 from velesio_worker.client.client import Client, JobOptions, JobRestartedError
-from velesio_worker.client.fleet import EngineInfo, QueueDepths, WorkerInfo
+from velesio_worker.client.details import Details, GpuInfo, RunningJob
+from velesio_worker.client.fleet import EngineInfo, FleetView, QueueDepths, WorkerInfo
 from velesio_worker.client.stalled import JobStalledError
 from velesio_worker.client.sync import SyncClient
 from velesio_worker.queue.survey import Waiting
@@ -15,12 +16,16 @@ from velesio_worker.wire.events import StreamEvent
 __all__ = [
     "BadJobError",
     "Client",
+    "Details",
     "EngineInfo",
+    "FleetView",
+    "GpuInfo",
     "JobError",
     "JobOptions",
     "JobRestartedError",
     "JobStalledError",
     "QueueDepths",
+    "RunningJob",
     "StreamEvent",
     "SyncClient",
     "VelesioError",

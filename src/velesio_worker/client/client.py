@@ -13,12 +13,12 @@ import anyio
 import orjson
 from redis.asyncio import Redis
 
-from velesio_worker.client.fleet import FleetReader, QueueDepths, WorkerInfo
+from velesio_worker.client.fleet import FleetReader, FleetView, QueueDepths, WorkerInfo
 from velesio_worker.client.stalled import StallWatch
 from velesio_worker.client.standing import Standing, standing_of
 from velesio_worker.client.subscriber import subscribe
 from velesio_worker.queue.connection import connect
-from velesio_worker.queue.control import request_cancel
+from velesio_worker.queue.control import request_cancel, request_drain
 from velesio_worker.queue.keys import Keys, preview_key, result_key
 from velesio_worker.queue.outage import Outage, until_done
 from velesio_worker.wire.errors import BadJobError, JobError, VelesioError, job_error
@@ -119,7 +119,7 @@ class Client:
         return job_id
 
     def events(
-        self, job_id: str, after: str = "0-0", *, stall_timeout: float | None = None
+        self, job_id: str, after: str = "0-0", *, stall_timeout: float | None = None, reads: bool = True
     ) -> AsyncGenerator[StreamEvent, None]:
         """Follow a job's stream to its terminal entry, and count as its reader meanwhile.
 
@@ -130,6 +130,7 @@ class Client:
             after: the id of the last entry that is known already, to resume from.
             stall_timeout: how long the job may give no sign, in seconds: no entry, and no living worker that has it;
                 None: it is waited for without end.
+            reads: whether that counts as reading; a job with ``unread_timeout`` does not go on for who only looks on.
 
         Raises:
             JobStalledError: it gave none for so long.
@@ -137,7 +138,7 @@ class Client:
         stall = None
         if stall_timeout is not None:
             stall = StallWatch(self._redis, self._keys, job_id, stall_timeout, self._outage)
-        return subscribe(self._redis, job_id, after=after, outage=self._outage, stall=stall)
+        return subscribe(self._redis, job_id, after=after, outage=self._outage, stall=stall, reads=reads)
 
     async def text(self, job_id: str, *, stall_timeout: float | None = None) -> AsyncGenerator[str, None]:
         """Yield a text job's output, piece by piece as it is made; a job that is not streamed in one piece.
@@ -225,6 +226,17 @@ class Client:
     async def queue_depths(self) -> QueueDepths:
         """Return how many jobs wait in each list and since when, and how many run; else as :meth:`workers`."""
         return await self._fleet.depths()
+
+    async def look(self) -> FleetView:
+        """Return workers and queue at once, with the running jobs, GPUs and token counts that workers tell.
+
+        Two round trips, whatever there is; else as :meth:`workers`.
+        """
+        return await self._fleet.look()
+
+    async def drain(self, worker: str) -> None:
+        """Ask a worker to end: it takes no more jobs, lets those that run end (its ``DRAIN_SECONDS``), and is gone."""
+        await request_drain(self._redis, self._keys, worker)
 
     async def cancel(self, job_id: str) -> None:
         """Ask that a job be stopped; its result is then what it has so far. No effect on a job that has ended."""

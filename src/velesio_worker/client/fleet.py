@@ -11,6 +11,8 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from velesio_worker.client import details
+from velesio_worker.client.details import NOTHING, Details, details_in
 from velesio_worker.queue.clients import execute, is_cluster
 from velesio_worker.queue.keys import Keys, count_in_redis, worker_name
 from velesio_worker.queue.lease import LONGEST_LEASE
@@ -28,6 +30,7 @@ _OF_ENGINE: Final = (
     *("exchanges", "slots", "running", "reason"),
 )
 _FIELDS: Final = (*_OF_WORKER, *(f"{kind}_{name}" for kind in _ENGINES for name in _OF_ENGINE))
+_ALL_FIELDS: Final = (*_FIELDS, *details.FIELDS)
 _LONGEST_WORD: Final = 64
 _LONGEST_NAME: Final = 1024
 
@@ -74,6 +77,7 @@ class WorkerInfo:
         engines: its engines by the kind of their jobs, ``text`` and ``image``.
         running: how many jobs it runs, those that look after models among them.
         lease: for how long it counts as alive from now on, in seconds.
+        details: what else it tells of itself; by :meth:`Client.look` alone.
     """
 
     id: str
@@ -81,6 +85,7 @@ class WorkerInfo:
     engines: Mapping[str, EngineInfo]
     running: int
     lease: float
+    details: Details = NOTHING
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -116,6 +121,21 @@ class QueueDepths:
         return sum(one.jobs for one in self.waiting.values()) + self.named + self.suspects
 
 
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """Workers and queue at one moment.
+
+    Attributes:
+        workers: the workers that live, with their details.
+        lost: workers whose lease ran out and that nobody has put their jobs back of yet.
+        depths: how much waits and runs.
+    """
+
+    workers: tuple[WorkerInfo, ...]
+    lost: tuple[str, ...]
+    depths: QueueDepths
+
+
 class FleetReader:
     """Reads workers and queue. Whatever stands there may be damaged, or somebody else's: that is passed over."""
 
@@ -132,11 +152,18 @@ class FleetReader:
             redis.exceptions.RedisError: Redis does not answer, or refuses.
         """
         (names,) = await self._all([self._names])
-        workers, _ = await self._of_workers(names)
+        workers, _ = await self._of_workers(names, _FIELDS)
         return workers
 
     async def depths(self) -> QueueDepths:
         """Return how much waits and runs; else as :meth:`workers`."""
+        return (await self._look(_FIELDS)).depths
+
+    async def look(self) -> FleetView:
+        """Return both, and what workers tell beside: two round trips, on a Cluster too; else as :meth:`workers`."""
+        return await self._look(_ALL_FIELDS)
+
+    async def _look(self, fields: Sequence[str]) -> FleetView:
         keys, now = self._keys, time.time()
         lists = keys.waiting
         due = sorted(self._heads.are_due(lists, now))
@@ -150,30 +177,32 @@ class FleetReader:
         for name, count in zip(lists, jobs, strict=True):
             head = heads.get(name) or b""
             waiting[name] = self._heads.seen(name, count, head, len(head), now)
-        workers, named = await self._of_workers(names)
+        workers, named = await self._of_workers(names, fields)
         engines = {kind.value: [one.engines[kind] for one in workers if kind in one.engines] for kind in _ENGINES}
         slots = {kind: sum(engine.slots for engine in these) for kind, these in engines.items()}
         running = {kind: sum(engine.running for engine in these) for kind, these in engines.items()}
-        return QueueDepths(waiting, named, suspects, slots, running, dead)
+        known = {worker.id for worker in workers}
+        lost = tuple(sorted({worker for worker in _workers_in(names) if worker not in known}))
+        return FleetView(workers, lost, QueueDepths(waiting, named, suspects, slots, running, dead))
 
     @property
     def _names(self) -> _Command:
         """Those whose leases end last: more than so many workers do not live."""
         return ("ZREVRANGE", self._keys.workers, 0, MOST_LEASES - 1)
 
-    async def _of_workers(self, names: list[bytes] | None) -> tuple[tuple[WorkerInfo, ...], int]:
+    async def _of_workers(self, names: list[bytes] | None, wanted: Sequence[str]) -> tuple[tuple[WorkerInfo, ...], int]:
         """Return the workers that live, and how many jobs wait for one of them alone."""
-        workers = sorted(worker for name in names or [] if (worker := worker_name(name)))
+        workers = sorted(_workers_in(names))
         commands: list[_Command] = []
         for worker in workers:
             key = self._keys.worker(worker)
-            commands += [("PTTL", key), ("HMGET", key, *_FIELDS), ("LLEN", self._keys.only(worker))]
+            commands += [("PTTL", key), ("HMGET", key, *wanted), ("LLEN", self._keys.only(worker))]
         replies = await self._all(commands)
         living: list[WorkerInfo] = []
         named = 0
         for worker, life, fields, jobs in zip(workers, replies[::3], replies[1::3], replies[2::3], strict=True):
             if fields is not None and 0 < life <= LONGEST_LEASE * 1000:
-                living.append(_worker_in(worker, dict(zip(_FIELDS, fields, strict=True)), life / 1000))
+                living.append(_worker_in(worker, dict(zip(wanted, fields, strict=True)), life / 1000))
                 named += _count(jobs)
         return tuple(living), named
 
@@ -201,6 +230,10 @@ class FleetReader:
             return _told(error)
 
 
+def _workers_in(names: list[bytes] | None) -> list[str]:
+    return [worker for name in names or [] if (worker := worker_name(name))]
+
+
 def _told(reply: Any) -> Any:  # noqa: ANN401 (as Redis answers)
     if isinstance(reply, RedisError):
         if kind_of(reply) == FOREIGN:
@@ -216,7 +249,8 @@ def _count(reply: object) -> int:
 def _worker_in(worker: str, fields: Mapping[str, bytes | None], lease: float) -> WorkerInfo:
     kinds = _word(fields["kinds"]).split(",")
     engines = {kind.value: _engine_in(kind, fields) for kind in _ENGINES if kind in kinds}
-    return WorkerInfo(worker, _word(fields["version"]), engines, count_in_redis(fields["running"]) or 0, lease)
+    told = details_in(fields) if "pid" in fields else NOTHING
+    return WorkerInfo(worker, _word(fields["version"]), engines, count_in_redis(fields["running"]) or 0, lease, told)
 
 
 def _engine_in(kind: Kind, fields: Mapping[str, bytes | None]) -> EngineInfo:

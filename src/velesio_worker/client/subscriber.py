@@ -28,10 +28,10 @@ BLOCK_MS: Final = 2000
 class Presence:
     """Shows that somebody reads a job's stream, for as long as :meth:`show` is called again and again."""
 
-    def __init__(self, redis: Redis, job_id: str) -> None:
+    def __init__(self, redis: Redis, job_id: str, *, shown: bool = True) -> None:
         self._commands: Any = redis
         self._key = reader_key(job_id)
-        self._next = -math.inf
+        self._next = -math.inf if shown else math.inf
 
     async def show(self) -> None:
         """Show it, as well as that goes, if the last time is a while ago."""
@@ -48,7 +48,13 @@ class Presence:
 
 
 async def subscribe(
-    redis: Redis, job_id: str, *, after: str = "0-0", outage: Outage, stall: StallWatch | None = None
+    redis: Redis,
+    job_id: str,
+    *,
+    after: str = "0-0",
+    outage: Outage,
+    stall: StallWatch | None = None,
+    reads: bool = True,
 ) -> AsyncGenerator[StreamEvent, None]:
     """Yield a job's stream from its beginning, or from after an entry, to its terminal entry; show that it is read.
 
@@ -61,13 +67,14 @@ async def subscribe(
         after: the id of the last entry that is known already.
         outage: whom to tell when Redis does not answer.
         stall: bounds the wait for a job that gives no sign; None: it is waited for without end.
+        reads: whether to show that it is read.
 
     Raises:
         JobStalledError: that bound was reached.
     """
     commands: Any = redis
     key = stream_key(job_id)
-    presence = Presence(redis, job_id)  # wire protocol: ``unread_timeout``
+    presence = Presence(redis, job_id, shown=reads)  # wire protocol: ``unread_timeout``
     block: int | None = None  # what is over already is said at once
     while True:
         await presence.show()

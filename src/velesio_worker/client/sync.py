@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 import anyio.from_thread
 
 from velesio_worker.client.client import Client, JobOptions
-from velesio_worker.client.fleet import QueueDepths, WorkerInfo
+from velesio_worker.client.fleet import FleetView, QueueDepths, WorkerInfo
 from velesio_worker.wire.events import StreamEvent
 
 T = TypeVar("T")
@@ -83,6 +83,14 @@ class SyncClient:
     def queue_depths(self) -> QueueDepths:
         """Return how many jobs wait in each list and since when, and how many run."""
         return self._portal.call(self._client.queue_depths)
+
+    def look(self) -> FleetView:
+        """Return workers and queue at once, with the running jobs, GPUs and token counts that workers tell."""
+        return self._portal.call(self._client.look)
+
+    def drain(self, worker: str) -> None:
+        """Ask a worker to end: it takes no more jobs, lets those that run end, and is gone."""
+        self._portal.call(self._client.drain, worker)
 
     def cancel(self, job_id: str) -> None:
         """Ask that a job be stopped; its result is then what it has so far."""

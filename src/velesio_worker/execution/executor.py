@@ -72,11 +72,22 @@ class Executor:
         self._runs: dict[Run, None] = {}
         self._stop_by = math.inf
         self._changed = Bell()
+        self._made_before = 0
 
     @property
     def running(self) -> int:
         """How many jobs run now."""
         return len(self._runs)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The jobs that run now, the oldest first."""
+        return list(self._runs)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were made here since the worker began; those from the prompt cache do not count."""
+        return self._made_before + sum(_made_here(run) for run in self._runs)
 
     def running_by_kind(self) -> dict[Kind, int]:
         """How many jobs of each kind run now."""
@@ -163,6 +174,7 @@ class Executor:
                     await self._performer.keep(run)
                 finally:
                     del self._runs[run]
+                    self._made_before += _made_here(run)
                     self._changed.ring()
             return run
 
@@ -250,6 +262,10 @@ class Executor:
         if run.answer.tokens or run.claim.first or not run.job.streamed:
             return run.job.streamed and run.answer.tokens > 0
         return (await self._performer.published(run.job.id)).has_output
+
+
+def _made_here(run: Run) -> int:
+    return 0 if run.answer.cached else run.answer.tokens
 
 
 def _judged(run: Run) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -26,6 +26,9 @@ from velesio_worker.wire.payload import is_job_id
 FLAG_SECONDS: Final = 86400
 """How long a request to cancel a job is kept, in seconds."""
 
+DRAIN_FLAG_SECONDS: Final = 3600
+"""How long a request to drain a worker is kept, in seconds."""
+
 log = get_logger(__name__)
 
 
@@ -34,6 +37,16 @@ async def request_cancel(redis: Redis, keys: Keys, job_id: str) -> None:
     commands: Any = redis
     await commands.set(cancel_key(job_id), 1, ex=FLAG_SECONDS)
     await commands.xadd(keys.control, {"cancel": job_id}, maxlen=CONTROL_ENTRIES, approximate=True)
+
+
+async def request_drain(redis: Redis, keys: Keys, worker: str) -> None:
+    """Ask that a worker take no more jobs, let those that run end, and be gone; flag and doorbell as with a job.
+
+    The flag has a key of its own, so that who may cancel jobs may not stop workers.
+    """
+    commands: Any = redis
+    await commands.set(keys.drain(worker), 1, ex=DRAIN_FLAG_SECONDS)
+    await commands.xadd(keys.control, {"drain": worker}, maxlen=CONTROL_ENTRIES, approximate=True)
 
 
 class RunningJobs(Protocol):
@@ -50,18 +63,28 @@ class RunningJobs(Protocol):
         """Stop an attempt that is not this worker's any more."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Control:
     """Hears of jobs that are to be stopped: cancelled, read by nobody, or taken over by another worker.
 
     Args:
         blocking: the client for blocking reads; the link is for everything else.
         jobs: the jobs that run here.
+        worker: this worker.
+        drain: called when somebody wants this worker to end.
     """
 
-    def __init__(self, blocking: Redis, link: Link, *, jobs: RunningJobs) -> None:
+    def __init__(
+        self, blocking: Redis, link: Link, *, jobs: RunningJobs, worker: str = "", drain: Callable[[], None] = _nothing
+    ) -> None:
         self._blocking: Any = blocking
         self._link = link
         self._jobs = jobs
+        self._worker = worker
+        self._drain = drain
         self._looked_at = -math.inf
         self._unread: dict[str, float] = {}
         self._foreign: set[str] = set()
@@ -71,10 +94,14 @@ class Control:
         after = ""
         while True:
             try:
-                after = after or await self._link.asked(self._newest)
+                if not after:
+                    after = await self._link.asked(self._newest)
+                    await self._look_for_drain()  # it may have rung while nobody listened
                 reply = await self._link.asked(partial(self._next, after))
                 for entry_id, fields in reply[0][1] if reply else ():
                     after = entry_id.decode()
+                    if self._worker and fields.get(b"drain") == self._worker.encode():
+                        await self._look_for_drain()
                     await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
             except ResponseError as error:
                 await self._passed_over(error)
@@ -105,6 +132,15 @@ class Control:
             return
         if flagged:
             self._jobs.cancel(job_id)
+
+    async def _look_for_drain(self) -> None:
+        """End this worker in good order if its flag says so, once."""
+        if self._worker and await self._link.asked(
+            partial(self._link.commands.exists, self._link.keys.drain(self._worker))
+        ):
+            log.info("somebody wants this worker to end", action="worker_drained")
+            self._worker = ""
+            self._drain()
 
     async def _next(self, after: str) -> Any:  # noqa: ANN401 (redis-py's)
         read = self._blocking.xread({self._link.keys.control: after}, block=int(BLOCK_SECONDS * 1000))

@@ -153,6 +153,10 @@ class Keys:
         """The stream of cancel and control messages."""
         return self._derived("control")
 
+    def drain(self, worker: str) -> str:
+        """The key that is there if somebody wants this worker to end."""
+        return self._derived(f"drain:{worker}")
+
     @property
     def returned(self) -> str:
         """The hash of how many workers were lost with a job, by what identifies its bytes."""

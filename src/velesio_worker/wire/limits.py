@@ -43,6 +43,15 @@ MOST_OFFERED_NAMES: Final = 256
 MOST_OFFERED_BYTES: Final = 16 * 1024
 """Bytes of them"""
 
+MOST_TOLD_JOBS: Final = 256
+"""Running jobs that a worker tells in its hash"""
+
+MOST_TOLD_BYTES: Final = 32 * 1024
+"""Bytes of them"""
+
+MOST_TOLD_GPUS: Final = 16
+"""GPUs that a worker tells in its hash"""
+
 LONGEST_ERROR: Final = 2048
 """Characters of an error"""
 

@@ -3,6 +3,6 @@
 What it leaves is a small file in RESULT_STORE: whether that can be written shows in no other way.
 """
 
-from velesio_worker.cli.doctor.command import add_parser, run
+from velesio_worker.cli.doctor.command import command
 
-__all__ = ["add_parser", "run"]
+__all__ = ["command"]

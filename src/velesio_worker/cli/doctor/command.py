@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
+import typer
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_USAGE, Commands, harmless, print_json
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_USAGE, harmless, print_json
 from velesio_worker.cli.doctor.findings import CheckReport, Finding, Status
 from velesio_worker.cli.doctor.gpu import check_gpu
 from velesio_worker.cli.doctor.host import check_folders, check_ports, check_results, check_settings, check_system
@@ -62,21 +62,15 @@ _STATUS_WIDTH: Final = max(map(len, Status)) + 2
 _CHECK_WIDTH: Final = max(map(len, CHECKS)) + 2
 
 
-def add_parser(commands: Commands) -> None:
-    """Add ``doctor`` to the command line."""
-    doctor = commands.add_parser("doctor", help="look whether a worker could work here, and what to do if not")
-    doctor.add_argument("--json", action="store_true", help="as JSON")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``velesio-worker doctor``; returns the exit code: 0 a worker can work, 1 it cannot, 2 a setting is wrong."""
+def command(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> int:
+    """Look at all of it; returns the exit code: 0 a worker can work, 1 it cannot, 2 a setting is wrong."""
     configure_logging("CRITICAL", LogFormat.CONSOLE)  # what is logged is found, too
     findings: list[Finding] = []
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def take(finding: Finding) -> None:
         findings.append(finding)
-        if not arguments.json:
+        if not json:
             print(_shown(finding, colours=colours), flush=True)
 
     try:
@@ -88,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         anyio.run(examine, settings, os.environ, take)
     failed = [finding.check for finding in findings if finding.status is Status.ERROR]
-    if arguments.json:
+    if json:
         print_json([finding.row() for finding in findings])
     elif failed:
         print(f"The worker cannot work: {len(failed)} error{'s'[: len(failed) != 1]}.")
