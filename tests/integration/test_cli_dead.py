@@ -200,6 +200,26 @@ def test_what_cannot_be_put_back_is_told_and_ends_with_1(redis: Any, bury: Bury,
     assert dead("retry", "--all") == (0, "0 put back, 0 refused\n", "")
 
 
+def test_what_is_done_with_letters_is_told_to_programs(bury: Bury, dead: Dead) -> None:
+    bury(JOB, b"{}")
+    bad, good = references(dead)
+    code, output, _ = dead("retry", "--all", "--json")
+    told = json.loads(output)
+    assert (code, told["retried"]) == (1, [{"reference": good, "id": "a1"}])
+    assert [(each["reference"], "it would come straight back" in each["error"]) for each in told["refused"]] == [
+        (bad, True)
+    ]
+    assert json.loads(dead("drop", bad, "--json")[1]) == {"dropped": 1}
+    assert json.loads(dead("drop", "--all", "--json")[1]) == {"dropped": 0}
+
+
+def test_one_job_that_is_put_back_is_told_to_programs(bury: Bury, dead: Dead) -> None:
+    bury(JOB)
+    (reference,) = references(dead)
+    expected = {"retried": [{"reference": reference, "id": "a1"}], "refused": []}
+    assert json.loads(dead("retry", reference, "--json")[1]) == expected
+
+
 def test_a_letter_is_dropped(redis: Any, bury: Bury, dead: Dead) -> None:
     bury(b"1", b"2")
     newest, oldest = references(dead)

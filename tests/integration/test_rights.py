@@ -23,6 +23,7 @@ from tests.support.servers import Topology
 from tests.support.text_bench import PATIENCE, READY, Bench, scripted, whole
 from velesio_worker.cli.main import main
 from velesio_worker.client import Client
+from velesio_worker.core.redis_url import Topology as Where
 from velesio_worker.core.settings import CacheMode
 from velesio_worker.execution.results.images import ImageOutput
 from velesio_worker.queue.claims import PART_BYTES
@@ -310,3 +311,16 @@ def test_another_queues_keys_are_another_users(
     assert "+sentinel|masters" in watcher
     assert main(["acl", "reader", "--rights-only"]) == 0
     assert ">" not in capsys.readouterr().out.splitlines()[0]
+
+
+def test_the_users_can_be_read_by_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis+sentinel://127.0.0.1:1/service")
+    assert main(["acl", "producer", "--json"]) == 0
+    producer, watcher = json.loads(capsys.readouterr().out)
+    assert (producer["user"], producer["sentinel"], watcher["sentinel"]) == ("producer", False, True)
+    assert producer["rules"] == rights_of(Party.PRODUCER, "llama_queue", Where.SENTINEL).rules()
+    assert len(producer["password"]) == 64
+    assert main(["acl", "producer", "--json", "--rights-only"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["password"] is None

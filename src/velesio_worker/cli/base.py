@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
 import orjson
 
+from velesio_worker.cli.terminal import RED, painted
 from velesio_worker.wire.printable import printable, printable_json
 
 EXIT_FAILED: Final = 1
@@ -33,6 +35,11 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def complain(text: str) -> None:
+    """Say on standard error what went wrong, and what to do."""
+    print(f"{painted('error:', RED, sys.stderr)} {harmless(text)}", file=sys.stderr)
 
 
 def harmless(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
@@ -45,6 +44,7 @@ Reference = Annotated[
     str, typer.Argument(parser=_reference, metavar="REF", help="What the list says, or its beginning.")
 ]
 Which = Annotated[str | None, typer.Argument(parser=_reference, metavar="REF", help="Which letter.")]
+Json = Annotated[bool, typer.Option("--json", help="Say as JSON what was done.")]
 All = Annotated[bool, typer.Option("--all", help="All letters that are there now.")]
 
 
@@ -87,17 +87,19 @@ def show(
 
 
 @app.command()
-def retry(reference: Which = None, *, every: All = False) -> int:
+def retry(reference: Which = None, *, every: All = False, json: Json = False) -> int:
     """Put the job back to the end of the queue."""
     _one_or_all(reference, every=every)
-    return _with_letters(_retry_all if reference is None else partial(_retry, reference=reference))
+    return _with_letters(
+        partial(_retry_all, json=json) if reference is None else partial(_retry, reference=reference, json=json)
+    )
 
 
 @app.command()
-def drop(reference: Which = None, *, every: All = False) -> int:
+def drop(reference: Which = None, *, every: All = False, json: Json = False) -> int:
     """Remove the letter."""
     _one_or_all(reference, every=every)
-    return _with_letters(_drop_all if reference is None else partial(_drop, reference=reference))
+    return _with_letters(partial(_drop, reference=reference, json=json))
 
 
 async def _list(letters: DeadLetters, *, limit: int, json: bool) -> int:
@@ -195,30 +197,42 @@ def _describe(letter: Letter) -> None:
     print(harmless(text))
 
 
-async def _retry(letters: DeadLetters, *, reference: str) -> int:
+async def _retry(letters: DeadLetters, *, reference: str, json: bool) -> int:
     letter = await letters.find(reference)
     await letters.retry(letter)
-    print(f"{letter.shown}  job {letter.job()['id']} is back in the queue")
+    job_id = letter.job()["id"]
+    if json:
+        print_json({"retried": [{"reference": letter.reference, "id": job_id}], "refused": []})
+    else:
+        print(f"{letter.shown}  job {job_id} is back in the queue")
     return 0
 
 
-async def _retry_all(letters: DeadLetters) -> int:
-    outcomes: Counter[bool] = Counter()
+async def _retry_all(letters: DeadLetters, *, json: bool) -> int:
+    retried: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
     async for letter, error in letters.retry_all():
-        outcomes[error is None] += 1
-        if error is not None:
-            print(f"{letter.shown}  refused: {harmless(str(error))}", file=sys.stderr)
-    print(f"{outcomes[True]} put back, {outcomes[False]} refused")
-    return EXIT_FAILED if outcomes[False] else 0
+        if error is None:
+            retried.append({"reference": letter.reference, "id": letter.job()["id"]})
+            continue
+        refused.append({"reference": letter.reference, "error": str(error)})
+        print(f"{letter.shown}  refused: {harmless(str(error))}", file=sys.stderr)
+    if json:
+        print_json({"retried": retried, "refused": refused})
+    else:
+        print(f"{len(retried)} put back, {len(refused)} refused")
+    return EXIT_FAILED if refused else 0
 
 
-async def _drop(letters: DeadLetters, *, reference: str) -> int:
-    letter = await letters.find(reference)
-    await letters.drop(letter)
-    print(f"{letter.shown}  dropped")
-    return 0
-
-
-async def _drop_all(letters: DeadLetters) -> int:
-    print(f"{await letters.drop_all()} dropped")
+async def _drop(letters: DeadLetters, *, reference: str | None, json: bool) -> int:
+    if reference is None:
+        dropped, told = await letters.drop_all(), "{} dropped"
+    else:
+        letter = await letters.find(reference)
+        await letters.drop(letter)
+        dropped, told = 1, f"{letter.shown}  dropped"
+    if json:
+        print_json({"dropped": dropped})
+    else:
+        print(told.format(dropped))
     return 0

@@ -6,14 +6,15 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Annotated, Final
 
 import typer
 
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, harmless, run_async
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, complain, harmless, run_async
 from velesio_worker.cli.parts import COMMAND, failure, free_port, interrupted, own_redis, started, step, unless
+from velesio_worker.cli.progress import spinner
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
@@ -47,7 +48,10 @@ async def _worker(redis_url: str) -> AsyncGenerator[EngineProcess, None]:
         "LOG_FORMAT": "console",
     }
     began = time.monotonic()
-    async with started("velesio-worker", [*COMMAND, "run"], env, "taking text jobs") as process:
+    async with AsyncExitStack() as stack:
+        with spinner(f"loading {model.name}"):
+            program = started("velesio-worker", [*COMMAND, "run"], env, "taking text jobs")
+            process = await stack.enter_async_context(program)
         step(f"ready after {time.monotonic() - began:.1f} s")
         yield process
 
@@ -109,7 +113,7 @@ async def _converse(client: Client) -> None:
             text, _ = await _answer(client, messages)
             messages.append({"role": "assistant", "content": text})
         except JobError as error:
-            print(f"error: {harmless(str(error))}", file=sys.stderr)
+            complain(str(error))
             messages.clear()
 
 
@@ -143,7 +147,7 @@ def command(
     try:
         code = run_async(main)
     except VelesioError as error:
-        print(f"error: {harmless(str(error))}", file=sys.stderr)
+        complain(str(error))
         code = EXIT_FAILED
     sys.stdout.flush()
     os._exit(code)  # a thread may still wait for a line of input

@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from velesio_worker import __version__
-from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, harmless
+from velesio_worker.cli.base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, complain, harmless
 from velesio_worker.wire.errors import SettingsError, VelesioError
 
 _NAME: Final = "velesio-worker"
@@ -44,7 +44,7 @@ COMMANDS: Final[Mapping[str, Row]] = {
     ),
     "serve": Row("serve", _SERVE, "Chat in the browser: Redis, workers, gateway and page, kept running until Ctrl-C."),
     "demo": Row("demo", _SERVE, "See it work on a Redis, a server and a model of its own."),
-    "submit": Row("submit", _JOBS, "Submit a text job and print what it yields."),
+    "submit": Row("submit", _JOBS, "Submit a job, of text or images, and print or write what it yields."),
     "dead": Row("dead", _JOBS, "Look at dead letters, put their jobs back, or drop them."),
     "top": Row("top", _LOOK, "See the fleet: workers, queues and running jobs, live in the terminal."),
     "health": Row(
@@ -132,13 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int | None = command_line().main(words or ["run"], _NAME, standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        print(f"error: {harmless(_sentence(error))}", file=sys.stderr)
+        complain(_sentence(error))
         return EXIT_USAGE
     except SettingsError as error:
         print(harmless(str(error)), file=sys.stderr)
         return EXIT_USAGE
     except VelesioError as error:
-        print(f"error: {harmless(str(error))}", file=sys.stderr)
+        complain(str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +15,16 @@ import anyio
 import typer
 
 from velesio_worker.cli.base import print_json, print_table
+from velesio_worker.cli.progress import download_bar
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.model_source import ModelSource, hub_token, parse_model_source
 from velesio_worker.core.secrets import unread
 from velesio_worker.core.settings import LogFormat, load_settings
-from velesio_worker.engines.models.download import OnProgress, download
+from velesio_worker.engines.models.download import download
 from velesio_worker.engines.models.folder import ModelFolder
-from velesio_worker.engines.models.meter import MEBIBYTE, Meter
+from velesio_worker.engines.models.meter import MEBIBYTE
 from velesio_worker.wire.errors import SettingsError
 
-_REDRAW_SECONDS: Final = 0.2
 _HEADINGS: Final = ("model", "architecture", "parameters", "context", "size", "hash", "")
 _BILLION: Final = 1e9
 
@@ -58,6 +56,7 @@ def pull(
     sha256: Annotated[
         str | None, typer.Option(parser=_sha256, metavar="HEX", help="The checksum that it must have.")
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON where it is, and its checksum.")] = False,
 ) -> None:
     """Download a model into the folder of MODEL_PATH.
 
@@ -77,38 +76,20 @@ def pull(
     token = hub_token()
     was_there = target.exists()
     try:
-        with _progress() as report:
+        with download_bar(target.name) as report:
             found = anyio.run(partial(download, source, target, token=token, on_progress=report))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise
     if was_there:
         print("it was there already: remove it to download it anew", file=sys.stderr)
+    if json:
+        print_json({"path": str(target), "sha256": found or source.sha256, "downloaded": not was_there})
+        return
     print(target, flush=True)
     if found is not None and source.sha256 is None:
         print(f"its SHA-256 is {found}; to have no other: #sha256={found} behind the source", file=sys.stderr)
     print(f"to use it: MODEL_PATH={shlex.quote(str(target))}", file=sys.stderr)
-
-
-@contextmanager
-def _progress() -> Generator[OnProgress, None, None]:
-    """Show on standard error how a download goes: one line, rewritten, on a terminal; elsewhere a line now and then."""
-    meter, terminal, drawn = Meter(), sys.stderr.isatty(), 0.0
-
-    def report(done: int, total: int | None) -> None:
-        nonlocal drawn
-        meter.note(done, total)
-        if terminal and (done == total or time.monotonic() >= drawn + _REDRAW_SECONDS):
-            drawn = time.monotonic()
-            print(f"{meter}\x1b[K", end="\r", file=sys.stderr, flush=True)  # whatever is logged next overwrites it
-        elif not terminal and meter.is_due():
-            print(meter, file=sys.stderr, flush=True)
-
-    try:
-        yield report
-    finally:
-        if drawn:
-            print(file=sys.stderr)
 
 
 @app.command("list")

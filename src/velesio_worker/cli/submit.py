@@ -1,11 +1,13 @@
-"""``velesio-worker submit``: submit a text job and print what it yields."""
+"""``velesio-worker submit``: submit a job and print, or write, what it yields."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import anyio
@@ -13,8 +15,10 @@ import orjson
 import typer
 from redis.exceptions import RedisError
 
-from velesio_worker.cli.base import EXIT_FAILED, harmless, print_json
+from velesio_worker.cli.base import EXIT_FAILED, complain, harmless, print_json
+from velesio_worker.cli.progress import Note, spinner, step_bar
 from velesio_worker.cli.redis_trouble import run_with_redis
+from velesio_worker.cli.submit_images import Output, init_image
 from velesio_worker.client import Client
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
@@ -22,7 +26,7 @@ from velesio_worker.queue.connection import connect
 from velesio_worker.queue.keys import Keys
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import JobError, VelesioError
-from velesio_worker.wire.events import START, TOKEN
+from velesio_worker.wire.events import PROGRESS, START, TOKEN, StreamEvent
 
 CANCEL_SECONDS: Final = 2.0
 MOMENT_SECONDS: Final = 3.0
@@ -30,6 +34,11 @@ MOMENT_SECONDS: Final = 3.0
 
 ANY_TIME: Final = 10**9
 """Seconds; every lease ends sooner."""
+
+Type = Literal["chat_completion", "completion", "embedding", "txt2img", "img2img"]
+_TEXT, _IMAGES = "Text", "Images"
+_TAKEN_BY: Final = {_TEXT: ("chat_completion", "completion"), _IMAGES: ("txt2img", "img2img")}
+"""Which types take the options of a panel of the help."""
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -42,6 +51,124 @@ def _json_object(text: str) -> dict[str, Any]:
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
+def command(  # noqa: PLR0913 (each is an option)
+    context: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; standard input if it is - or left out.")
+    ] = None,
+    *,
+    job_type: Annotated[Type, typer.Option("--type", help="Its type.")] = "chat_completion",
+    data: Annotated[
+        dict[str, Any] | None,
+        typer.Option(parser=_json_object, metavar="JSON", help="More parameters: '{\"temperature\": 0}'."),
+    ] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The job's id; drawn at random if left out.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; of images, where they are.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.", rich_help_panel=_TEXT)] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(help="A system message in front of the prompt (chat_completion).", rich_help_panel=_TEXT),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="The most tokens of the answer.", rich_help_panel=_TEXT)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the PNG goes, a file or a folder; ID.png if left out.", rich_help_panel=_IMAGES
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over files that are there.", rich_help_panel=_IMAGES)
+    ] = False,
+    show: Annotated[
+        bool | None,
+        typer.Option(
+            "--show/--no-show",
+            help="Show the image in the terminal; if left out, where that is known to show images.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="How many steps.", rich_help_panel=_IMAGES)] = None,
+    width: Annotated[int | None, typer.Option(metavar="N", help="In pixels.", rich_help_panel=_IMAGES)] = None,
+    height: Annotated[int | None, typer.Option(metavar="N", help="In pixels.", rich_help_panel=_IMAGES)] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The seed; drawn at random if left out.", rich_help_panel=_IMAGES)
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many images; their files are numbered.", rich_help_panel=_IMAGES),
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the image is not to show.", rich_help_panel=_IMAGES)
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init-image", metavar="FILE", help="What img2img begins with.", rich_help_panel=_IMAGES),
+    ] = None,
+) -> int:
+    """Submit a job and print, or write, what it yields; returns the exit code. Raises SettingsError."""
+    configure_logging("WARNING", LogFormat.CONSOLE)
+    _refuse_what_does_not_fit(context, job_type)
+    image = {"steps": steps, "width": width, "height": height, "seed": seed, "batch_size": count}
+    image |= {"negative_prompt": negative, "init_images": init and [init_image(init)]}
+    whole = {name: value for name, value in image.items() if value is not None} | (data or {})
+    job_id = uuid.uuid4().hex if job_id is None else job_id
+    if job_type in _TAKEN_BY[_IMAGES]:
+        if job_type == "img2img" and "init_images" not in whole:
+            raise typer.BadParameter("img2img needs --init-image FILE")
+        images = Output(output, force=force, show=show, json=json)
+        images.check(job_id, whole)
+        answer = partial(_take_images, output=images)
+    else:
+        answer = partial(_print_answer, stream=stream, json=json or job_type == "embedding")
+    text = sys.stdin.read() if prompt is None or prompt == "-" else prompt
+    return _run(job_type, _job_data(job_type, text, system, max_tokens, stream=stream) | whole, job_id, answer)
+
+
+def _refuse_what_does_not_fit(context: typer.Context, job_type: Type) -> None:
+    """Refuse an option that would have no effect. Raises typer.BadParameter."""
+    for param in context.command.params:
+        types = _TAKEN_BY.get(getattr(param, "rich_help_panel", None) or "", (job_type,))
+        source = context.get_parameter_source(param.name)
+        if job_type not in types and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{param.opts[0]} is for --type {' and '.join(types)}, and not for {job_type}")
+
+
+def _job_data(job_type: Type, text: str, system: str | None, max_tokens: int | None, *, stream: bool) -> dict[str, Any]:
+    if job_type == "embedding":
+        return {"input": text}
+    if job_type in _TAKEN_BY[_IMAGES]:
+        return {"prompt": text}
+    data: dict[str, Any] = {"stream": stream} | ({} if max_tokens is None else {"max_tokens": max_tokens})
+    if job_type == "completion":
+        return data | {"prompt": text}
+    before = [{"role": "system", "content": system}] if system else []
+    return data | {"messages": [*before, {"role": "user", "content": text}]}
+
+
+def _run(job_type: Type, data: dict[str, Any], job_id: str, answer: Callable[[Client, str], Awaitable[None]]) -> int:
+    async def main(settings: Settings) -> int:
+        async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
+            await client.submit(job_type, data, job_id=job_id)
+            print(f"job {job_id}", file=sys.stderr)
+            try:
+                await _answered(partial(answer, client, job_id), settings)
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                    await client.cancel(job_id)
+                raise
+        return 0
+
+    try:
+        return run_with_redis(main)
+    except JobError as error:
+        complain(f"{error} ({error.code})")
+        return EXIT_FAILED
+
+
 async def _print_answer(client: Client, job_id: str, *, stream: bool, json: bool) -> None:
     if stream and not json:
         async for event in client.events(job_id):
@@ -50,6 +177,9 @@ async def _print_answer(client: Client, job_id: str, *, stream: bool, json: bool
             elif event.event == START and event.data.get("mode") == "restart":
                 print("\n[the worker was lost; the answer begins anew]", file=sys.stderr)
         print()
+    else:
+        with spinner("waiting for a worker") as note:
+            await _followed(client, job_id, note)
     result = await client.result(job_id)
     if json:
         print_json(result)
@@ -57,13 +187,38 @@ async def _print_answer(client: Client, job_id: str, *, stream: bool, json: bool
         print(harmless(str(result.get("text", ""))))
 
 
-async def _told_of_nobody(settings: Settings, wait: Callable[[], Awaitable[None]]) -> None:
-    """Wait for the answer, however long it takes, and say meanwhile should there be nobody to give it."""
+async def _take_images(client: Client, job_id: str, *, output: Output) -> None:
+    with step_bar("waiting for a worker") as note:
+        await _followed(client, job_id, note)
+    output.take(job_id, await client.result(job_id))
+
+
+async def _followed(client: Client, job_id: str, note: Note) -> None:
+    async for event in client.events(job_id):
+        _note(event, note)
+
+
+def _note(event: StreamEvent, note: Note) -> None:
+    """Show how far a job is; what is no number in an entry that no worker wrote is passed over."""
+    data = event.data
+    if event.event == START:
+        note("it was begun anew" if data.get("mode") == "restart" else "begun")
+    elif event.event == PROGRESS and data.get("stage") == "loading":
+        note(f"the engine is {data.get('state')}")
+    elif event.event == PROGRESS:
+        prompt = data.get("stage") == "prompt"
+        done, total = (data.get("processed"), data.get("total")) if prompt else (data.get("fraction"), 1)
+        if isinstance(done, int | float) and isinstance(total, int | float):
+            note("reading the prompt" if prompt else f"step {data.get('step')} of {data.get('steps')}", done, total)
+
+
+async def _answered(answer: Callable[[], Awaitable[None]], settings: Settings) -> None:
+    """Have the answer, however long it takes, and say meanwhile should there be nobody to give it."""
     trouble: Exception | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(_tell_of_nobody, settings)
         try:
-            await wait()
+            await answer()
         except (VelesioError, RedisError) as error:
             trouble = error
         group.cancel_scope.cancel()
@@ -89,55 +244,3 @@ async def _tell_of_nobody(settings: Settings) -> None:
     finally:
         with anyio.move_on_after(CANCEL_SECONDS, shield=True):
             await redis.aclose()
-
-
-TextType = Literal["completion", "chat_completion"]
-
-
-def command(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The prompt; standard input if it is - or left out.")
-    ] = None,
-    *,
-    job_type: Annotated[TextType, typer.Option("--type", help="Its type.")] = "chat_completion",
-    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.")] = False,
-    system: Annotated[
-        str | None, typer.Option(help="A system message in front of the prompt (chat_completion).")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The most tokens of the answer.")] = None,
-    data: Annotated[
-        dict[str, Any] | None,
-        typer.Option(parser=_json_object, metavar="JSON", help="More parameters: '{\"temperature\": 0}'."),
-    ] = None,
-    job_id: Annotated[str | None, typer.Option("--id", help="The job's id; drawn at random if left out.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> int:
-    """Submit a job and print what it yields; returns the exit code. Raises SettingsError."""
-    configure_logging("WARNING", LogFormat.CONSOLE)
-    text = sys.stdin.read() if prompt in {None, "-"} else prompt
-    whole: dict[str, Any] = {"stream": stream}
-    if max_tokens is not None:
-        whole["max_tokens"] = max_tokens
-    if job_type == "completion":
-        whole["prompt"] = text
-    else:
-        before = [{"role": "system", "content": system}] if system else []
-        whole["messages"] = [*before, {"role": "user", "content": text}]
-
-    async def main(settings: Settings) -> int:
-        async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
-            new = await client.submit(job_type, whole | (data or {}), job_id=job_id)
-            print(f"job {new}", file=sys.stderr)
-            try:
-                await _told_of_nobody(settings, partial(_print_answer, client, new, stream=stream, json=json))
-            except anyio.get_cancelled_exc_class():
-                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
-                    await client.cancel(new)
-                raise
-        return 0
-
-    try:
-        return run_with_redis(main)
-    except JobError as error:
-        print(f"error: {harmless(str(error))} ({harmless(error.code)})", file=sys.stderr)
-        return EXIT_FAILED

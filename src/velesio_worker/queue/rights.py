@@ -25,6 +25,7 @@ class Party(StrEnum):
     READER = "reader"
     CANCELLER = "canceller"
     GATEWAY = "gateway"
+    OPERATOR = "operator"
     WORKER = "worker"
 
 
@@ -83,11 +84,13 @@ def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE
     looked_at = (*keys.waiting.values(), keys.suspects, keys.dead, keys.workers, keys.worker("*"), keys.only("*"))
     look = Rights(tuple(f"%R~{key}" for key in looked_at), ("hmget", "lindex", "llen", "pttl", "zrevrange"))
     cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
+    drain = Rights((f"%W~{keys.drain('*')}",), ("set",))
     parts = {
         Party.PRODUCER: [push],
         Party.READER: [read],
         Party.CANCELLER: [cancel],
         Party.GATEWAY: [push, read, cancel, look],
+        Party.OPERATOR: [read, cancel, look, drain],
     }
     of_party = [_of_worker(keys)] if party is Party.WORKER else parts[party]
     commands = {command for rights in of_party for command in rights.commands} | set(_CONNECTING)

@@ -29,6 +29,7 @@ MODEL = b"GGUF" + bytes(range(256)) * (9 * MEBIBYTE // 256)
 SUM = hashlib.sha256(MODEL).hexdigest()
 SOURCE = "hf:o/r/m.gguf"
 HUB_PATH = "/o/r/resolve/main/m.gguf"
+PAINT = re.compile(r"\x1b\[(?:\?25[lh]|[0-9;]*m)")
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ class Command:
             "HF_ENDPOINT": server.url,
             "HF_TOKEN": "hf_1",
             "NO_PROXY": "127.0.0.1",
+            "TERM": "xterm",
         }
 
     def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -101,11 +103,10 @@ def test_on_a_terminal_one_line_is_rewritten(command: Command) -> None:
             shown += os.read(ours, 65536)
         assert process.wait(60) == 0
     os.close(ours)
-    progress, rest = shown.decode().split("\r\r\n", 1)
-    assert "\n" not in progress
-    assert progress.startswith("  0 %  0 of 9 MiB")
-    assert progress.rpartition("\r")[2].startswith("100 %  9 of 9 MiB")
-    assert rest.startswith("to use it: MODEL_PATH=")
+    *drawn, last = re.split(r"\r(?:\x1b\[2K)?", PAINT.sub("", shown.decode()).partition("\r\n")[0])
+    assert all(one.startswith("m.gguf ━") for one in drawn if one)
+    assert re.match(r"m\.gguf ━+ 9\.0/9\.0 MiB ([\d.]+ [MG]B/s|\?) +[\d:-]+$", last), last
+    assert re.search(r"\nto use it: MODEL_PATH=.*m\.gguf\r\n$", PAINT.sub("", shown.decode()))
 
 
 def test_a_pull_that_was_interrupted_goes_on(server: FileServer, command: Command) -> None:
@@ -145,6 +146,14 @@ def test_two_processes_pull_it_once(server: FileServer, command: Command) -> Non
         first.communicate(timeout=60)
     assert (first.returncode, second.returncode, len(server.requests)) == (0, 0, 1)
     assert command.target.read_bytes() == MODEL
+
+
+def test_what_was_pulled_is_told_to_programs(server: FileServer, command: Command) -> None:
+    for downloaded in (True, False):
+        code, output, _ = command.run("pull", f"{SOURCE}#sha256={SUM}", "--json")
+        assert code == 0
+        assert json.loads(output) == {"path": str(command.target), "sha256": SUM, "downloaded": downloaded}
+    assert len(server.requests) == 1
 
 
 def test_a_model_that_is_there_is_said_to_be(server: FileServer, command: Command) -> None:

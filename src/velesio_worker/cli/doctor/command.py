@@ -20,6 +20,7 @@ from velesio_worker.cli.doctor.model import check_model
 from velesio_worker.cli.doctor.redis import check_redis
 from velesio_worker.cli.doctor.server import check_server
 from velesio_worker.cli.doctor.webui import check_webui
+from velesio_worker.cli.terminal import GREEN, RED, YELLOW, painted
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
 from velesio_worker.core.threads import aside
@@ -57,7 +58,7 @@ _HANGS: Final = {
     "results": "see whether RESULT_STORE answers: df for a folder; for s3:// AWS_ENDPOINT_URL, and that "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set",
 }
-_COLOURS: Final[Mapping[Status, str]] = {Status.OK: "32", Status.WARNING: "33", Status.ERROR: "31"}
+_COLOURS: Final[Mapping[Status, str]] = {Status.OK: GREEN, Status.WARNING: YELLOW, Status.ERROR: RED}
 _STATUS_WIDTH: Final = max(map(len, Status)) + 2
 _CHECK_WIDTH: Final = max(map(len, CHECKS)) + 2
 
@@ -66,12 +67,11 @@ def command(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = 
     """Look at all of it; returns the exit code: 0 a worker can work, 1 it cannot, 2 a setting is wrong."""
     configure_logging("CRITICAL", LogFormat.CONSOLE)  # what is logged is found, too
     findings: list[Finding] = []
-    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def take(finding: Finding) -> None:
         findings.append(finding)
         if not json:
-            print(_shown(finding, colours=colours), flush=True)
+            print(_shown(finding), flush=True)
 
     try:
         settings = load_settings()
@@ -91,10 +91,8 @@ def command(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = 
     return EXIT_USAGE if _SETTINGS in failed else EXIT_FAILED if failed else 0
 
 
-def _shown(finding: Finding, *, colours: bool) -> str:
-    status = finding.status.ljust(_STATUS_WIDTH)
-    if colours:
-        status = f"\x1b[{_COLOURS[finding.status]}m{status}\x1b[0m"
+def _shown(finding: Finding) -> str:
+    status = painted(finding.status.ljust(_STATUS_WIDTH), _COLOURS[finding.status], sys.stdout)
     line = f"{status}{finding.check.ljust(_CHECK_WIDTH)}{_line(finding.message)}"
     return line if finding.remedy is None else f"{line}\n{' ' * _STATUS_WIDTH}→ {_line(finding.remedy)}"
 
