@@ -12,7 +12,8 @@ pytestmark = pytest.mark.processes
 
 PROGRAM = """
 import os, sys
-print(os.get_terminal_size(), sys.stdout.isatty(), os.environ.get("NO_COLOR"), flush=True)
+print(os.get_terminal_size(), sys.stdout.isatty(), os.environ.get("NO_COLOR"))
+print("name?", end="", flush=True)
 print("you said", sys.stdin.readline().strip())
 sys.exit(3)
 """
@@ -20,13 +21,13 @@ sys.exit(3)
 
 def test_what_a_program_writes_is_noted_with_its_time_and_it_takes_keys() -> None:
     with in_terminal([sys.executable, "-c", PROGRAM], {**os.environ, "NO_COLOR": "1"}, columns=70, rows=5) as terminal:
-        assert terminal.watch(lambda: "None" in terminal.screen.text(), 60)
+        assert terminal.watch(lambda: "name?" in terminal.screen.text(), 60)
         terminal.press("häßlich\n")
         code = terminal.to_its_end(60)
     assert code == 3
     assert terminal.screen.text().splitlines() == [
         "os.terminal_size(columns=70, lines=5) True None",
-        "häßlich",
+        "name?häßlich",
         "you said häßlich",
     ]
     moments = [moment for moment, _ in terminal.frames]
