@@ -90,6 +90,7 @@ def _browser() -> Generator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         raise RuntimeError("there is no chromium on PATH: Debian's and Ubuntu's package has one")
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path,
