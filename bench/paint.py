@@ -51,7 +51,9 @@ WATCH: Final = """
     new PerformanceObserver((found) => list.push(...found.getEntries().map((one) => ({
       at: one.startTime, lasted: one.duration,
       layout: one.styleAndLayoutStart > 0 ? one.startTime + one.duration - one.styleAndLayoutStart : 0,
-      scripts: (one.scripts ?? []).map((script) => [script.invoker, Math.round(script.duration)]),
+      scripts: (one.scripts ?? []).map((script) => [
+        script.invoker, Math.round(script.duration), Math.round(script.forcedStyleAndLayoutDuration),
+      ]),
     })))).observe({ type });
   };
   watch("longtask", seen.tasks);
@@ -272,7 +274,7 @@ def _watch(page: Page, writer: Writer, plan: Plan) -> None:
         if plan.why:
             _why(found)
     writer.end()
-    page.get_by_role("button", name="Another answer").wait_for(timeout=60_000)
+    page.locator(".answer .foot .actions").wait_for(timeout=60_000)
     _told("its end", seen())
     print(f"{page.evaluate('document.querySelectorAll(`*`).length')} elements,"
           f" {page.evaluate('performance.memory.usedJSHeapSize') / 2**20:.0f} MiB of script's memory")  # fmt: skip

@@ -19,47 +19,56 @@ function Setting({ setting, value, onChange }) {
   </label>`;
 }
 
-function Tools({ text, onChange }) {
+/** A text that means something else than it says: what is typed stays as it is, what is meant is handed on. */
+function Meant({ label, text, read, trouble: wrong, onChange, ...rest }) {
+  const [typed, setTyped] = useState(text);
   const [trouble, setTrouble] = useState("");
-  const change = (event) => {
-    const value = event.currentTarget.value.trim();
+  const type = (event) => {
+    const { value } = event.currentTarget;
+    setTyped(value);
     try {
-      if (value && !Array.isArray(JSON.parse(value))) throw new Error("no list");
+      onChange(read(value));
       setTrouble("");
-      onChange(value || undefined);
     } catch {
-      setTrouble("Tools are a list in JSON, as OpenAI's API takes them.");
+      setTrouble(wrong);
     }
   };
   return html`<label class="field">
-    <span>Tools, as JSON; what is called is shown and not run</span>
-    <textarea
-      class="code-field" rows="3" spellcheck="false" value=${text ?? ""} onChange=${change}
-      aria-invalid=${trouble ? "true" : undefined}
-    ></textarea>
+    <span>${label}</span>
+    <textarea value=${typed} onInput=${type} aria-invalid=${trouble ? "true" : undefined} ...${rest}></textarea>
     ${trouble && html`<span class="error-text" role="alert">${trouble}</span>`}
   </label>`;
 }
 
+function stopsOf(text) {
+  const lines = text.split("\n").filter(Boolean);
+  return lines.length > 0 ? lines : undefined;
+}
+
+function toolsOf(text) {
+  if (text.trim() === "") return undefined;
+  if (!Array.isArray(JSON.parse(text))) throw new TypeError("no list");
+  return text;
+}
+
 /** The settings of a conversation; what is left empty is not sent. */
 export function Drawer({ conversation, onSet, onClose }) {
-  const { sampling = {}, system, stop } = conversation;
+  const { sampling = {}, system } = conversation;
   const setOne = (name, value) => {
     const { [name]: _, ...others } = sampling;
     onSet({ sampling: value === undefined ? others : { ...others, [name]: value } });
   };
-  const reset = () => onSet({ sampling: {}, system: "", thinking: undefined, tools: undefined });
-  const stops = sampling.stop?.join("\n") ?? "";
-  const setStops = (event) => {
-    const lines = event.currentTarget.value.split("\n").filter(Boolean);
-    setOne("stop", lines.length > 0 ? lines : undefined);
+  const [round, setRound] = useState(0);
+  const reset = () => {
+    onSet({ sampling: {}, system: "", thinking: undefined, tools: undefined });
+    setRound(round + 1); // what was typed goes, too
   };
   return html`<${Dialog} title="Settings of this chat" onClose=${onClose} class="chat-drawer">
     <label class="field">
       <span>System prompt</span>
       <textarea
         rows="5" value=${system ?? ""} placeholder="How the model should answer"
-        onChange=${(event) => onSet({ system: event.currentTarget.value })}
+        onInput=${(event) => onSet({ system: event.currentTarget.value })}
       ></textarea>
     </label>
     <div class="settings">
@@ -81,11 +90,15 @@ export function Drawer({ conversation, onSet, onClose }) {
         </select>
       </label>
     </div>
-    <label class="field">
-      <span>Stop at these texts, one a line</span>
-      <textarea rows="2" value=${stops} onChange=${setStops}></textarea>
-    </label>
-    <${Tools} text=${conversation.tools} onChange=${(tools) => onSet({ tools })} />
+    <${Meant}
+      key=${`stop-${round}`} label="Stop at these texts, one a line" rows="2" text=${sampling.stop?.join("\n") ?? ""}
+      read=${stopsOf} onChange=${(stop) => setOne("stop", stop)}
+    />
+    <${Meant}
+      key=${`tools-${round}`} label="Tools, as JSON; what is called is shown and not run" rows="3" class="code-field"
+      spellcheck="false" text=${conversation.tools ?? ""} read=${toolsOf} onChange=${(tools) => onSet({ tools })}
+      trouble="Tools are a list in JSON, as OpenAI's API takes them."
+    />
     <div class="row row-end">
       <${Button} onClick=${reset}>Reset<//>
       <${Button} kind="primary" onClick=${onClose}>Done<//>

@@ -25,6 +25,23 @@ export function asMarkdown({ conversation, messages }) {
   return `${parts.join("\n\n")}\n`;
 }
 
+/** Tools as the drawer would hand them on; none of what is no list. */
+function toolsFrom(raw) {
+  try {
+    return Array.isArray(JSON.parse(raw)) ? raw : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Sampling of which every value is a number, or else a list of texts to stop at. */
+function samplingFrom(raw) {
+  const entries = Object.entries(raw ?? {}).filter(
+    ([name, value]) => typeof value === "number" || (name === "stop" && Array.isArray(value)),
+  );
+  return Object.fromEntries(entries);
+}
+
 const text = (value, otherwise = "") => (typeof value === "string" ? value : otherwise);
 
 function messageFrom(raw, conversation, at) {
@@ -61,12 +78,9 @@ export function fromJson(source) {
   for (const raw of read.conversations) {
     const id = newId();
     const now = Date.now();
-    const sampling = Object.fromEntries(
-      Object.entries(raw?.sampling ?? {}).filter(([, value]) => typeof value === "number"),
-    );
     conversations.push({
       id, title: text(raw?.title, "Imported") || "Imported", created: Number(raw?.created) || now,
-      updated: Number(raw?.updated) || now, system: text(raw?.system), sampling, tools: text(raw?.tools),
+      updated: Number(raw?.updated) || now, system: text(raw?.system), sampling: samplingFrom(raw?.sampling), tools: toolsFrom(raw?.tools),
       thinking: ["on", "off"].includes(raw?.thinking) ? raw.thinking : undefined,
       model: text(raw?.model) || undefined,
     });

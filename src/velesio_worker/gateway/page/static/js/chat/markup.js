@@ -13,6 +13,7 @@ const SHAPE = {
   ],
   ALLOWED_ATTR: ["href", "title", "class", "start", "align", "rel", "target"],
   ALLOWED_URI_REGEXP: LINKS,
+  ADD_URI_SAFE_ATTR: ["align", "rel", "start", "target"], // which hold no addresses
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,

@@ -110,7 +110,7 @@ export function Answer({ message, run, last, session, onShown, onAsked, announce
   return html`<article class=${`message answer ${last ? "last" : ""}`} aria-label="Answer" aria-busy=${live}>
     <${Reasoning} answer=${answer} live=${live} onShown=${onShown} />
     ${answer.content &&
-    html`<${Text} text=${answer.content} live=${live} version=${answer.version} />`}
+    html`<${Text} text=${answer.content} live=${live} version=${answer.version} onShown=${onShown} />`}
     <${Tools} tools=${answer.tools} />
     ${waits && html`<${Waiting} answer=${answer} run=${run} />`}
     <${Notes} answer=${answer} />

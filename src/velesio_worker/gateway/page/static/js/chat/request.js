@@ -21,11 +21,6 @@ function asSent(message) {
   return { role: "user", content: [...text, ...images] };
 }
 
-/** Raises SyntaxError: the drawer's text of tools is no JSON. */
-function toolsOf(text) {
-  return text?.trim() ? JSON.parse(text) : undefined;
-}
-
 /**
  * The job of an answer. Only what was set is sent: everything else is the engine's own default.
  * @param {import("./store.js").Conversation} conversation
@@ -42,8 +37,7 @@ export function jobOf(conversation, messages) {
   };
   if (model) data.model = model;
   if (thinking) data.chat_template_kwargs = { enable_thinking: thinking === "on" };
-  const offered = toolsOf(tools);
-  if (offered !== undefined) data.tools = offered;
+  if (tools) data.tools = JSON.parse(tools); // the drawer hands on nothing that is no JSON
   return { type: "chat_completion", data, session: conversation.id };
 }
 

@@ -7,6 +7,8 @@ import { Pace } from "./pace.js";
 const KEEP_EVERY = 1000;
 const LONG = 100_000;
 const ASK_EVERY = 1000;
+/** What a gateway knows of the lists is up to a second old: before that it says nothing of a job that has just come. */
+const KNOWN_AFTER = 1500;
 
 /** An answer while it is being written. Exactly one tab leads it; the others are told by that one. */
 export class Run {
@@ -97,7 +99,6 @@ export class Run {
     this.#told.content = -1; // the others are told all of it once
     if (this.answer.worker === undefined) this.answer.phase = "waiting";
     const line = setInterval(() => this.#askForPlace(), ASK_EVERY);
-    this.#askForPlace();
     try {
       await this.#read();
     } finally {
@@ -141,6 +142,7 @@ export class Run {
 
   async #askForPlace() {
     if (this.answer.worker !== undefined || this.answer.phase !== "waiting" || !this.connected) return;
+    if (Date.now() - this.answer.asked < KNOWN_AFTER) return;
     try {
       const { state, queue } = await this.#api.show(this.job);
       if (state !== "waiting" || queue === undefined || this.answer.phase !== "waiting") return;

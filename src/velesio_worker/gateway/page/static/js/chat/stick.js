@@ -16,6 +16,7 @@ export function useStick() {
   const follow = useCallback(() => {
     const element = scroller.current;
     if (element === null || !stuck.current) return;
+    element.classList.add("at-end");
     element.scrollTop = element.scrollHeight;
     last.current = element.scrollTop;
   }, []);
@@ -35,6 +36,7 @@ export function useStick() {
       if (rest <= NEAR) stuck.current = true;
       else if (element.scrollTop < last.current - 2) stuck.current = false;
       last.current = element.scrollTop;
+      element.classList.toggle("at-end", stuck.current);
       setAway(!stuck.current);
     };
     element.addEventListener("scroll", look, { passive: true });

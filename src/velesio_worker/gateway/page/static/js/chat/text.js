@@ -20,14 +20,13 @@ export function Text({ text, live, version, onShown }) {
   const element = useRef(null);
   const view = useRef(null);
   useLayoutEffect(() => {
-    view.current ??= new TextView(element.current);
+    view.current ??= new TextView(element.current, () => onShown?.());
     view.current.show(text, { live, version });
-    onShown?.();
   }, [text, live, version]);
   useEffect(() => {
     const { current } = element;
     current.addEventListener("click", copyCode);
     return () => current.removeEventListener("click", copyCode);
   }, []);
-  return html`<div class=${`text-view ${live ? "live" : ""}`} ref=${element}></div>`;
+  return html`<div class="text-view" ref=${element}></div>`;
 }

@@ -23,6 +23,10 @@ function asWhole(old, made) {
 
 const MORPH = { morphStyle: "innerHTML", callbacks: { beforeNodeMorphed: asWhole } };
 
+/** So many milliseconds of a frame are for reading text, which is read in slices of so many characters. */
+const BUDGET = 12;
+const SLICE = 2000;
+
 const div = (name) => Object.assign(document.createElement("div"), { className: name });
 
 /** Shows a text that grows in an element. */
@@ -35,10 +39,18 @@ export class TextView {
   #end = "";
   #version;
   #code = null;
+  #wanted = "";
+  #grows = false;
+  #planned = false;
+  #shown;
 
-  /** @param {HTMLElement} element empty, and the view's alone */
-  constructor(element) {
+  /**
+   * @param {HTMLElement} element empty, and the view's alone
+   * @param {() => void} shown called whenever something was painted
+   */
+  constructor(element, shown) {
     this.#element = element;
+    this.#shown = shown;
     this.#reset();
   }
 
@@ -47,14 +59,14 @@ export class TextView {
     this.#length = 0;
     this.#end = "";
     this.#code = null;
-    this.#live = div("block");
+    this.#live = div("block now");
     this.#chunk = div("chunk");
     this.#chunk.append(this.#live);
     this.#element.replaceChildren(this.#chunk);
   }
 
   /**
-   * Show `text`; what it began with the last time is not read again.
+   * Show `text`; what it began with the last time is not read again. What is much is shown bit by bit.
    * @param {string} text
    * @param {{live: boolean, version?: number}} how `live`: more will come; `version` changes where the text began anew
    */
@@ -62,11 +74,35 @@ export class TextView {
     const goesOn = version === this.#version && text.length >= this.#length && this.#endsAlike(text);
     if (!goesOn) this.#reset();
     this.#version = version;
-    if (text.length > this.#length) this.#add(text.slice(this.#length));
-    this.#length = text.length;
-    this.#end = text.slice(-TAIL);
-    if (live) this.#showLast();
+    this.#wanted = text;
+    this.#grows = live;
+    this.#read();
+  }
+
+  /** Read on for as long as a frame bears it; the rest has its turn with the next frame. */
+  #read() {
+    const text = this.#wanted;
+    const from = performance.now();
+    while (this.#length < text.length && performance.now() - from < BUDGET) {
+      let end = Math.min(text.length, this.#length + SLICE);
+      if (text[end - 1] === "\r") end += 1;
+      this.#add(text.slice(this.#length, end));
+      this.#length = Math.min(end, text.length);
+      this.#end = text.slice(Math.max(0, this.#length - TAIL), this.#length);
+    }
+    if (this.#length < text.length) this.#later();
+    else if (this.#grows) this.#showLast();
     else this.#finish();
+    this.#shown();
+  }
+
+  #later() {
+    if (this.#planned) return;
+    this.#planned = true;
+    requestAnimationFrame(() => {
+      this.#planned = false;
+      if (this.#length < this.#wanted.length) this.#read();
+    });
   }
 
   #endsAlike(text) {
@@ -83,7 +119,8 @@ export class TextView {
   /** Begin another block, and a chunk if this one is full. */
   #next() {
     this.#code = null;
-    this.#live = div("block");
+    this.#live.classList.remove("now");
+    this.#live = div("block now");
     if (this.#chunk.childElementCount >= CHUNK) {
       this.#chunk = div("chunk");
       this.#element.append(this.#chunk);
@@ -105,6 +142,7 @@ export class TextView {
       return;
     }
     this.#code = null;
+    this.#live.classList.add("now");
     if (last.trim() === "") return;
     const markup = markupOfBeginning(last);
     frame(markup);
@@ -137,6 +175,7 @@ export class TextView {
   }
 
   #finish() {
+    this.#live.classList.remove("now");
     const { last } = this.#splitter;
     if (last.trim() === "") this.#live.replaceChildren();
     else this.#place(this.#live, last);
