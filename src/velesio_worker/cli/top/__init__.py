@@ -1,8 +1,8 @@
 """``velesio-worker top``: the fleet at a glance, live in the terminal.
 
 Owns what is made of two looks at the fleet (``watch``), how that is arranged and written (``arranging``, ``writing``),
-and the screens (``app``, ``panes``), which alone need textual (extra ``top``). All data comes through the client: two
-round trips a look, whatever there is.
+and the screens (``screen``, ``panes``), which alone need textual (extra
+``top``). All data comes through the client: two round trips a look, whatever there is.
 """
 
 from velesio_worker.cli.top.command import command

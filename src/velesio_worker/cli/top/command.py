@@ -76,7 +76,7 @@ async def _picture(client: Client) -> Picture:
 
 
 async def _show(settings: Settings, *, interval: float, sort: Order, words: str) -> int:
-    from velesio_worker.cli.top.app import Top  # noqa: PLC0415 (an extra)
+    from velesio_worker.cli.top.screen import Top  # noqa: PLC0415 (an extra)
 
     async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
         top = Top(client, settings.queue_name, settings.redis_url, interval=interval, order=sort, words=words)

@@ -98,6 +98,7 @@ class Stream(Screen[None]):
 
     def on_mount(self) -> None:
         """Begin to read."""
+        self.query_one("#page", VerticalScroll).anchor()  # stays at the end, until somebody scrolls
         self.set_interval(_PAINT_SECONDS, self._paint)
         self.run_worker(self._follow(), exit_on_error=False)
 
@@ -118,9 +119,6 @@ class Stream(Screen[None]):
             return
         self._painted = self._entries
         self.query_one("#said", Static).update(Text(self._text))
-        page = self.query_one("#page", VerticalScroll)
-        if page.is_vertical_scroll_end or page.max_scroll_y == 0:
-            page.scroll_end(animate=False)
 
 
 def _said(event: StreamEvent) -> str:

@@ -23,7 +23,7 @@ def shortened(text: str, width: int) -> str:
     """Cut a name in the middle: what tells workers, or jobs, from each other stands at both ends."""
     if len(text) <= width:
         return text
-    tail = (width - 1) // 2
+    tail = width // 2
     return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 

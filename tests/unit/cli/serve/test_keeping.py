@@ -23,7 +23,7 @@ class Told:
         self.lines: list[str] = []
 
     def part(self, code: str) -> Part:
-        return Part("the part", [sys.executable, "-c", code], lambda: {}, self.said.append, self.lines.append)
+        return Part("the part", [sys.executable, "-c", code], dict, self.said.append, self.lines.append)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,7 @@ async def test_a_part_that_was_killed_is_another_process_soon_and_ends_with_the_
     told = Told()
     part = told.part("import time; time.sleep(1000)")
     part.proved = True
+    first = second = None
     async with anyio.create_task_group() as group:
         group.start_soon(part.keep)
         await until(lambda: part.pid)

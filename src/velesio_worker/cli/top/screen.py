@@ -169,6 +169,8 @@ class Top(App[None]):
 
     def _paint(self) -> None:
         picture, base = self.picture, self.screen_stack[0]
+        if not base.query("#trouble"):  # it is not there yet, or not any more
+            return
         jobs = arranged(picture.jobs, self._order, turned=self._turned, words=self._words)
         engines = picture.engines
         keys = [f"{row.worker} {row.kind}" for row in engines]
@@ -188,7 +190,8 @@ class Top(App[None]):
         hidden = len(jobs) - writing.MOST_ROWS
         more = f", {hidden + self.picture.untold} not shown" if hidden + self.picture.untold > 0 else ""
         words = f", /{self._words}" if self._words else ""
-        return f"{len(jobs)} jobs by {self._order}{' (turned)' if self._turned else ''}{words}{more}"
+        count = f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"
+        return f"{count} by {self._order}{' (turned)' if self._turned else ''}{words}{more}"
 
     def _chosen_job(self) -> JobRow | None:
         key = self._job_rows.chosen
