@@ -7,7 +7,9 @@ import sys
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if sys.argv[1:2] == ["health"]:  # a container asks every half a minute: do not load all that a worker needs
+    if sys.argv[1:2] == ["health"] and {"-h", "--help"}.isdisjoint(
+        sys.argv
+    ):  # a container asks every half a minute: do not load all that a worker needs
         from velesio_worker.cli.health import main as ask  # noqa: PLC0415
 
         return ask(sys.argv[2:])

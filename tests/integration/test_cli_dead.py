@@ -15,7 +15,7 @@ import pytest
 import redis as sync_redis
 
 from tests.support.environment import base_environment
-from tests.support.forks import fork_server
+from tests.support.forks import fork_server, run_forked
 from velesio_worker.cli.main import main
 
 pytestmark = pytest.mark.processes
@@ -218,6 +218,20 @@ def test_one_job_that_is_put_back_is_told_to_programs(bury: Bury, dead: Dead) ->
     (reference,) = references(dead)
     expected = {"retried": [{"reference": reference, "id": "a1"}], "refused": []}
     assert json.loads(dead("retry", reference, "--json")[1]) == expected
+
+
+def test_the_shell_completes_references(bury: Bury, dead: Dead, redis_url: str) -> None:
+    bury(b"1", b"2", b"3", reason="$(touch /tmp/x) `id` [/red]\x1b[2J")
+    shown = [reference[:12] for reference in references(dead)]
+    for words, expected in {"": shown, shown[1][:4]: [shown[1]], "zz": []}.items():
+        for address, found in {redis_url: expected, "redis://127.0.0.1:1": []}.items():
+            env = base_environment() | {
+                "REDIS_URL": address,
+                "_VELESIO_WORKER_COMPLETE": "complete_bash",
+                "COMP_WORDS": f"velesio-worker dead show {words}",
+                "COMP_CWORD": "3",
+            }
+            assert run_forked(env) == (0, "".join(f"{one}\n" for one in found) or "\n", "")
 
 
 def test_a_letter_is_dropped(redis: Any, bury: Bury, dead: Dead) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 import orjson
 
-from velesio_worker.cli.terminal import RED, painted
+from velesio_worker.core.terminal import RED, painted
 from velesio_worker.wire.printable import printable, printable_json
 
 EXIT_FAILED: Final = 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Annotated, Any, Final
 
+import anyio
 import orjson
 import typer
 
@@ -26,6 +27,7 @@ _LINE: Final = 80
 """How much of a reason the list shows, in characters."""
 
 _TYPE: Final = 20
+_MOMENT_SECONDS: Final = 1.0
 _KIBI: Final = 1024
 
 
@@ -40,10 +42,30 @@ def _reference(text: str) -> str:
     return text.lower()
 
 
+def _complete() -> list[str]:
+    """Return references for the shell, which waits at a key; none where Redis has none to tell."""
+    found: list[str] = []
+
+    async def look(letters: DeadLetters) -> int:
+        with anyio.move_on_after(_MOMENT_SECONDS):
+            async for letter in letters.newest(_LIMIT):
+                found.append(letter.shown)  # noqa: PERF401 (those that came in time)
+        return 0
+
+    with suppress(VelesioError):
+        _with_letters(look)
+    return found
+
+
 Reference = Annotated[
-    str, typer.Argument(parser=_reference, metavar="REF", help="What the list says, or its beginning.")
+    str,
+    typer.Argument(
+        parser=_reference, autocompletion=_complete, metavar="REF", help="What the list says, or its beginning."
+    ),
 ]
-Which = Annotated[str | None, typer.Argument(parser=_reference, metavar="REF", help="Which letter.")]
+Which = Annotated[
+    str | None, typer.Argument(parser=_reference, autocompletion=_complete, metavar="REF", help="Which letter.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Say as JSON what was done.")]
 All = Annotated[bool, typer.Option("--all", help="All letters that are there now.")]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, TextIO
 
-from velesio_worker.cli.terminal import is_drawn
+from velesio_worker.core.terminal import is_drawn
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 LARGEST: Final = 512

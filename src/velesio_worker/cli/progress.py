@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from velesio_worker.cli.terminal import is_drawn
+from velesio_worker.core.terminal import is_drawn
 from velesio_worker.engines.models.meter import Meter
 from velesio_worker.wire.printable import printable
 

@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from velesio_worker.core.settings import LogFormat
+from velesio_worker.core.terminal import has_colours
 from velesio_worker.wire.printable import printable, printable_json
 
 ENGINES: Final = ("llama-server", "webui")
@@ -92,7 +93,7 @@ def configure_logging(level: str, log_format: LogFormat, *, worker: str | None =
         else [
             _escape,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), event_key="message", timestamp_key="time", pad_event_to=0
+                colors=has_colours(sys.stderr), event_key="message", timestamp_key="time", pad_event_to=0
             ),
         ]
     )

@@ -20,6 +20,7 @@ from tests.support.environment import base_environment
 from tests.support.forks import run_forked
 from tests.support.gguf_files import gguf
 from tests.support.servers import wait_until
+from tests.support.terminals import environment, in_terminal
 from velesio_worker.cli.main import main
 
 pytestmark = pytest.mark.processes
@@ -107,6 +108,30 @@ def test_on_a_terminal_one_line_is_rewritten(command: Command) -> None:
     assert all(one.startswith("m.gguf ━") for one in drawn if one)
     assert re.match(r"m\.gguf ━+ 9\.0/9\.0 MiB ([\d.]+ [MG]B/s|\?) +[\d:-]+$", last), last
     assert re.search(r"\nto use it: MODEL_PATH=.*m\.gguf\r\n$", PAINT.sub("", shown.decode()))
+
+
+def test_what_is_logged_meanwhile_stands_on_lines_of_its_own_above_the_bar(
+    server: FileServer, command: Command
+) -> None:
+    server.answers = [Answer(cut=4 * MEBIBYTE)]
+    with in_terminal(
+        environment(**command.environment), "models", "pull", SOURCE, place=command.folder.parent
+    ) as terminal:
+        code, shown = terminal.ended()
+    assert code == 0
+    lines = [re.split(r"\r(?:\x1b\[2K)?", line)[-1] for line in PAINT.sub("", shown).split("\r\n")]
+    (told,) = [line for line in lines if "the download broke off" in line]
+    assert re.match(r"\d{4}-\d\d-\d\dT", told)
+    assert len([line for line in lines if "━" in line]) == 1
+
+
+def test_a_terminal_that_draws_nothing_anew_has_lines(command: Command) -> None:
+    env = environment(**command.environment | {"TERM": "dumb"})
+    with in_terminal(env, "models", "pull", SOURCE, place=command.folder.parent) as terminal:
+        code, shown = terminal.ended()
+    assert code == 0
+    assert "  0 %  0 of 9 MiB" in shown
+    assert "\x1b" not in shown
 
 
 def test_a_pull_that_was_interrupted_goes_on(server: FileServer, command: Command) -> None:

@@ -57,6 +57,36 @@ def test_a_console_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     assert "slots=4" in line
 
 
+@pytest.mark.parametrize(
+    ("terminal", "env", "coloured"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+        (False, {"FORCE_COLOR": "1"}, True),
+        (False, {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_a_console_line_is_coloured_where_that_is_wanted(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    terminal: bool,
+    env: dict[str, str],
+    coloured: bool,
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | env).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    configure_logging("INFO", LogFormat.CONSOLE)
+    get_logger("some.room").info("ready")
+    assert ("\x1b" in capsys.readouterr().err) is coloured
+
+
 FORGED = "x\n2026-01-01T00:00:00Z [critical ] forged\r\x1b[2J\x7f\x9b31m\u2028\u2029\u202e\u2066\ud800"
 WRITTEN = r"x\n2026-01-01T00:00:00Z [critical ] forged\r\u001b[2J\u007f\u009b31m\u2028\u2029\u202e\u2066\ud800"
 

@@ -20,9 +20,9 @@ from velesio_worker.cli.doctor.model import check_model
 from velesio_worker.cli.doctor.redis import check_redis
 from velesio_worker.cli.doctor.server import check_server
 from velesio_worker.cli.doctor.webui import check_webui
-from velesio_worker.cli.terminal import GREEN, RED, YELLOW, painted
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings, load_settings
+from velesio_worker.core.terminal import GREEN, RED, YELLOW, painted
 from velesio_worker.core.threads import aside
 from velesio_worker.wire.errors import SettingsError
 
