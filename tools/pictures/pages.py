@@ -20,7 +20,7 @@ from tests.support.stage import Stage, scripted_stage
 from tools.pictures import paintings
 from tools.pictures.conversation import ANSWERS, MODEL, script
 
-COLOURS: Final = 128
+COLOURS: Final = 192
 """A page has few colours: so many are enough, and a third of the bytes."""
 
 _SET: Final = "(field, value) => { field.value = value; field.dispatchEvent(new Event('input', {bubbles: true})); }"
@@ -119,4 +119,6 @@ def _page(browser: Browser, url: str, theme: Theme) -> Generator[Page]:
 
 def _save(page: Page, path: Path) -> None:
     picture = Image.open(io.BytesIO(page.screenshot(animations="disabled", caret="hide"))).convert("RGB")
-    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )

@@ -92,7 +92,7 @@ def _png(picture: Image.Image) -> str:
 def _jpeg(picture: Image.Image, noise: float) -> bytes:
     """Return a preview, which is the less clear the earlier it is."""
     small = picture.resize((192, 192)).filter(ImageFilter.GaussianBlur(6 * noise))  # pyright: ignore[reportUnknownMemberType]
-    grain = Image.merge("RGB", [Image.effect_noise(small.size, 120) for _ in range(3)])
+    grain = Image.merge("RGB", [Image.effect_noise(small.size, 60) for _ in range(3)])
     file = io.BytesIO()
     Image.blend(small, grain, 0.5 * noise).save(file, "JPEG", quality=80)
     return file.getvalue()

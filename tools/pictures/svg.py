@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from typing import Final
@@ -41,12 +41,17 @@ class Run:
     since: float = 0.0
     until: float | None = None
 
+    @property
+    def end(self) -> int:
+        """The column behind it."""
+        return self.column + len(self.text)
 
-def runs_of(row: int, cells: Sequence[Cell], start: int = 0) -> list[Run]:
-    """Return a row's characters from a column on, those of one style together; blanks without a colour are none."""
+
+def runs_of(row: int, cells: Sequence[Cell], start: int = 0, end: int | None = None) -> list[Run]:
+    """Return a row's characters between two columns, those of one style together; blanks without a colour are none."""
     found: list[Run] = []
     at = start
-    for style, group in groupby(cells[start:], key=lambda cell: cell[1]):
+    for style, group in groupby(cells[start:end], key=lambda cell: cell[1]):
         text = "".join(character for character, _ in group)
         plain = not (style.paper or style.reversed or style.underlined)
         kept = text.rstrip() if plain else text
@@ -58,28 +63,30 @@ def runs_of(row: int, cells: Sequence[Cell], start: int = 0) -> list[Run]:
 
 
 def timed(frames: Iterable[tuple[float, Rows]]) -> tuple[list[Run], float]:
-    """Return what is there when, over all frames, and how long they take; what is added to a row is a run by itself."""
-    rows: list[tuple[list[Cell], list[Run]]] = []
+    """Return what is there when, over all frames, and how long they take; what stays as it was is one run."""
+    rows: dict[int, tuple[list[Cell], list[Run]]] = {}
     past: list[Run] = []
     now = 0.0
-    for moment, shown in _paced(frames):
-        now = moment
-        rows += [([(" ", Style())] * len(shown[0]), []) for _ in range(len(shown) - len(rows))]
+    for now, shown in _paced(frames):
         for number, cells in enumerate(shown):
-            before, runs = rows[number]
-            if cells == before:
-                continue
-            length = _length(before)
-            if cells[:length] != before[:length]:
-                past += [Run(one.row, one.column, one.text, one.style, one.since, now) for one in runs]
-                runs, length = [], 0
-            new = [Run(one.row, one.column, one.text, one.style, now) for one in runs_of(number, cells, length)]
-            rows[number] = cells, runs + new
-    return past + [run for _, runs in rows for run in runs], now
+            before, runs = rows.get(number, ([], []))
+            if cells != before:
+                kept = [run for run in runs if cells[run.column : run.end] == before[run.column : run.end]]
+                past += [replace(run, until=now) for run in runs if run not in kept]
+                new = [
+                    replace(run, since=now) for start, end in _gaps(kept) for run in runs_of(number, cells, start, end)
+                ]
+                rows[number] = cells, sorted(kept + new, key=lambda run: run.column)
+    return past + [run for _, runs in rows.values() for run in runs], now
 
 
-def _length(cells: Sequence[Cell]) -> int:
-    return max((at for at, cell in enumerate(cells, 1) if cell != (" ", Style())), default=0)
+def _gaps(runs: Sequence[Run]) -> Iterable[tuple[int, int | None]]:
+    """Where a row has none of these runs, which are in order."""
+    start = 0
+    for run in runs:
+        yield start, run.column
+        start = run.end
+    yield start, None
 
 
 def _paced(frames: Iterable[tuple[float, Rows]]) -> Iterable[tuple[float, Rows]]:
@@ -153,7 +160,9 @@ def _drawn(run: Run, moment: str) -> str:
         return back
     ink_ = f' style="fill:{ink}"' if ink else ""
     class_ = f' class="{classes}"' if classes else ""
-    place = f'x="{x:.1f}" y="{y + 14}" textLength="{wide:.1f}" lengthAdjust="spacingAndGlyphs"'
+    place = f'x="{x:.1f}" y="{y + 14}"'
+    if len(run.text) > 1:  # whatever font there is, the columns are where they were
+        place += f' textLength="{wide:.1f}" lengthAdjust="spacingAndGlyphs"'
     return f"{back}<text{class_}{ink_} {place}>{escape(run.text, quote=False)}</text>"
 
 

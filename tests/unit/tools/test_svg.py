@@ -36,6 +36,17 @@ def test_what_is_written_over_goes_when_the_new_comes() -> None:
     assert spans(runs) == [("10 %", 0.1, 0.5), ("20 %", 0.5, 1.0)]
 
 
+def test_what_stays_beside_what_changes_is_drawn_once() -> None:
+    lines = [(0.2 * n, f"\r\x1b[32mloading\x1b[0m {n} of 3") for n in (1, 2, 3)]
+    runs, _ = timed(frames(*lines))
+    assert [span for span in spans(runs) if span[0] == "loading"] == [("loading", 0.2, None)]
+    assert [span for span in spans(runs) if span[0] != "loading"] == [
+        ("1 of 3", 0.2, 0.4),
+        ("2 of 3", 0.4, 0.6),
+        ("3 of 3", 0.6, None),
+    ]
+
+
 def test_long_pauses_are_shortened_and_what_is_too_quick_comes_together() -> None:
     runs, seconds = timed(frames((0.0, "a"), (0.01, "b"), (60.0, "c"), (60.5, "d")))
     assert spans(runs)[0] == ("ab", 0.0, None)
