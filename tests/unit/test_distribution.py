@@ -50,7 +50,7 @@ def test_the_wheel_is_the_package_with_its_data_and_its_licence(wheel: Path) -> 
         names = set(archive.namelist())
     own = {name for name in names if ".dist-info/" not in name}
     assert own == {name.removeprefix("src/") for name in files(ROOT / "src")}
-    assert {PurePosixPath(name).suffix for name in own} >= {".py", ".lua", ".typed"}
+    assert {PurePosixPath(name).suffix for name in own} >= {".py", ".lua", ".typed", ".html", ".css", ".js", ".woff2"}
     beside = {name.partition(".dist-info/")[2] for name in names - own}
     assert beside == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
