@@ -112,7 +112,7 @@ function Panel({ tab, active, ...rest }) {
       );
     }
   }, [visited]);
-  return html`<main class="panel" hidden=${!active} aria-label=${tab.name}>
+  return html`<main class="panel" hidden=${!active}>
     ${failed && html`<p class="notice">This part of the page could not be loaded. <a href="/">Load it again</a></p>`}
     ${Content && html`<${Content} active=${active} ...${rest} />`}
   </main>`;
