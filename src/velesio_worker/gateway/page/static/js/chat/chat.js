@@ -33,18 +33,19 @@ function useSession(api, announce) {
 }
 
 /** Esc stops what is being written, unless it closes something. */
-function useEscape(session, active) {
+function useEscape({ session, active, list, close }) {
   useEffect(() => {
     if (!session || !active) return undefined;
     const press = (event) => {
       if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
-      if (document.querySelector("dialog[open]") || !session.run) return;
+      if (document.querySelector("dialog[open]") || !(list || session.run)) return;
       event.preventDefault();
-      session.stop();
+      if (list) close();
+      else session.stop();
     };
     document.addEventListener("keydown", press);
     return () => document.removeEventListener("keydown", press);
-  }, [session, active]);
+  }, [session, active, list]);
 }
 
 function Models({ models, value, onChange }) {
@@ -124,7 +125,7 @@ export function Chat({ api, models, announce, active = true }) {
   const session = useSession(api, announce);
   const [list, setList] = useState(false);
   const close = useCallback(() => setList(false), []);
-  useEscape(session, active);
+  useEscape({ session, active, list, close });
   if (session === null) return null;
   if (session === false) {
     return html`<p class="notice">This browser keeps nothing for the page: chats need its storage (IndexedDB).</p>`;

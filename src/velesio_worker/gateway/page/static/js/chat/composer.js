@@ -15,6 +15,26 @@ export function sends(event, phone = onPhone()) {
   return event.key === "Enter" && !event.shiftKey && !event.altKey && !composing && (!phone || event.ctrlKey);
 }
 
+/** What is dropped anywhere on the conversation goes with the next question: the browser would open it instead. */
+function useDrop(field, take) {
+  const latest = useRef(take);
+  latest.current = take;
+  useEffect(() => {
+    const host = field.current.closest(".conversation");
+    const over = (event) => event.preventDefault();
+    const drop = (event) => {
+      event.preventDefault();
+      latest.current(event, event.dataTransfer);
+    };
+    host.addEventListener("dragover", over);
+    host.addEventListener("drop", drop);
+    return () => {
+      host.removeEventListener("dragover", over);
+      host.removeEventListener("drop", drop);
+    };
+  }, []);
+}
+
 /** The text of a conversation that was not sent yet; it outlives a reload. */
 function useDraft(id) {
   const [text, setText] = useState(() => sessionStorage.getItem(DRAFT + id) ?? "");
@@ -59,7 +79,7 @@ export function Composer({ session, model, api, onAsked }) {
   const { busy, run, conversation } = session;
   const field = useRef(null);
   const chooser = useRef(null);
-  const [text, setText] = useDraft(conversation.id);
+  const [text, setText] = useDraft(conversation.draft ? "new" : conversation.id);
   const [trouble, setTrouble] = useState("");
   const pictures = usePictures({ api, model, onTrouble: setTrouble });
   const empty = text.trim() === "" && pictures.images.length === 0;
@@ -92,6 +112,7 @@ export function Composer({ session, model, api, onAsked }) {
     event.preventDefault();
     pictures.add(files);
   };
+  useDrop(field, take);
   const choose = (event) => {
     pictures.add([...event.currentTarget.files]);
     event.currentTarget.value = "";
@@ -107,8 +128,6 @@ export function Composer({ session, model, api, onAsked }) {
       event.preventDefault();
       send();
     }}
-    onDragOver=${(event) => event.preventDefault()}
-    onDrop=${(event) => take(event, event.dataTransfer)}
   >
     ${trouble && html`<p class="error-text" role="alert">${trouble}</p>`}
     <div class="composer-box">

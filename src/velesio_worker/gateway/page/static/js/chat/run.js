@@ -199,15 +199,21 @@ export class Run {
   }
 
   #hear(news) {
-    if (news.job !== this.job) {
-      if (news.kind === "conversations" && news.removed?.includes(this.answer.conversation)) this.leave();
-      return;
+    if (news.kind === "conversations" && news.removed?.includes(this.answer.conversation)) this.#forgotten();
+    if (news.job !== this.job) return;
+    if (news.kind === "run-state?" && this.#leads) {
+      this.#told.content = -1;
+      this.#tell();
     }
-    if (news.kind === "run-state?" && this.#leads) this.#told.content = -1;
-    if (news.kind === "run-state?" && this.#leads) this.#tell();
     if (news.kind === "run-stopped") this.#stopped();
     if (news.kind === "run-piece" && !this.#leads) this.#takePiece(news);
     if (news.kind === "run-end" && !this.#leads) this.#take(news.answer);
+  }
+
+  /** The conversation is deleted: nobody will read what comes. */
+  #forgotten() {
+    if (this.#leads && !this.#aborted.signal.aborted) this.#api.cancel(this.job).catch(() => {});
+    this.leave();
   }
 
   #stopped() {

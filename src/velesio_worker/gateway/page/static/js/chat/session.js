@@ -6,6 +6,8 @@ import { Run } from "./run.js";
 import { newId } from "./store.js";
 
 const OPEN = "velesio.chat.open";
+/** So many milliseconds a question may take to be sent. */
+const SENDING = 20_000;
 
 const fresh = (settings = {}) => ({
   id: newId(), title: "New chat", created: Date.now(), updated: Date.now(), sampling: {}, draft: true, ...settings,
@@ -83,10 +85,16 @@ export class Session {
       if (message.state !== "running") return message;
       if (run) return run.answer;
       if (message.run) return this.#follow(message).answer;
-      // Somebody is sending it at this moment; if that was this tab before a reload, nobody is.
-      if (Date.now() - message.asked > 30_000) failed(message, { code: "unsent", message: "This was not sent." });
+      this.#sendingSince(message);
       return message;
     });
+  }
+
+  /** Some tab is sending it at this moment, or was when it was closed: then nobody is, which shows after a while. */
+  #sendingSince(message) {
+    const left = message.asked + SENDING - Date.now();
+    if (left < 0) failed(message, { code: "unsent", message: "The question was not sent." });
+    else setTimeout(() => this.#refresh(message.conversation), left + 50);
   }
 
   #follow(answer) {

@@ -1,4 +1,4 @@
-import { html, useRef, useState } from "../html.js";
+import { html, useEffect, useRef, useState } from "../html.js";
 import { Button, IconButton } from "../ui/button.js";
 import { Dialog } from "../ui/dialog.js";
 import { Icon } from "../ui/icons.js";
@@ -95,6 +95,10 @@ function Everything({ session, onClose, announce }) {
 /** The list of conversations. */
 export function Sidebar({ session, open, onClose, announce }) {
   const [shown, setShown] = useState(null);
+  const first = useRef(null);
+  useEffect(() => {
+    if (open) first.current.querySelector("button").focus();
+  }, [open]);
   const choose = (id) => {
     session.open(id);
     onClose();
@@ -104,7 +108,7 @@ export function Sidebar({ session, open, onClose, announce }) {
     onClose();
   };
   return html`<aside class=${`sidebar ${open ? "open" : ""}`} aria-label="Chats">
-    <div class="sidebar-head">
+    <div class="sidebar-head" ref=${first}>
       <${Button} icon="plus" class="new-chat" onClick=${create}>New chat<//>
       <${IconButton} icon="close" label="Close the list" class="sidebar-close" onClick=${onClose} />
     </div>

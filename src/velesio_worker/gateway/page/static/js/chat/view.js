@@ -23,9 +23,26 @@ function asWhole(old, made) {
 
 const MORPH = { morphStyle: "innerHTML", callbacks: { beforeNodeMorphed: asWhole } };
 
-/** So many milliseconds of a frame are for reading text, which is read in slices of so many characters. */
+/** So many milliseconds of a frame all views have for reading text, which is read in slices of so many characters. */
 const BUDGET = 12;
 const SLICE = 2000;
+
+let left = BUDGET;
+let counts = false;
+
+/** Have the time that `work` takes count against this frame. */
+function spend(work) {
+  if (!counts) {
+    counts = true;
+    requestAnimationFrame(() => {
+      left = BUDGET;
+      counts = false;
+    });
+  }
+  const from = performance.now();
+  work();
+  left -= performance.now() - from;
+}
 
 const div = (name) => Object.assign(document.createElement("div"), { className: name });
 
@@ -82,18 +99,24 @@ export class TextView {
   /** Read on for as long as a frame bears it; the rest has its turn with the next frame. */
   #read() {
     const text = this.#wanted;
-    const from = performance.now();
-    while (this.#length < text.length && performance.now() - from < BUDGET) {
-      let end = Math.min(text.length, this.#length + SLICE);
-      if (text[end - 1] === "\r") end += 1;
-      this.#add(text.slice(this.#length, end));
-      this.#length = Math.min(end, text.length);
-      this.#end = text.slice(Math.max(0, this.#length - TAIL), this.#length);
+    // What grows is read a bit even in a frame whose time is up, and so is all of it in a tab that gets no frames.
+    let due = this.#grows;
+    while (this.#length < text.length && (due || left > 0 || document.hidden)) {
+      due = false;
+      spend(() => this.#readSlice(text));
     }
     if (this.#length < text.length) this.#later();
     else if (this.#grows) this.#showLast();
     else this.#finish();
     this.#shown();
+  }
+
+  #readSlice(text) {
+    let end = Math.min(text.length, this.#length + SLICE);
+    if (text[end - 1] === "\r" && end < text.length) end += 1;
+    this.#add(text.slice(this.#length, end));
+    this.#length = end;
+    this.#end = text.slice(Math.max(0, end - TAIL), end);
   }
 
   #later() {
