@@ -1,4 +1,5 @@
 # make demo   see it work: own Redis, own llama.cpp server, own small model
+# make serve  the same kept running, to chat in the browser
 # make test   run the test suite (make test-fast: what needs no engine)
 PYTHON ?= python3
 VENV := .venv
@@ -6,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock vendor clean
+.PHONY: help setup demo serve test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock vendor clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock vendor clean"
+	@sed -n '1,3s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock vendor clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,6 +39,10 @@ setup: $(VENV)/.dev
 demo: $(VENV)/.demo
 	@$(BIN)/velesio-worker demo $(if $(PROMPT),--prompt "$$PROMPT")
 demo: export PROMPT := $(PROMPT)
+
+# Until Ctrl-C; ARGS="--workers 2" or ARGS="--help" tells what else there is.
+serve: $(VENV)/.demo
+	@$(BIN)/velesio-worker serve $(ARGS)
 
 # Most tests wait most of the time: so there are more processes than cores. Each gets a file at a time, the longest first.
 # Bytecode is kept even where PYTHONDONTWRITEBYTECODE is set: else every process compiles every module.

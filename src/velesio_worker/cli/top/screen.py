@@ -187,8 +187,8 @@ class Top(App[None]):
 
     def _sorting(self, jobs: Sequence[JobRow]) -> str:
         """Say how many jobs there are, and how they are arranged."""
-        hidden = len(jobs) - writing.MOST_ROWS
-        more = f", {hidden + self.picture.untold} not shown" if hidden + self.picture.untold > 0 else ""
+        hidden = max(0, len(jobs) - writing.MOST_ROWS) + self.picture.untold
+        more = f", {hidden} not shown" if hidden else ""
         words = f", /{self._words}" if self._words else ""
         count = f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"
         return f"{count} by {self._order}{' (turned)' if self._turned else ''}{words}{more}"
