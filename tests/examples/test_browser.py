@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
@@ -17,17 +18,18 @@ from tests.support.servers import RedisServer, free_port
 from velesio_worker.wire.errors import OutOfMemoryError
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes]
-CHROMIUM: Final = Path("/usr/bin/chromium")
 PATIENCE_MS: Final = 30_000
 """EventSource waits some seconds before it connects again."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip("install chromium (Debian and Ubuntu: apt install chromium)")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no chromium on PATH: Debian's and Ubuntu's package has one")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
 
