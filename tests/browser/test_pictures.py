@@ -13,6 +13,7 @@ from tests.docs.pages import ROOT
 MADE = {
     "chat": {"chat-dark.png", "chat-light.png"},
     "images": {"images.png"},
+    "resumed": {"resumed.png"},
     "top": {"top.svg"},
 }
 

@@ -49,6 +49,10 @@ class Desk:
         start = {"type": self.type, "attempt": self._attempt, "worker": "w", "model": "tiny", "mode": mode}
         await self.write("start", start)
 
+    def attempt(self, number: int) -> None:
+        """Write what follows as this attempt."""
+        self._attempt, self._next = number, 0
+
     async def write(self, event: str, data: dict[str, Any]) -> None:
         entry_id, self._next = f"{self._attempt}-{self._next}", self._next + 1
         self._said |= event == "token"

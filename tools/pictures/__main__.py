@@ -9,12 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tools.pictures.pages import chat, images
+from tools.pictures.pages import chat, images, resumed
 from tools.pictures.terminals import demo, top
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "pictures"
 
-PICTURES: Final[Mapping[str, Callable[[Path], None]]] = {"demo": demo, "top": top, "chat": chat, "images": images}
+PICTURES: Final[Mapping[str, Callable[[Path], None]]] = {
+    "demo": demo,
+    "top": top,
+    "chat": chat,
+    "images": images,
+    "resumed": resumed,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -41,13 +41,45 @@ ANSWERS: Final = {
 """The answer to each question; the last question is the one that is seen."""
 
 
+LOST: Final = "Why is it called a queue?"
+"""The question whose worker is lost in the middle of the answer."""
+
+ANSWER_OF_TWO: Final = (
+    "The word comes from the French *queue*, a tail, and that from the Latin *cauda*. In the sixteenth century ",
+    """it was a heraldic word for the tail of a beast, later for a plait of hair, and from 1837 on for people who wait \
+one behind the other. Computers took it over with its rule: *first come, first served.*""",
+)
+
+
+async def of_two(desk: Desk) -> None:
+    """Answer as two workers do, the second of which goes on where the first was lost."""
+    said = 0
+    for attempt, (worker, mode) in enumerate((("gpu-4", "fresh"), ("gpu-2", "continue"))):
+        start = {"type": desk.type, "attempt": attempt + 1, "worker": worker, "model": MODEL, "mode": mode}
+        desk.attempt(attempt + 1)
+        await desk.write("start", start)
+        for piece in pieces_of(ANSWER_OF_TWO[attempt]):
+            await desk.write("token", {"choices": [delta({"content": piece})]})
+            await anyio.sleep(1 / PIECES_PER_SECOND)
+            said += 1
+    usage = {"prompt_tokens": 31, "completion_tokens": said, "total_tokens": 31 + said}
+    text = "".join(ANSWER_OF_TWO)
+    message = {"role": "assistant", "content": text}
+    await desk.end({"text": text, "message": message, "finish_reason": "stop", "usage": usage, "timings": None})
+
+
+def pieces_of(text: str) -> list[str]:
+    """Cut a text into pieces like tokens."""
+    return re.findall(r"\s*\w+|\s*[^\w\s]|\s+$", text)
+
+
 async def script(desk: Desk) -> None:
     """Answer as a worker does, one token after the other."""
     question: str = desk.data["messages"][-1]["content"]
     answer = ANSWERS[question]
     await desk.write("start", {"type": desk.type, "attempt": 1, "worker": "gpu-1", "model": MODEL, "mode": "fresh"})
     await desk.write("token", {"choices": [delta({"role": "assistant", "content": None})]})
-    pieces = re.findall(r"\s*\w+|\s*[^\w\s]|\s+$", answer)
+    pieces = pieces_of(answer)
     for piece in pieces:
         await desk.write("token", {"choices": [delta({"content": piece})]})
         await anyio.sleep(1 / PIECES_PER_SECOND)

@@ -18,7 +18,7 @@ from tests.support.gateway import WorkerInRedis
 from tests.support.servers import RedisServer
 from tests.support.stage import Stage, scripted_stage
 from tools.pictures import paintings
-from tools.pictures.conversation import ANSWERS, MODEL, script
+from tools.pictures.conversation import ANSWERS, LOST, MODEL, of_two, script
 
 COLOURS: Final = 192
 """A page has few colours: so many are enough, and a third of the bytes."""
@@ -43,6 +43,14 @@ def chat(folder: Path) -> None:
                 expect(answer.locator("pre [class*=hljs]").first).to_be_visible()
                 page.get_by_role("region", name="Messages").hover()
                 _save(page, folder / f"chat-{theme}.png")
+
+
+def resumed(folder: Path) -> None:
+    """An answer whose worker was lost in the middle, as it stands there afterwards."""
+    with _stage() as stage, _browser() as browser, _page(browser, stage.url, "light", height=520) as page:
+        stage.plays(of_two)
+        _ask(page, LOST)
+        _save(page, folder / "resumed.png")
 
 
 def images(folder: Path) -> None:
@@ -102,11 +110,10 @@ def _browser() -> Generator[Browser]:
 
 
 @contextmanager
-def _page(browser: Browser, url: str, theme: Theme) -> Generator[Page]:
+def _page(browser: Browser, url: str, theme: Theme, height: int = 840) -> Generator[Page]:
     """The page as somebody sees it who comes for the first time, without motion."""
-    size = {"width": 1100, "height": 840}
     with browser.new_context(
-        viewport={"width": size["width"], "height": size["height"]},
+        viewport={"width": 1100, "height": height},
         device_scale_factor=1.5,
         color_scheme=theme,
         reduced_motion="reduce",
