@@ -119,7 +119,9 @@ def read_plan(argv: list[str]) -> Plan:
     parser = argparse.ArgumentParser("bench/run.py paint", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=100_000, help="tokens that are watched, default %(default)s")
     parser.add_argument("--rate", type=float, default=200.0, help="tokens per second, default %(default)s")
-    parser.add_argument("--fill", type=int, default=0, help="tokens that are there before, at once; default %(default)s")
+    parser.add_argument(
+        "--fill", type=int, default=0, help="tokens that are there before, at once; default %(default)s"
+    )
     parser.add_argument("--idle", type=float, default=10.0, help="seconds without a token before, default %(default)s")
     parser.add_argument("--why", action="store_true", help="list the longest frames and what they ran")
     return parser.parse_args(argv, namespace=Plan())
@@ -142,7 +144,8 @@ def redis_at(folder: Path) -> Generator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             url = f"redis://127.0.0.1:{port}"
-            _wait_for(redis.Redis.from_url(url).ping, "Redis")  # pyright: ignore[reportUnknownMemberType]
+            client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+            _wait_for(client.ping, "Redis")
             yield url
         finally:
             process.kill()

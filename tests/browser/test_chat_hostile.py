@@ -23,6 +23,9 @@ HOSTILE = (
 )
 
 
+MORE = ("thon\nx = ", "1\n```\n")
+
+
 @pytest.fixture
 def strangers(page: Page) -> list[str]:
     """Hosts beside the gateway's that the page wanted something of."""
@@ -37,9 +40,7 @@ def strangers(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_html_in_questions_and_answers_stays_text(
-    page: Page, gateway: Stage, strangers: list[str], text: str
-) -> None:
+def test_html_in_questions_and_answers_stays_text(page: Page, gateway: Stage, strangers: list[str], text: str) -> None:
     gateway.plays(says(ROLE, delta({"content": f"Before {text} behind"}), delta({"content": f"\n\n{text}\n"})))
     opened(page, gateway)
     ask(page, text)
@@ -97,7 +98,7 @@ def test_tools_errors_reasoning_and_titles_are_text_as_well(page: Page, gateway:
 
 
 def test_markdown_is_shown_as_it_is_meant_while_it_is_half_written(page: Page, gateway: Stage) -> None:
-    told = Paced("Some **bo", "ld** text, `co", "de` and [a li", "nk](https://example.org).\n\n```py", "thon\nx = ", "1\n```\n")
+    told = Paced("Some **bo", "ld** text, `co", "de` and [a li", "nk](https://example.org).\n\n```py", *MORE)
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Write.")
