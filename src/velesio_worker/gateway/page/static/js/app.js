@@ -72,7 +72,7 @@ function fleetText({ status, trouble }) {
 function Header({ tab, fleet, showHelp }) {
   const [state, text] = fleetText(fleet);
   return html`<header class="header">
-    <a class="brand" href="#chat"><img src="/static/icon.svg" alt="" width="26" height="26" /><span>Velesio</span></a>
+    <a class="brand" href="#chat" aria-label="Velesio"><img src="/static/icon.svg" alt="" width="26" height="26" /><span>Velesio</span></a>
     <nav class="tabs" aria-label="What to make">
       ${TABS.map(
         ({ id, name, icon }) => html`<a key=${id} href=${`#${id}`} aria-current=${id === tab ? "page" : undefined}>
@@ -92,11 +92,13 @@ function Notice({ trouble, retry }) {
     return null;
   }
   if (trouble.status === 401) {
-    return html`<p class="notice">
+    return html`<aside class="notice" aria-label="Connection">
       Without a token the gateway answers nothing. <button type="button" class="link" onClick=${retry}>Enter one</button>
-    </p>`;
+    </aside>`;
   }
-  return html`<p class="notice"><span class="spinner"></span>${trouble.message} Trying again…</p>`;
+  return html`<aside class="notice" aria-label="Connection">
+    <span class="spinner"></span>${trouble.message} Trying again…
+  </aside>`;
 }
 
 function Panel({ tab, active, ...rest }) {
