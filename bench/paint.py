@@ -33,6 +33,9 @@ from velesio_worker.engines.models.wheels import redis_server
 LONG: Final = 50.0
 """A frame of more milliseconds is a stutter."""
 
+BUSY: Final = ("Script", "Layout", "RecalcStyle", "Task")
+"""What Chromium counts of its main thread's time; the last one is all of it."""
+
 BATCH: Final = 500
 """So many entries go to Redis at once while the answer is filled."""
 
@@ -119,7 +122,9 @@ def read_plan(argv: list[str]) -> Plan:
     parser = argparse.ArgumentParser("bench/run.py paint", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=100_000, help="tokens that are watched, default %(default)s")
     parser.add_argument("--rate", type=float, default=200.0, help="tokens per second, default %(default)s")
-    parser.add_argument("--fill", type=int, default=0, help="tokens that are there before, at once; default %(default)s")
+    parser.add_argument(
+        "--fill", type=int, default=0, help="tokens that are there before, at once; default %(default)s"
+    )
     parser.add_argument("--idle", type=float, default=10.0, help="seconds without a token before, default %(default)s")
     parser.add_argument("--why", action="store_true", help="list the longest frames and what they ran")
     return parser.parse_args(argv, namespace=Plan())
@@ -142,7 +147,8 @@ def redis_at(folder: Path) -> Generator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             url = f"redis://127.0.0.1:{port}"
-            _wait_for(redis.Redis.from_url(url).ping, "Redis")  # pyright: ignore[reportUnknownMemberType]
+            client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+            _wait_for(client.ping, "Redis")
             yield url
         finally:
             process.kill()
@@ -229,20 +235,38 @@ class Writer:
             pipeline.execute()
 
 
-def _told(name: str, seen: dict[str, list[Any]]) -> None:
-    """Print one line of figures."""
-    deltas = sorted(seen["deltas"])
-    if not deltas:
-        print(f"{name:<28} no frames")
-        return
-    over = [delta for delta in deltas if delta > LONG]
-    seconds = sum(deltas) / 1000
-    print(
-        f"{name:<28} {seconds:7.1f} s {len(deltas):7} frames {len(over):5} over 50 ms"
-        f" ({100 * len(over) / len(deltas):.2f} %), median {deltas[len(deltas) // 2]:.1f} ms,"
-        f" 99 % {deltas[int(len(deltas) * 0.99)]:.1f} ms, longest {deltas[-1]:.0f} ms;"
-        f" long tasks {len(seen['tasks'])}, long animation frames {len(seen['frames'])}"
-    )
+class Eyes:
+    """Looks at a page's frames, and at what its main thread does in them."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._chromium = page.context.new_cdp_session(page)
+        self._chromium.send("Performance.enable")
+        self._before = self._busy()
+
+    def _busy(self) -> dict[str, float]:
+        found = self._chromium.send("Performance.getMetrics")["metrics"]
+        return {one["name"]: one["value"] for one in found}
+
+    def look(self, name: str, *, why: bool = False) -> None:
+        """Print what was seen since the last look."""
+        seen: dict[str, list[Any]] = self._page.evaluate("window.seenSince()")
+        busy = self._busy()
+        spent = {kind: busy[f"{kind}Duration"] - self._before[f"{kind}Duration"] for kind in BUSY}
+        seconds = busy["Timestamp"] - self._before["Timestamp"]
+        self._before = busy
+        deltas = sorted(seen["deltas"]) or [0.0]
+        over = [delta for delta in deltas if delta > LONG]
+        shares = ", ".join(f"{kind} {100 * time / seconds:.1f} %" for kind, time in spent.items())
+        print(
+            f"{name:<24} {seconds:6.1f} s {len(deltas):6} frames {len(over):4} over 50 ms"
+            f" ({100 * len(over) / len(deltas):.2f} %), median {deltas[len(deltas) // 2]:.1f} ms,"
+            f" 99 % {deltas[int(len(deltas) * 0.99)]:.1f} ms, longest {deltas[-1]:.0f} ms;"
+            f" {len(seen['tasks'])} long tasks; {shares}",
+            flush=True,
+        )
+        if why:
+            _why(seen)
 
 
 def _why(seen: dict[str, list[Any]]) -> None:
@@ -252,30 +276,25 @@ def _why(seen: dict[str, list[Any]]) -> None:
 
 
 def _watch(page: Page, writer: Writer, plan: Plan) -> None:
-    def seen() -> dict[str, list[Any]]:
-        return page.evaluate("window.seenSince()")
-
+    eyes = Eyes(page)
     page.wait_for_timeout(1000)
-    seen()
+    page.evaluate("window.seenSince()")
     page.wait_for_timeout(plan.idle * 1000)
-    _told("nothing comes", seen())
+    eyes.look("nothing comes")
     page.get_by_label("Message", exact=True).fill("How does a queue keep its order?")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     writer.take()
     if plan.fill:
         writer.say(plan.fill)
         _settle(page)
-        _told(f"{plan.fill} tokens at once", seen())
+        eyes.look(f"{plan.fill} tokens at once")
     part = max(1, min(plan.tokens, 10_000))
     for done in range(0, plan.tokens, part):
         writer.type(min(part, plan.tokens - done), plan.rate)
-        found = seen()
-        _told(f"to {plan.fill + min(plan.tokens, done + part)} tokens", found)
-        if plan.why:
-            _why(found)
+        eyes.look(f"to {plan.fill + min(plan.tokens, done + part)} tokens", why=plan.why)
     writer.end()
     page.locator(".answer .foot .actions").wait_for(timeout=60_000)
-    _told("its end", seen())
+    eyes.look("its end")
     print(f"{page.evaluate('document.querySelectorAll(`*`).length')} elements,"
           f" {page.evaluate('performance.memory.usedJSHeapSize') / 2**20:.0f} MiB of script's memory")  # fmt: skip
 

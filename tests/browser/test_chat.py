@@ -8,8 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.chatting import answer, ask, complete, message_field, opened
-from tests.browser.chatting import Paced as Answer
+from tests.browser.chatting import Paced, answer, ask, complete, message_field, opened
 from tests.support.scripted_worker import ROLE, Desk, delta, fails, says
 from tests.support.servers import wait_until
 from tests.support.stage import Stage
@@ -17,7 +16,7 @@ from velesio_worker.wire.errors import OutOfMemoryError
 
 
 def test_an_answer_is_seen_while_it_is_written_and_its_figures_afterwards(page: Page, gateway: Stage) -> None:
-    told = Answer("Once ", "upon ", "a time.")
+    told = Paced("Once ", "upon ", "a time.")
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Tell me a story.")
@@ -53,7 +52,7 @@ def test_what_was_said_before_goes_with_the_next_question_of_the_same_session(pa
 
 
 def test_a_stop_cancels_the_job_and_what_is_there_stays(page: Page, gateway: Stage) -> None:
-    told = Answer("One, ", "two, ", "three.")
+    told = Paced("One, ", "two, ", "three.")
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Count.")
@@ -68,7 +67,7 @@ def test_a_stop_cancels_the_job_and_what_is_there_stays(page: Page, gateway: Sta
 
 
 def test_escape_stops_too(page: Page, gateway: Stage) -> None:
-    told = Answer("One, ", "two.")
+    told = Paced("One, ", "two.")
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Count.")
@@ -91,7 +90,7 @@ def test_a_stop_in_line_needs_no_worker(page: Page, gateway: Stage) -> None:
 
 
 def test_a_reload_in_mid_answer_loses_nothing_and_doubles_nothing(page: Page, gateway: Stage) -> None:
-    told = Answer(*(f"w{number} " for number in range(40)))
+    told = Paced(*(f"w{number} " for number in range(40)))
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Many words, please.")
@@ -111,7 +110,7 @@ def test_a_reload_in_mid_answer_loses_nothing_and_doubles_nothing(page: Page, ga
 def test_an_answer_that_ended_while_the_page_was_closed_is_there_when_it_is_opened_again(
     page: Page, gateway: Stage
 ) -> None:
-    told = Answer("One, ", "two.")
+    told = Paced("One, ", "two.")
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Count.")
@@ -125,7 +124,7 @@ def test_an_answer_that_ended_while_the_page_was_closed_is_there_when_it_is_open
 
 
 def test_of_an_answer_whose_stream_is_gone_the_stored_result_is_shown(page: Page, gateway: Stage) -> None:
-    told = Answer("One, ", "two.")
+    told = Paced("One, ", "two.")
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Count.")
@@ -211,7 +210,7 @@ def test_only_what_was_set_in_the_drawer_is_sent(page: Page, gateway: Stage) -> 
 
 
 def test_reasoning_is_folded_away_and_shown_to_whoever_unfolds_it(page: Page, gateway: Stage) -> None:
-    told = Answer({"reasoning_content": "First I "}, {"reasoning_content": "think."}, "Then I say.")
+    told = Paced({"reasoning_content": "First I "}, {"reasoning_content": "think."}, "Then I say.")
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Think.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # pyright: ignore[reportMissingTypeStubs]
 from playwright.sync_api import Page, expect
 
 from tests.browser.chatting import Paced, answer, ask, complete, message_field, opened
@@ -21,14 +21,18 @@ LOOKS: Final = {
     "phone, dark": {**PHONE, "color_scheme": "dark"},
 }
 RICH: Final = (
-    "# Title\n\nText with `code`, [a link](https://example.org) and $x^2$.\n\n```python\n# why\nx = 'a' + str(1)\n```\n\n"
+    "# Title\n\nText with `code`, [a link](https://example.org) and $x^2$.\n\n"
+    "```python\n# why\nx = 'a' + str(1)\n```\n\n"
     "| a | b |\n|---|---|\n| 1 | 2 |\n\n> quoted\n\n- item\n"
 )
+
+FOCUSED: Final = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText"
 
 
 def findings(page: Page) -> list[str]:
     """What axe finds fault with."""
-    found = Axe().run(page).response["violations"]
+    axe: Any = Axe()
+    found: list[dict[str, Any]] = axe.run(page).response["violations"]
     return [f"{one['id']}: {[node['html'][:160] for node in one['nodes']]}" for one in found]
 
 
@@ -72,7 +76,7 @@ def test_everything_goes_by_keyboard(page: Page, gateway: Stage) -> None:
     def tab_to(name: str, key: str = "Shift+Tab") -> None:
         for _ in range(40):
             page.keyboard.press(key)
-            if page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText") == name:
+            if page.evaluate(FOCUSED) == name:
                 return
         pytest.fail(f"{name} is not reached by {key}")
 

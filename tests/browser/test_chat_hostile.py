@@ -23,6 +23,9 @@ HOSTILE = (
 )
 
 
+MORE = ("thon\nx = ", "1\n```\n")
+
+
 @pytest.fixture
 def strangers(page: Page) -> list[str]:
     """Hosts beside the gateway's that the page wanted something of."""
@@ -37,9 +40,7 @@ def strangers(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_html_in_questions_and_answers_stays_text(
-    page: Page, gateway: Stage, strangers: list[str], text: str
-) -> None:
+def test_html_in_questions_and_answers_stays_text(page: Page, gateway: Stage, strangers: list[str], text: str) -> None:
     gateway.plays(says(ROLE, delta({"content": f"Before {text} behind"}), delta({"content": f"\n\n{text}\n"})))
     opened(page, gateway)
     ask(page, text)
@@ -97,7 +98,7 @@ def test_tools_errors_reasoning_and_titles_are_text_as_well(page: Page, gateway:
 
 
 def test_markdown_is_shown_as_it_is_meant_while_it_is_half_written(page: Page, gateway: Stage) -> None:
-    told = Paced("Some **bo", "ld** text, `co", "de` and [a li", "nk](https://example.org).\n\n```py", "thon\nx = ", "1\n```\n")
+    told = Paced("Some **bo", "ld** text, `co", "de` and [a li", "nk](https://example.org).\n\n```py", *MORE)
     gateway.plays(told.script)
     opened(page, gateway)
     ask(page, "Write.")
@@ -145,3 +146,65 @@ def test_an_answer_that_grows_looks_at_its_end_as_if_it_had_come_at_once(page: P
     assert view.inner_html() == grown
     assert view.locator("ol > li").count() == 3
     assert "It costs $5 and not $6." in view.inner_text()
+
+
+PIECES = [
+    "# Title\n",
+    "text\nmore text",
+    "\n\n",
+    "- item \n- other\n",
+    "  - deep\n\n    still\n",
+    "1. one\n2. two",
+    "```js\nlet a;\n\n```\n",
+    "~~~\n```\n~~~\n",
+    "| a | b |\n|---|---|\n| 1 | 2 |\n",
+    "> quote\nlazy\n",
+    "$$\nx^2\n$$\n",
+    "$a$ \\(b\\) \\[c\\]",
+    "<div>\n<b>bold</b>\n</div>\n",
+    "***\n",
+    "Setext\n===\n",
+    "    indented\n",
+    "**open `code",
+    "\r\n",
+    "[l](https://a.example) ![i](https://b.example)",
+    "\t- tab\n",
+    "é😀",
+]
+"""What texts are made of, at random, whose pieces may be cut anywhere."""
+
+GROW = """
+async ({ pieces, rounds }) => {
+  const { TextView } = await import("/static/js/chat/view.js");
+  let seed = 7;
+  const draw = (below) => (seed = (seed * 48271) % 2147483647) % below;
+  const frame = () => new Promise(requestAnimationFrame);
+  const shown = async (steps, text) => {
+    const root = document.createElement("div");
+    const grown = new TextView(root, () => {});
+    for (const at of steps) grown.show(text.slice(0, at), { live: true });
+    grown.show(text, { live: false });
+    await frame(); // which has time of its own for what there was none left
+    await frame();
+    return root.innerHTML;
+  };
+  const wrong = [];
+  for (let round = 0; round < rounds; round += 1) {
+    const text = Array.from({ length: 1 + draw(9) }, () => pieces[draw(pieces.length)]).join("");
+    const steps = Array.from({ length: draw(12) }, () => draw(text.length)).sort((a, b) => a - b);
+    const [grown, whole] = [await shown(steps, text), await shown([], text)];
+    if (grown !== whole) wrong.push({ text, steps, grown, whole });
+  }
+  return wrong.slice(0, 3);
+}
+"""
+
+
+def test_however_a_text_comes_in_pieces_it_is_shown_alike_at_its_end(page: Page, gateway: Stage) -> None:
+    gateway.plays(says(ROLE, delta({"content": "```js\nlet a;\n```\n$x$ $\\wrong{$"})))
+    opened(page, gateway)
+    ask(page, "Have both libraries there.")
+    complete(page)
+    expect(answer(page).locator(".katex")).to_have_count(1)
+    expect(answer(page).locator(".hljs-keyword")).to_have_count(1)
+    assert page.evaluate(GROW, {"pieces": PIECES, "rounds": 150}) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.support.gateway import GatewayProcess
 from tests.support.paintings import SAMPLERS, Painter, painted, png
@@ -42,7 +42,7 @@ def jobs(gateway: Stage) -> list[dict[str, Any]]:
     return [job for job in gateway.worker.jobs if job["type"] in {"txt2img", "img2img"}]
 
 
-def opens(page: Page) -> Any:
+def opens(page: Page) -> Locator:
     return page.get_by_role("button", name="Open: A lighthouse")
 
 

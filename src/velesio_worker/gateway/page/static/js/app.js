@@ -92,11 +92,13 @@ function Notice({ trouble, retry }) {
     return null;
   }
   if (trouble.status === 401) {
-    return html`<p class="notice">
+    return html`<aside class="notice" aria-label="Connection">
       Without a token the gateway answers nothing. <button type="button" class="link" onClick=${retry}>Enter one</button>
-    </p>`;
+    </aside>`;
   }
-  return html`<p class="notice"><span class="spinner"></span>${trouble.message} Trying again…</p>`;
+  return html`<aside class="notice" aria-label="Connection">
+    <span class="spinner"></span>${trouble.message} Trying again…
+  </aside>`;
 }
 
 function Panel({ tab, active, ...rest }) {

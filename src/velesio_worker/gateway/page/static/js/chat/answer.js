@@ -3,9 +3,19 @@
 /** A new answer to be filled, in place `at`. */
 export function newAnswer(id, conversation, at, model) {
   return {
-    id, conversation, at, model, role: "assistant",
-    content: "", reasoning: "", tools: [], notes: [],
-    state: "running", phase: "sending", asked: Date.now(), tokens: 0,
+    id,
+    conversation,
+    at,
+    model,
+    role: "assistant",
+    content: "",
+    reasoning: "",
+    tools: [],
+    notes: [],
+    state: "running",
+    phase: "sending",
+    asked: Date.now(),
+    tokens: 0,
   };
 }
 
@@ -13,8 +23,15 @@ export function newAnswer(id, conversation, at, model) {
 export function begunAgain(answer, model) {
   const { finish, error, warnings, usage, ...kept } = answer;
   return {
-    ...kept, model, base: answer.content.length, baseTokens: answer.tokens,
-    state: "running", phase: "sending", asked: Date.now(), firstAt: undefined, run: undefined,
+    ...kept,
+    model,
+    base: answer.content.length,
+    baseTokens: answer.tokens,
+    state: "running",
+    phase: "sending",
+    asked: Date.now(),
+    firstAt: undefined,
+    run: undefined,
   };
 }
 

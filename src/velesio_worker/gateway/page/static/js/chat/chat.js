@@ -50,7 +50,8 @@ function useEscape({ session, active, list, close }) {
 
 function Models({ models, value, onChange }) {
   const known = models.some(({ id }) => id === value);
-  return html`<select class="model" aria-label="Model" value=${value} onChange=${(event) => onChange(event.currentTarget.value)}>
+  const choose = (event) => onChange(event.currentTarget.value);
+  return html`<select class="model" aria-label="Model" value=${value} onChange=${choose}>
     ${models.length === 0 && !value && html`<option value="">No model yet</option>`}
     ${value && !known && html`<option value=${value}>${value}</option>`}
     ${models.map(({ id }) => html`<option key=${id} value=${id}>${id}</option>`)}
@@ -62,7 +63,9 @@ function Welcome({ onChoose }) {
     <h1>Ask anything</h1>
     <p class="muted">Answers are written by your own workers, token by token.</p>
     <ul>
-      ${IDEAS.map((idea) => html`<li key=${idea}><button type="button" onClick=${() => onChoose(idea)}>${idea}</button></li>`)}
+      ${IDEAS.map(
+        (idea) => html`<li key=${idea}><button type="button" onClick=${() => onChoose(idea)}>${idea}</button></li>`,
+      )}
     </ul>
   </div>`;
 }
@@ -100,20 +103,27 @@ function Conversation({ api, session, models, announce, onList }) {
       <${Models} models=${models} value=${model} onChange=${(id) => session.set({ model: id })} />
       <h2 class="conversation-title">${conversation.title}</h2>
       <${IconButton}
-        icon="settings" label="Settings of this chat" class=${changed ? "is-set" : ""} onClick=${() => setSettings(true)}
+        icon="settings" label="Settings of this chat" class=${changed ? "is-set" : ""}
+        onClick=${() => setSettings(true)}
       />
     </header>
     <div class="scroller" ref=${stick.scroller} tabindex="0" role="region" aria-label="Messages">
-      ${messages.length === 0
-        ? html`<${Welcome} onChoose=${ask} />`
-        : html`<${Thread} session=${session} stick=${stick} announce=${announce} />`}
+      ${
+        messages.length === 0
+          ? html`<${Welcome} onChoose=${ask} />`
+          : html`<${Thread} session=${session} stick=${stick} announce=${announce} />`
+      }
     </div>
     <div class="bottom">
       ${stick.away && html`<${IconButton} icon="down" label="To the end" class="to-end" onClick=${stick.jump} />`}
       <${Composer} key=${conversation.id} session=${session} model=${model} api=${api} onAsked=${stick.jump} />
     </div>
-    ${settings &&
-    html`<${Drawer} conversation=${conversation} onSet=${(changes) => session.set(changes)} onClose=${() => setSettings(false)} />`}
+    ${
+      settings &&
+      html`<${Drawer}
+        conversation=${conversation} onSet=${(changes) => session.set(changes)} onClose=${() => setSettings(false)}
+      />`
+    }
   </section>`;
 }
 

@@ -68,7 +68,12 @@ function usePictures({ api, model, onTrouble }) {
       onTrouble(error.message);
     }
   };
-  return { images, add, remove: (n) => setImages((all) => all.filter((_, at) => at !== n)), clear: () => setImages([]) };
+  return {
+    images,
+    add,
+    remove: (n) => setImages((all) => all.filter((_, at) => at !== n)),
+    clear: () => setImages([]),
+  };
 }
 
 /**
@@ -147,12 +152,14 @@ export function Composer({ session, model, api, onAsked }) {
         <${IconButton} icon="attach" label="Add pictures" onClick=${() => chooser.current.click()} />
         <input ref=${chooser} type="file" accept="image/*" multiple hidden onChange=${choose} />
         <span class="composer-hint muted">${onPhone() ? "" : "Enter sends, Shift+Enter makes a line"}</span>
-        ${busy
-          ? html`<${IconButton}
+        ${
+          busy
+            ? html`<${IconButton}
               icon="stop" label="Stop" class="send stop" key="stop"
               disabled=${run === undefined || run.stopping} onClick=${stop}
             />`
-          : html`<${IconButton} icon="send" label="Send" class="send" key="send" type="submit" disabled=${empty} />`}
+            : html`<${IconButton} icon="send" label="Send" class="send" key="send" type="submit" disabled=${empty} />`
+        }
       </div>
     </div>
   </form>`;

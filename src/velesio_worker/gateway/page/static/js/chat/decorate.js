@@ -66,7 +66,8 @@ function formula(katex, source, display) {
     if (formulas.size >= KEPT_FORMULAS) formulas.delete(formulas.keys().next().value);
     const host = document.createElement("span");
     const bounds = { trust: false, strict: "ignore", maxSize: 20, maxExpand: 300 };
-    katex.render(source, host, { displayMode: display, throwOnError: false, ...bounds });
+    // Its own way to show a mistake writes a style as text, which the page's policy refuses.
+    katex.render(source, host, { displayMode: display, throwOnError: true, ...bounds });
     formulas.set(key, host);
   }
   return formulas.get(key).cloneNode(true);
@@ -84,7 +85,7 @@ export function setFormulas(root, again) {
       place.replaceChildren(formula(katex, place.textContent, place.tagName === "DIV"));
       place.classList.add("set");
     } catch {
-      place.classList.add("set");
+      place.classList.add("set", "as-written");
     }
   }
 }

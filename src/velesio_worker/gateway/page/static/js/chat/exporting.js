@@ -51,10 +51,18 @@ function messageFrom(raw, conversation, at) {
     return { ...message, images: (Array.isArray(raw.images) ? raw.images : []).filter((one) => IMAGE.test(one)) };
   }
   const tools = (Array.isArray(raw.tools) ? raw.tools : []).map((tool) => ({
-    id: text(tool?.id), name: text(tool?.name), arguments: text(tool?.arguments),
+    id: text(tool?.id),
+    name: text(tool?.name),
+    arguments: text(tool?.arguments),
   }));
   return {
-    ...message, tools, reasoning: text(raw.reasoning), model: text(raw.model), notes: [], tokens: 0, state: "done",
+    ...message,
+    tools,
+    reasoning: text(raw.reasoning),
+    model: text(raw.model),
+    notes: [],
+    tokens: 0,
+    state: "done",
     finish: text(raw.finish, "stop"),
   };
 }
@@ -79,8 +87,13 @@ export function fromJson(source) {
     const id = newId();
     const now = Date.now();
     conversations.push({
-      id, title: text(raw?.title, "Imported") || "Imported", created: Number(raw?.created) || now,
-      updated: Number(raw?.updated) || now, system: text(raw?.system), sampling: samplingFrom(raw?.sampling), tools: toolsFrom(raw?.tools),
+      id,
+      title: text(raw?.title, "Imported") || "Imported",
+      created: Number(raw?.created) || now,
+      updated: Number(raw?.updated) || now,
+      system: text(raw?.system),
+      sampling: samplingFrom(raw?.sampling),
+      tools: toolsFrom(raw?.tools),
       thinking: ["on", "off"].includes(raw?.thinking) ? raw.thinking : undefined,
       model: text(raw?.model) || undefined,
     });
@@ -100,6 +113,10 @@ export function download(name, content, type) {
 
 /** A name that every file system takes. */
 export function fileName(title, ending) {
-  const plain = title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60);
+  const plain = title
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 60);
   return `${plain || "conversation"}.${ending}`;
 }

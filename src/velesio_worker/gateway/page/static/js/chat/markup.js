@@ -8,8 +8,33 @@ const LINKS = /^(?:https?:\/\/|mailto:)/i;
 
 const SHAPE = {
   ALLOWED_TAGS: [
-    "a", "blockquote", "br", "code", "del", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p",
-    "pre", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
+    "a",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "div",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "span",
+    "strong",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
   ],
   ALLOWED_ATTR: ["href", "title", "class", "start", "align", "rel", "target"],
   ALLOWED_URI_REGEXP: LINKS,
@@ -51,7 +76,8 @@ const math = (display) => (token) =>
 
 const BLOCK_MATH = /^ {0,3}(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\])[ \t]*(?:\n|$)/;
 // Between single signs: no space inside next to them and no figure behind, so that prices stay prices.
-const INLINE_MATH = /^(?:\$\$([^\n]+?)\$\$|\$(?![\s$])((?:\\.|[^\\\n$])+?)(?<![\s\\])\$(?!\d)|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\])/;
+const INLINE_MATH =
+  /^(?:\$\$([^\n]+?)\$\$|\$(?![\s$])((?:\\.|[^\\\n$])+?)(?<![\s\\])\$(?!\d)|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\])/;
 
 function firstOf(text, signs) {
   const places = signs.map((sign) => text.indexOf(sign)).filter((place) => place >= 0);

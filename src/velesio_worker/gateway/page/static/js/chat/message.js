@@ -28,8 +28,12 @@ export function Pictures({ images, onRemove }) {
     ${images.map(
       (url, n) => html`<li key=${n}>
         <img src=${url} alt=${`Picture ${n + 1}`} />
-        ${onRemove &&
-        html`<${IconButton} icon="close" label=${`Remove picture ${n + 1}`} size=${14} onClick=${() => onRemove(n)} />`}
+        ${
+          onRemove &&
+          html`<${IconButton}
+            icon="close" label=${`Remove picture ${n + 1}`} size=${14} onClick=${() => onRemove(n)}
+          />`
+        }
       </li>`,
     )}
   </ul>`;
@@ -75,14 +79,18 @@ export function Question({ message, session, onAsked, announce }) {
   };
   return html`<article class="message question" aria-label="You">
     <${Pictures} images=${message.images} />
-    ${edits
-      ? html`<${Editor} message=${message} onSave=${save} onCancel=${() => setEdits(false)} />`
-      : message.content && html`<div class="bubble">${message.content}</div>`}
-    ${!edits &&
-    html`<div class="actions">
+    ${
+      edits
+        ? html`<${Editor} message=${message} onSave=${save} onCancel=${() => setEdits(false)} />`
+        : message.content && html`<div class="bubble">${message.content}</div>`
+    }
+    ${
+      !edits &&
+      html`<div class="actions">
       <${IconButton} icon="edit" label="Edit and send again" size=${17} onClick=${() => setEdits(true)} />
       <${CopyButton} text=${() => message.content} label="Copy the question" announce=${announce} />
-    </div>`}
+    </div>`
+    }
   </article>`;
 }
 
@@ -109,8 +117,10 @@ export function Answer({ message, run, last, session, onShown, onAsked, announce
   useLayoutEffect(onShown);
   return html`<article class=${`message answer ${last ? "last" : ""}`} aria-label="Answer" aria-busy=${live}>
     <${Reasoning} answer=${answer} live=${live} onShown=${onShown} />
-    ${answer.content &&
-    html`<${Text} text=${answer.content} live=${live} version=${answer.version} onShown=${onShown} />`}
+    ${
+      answer.content &&
+      html`<${Text} text=${answer.content} live=${live} version=${answer.version} onShown=${onShown} />`
+    }
     <${Tools} tools=${answer.tools} />
     ${waits && html`<${Waiting} answer=${answer} run=${run} />`}
     <${Notes} answer=${answer} />
@@ -118,11 +128,14 @@ export function Answer({ message, run, last, session, onShown, onAsked, announce
     ${!live && last && html`<${Ending} answer=${answer} onGoOn=${goOn} />`}
     <footer class="foot">
       <${Figures} answer=${answer} />
-      ${!live &&
-      html`<div class="actions">
-        ${answer.content && html`<${CopyButton} text=${() => answer.content} label="Copy the answer" announce=${announce} />`}
+      ${
+        !live &&
+        html`<div class="actions">
+        ${answer.content &&
+        html`<${CopyButton} text=${() => answer.content} label="Copy the answer" announce=${announce} />`}
         <${IconButton} icon="retry" label="Another answer" size=${17} onClick=${again} />
-      </div>`}
+      </div>`
+      }
     </footer>
   </article>`;
 }

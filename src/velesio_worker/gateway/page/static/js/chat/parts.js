@@ -19,14 +19,17 @@ function lasted(milliseconds) {
 function waitsFor({ phase, progress, ahead }, { connected, stopping }) {
   if (stopping) return "Stopping";
   if (!connected) return "Connection lost, trying again";
-  if (progress?.stage === "loading") return `The model is being loaded, ${Math.round(progress.processed ?? 0)} s so far`;
+  if (progress?.stage === "loading")
+    return `The model is being loaded, ${Math.round(progress.processed ?? 0)} s so far`;
   if (progress?.stage === "prompt") {
     return `Reading the prompt: ${number.format(progress.processed)} of ${number.format(progress.total)} tokens`;
   }
   if (phase === "sending") return "Sending";
   if (phase === "waiting") {
     if (!(ahead > 0)) return "Waiting for a worker";
-    return ahead === 1 ? "Waiting in line: 1 job before this one" : `Waiting in line: ${number.format(ahead)} jobs before this one`;
+    return ahead === 1
+      ? "Waiting in line: 1 job before this one"
+      : `Waiting in line: ${number.format(ahead)} jobs before this one`;
   }
   return "Reading the prompt";
 }
@@ -38,7 +41,8 @@ export function Waiting({ answer, run }) {
   const measured = progress?.stage === "prompt" && progress.total > 0;
   return html`<div class="waiting">
     <p><span class="dots" aria-hidden="true"><i></i><i></i><i></i></span><span>${waitsFor(answer, state)}</span></p>
-    ${measured && html`<progress max=${progress.total} value=${progress.processed} aria-label="Prompt read"></progress>`}
+    ${measured &&
+    html`<progress max=${progress.total} value=${progress.processed} aria-label="Prompt read"></progress>`}
   </div>`;
 }
 
@@ -47,7 +51,8 @@ export function Reasoning({ answer, live, onShown }) {
   const [open, setOpen] = useState(false);
   if (!answer.reasoning) return null;
   const thinks = live && !answer.content && answer.tools.length === 0;
-  const title = thinks ? "Thinking…" : answer.thoughtFor > 0 ? `Thought for ${lasted(answer.thoughtFor)}` : "Reasoning";
+  const thought = answer.thoughtFor > 0 ? `Thought for ${lasted(answer.thoughtFor)}` : "Reasoning";
+  const title = thinks ? "Thinking…" : thought;
   return html`<details class="reasoning" open=${open} onToggle=${(event) => setOpen(event.currentTarget.open)}>
     <summary><${Icon} name="fold" size=${16} /><span class=${thinks ? "shimmer" : ""}>${title}</span></summary>
     ${open && html`<${Text} text=${answer.reasoning} live=${thinks} version=${answer.version} onShown=${onShown} />`}
@@ -86,7 +91,10 @@ export function Notes({ answer }) {
   const notes = answer.notes.map(({ kind, worker }) => ({ kind, text: NOTES[kind], worker }));
   const warnings = (answer.warnings ?? []).map((text) => ({ kind: "warning", text }));
   return [...notes, ...warnings].map(
-    ({ kind, text, worker }, n) => html`<p key=${n} class=${`note note-${kind}`} title=${worker && `On worker ${worker}`}>
+    (
+      { kind, text, worker },
+      n,
+    ) => html`<p key=${n} class=${`note note-${kind}`} title=${worker && `On worker ${worker}`}>
       <${Icon} name=${kind === "warning" ? "warning" : "retry"} size=${15} /><span>${text}</span>
     </p>`,
   );

@@ -2,13 +2,41 @@
 
 /** The parameters that the drawer offers: name as the protocol has it, what it is called, and its bounds. */
 export const SAMPLING = [
-  { name: "temperature", label: "Temperature", min: 0, max: 5, step: 0.1, hint: "Higher is bolder; 0 takes the likeliest token" },
+  {
+    name: "temperature",
+    label: "Temperature",
+    min: 0,
+    max: 5,
+    step: 0.1,
+    hint: "Higher is bolder; 0 takes the likeliest token",
+  },
   { name: "top_p", label: "Top p", min: 0, max: 1, step: 0.05, hint: "Share of likeliest tokens to draw from" },
   { name: "top_k", label: "Top k", min: 0, max: 1000, step: 1, hint: "How many tokens to draw from; 0 is all" },
-  { name: "min_p", label: "Min p", min: 0, max: 1, step: 0.01, hint: "Leave out what is so much less likely than the best" },
+  {
+    name: "min_p",
+    label: "Min p",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    hint: "Leave out what is so much less likely than the best",
+  },
   { name: "repeat_penalty", label: "Repeat penalty", min: 0.1, max: 5, step: 0.05, hint: "Above 1 repeats less" },
-  { name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: 0.1, hint: "Above 0 prefers new words" },
-  { name: "frequency_penalty", label: "Frequency penalty", min: -2, max: 2, step: 0.1, hint: "Above 0 avoids frequent words" },
+  {
+    name: "presence_penalty",
+    label: "Presence penalty",
+    min: -2,
+    max: 2,
+    step: 0.1,
+    hint: "Above 0 prefers new words",
+  },
+  {
+    name: "frequency_penalty",
+    label: "Frequency penalty",
+    min: -2,
+    max: 2,
+    step: 0.1,
+    hint: "Above 0 avoids frequent words",
+  },
   { name: "max_tokens", label: "Longest answer", min: 1, max: 1_000_000, step: 1, hint: "In tokens" },
   { name: "seed", label: "Seed", min: 0, max: 4_294_967_295, step: 1, hint: "The same seed gives the same answer" },
 ];

@@ -190,9 +190,14 @@ export class Run {
     const anew = told.content < 0 || told.version !== version;
     if (anew) this.#told.content = this.#told.reasoning = 0;
     const news = {
-      kind: "run-piece", job: this.job, connected: this.connected, anew, rest,
+      kind: "run-piece",
+      job: this.job,
+      connected: this.connected,
+      anew,
+      rest,
       from: { content: told.content, reasoning: told.reasoning },
-      content: content.slice(told.content), reasoning: reasoning.slice(told.reasoning),
+      content: content.slice(told.content),
+      reasoning: reasoning.slice(told.reasoning),
     };
     this.#told = { content: content.length, reasoning: reasoning.length, version };
     this.#store.tell(news);

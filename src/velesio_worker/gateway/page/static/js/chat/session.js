@@ -10,7 +10,13 @@ const OPEN = "velesio.chat.open";
 const SENDING = 20_000;
 
 const fresh = (settings = {}) => ({
-  id: newId(), title: "New chat", created: Date.now(), updated: Date.now(), sampling: {}, draft: true, ...settings,
+  id: newId(),
+  title: "New chat",
+  created: Date.now(),
+  updated: Date.now(),
+  sampling: {},
+  draft: true,
+  ...settings,
 });
 
 /** Conversations, the open one with its messages, and what can be done with them. */
@@ -54,7 +60,8 @@ export class Session {
   async begin() {
     this.conversations = await this.store.conversations();
     const known = sessionStorage.getItem(OPEN);
-    const found = this.conversations.find(({ id }) => id === known) ?? (known === "new" ? undefined : this.conversations[0]);
+    const found =
+      this.conversations.find(({ id }) => id === known) ?? (known === "new" ? undefined : this.conversations[0]);
     if (found) await this.open(found.id);
     else this.#changed();
   }
@@ -218,7 +225,10 @@ export class Session {
   /** Conversations with their messages, for a file. */
   async entries(ids) {
     const found = await Promise.all(
-      ids.map(async (id) => ({ conversation: await this.store.conversation(id), messages: await this.store.messages(id) })),
+      ids.map(async (id) => ({
+        conversation: await this.store.conversation(id),
+        messages: await this.store.messages(id),
+      })),
     );
     return found.filter(({ conversation }) => conversation !== undefined);
   }

@@ -84,9 +84,13 @@ function Everything({ session, onClose, announce }) {
       <${Button} icon="download" disabled=${ids.length === 0} onClick=${keep}>Export<//>
       <${Button} icon="attach" onClick=${() => chooser.current.click()}>Import<//>
       <input ref=${chooser} type="file" accept="application/json,.json" hidden onChange=${read} />
-      ${sure
-        ? html`<${Button} icon="trash" kind="danger" onClick=${remove}>Delete ${ids.length} chats for good<//>`
-        : html`<${Button} icon="trash" kind="danger" disabled=${ids.length === 0} onClick=${() => setSure(true)}>Delete all<//>`}
+      ${
+        sure
+          ? html`<${Button} icon="trash" kind="danger" onClick=${remove}>Delete ${ids.length} chats for good<//>`
+          : html`<${Button} icon="trash" kind="danger" disabled=${ids.length === 0} onClick=${() => setSure(true)}>
+              Delete all
+            <//>`
+      }
     </div>
     ${trouble && html`<p class="error-text" role="alert">${trouble}</p>`}
   <//>`;
@@ -120,7 +124,10 @@ export function Sidebar({ session, open, onClose, announce }) {
             ${conversations.map((one) => {
               const here = one.id === session.conversation.id;
               return html`<li key=${one.id} class=${here ? "here" : ""}>
-                <button type="button" class="chat-title" aria-current=${here ? "true" : undefined} onClick=${() => choose(one.id)}>
+                <button
+                  type="button" class="chat-title" aria-current=${here ? "true" : undefined}
+                  onClick=${() => choose(one.id)}
+                >
                   ${one.title}
                 </button>
                 <${IconButton} icon="more" label=${`More of ${one.title}`} size=${18} onClick=${() => setShown(one)} />
@@ -129,12 +136,14 @@ export function Sidebar({ session, open, onClose, announce }) {
           </ul>
         </section>`,
       )}
-      ${session.conversations.length === 0 && html`<p class="muted none">What you ask is kept here, in this browser alone.</p>`}
+      ${session.conversations.length === 0 &&
+      html`<p class="muted none">What you ask is kept here, in this browser alone.</p>`}
     </nav>
     <button type="button" class="all-chats" onClick=${() => setShown("all")}>
       <${Icon} name="download" size=${17} /><span>Export, import, delete</span>
     </button>
-    ${shown === "all" && html`<${Everything} session=${session} announce=${announce} onClose=${() => setShown(null)} />`}
+    ${shown === "all" &&
+    html`<${Everything} session=${session} announce=${announce} onClose=${() => setShown(null)} />`}
     ${shown?.id && html`<${Details} conversation=${shown} session=${session} onClose=${() => setShown(null)} />`}
   </aside>`;
 }

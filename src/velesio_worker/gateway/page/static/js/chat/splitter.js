@@ -65,8 +65,10 @@ export class Splitter {
     return [finished];
   }
 
+  /** Whole lines alone tell where a block ends: `-` may become a list's item, a rule, or what makes a heading. */
   #split() {
-    const blocks = this.#read(this.last).filter(({ type }) => type !== "space");
+    const lines = this.last.slice(0, this.last.lastIndexOf("\n") + 1);
+    const blocks = this.#read(lines).filter(({ type }) => type !== "space");
     const starts = this.#startsOf(blocks);
     const finished = [];
     // Blocks that are not found as they stand would be a fault of ours: then nothing is finished yet.

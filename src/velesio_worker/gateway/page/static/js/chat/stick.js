@@ -5,7 +5,8 @@ const NEAR = 60;
 
 /**
  * Keeps a scroller at its end while the reader is there, and lets go as soon as they scroll up.
- * @returns {{scroller: object, away: boolean, follow: () => void, jump: () => void}} `follow` is called after each paint
+ * @returns {{scroller: object, away: boolean, follow: () => void, jump: () => void}}
+ *   `follow` is called after each paint; `away`: the reader is not at the end
  */
 export function useStick() {
   const scroller = useRef(null);

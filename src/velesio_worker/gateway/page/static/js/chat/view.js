@@ -91,7 +91,8 @@ export class TextView {
     const goesOn = version === this.#version && text.length >= this.#length && this.#endsAlike(text);
     if (!goesOn) this.#reset();
     this.#version = version;
-    this.#wanted = text;
+    // What ends a line on some systems is two signs: without the second one the first is left for later.
+    this.#wanted = live && text.endsWith("\r") ? text.slice(0, -1) : text;
     this.#grows = live;
     this.#read();
   }

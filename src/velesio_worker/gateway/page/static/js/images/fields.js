@@ -66,7 +66,7 @@ export function SliderField({ field, value, onInput }) {
         value=${value}
         onInput=${(event) => onInput(event.target.value)}
       />
-      <output for=${id} class="slider-value">${Number(value).toFixed(2)}</output>
+      <span class="slider-value" aria-hidden="true">${Number(value).toFixed(2)}</span>
     </div>
   </div>`;
 }
