@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import ClassVar, Final, Protocol
@@ -88,6 +89,8 @@ class Top(App[None]):
     ModalScreen { align: center middle; }
     .box { width: auto; max-width: 100%; height: auto; border: round $primary; padding: 0 1; background: $surface; }
     .box Static { width: auto; }
+    Table:nocolor:focus > .datatable--cursor { text-style: reverse; }
+    .bar:nocolor { text-style: underline; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "cancel", "Cancel"),
@@ -110,7 +113,8 @@ class Top(App[None]):
         order: Order = Order.AGE,
         words: str = "",
     ) -> None:
-        super().__init__()
+        plain = bool(os.environ.get("NO_COLOR"))
+        super().__init__(ansi_color=True if plain else None)  # else textual makes greys of the colours
         self._source = source
         self._queue = queue
         self._redis_url = redis_url
