@@ -308,7 +308,7 @@ def test_without_a_worker_one_is_told_what_to_do(page: Page, gateway: Stage) -> 
     gateway.lives("")
     expect(page.get_by_text("No worker", exact=True)).to_be_visible()
     ask(page, "Anybody?")
-    expect(answer(page)).to_contain_text("Start one, then try again.")
+    expect(answer(page)).to_contain_text("Start a worker, then try again.")
     gateway.lives()
     expect(page.get_by_text("1 worker", exact=True)).to_be_visible()
     answer(page).get_by_role("button", name="Try again").click()
