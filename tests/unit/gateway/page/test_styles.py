@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import velesio_worker.gateway.page as page
+from velesio_worker.gateway import page
 
 STATIC = Path(page.__file__).with_name("static")
 SHARED = {"button", "icon", "icon-button"}
