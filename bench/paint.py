@@ -240,7 +240,7 @@ class Eyes:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._chromium = page.context.new_cdp_session(page)
+        self._chromium: Any = page.context.new_cdp_session(page)
         self._chromium.send("Performance.enable")
         self._before = self._busy()
 

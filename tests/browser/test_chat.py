@@ -181,6 +181,32 @@ def test_an_answer_that_was_cut_off_says_so_and_goes_on_where_it_ends(page: Page
     assert gateway.worker.data[-1]["messages"][-1] == {"role": "assistant", "content": "One, two,"}
 
 
+def test_an_answer_that_goes_on_can_be_stopped_in_line(page: Page, gateway: Stage) -> None:
+    async def nobody(_: Desk) -> None:
+        return
+
+    gateway.plays(says(ROLE, delta({"content": "One, two,"}), reason="length"))
+    opened(page, gateway)
+    ask(page, "Count.")
+    complete(page)
+    gateway.plays(nobody)
+    answer(page).get_by_role("button", name="Continue").click()
+    expect(answer(page)).to_contain_text("Waiting for a worker")
+    page.get_by_role("button", name="Stop").click()
+    expect(answer(page)).to_contain_text("Stopped.")
+    expect(answer(page).locator(".text-view")).to_have_text("One, two,")
+
+
+def test_what_is_typed_in_the_drawer_at_once_is_kept_whole(page: Page, gateway: Stage) -> None:
+    opened(page, gateway)
+    ask(page, "Hello.")
+    complete(page)
+    page.get_by_role("button", name="Settings of this chat").click()
+    field = page.get_by_role("dialog").get_by_label("System prompt")
+    field.press_sequentially("Answer in rhymes, and in no more than two lines.")
+    expect(field).to_have_value("Answer in rhymes, and in no more than two lines.")
+
+
 def test_only_what_was_set_in_the_drawer_is_sent(page: Page, gateway: Stage) -> None:
     opened(page, gateway)
     page.get_by_role("button", name="Settings of this chat").click()
@@ -282,7 +308,7 @@ def test_without_a_worker_one_is_told_what_to_do(page: Page, gateway: Stage) -> 
     gateway.lives("")
     expect(page.get_by_text("No worker", exact=True)).to_be_visible()
     ask(page, "Anybody?")
-    expect(answer(page)).to_contain_text("Start one, then try again.")
+    expect(answer(page)).to_contain_text("Start a worker, then try again.")
     gateway.lives()
     expect(page.get_by_text("1 worker", exact=True)).to_be_visible()
     answer(page).get_by_role("button", name="Try again").click()

@@ -105,3 +105,45 @@ def test_an_answer_goes_on_while_another_conversation_is_looked_at(page: Page, g
     expect(answer(page)).to_contain_text("w22")
     told.finish()
     expect(complete(page).locator(".text-view")).to_have_text(ALL)
+
+
+INSECURE = """
+for (const name of ["locks", "clipboard"]) Object.defineProperty(navigator, name, { value: undefined });
+crypto.randomUUID = undefined;
+"""
+"""What browsers leave out where a page comes over plain HTTP from another host."""
+
+
+def test_without_tls_it_works_as_well(context: BrowserContext, page: Page, gateway: Stage) -> None:
+    context.add_init_script(INSECURE)
+    told = Paced(*WORDS)
+    gateway.plays(told.script)
+    opened(page, gateway)
+    ask(page, "Many words.")
+    told.go(10)
+    expect(answer(page)).to_contain_text("w9")
+    other = opened(context.new_page(), gateway)
+    told.go(10)
+    expect(answer(other)).to_contain_text("w19")
+    page.reload()
+    told.finish()
+    for tab in (page, other):
+        expect(complete(tab).locator(".text-view")).to_have_text(ALL)
+    answer(page).get_by_role("button", name="Copy the answer").click()
+    expect(page.get_by_role("status")).to_have_text("Copied.")
+
+
+def test_a_question_that_no_tab_sends_any_more_can_be_asked_again(page: Page, gateway: Stage) -> None:
+    opened(page, gateway)
+    page.route("**/jobs", lambda _: None)  # the page is closed before this is answered
+    ask(page, "One?")
+    expect(answer(page)).to_contain_text("Sending")
+    page.goto("about:blank")
+    page.unroute("**/jobs")
+    page.clock.install()
+    opened(page, gateway)
+    expect(answer(page)).to_contain_text("Sending")
+    page.clock.fast_forward(21_000)
+    expect(answer(page)).to_contain_text("The question was not sent.")
+    answer(page).get_by_role("button", name="Try again").click()
+    expect(complete(page)).to_contain_text("Hi.")

@@ -21,7 +21,7 @@ export function newAnswer(id, conversation, at, model) {
 
 /** Have an answer that ended go on where its text ends. */
 export function begunAgain(answer, model) {
-  const { finish, error, warnings, usage, ...kept } = answer;
+  const { finish, error, warnings, usage, rate, ...kept } = answer;
   return {
     ...kept,
     model,
@@ -32,6 +32,8 @@ export function begunAgain(answer, model) {
     asked: Date.now(),
     firstAt: undefined,
     run: undefined,
+    worker: undefined,
+    ahead: undefined,
   };
 }
 

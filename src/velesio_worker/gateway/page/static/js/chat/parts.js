@@ -39,7 +39,7 @@ export function Waiting({ answer, run }) {
   const { progress } = answer;
   const state = { connected: run?.connected ?? true, stopping: run?.stopping ?? false };
   const measured = progress?.stage === "prompt" && progress.total > 0;
-  return html`<div class="waiting">
+  return html`<div class="answer-waits">
     <p><span class="dots" aria-hidden="true"><i></i><i></i><i></i></span><span>${waitsFor(answer, state)}</span></p>
     ${measured &&
     html`<progress max=${progress.total} value=${progress.processed} aria-label="Prompt read"></progress>`}

@@ -33,12 +33,7 @@ export class Run {
     this.answer = answer;
     this.connected = true;
     this.stopping = false;
-    this.ended = new Promise((resolve) => {
-      this.#end = resolve;
-    });
   }
-
-  #end;
 
   get job() {
     return this.answer.run.id;
@@ -59,7 +54,6 @@ export class Run {
     } finally {
       this.#unsubscribe();
       this.#paint();
-      this.#end();
     }
   }
 

@@ -23,6 +23,8 @@ const fresh = (settings = {}) => ({
 export class Session {
   #listeners = new Set();
   #loading = 0;
+  /** Answers that are about to be removed: nobody follows them any more. */
+  #dropped = new Set();
 
   /** @param {{api: object, store: import("./store.js").Store, announce: (text: string) => void}} parts */
   constructor(parts) {
@@ -91,6 +93,7 @@ export class Session {
       const run = this.runs.get(message.id);
       if (message.state !== "running") return message;
       if (run) return run.answer;
+      if (this.#dropped.has(message.id)) return message;
       if (message.run) return this.#follow(message).answer;
       this.#sendingSince(message);
       return message;
@@ -107,11 +110,21 @@ export class Session {
   #follow(answer) {
     const run = new Run(this.parts, answer);
     this.runs.set(answer.id, run);
-    run.follow().finally(() => {
-      this.runs.delete(answer.id);
-      this.#refresh(answer.conversation);
-    });
+    run.follow().then(
+      () => this.#ended(answer),
+      (error) => {
+        // It is shown as far as it came, but not read again: what failed once would fail for ever.
+        this.runs.delete(answer.id);
+        console.warn("An answer could not be kept.", error);
+        this.#changed();
+      },
+    );
     return run;
+  }
+
+  #ended(answer) {
+    this.runs.delete(answer.id);
+    return this.#refresh(answer.conversation);
   }
 
   async #hear(news) {
@@ -119,7 +132,8 @@ export class Session {
     if (news.kind !== "conversations") return;
     this.conversations = await this.store.conversations();
     const mine = this.conversations.find(({ id }) => id === this.conversation.id);
-    if (mine) this.conversation = mine;
+    // What this tab has changed since is newer than what it reads of its own.
+    if (mine) this.conversation = news.own ? { ...this.conversation, title: mine.title } : mine;
     if (news.removed?.includes(this.conversation.id)) this.create();
     this.#changed();
   }
@@ -208,6 +222,7 @@ export class Session {
   #drop(message) {
     const run = this.runs.get(message.id);
     if (run === undefined) return;
+    this.#dropped.add(message.id);
     run.leave();
     this.parts.api.cancel(run.job).catch(() => {}); // nobody will see it
   }
