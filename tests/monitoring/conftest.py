@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.monitoring.expressions import Inspection
-from tests.monitoring.promtool import NoPromtoolError, find_promtool
+from tests.support.debian import PROMTOOL, program_or_skip
 from tests.support.processes import WorkerProcess
 from tests.support.servers import RedisServer, free_port
 from velesio_worker.core import metrics
@@ -57,11 +57,7 @@ def dashboard() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def promtool(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cache = pytestconfig.cache
-    try:
-        return find_promtool(cache.mkdir("promtool") if cache else tmp_path_factory.mktemp("promtool"))
-    except NoPromtoolError as error:
-        pytest.skip(str(error))
+    return program_or_skip(PROMTOOL, pytestconfig, tmp_path_factory)
 
 
 @dataclass(frozen=True)

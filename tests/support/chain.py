@@ -101,12 +101,12 @@ def busy_slots(worker: WorkerProcess) -> int:
 
 
 @contextmanager
-def running_chain(folder: Path, model: Path, **settings: str) -> Generator[Chain]:
-    """Run a worker and a gateway with two tokens while the block runs."""
+def running_chain(folder: Path, model: Path, *, tokens: bool = True, **settings: str) -> Generator[Chain]:
+    """Run a worker and a gateway, with two tokens unless it shall have none, while the block runs."""
     with (
         RedisServer(folder / "redis") as server,
         server.plain() as redis,
-        GatewayProcess(folder, server.url, **TOKENS) as gateway,
+        GatewayProcess(folder, server.url, **(TOKENS if tokens else {})) as gateway,
     ):
         chain = Chain(folder, server, redis, gateway, {**SETTINGS, "MODEL_PATH": str(model), **settings})
         try:

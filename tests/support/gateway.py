@@ -171,9 +171,16 @@ class WorkerInRedis:
         choice = {"text": text, "index": 0, "finish_reason": None}
         self.write(job_id, f"1-{number}", "token", {"choices": [choice]})
 
+    def store(self, job_id: str, result: Mapping[str, Any]) -> None:
+        self._redis.set(f"result:{job_id}", json.dumps(result), ex=600)
+
+    def cancelled(self, job_id: str) -> bool:
+        """Whether somebody wants the job to be stopped."""
+        return bool(self._redis.exists(f"{{result:{job_id}}}:cancel"))
+
     def end(self, job_id: str, number: int, result: Mapping[str, Any]) -> None:
         """Store a result, then write the last entry."""
-        self._redis.set(f"result:{job_id}", json.dumps(result), ex=600)
+        self.store(job_id, result)
         if "error" in result:
             last = {**result, "retryable": False, "partial": False}
             self.write(job_id, f"1-{number}", "error", last)

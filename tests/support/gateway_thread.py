@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import AsyncGenerator, Generator
 
@@ -12,20 +13,35 @@ import uvicorn
 
 from tests.support.servers import wait_until
 from velesio_worker.client import Client
-from velesio_worker.gateway.app import build
+from velesio_worker.gateway.app import Application, build
 from velesio_worker.gateway.connection import connection_class
 from velesio_worker.gateway.server import listen
 from velesio_worker.gateway.settings import GatewaySettings
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which would wait for streams that have no end."""
+
+    def __init__(self, config: uvicorn.Config, app: Application) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.drain()
+        await super().shutdown(sockets)
+
+
 @contextlib.contextmanager
-def gateway_thread(redis_url: str, *, queue_name: str = "llama_queue") -> Generator[str]:
-    """Serve a gateway without tokens; yields its URL."""
-    settings = GatewaySettings(redis_url=redis_url, queue_name=queue_name)
+def gateway_thread(
+    redis_url: str, *, queue_name: str = "llama_queue", api_tokens: str | None = None, port: int = 0
+) -> Generator[str]:
+    """Serve a gateway, without tokens unless some are given; yields its URL."""
+    settings = GatewaySettings(redis_url=redis_url, queue_name=queue_name, api_tokens=api_tokens)
     connections = connection_class(settings.body_seconds)
-    config = uvicorn.Config(build(settings), interface="asgi3", http=connections, ws="none", log_config=None)
-    server = uvicorn.Server(config)
-    with listen("127.0.0.1", 0) as listener:
+    app = build(settings)
+    config = uvicorn.Config(app, interface="asgi3", http=connections, ws="none", log_config=None)
+    server = _Server(config, app)
+    with listen("127.0.0.1", port) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=server.run, args=([listener],), name="gateway")
         thread.start()

@@ -49,10 +49,18 @@ class Desk:
         start = {"type": self.type, "attempt": self._attempt, "worker": "w", "model": "tiny", "mode": mode}
         await self.write("start", start)
 
+    def attempt(self, number: int) -> None:
+        """Write what follows as this attempt."""
+        self._attempt, self._next = number, 0
+
     async def write(self, event: str, data: dict[str, Any]) -> None:
         entry_id, self._next = f"{self._attempt}-{self._next}", self._next + 1
         self._said |= event == "token"
         await self._commands.xadd(stream_key(self.id), {"event": event, "data": orjson.dumps(data)}, id=entry_id)
+
+    async def keep(self, key: str, value: bytes) -> None:
+        """Store something beside the stream for a while."""
+        await self._commands.set(key, value, ex=100)
 
     async def end(self, result: dict[str, Any]) -> None:
         await self._commands.set(result_key(self.id), orjson.dumps(result), ex=100)

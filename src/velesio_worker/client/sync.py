@@ -57,10 +57,10 @@ class SyncClient:
         return self._portal.call(partial(self._client.submit, job_type, data, job_id=job_id, **options))
 
     def events(
-        self, job_id: str, after: str = "0-0", *, stall_timeout: float | None = None
+        self, job_id: str, after: str = "0-0", *, stall_timeout: float | None = None, reads: bool = True
     ) -> Generator[StreamEvent, None, None]:
         """Yield a job's stream to its terminal entry, and count as its reader meanwhile."""
-        return self._generated(self._client.events(job_id, after, stall_timeout=stall_timeout))
+        return self._generated(self._client.events(job_id, after, stall_timeout=stall_timeout, reads=reads))
 
     def text(self, job_id: str, *, stall_timeout: float | None = None) -> Generator[str, None, None]:
         """Yield a text job's output, piece by piece as it is made; a job that is not streamed in one piece."""

@@ -27,6 +27,7 @@ from velesio_worker.gateway.metrics import FanOutFigures
 from velesio_worker.gateway.middleware import Bodies, Guard, Identify, error_body
 from velesio_worker.gateway.openai import routes as openai
 from velesio_worker.gateway.openapi import Operation, document
+from velesio_worker.gateway.page import routes as page
 from velesio_worker.gateway.queue_client import QueueClient
 from velesio_worker.gateway.responses import routes as responses
 from velesio_worker.gateway.routing import Room, Rooms
@@ -51,11 +52,11 @@ _DIALECTS: Final = (
 def rooms_of(gateway: Gateway) -> list[Room]:
     """Return the rooms, the gateway's own last: what is nobody's is told in its form."""
     dialects = [Room(room.routes(gateway), room.error_body, prefix) for room, prefix in _DIALECTS]
-    return [*dialects, Room(native_routes.routes(), error_body)]
+    return [*dialects, Room(page.routes(), error_body), Room(native_routes.routes(), error_body)]
 
 
 def operations() -> Sequence[Operation]:
-    """Return what all rooms offer, for ``/openapi.json``."""
+    """Return what all rooms offer to programs, for ``/openapi.json``; the page is for people."""
     return [operation for room, _ in _DIALECTS for operation in room.OPERATIONS] + [*native_routes.OPERATIONS]
 
 

@@ -18,11 +18,9 @@ from velesio_worker.gateway import metrics
 from velesio_worker.gateway.caller import Caller
 from velesio_worker.gateway.errors import RETRY_SECONDS, ApiError
 from velesio_worker.gateway.limits import RateLimits
+from velesio_worker.gateway.quiet import QUIET_ROUTES, is_counted
 from velesio_worker.gateway.seen import Seen, begin, seen_of
 from velesio_worker.gateway.tokens import Token, Tokens, token_in_basic
-
-QUIET_ROUTES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
-"""Asked again and again by programs: their lines are for ``LOG_LEVEL=debug``."""
 
 _SLOWEST: Final = 64 * 1024
 """Bytes a second that a body has to come with, beside ``BODY_SECONDS``."""
@@ -264,7 +262,7 @@ class Identify:
         counted = ""
         try:
             caller = self._who(Headers(scope=scope), seen.traceparent)
-            if scope["path"] not in QUIET_ROUTES:
+            if is_counted(scope["path"]):
                 counted = await self._limits.admit(caller.name or _NOBODY)
             seen.caller = caller
         except ApiError as error:

@@ -161,6 +161,16 @@ async def image(request: Request) -> Response:
     return _image(str(cast("list[Any]", images)[number]), stored=standing.result.get("images_stored") is True)
 
 
+async def preview(request: Request) -> Response:
+    """Answer with the latest preview of a job's image, a JPEG."""
+    gateway = gateway_of(request)
+    job_id = own_job(request, gateway.caller_of(request))
+    found = await gateway.jobs.preview(job_id)
+    if found is None:
+        raise ApiError(404, "preview_not_found", "There is no preview of the job's image, or not any more.")
+    return Response(found, media_type="image/jpeg")
+
+
 def _image(image: str, *, stored: bool) -> Response:
     if stored:
         if image.startswith(_LINKS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import webbrowser
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from velesio_worker.wire.errors import VelesioError
 
 _PREFIX: Final = "velesio-serve-"
 _MOST_WORKERS: Final = 64
+_NAME: Final = "velesio-worker"
 
 
 def command(  # noqa: PLR0913 (a command's options)
@@ -134,7 +136,12 @@ def _key(plan: Plan, folder: Path) -> str:
     return f"REDIS_URL_FILE={file}"
 
 
+def _myself() -> str:
+    """Return how this command line was called, so that the next call of it can be pasted."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == _NAME else _NAME
+
+
 def _say_ready(plan: Plan, voice: Voice, journal: Journal, key: str) -> None:
-    voice.show(
-        f"\n  Chat    {plan.address}/\n  Fleet   {key} velesio-worker top\n  Logs    {journal.path}\n  End     Ctrl-C\n"
-    )
+    said = {"Chat": f"{plan.address}/", "Fleet": f"{key} {_myself()} top", "Logs": str(journal.path), "End": "Ctrl-C"}
+    voice.show("\n" + "".join(f"  {name:<7} {text}\n" for name, text in said.items()))

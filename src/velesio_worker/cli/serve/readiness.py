@@ -16,6 +16,7 @@ from velesio_worker.cli.serve.plan import Plan
 from velesio_worker.cli.serve.voice import Journal, Voice
 from velesio_worker.client import Client, EngineInfo, WorkerInfo
 from velesio_worker.core.threads import aside
+from velesio_worker.queue.remedies import remedy
 from velesio_worker.wire.errors import VelesioError
 
 _LOOK_SECONDS: Final = 0.25
@@ -37,13 +38,13 @@ async def until_ready(plan: Plan, parts: Sequence[Part], voice: Voice, journal: 
     async with Client(plan.redis_url, queue_name=queue) as client:
         with voice.waiting():
             while True:
-                engines = await _engines(client, {part.pid for part in workers})
+                engines, trouble = await _engines(client, {part.pid for part in workers}, plan.redis_url)
                 ready = [engine for engine in engines if engine.state == _READY and engine.slots]
                 if ready and await aside(lambda: _answers(plan)):
                     break
                 if engines and all(engine.state == _FAILED for engine in engines):
                     raise VelesioError(f"no engine can be started. {engines[0].reason}")
-                voice.doing(_doing(engines, journal), time.monotonic() - began)
+                voice.doing(trouble or _doing(engines, journal), time.monotonic() - began)
                 await anyio.sleep(_LOOK_SECONDS)
     for part in (*workers, gateway):
         part.proved = True
@@ -52,13 +53,14 @@ async def until_ready(plan: Plan, parts: Sequence[Part], voice: Voice, journal: 
     voice.say(f"ready after {time.monotonic() - began:.1f} s: {names}, {slots} jobs at a time")
 
 
-async def _engines(client: Client, ours: Iterable[int | None]) -> list[EngineInfo]:
-    """Return the engines of these processes."""
+async def _engines(client: Client, ours: Iterable[int | None], redis_url: str) -> tuple[list[EngineInfo], str]:
+    """Return the engines of these processes, and what is the matter with Redis; empty if nothing is."""
     try:
         workers: Sequence[WorkerInfo] = (await client.look()).workers
-    except RedisError:
-        return []
-    return [engine for worker in workers if worker.details.pid in ours for engine in worker.engines.values()]
+    except RedisError as error:
+        return [], f"waiting for Redis: {remedy(error, redis_url)}"
+    ours = set(ours)
+    return [engine for worker in workers if worker.details.pid in ours for engine in worker.engines.values()], ""
 
 
 def _doing(engines: Sequence[EngineInfo], journal: Journal) -> str:

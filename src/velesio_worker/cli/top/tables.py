@@ -79,7 +79,7 @@ class Rows:
         chosen, self._keys, self._cells = self.chosen, [], []
         self._table.clear(columns=True)
         for column, wide in zip(self._columns, new, strict=True):
-            label = Text(column.name, justify="right" if column.right else "left")
+            label = Text(column.name.rjust(wide) if column.right else column.name)
             self._table.add_column(label, width=wide + _GAP, key=column.name)
         self._wanted = chosen
 
