@@ -11,6 +11,9 @@ from velesio_worker.wire.text_parameters import TextParameters
 _BYTES: Final = 4
 """How many bytes of a job make a token of its prompt, about."""
 
+_ENVELOPE: Final = 160
+"""So many bytes of a job are not its prompt, about."""
+
 _LONGEST: Final = 32768
 """More tokens than so many nobody is believed to need before he has: of a picture in a chat, say, or ``max_tokens``."""
 
@@ -56,7 +59,7 @@ def _estimated(job: Job, size: int) -> int:
     answer = 0
     if isinstance(asked, TextParameters):
         answer = min(asked.max_tokens, _LONGEST) if asked.max_tokens > 0 else _OPEN_END
-    return max(1, min(size // _BYTES, _LONGEST) + _ANSWER * answer)
+    return max(1, min(max(0, size - _ENVELOPE) // _BYTES, _LONGEST) + _ANSWER * answer)
 
 
 def used(usage: Any) -> int | None:  # noqa: ANN401 (any JSON)
