@@ -230,6 +230,31 @@ def test_images_of_a_result_are_files(alice: httpx.Client, worker: WorkerInRedis
         assert alice.get(f"/jobs/{job_id}/images/{number}").status_code == 404
 
 
+def test_the_latest_preview_of_an_image_is_a_file_for_whose_job_it_is(
+    alice: httpx.Client, bob: httpx.Client, plain: Any
+) -> None:
+    job_id = submitted(alice, {"type": "txt2img", "data": {"prompt": "a cat"}})
+    assert alice.get(f"/jobs/{job_id}/preview").json()["error"]["code"] == "preview_not_found"
+    for preview in ("first", "second"):
+        plain.set(f"{{result:{job_id}}}:preview", preview)
+        response = alice.get(f"/jobs/{job_id}/preview")
+        assert (response.status_code, response.headers["content-type"], response.text) == (200, "image/jpeg", preview)
+    assert bob.get(f"/jobs/{job_id}/preview").json()["error"]["code"] == "job_not_found"
+
+
+def test_the_chat_page_is_served_to_anybody(gateway: GatewayProcess) -> None:
+    with gateway.client() as anybody:
+        page = anybody.get("/")
+        assert page.text.startswith("<!doctype html>")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        head = anybody.head("/")
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(page.content)))
+        known = anybody.get("/", headers={"if-none-match": page.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+        assert anybody.get("/static/../routes.py").status_code == 404
+        assert "/static/" not in anybody.get("/openapi.json").text
+
+
 def test_images_that_are_stored_elsewhere_are_pointed_to(alice: httpx.Client, worker: WorkerInRedis) -> None:
     job_id = submitted(alice, {"type": "txt2img", "data": {"prompt": "a cat"}})
     stored = ["https://images.example.org/a.png", "file:///srv/images/a.png"]

@@ -134,9 +134,11 @@ export function Images({ api, models, status, announce, active }) {
   const [busy, setBusy] = useState(false);
   const [viewed, setViewed] = useState(null);
   const fields = useRef(null);
+  const made = useRef(null);
   const jobs = useJobs(api, announce);
   const choices = useChoices({ api, models, status, active });
   useEscape(active, jobs);
+  useEffect(() => jobs.resume(), [jobs, status]);
 
   const change = useCallback((part) => {
     set(part);
@@ -186,6 +188,9 @@ export function Images({ api, models, status, announce, active }) {
       const { type, data } = jobOf(form, start && (await fitted(start, Number(form.width), Number(form.height))));
       await jobs.submit(type, data);
       announce("The image waits for a worker");
+      if (window.matchMedia("(max-width: 860px)").matches) {
+        made.current.scrollIntoView({ block: "start" }); // it is below the form there
+      }
     } catch (error) {
       setErrors(errorOf(error));
     }
@@ -210,7 +215,7 @@ export function Images({ api, models, status, announce, active }) {
         onSubmit=${submit}
       />
     </section>
-    <section class="images-made" aria-label="What was made">
+    <section class="images-made" ref=${made} aria-label="What was made">
       ${none && html`<${NoWorker} />`}
       <${Gallery} act=${act} />
     </section>

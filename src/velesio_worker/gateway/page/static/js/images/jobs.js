@@ -37,6 +37,11 @@ export class ImageJobs {
     const kept = await this.#shelf.all();
     this.list = kept.sort((one, other) => other.created - one.created);
     this.#changed();
+    this.resume();
+  }
+
+  /** Goes on with what nobody follows, such as what was left for want of a token. */
+  resume() {
     for (const job of this.list) {
       if (!hasEnded(job)) {
         this.#follow(job.id);
@@ -68,12 +73,13 @@ export class ImageJobs {
 
   /** Has a job stopped; its stream then ends. */
   async stop(id) {
+    const before = this.#job(id)?.state;
     this.#update(id, { state: "stopping" });
     try {
       await this.#api.cancel(id);
     } catch (error) {
       if (error.status !== 404) {
-        this.#update(id, { state: "running", note: error.message });
+        this.#update(id, { state: before, note: error.message });
       }
     }
   }
@@ -149,7 +155,7 @@ export class ImageJobs {
     try {
       await this.#watch(id);
     } catch (error) {
-      if (!this.#ends.signal.aborted) {
+      if (!this.#ends.signal.aborted && error.status !== 401) {
         const gone = error instanceof ApiError && error.status === 404;
         this.#fail(id, gone ? "The gateway knows nothing of this image any more." : error.message);
       }

@@ -100,8 +100,7 @@ const ROWS = [
   ["prompt", "Prompt"],
   ["negative_prompt", "Negative prompt"],
   ["model", "Model"],
-  ["width", "Width"],
-  ["height", "Height"],
+  ["size", "Size"],
   ["steps", "Steps"],
   ["sampler_name", "Sampler"],
   ["scheduler", "Scheduler"],
@@ -112,6 +111,7 @@ const ROWS = [
 /** The parameters that an image was made with, as rows of a table. */
 export function described(job, number) {
   const used = { ...job.data, ...job.parameters };
+  used.size = `${used.width} × ${used.height}`;
   const rows = ROWS.filter(([field]) => used[field] !== undefined && used[field] !== null && used[field] !== "");
   const seed = seedOf(job, number);
   const found = rows.map(([field, name]) => [name, String(used[field])]);

@@ -72,7 +72,9 @@ export function LinkTile({ job, jobs }) {
       <p class="tile-said">
         ${job.links.map(
           (link, number) =>
-            html`<a key=${link} href=${link} target="_blank" rel="noreferrer">Open image ${number + 1}</a>`,
+            /^https?:/.test(link)
+              ? html`<a key=${link} href=${link} target="_blank" rel="noreferrer">Open image ${number + 1}</a>`
+              : html`<span key=${link}>${link}</span>`,
         )}
       </p>
       <p class="tile-prompt">${job.data.prompt}</p>
