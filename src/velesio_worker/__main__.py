@@ -7,6 +7,8 @@ import sys
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")  # what the terminal's encoding has not is written out, as on stderr
     if sys.argv[1:2] == ["health"] and {"-h", "--help"}.isdisjoint(
         sys.argv
     ):  # a container asks every half a minute: do not load all that a worker needs

@@ -147,6 +147,16 @@ def test_colours_are_for_terminals_that_want_them() -> None:
     assert not COLOUR.search(run_forked(environment(FORCE_COLOR="1", NO_COLOR="1"), "sumbit")[2])
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_few_characters_has_help_and_output_too(encoding: str) -> None:
+    env = environment(PYTHONIOENCODING=encoding, SD_ARGS="--höhe ☃")
+    for words in (["models", "pull", "--help"], ["settings"]):
+        command = [sys.executable, "-m", "velesio_worker", *words]
+        done = subprocess.run(command, env=env, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode(encoding)
+
+
 def test_a_fault_of_ours_has_a_plain_traceback() -> None:
     code = """
 from velesio_worker.cli import acl
