@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import psutil
@@ -28,6 +28,7 @@ from velesio_worker.client import SyncClient
 from velesio_worker.engines.supervision.process import STOP_SECONDS
 
 pytestmark = pytest.mark.engine
+_STARTED: Final = r"worker(?: \d)? is process (\d+)"
 
 
 @pytest.fixture
@@ -74,9 +75,12 @@ def test_an_answer_through_the_gateway_and_nothing_left_at_the_end(serve: Callab
     assert not folder.exists()
 
 
-def test_the_sentence_goes_on_when_its_worker_is_killed_and_another_one_is_started(serve: Callable[..., Serve]) -> None:
-    one = serve("--workers", "2").ready()
-    pids = [int(pid) for pid in one.says(r"worker \d is process (\d+)", 2)]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_sentence_goes_on_when_its_worker_is_killed_and_another_one_is_started(
+    serve: Callable[..., Serve], workers: int
+) -> None:
+    one = serve("--workers", str(workers)).ready()
+    pids = [int(pid) for pid in one.says(_STARTED, workers)]
     modes: list[str] = []
     tokens, ending = 0, ""
     for name, data in one.follow(one.submit(max_tokens=120)):
@@ -90,8 +94,7 @@ def test_the_sentence_goes_on_when_its_worker_is_killed_and_another_one_is_start
     assert ending == "length"
     (killed,) = one.says(r"\(process (\d+)\) was ended by SIGKILL; another one is started in 0.5 s")
     assert int(killed) in pids
-    new = {int(pid) for pid in one.says(r"worker \d is process (\d+)", 3)} - set(pids)
-    assert len(new) == 1
+    assert len({int(pid) for pid in one.says(_STARTED, workers + 1)} - set(pids)) == 1
     gateway = int(one.says(r"gateway is process (\d+)")[0])
     os.kill(gateway, signal.SIGKILL)
     one.says(r"gateway is process (\d+)", 2)
