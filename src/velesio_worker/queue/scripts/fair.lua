@@ -101,6 +101,22 @@ local function queue_of(base, kind)
     end
   end
 
+  -- Take note that a job is begun; `in_turn`: because it was the tenant's turn.
+  local function serve(priority, tenant, cost, in_turn)
+    local at = get('at:' .. priority)
+    if #tenants(priority, 1) == 0 then
+      at = math.max(at, get('served'))
+    end
+    set('served', math.max(get('served'), at))
+    set('at:' .. priority, at + 1 / WEIGHTS[priority])
+    if in_turn then
+      local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
+      local so_far = redis.call('ZSCORE', line_up, tenant) or redis.call('ZSCORE', had, tenant)
+      set('now:' .. priority, math.max(get('now:' .. priority), sound(so_far)))
+    end
+    charge(priority, tenant, cost)
+  end
+
   -- The list without priority and tenant is written to by whoever likes: see whether anything is in it.
   local function look_at_plain()
     if length(ready) > 0 then
@@ -183,14 +199,7 @@ local function queue_of(base, kind)
       end
       redis.call('HINCRBY', state, 'lined', -1)
     end
-    local at = get('at:' .. one.priority)
-    set('served', math.max(get('served'), at))
-    set('at:' .. one.priority, at + 1 / WEIGHTS[one.priority])
-    if not job then
-      local so_far = sound(redis.call('ZSCORE', state .. ':' .. one.priority, one.tenant))
-      set('now:' .. one.priority, math.max(get('now:' .. one.priority), so_far))
-    end
-    charge(one.priority, one.tenant, cost)
+    serve(one.priority, one.tenant, cost, not job)
     if length(one.key) == 0 then
       leave(one.priority, one.tenant)
     end
@@ -252,7 +261,7 @@ local function queue_of(base, kind)
   function self.got(field, priority, tenant, cost)
     if redis.call('HEXISTS', running, field) == 0 then
       look_at_plain()
-      charge(priority, tenant, cost)
+      serve(priority, tenant, cost, true)
       begun(field, priority, tenant, cost)
     end
   end
