@@ -2,6 +2,7 @@
 import { ApiError } from "../api.js";
 import { hasEnded, newJob, ofResult } from "./record.js";
 import { Shelf } from "./store.js";
+import { alone } from "./turns.js";
 
 /** All image jobs of this browser, newest first. */
 export class ImageJobs {
@@ -17,7 +18,8 @@ export class ImageJobs {
   #announce;
   #shelf;
   #ends = new AbortController();
-  #followed = new Set();
+  #followed = new Set(); // those that this tab sees to, or will
+  #watched = new Set(); // those whose stream it reads
   #removed = new Set();
   #looking = new Set();
 
@@ -42,7 +44,7 @@ export class ImageJobs {
 
   /** Goes on with what nobody follows, such as what was left for want of a token. */
   resume() {
-    for (const job of this.list) {
+    for (const job of this.list.toReversed()) {
       if (!hasEnded(job)) {
         this.#follow(job.id);
       }
@@ -134,8 +136,14 @@ export class ImageJobs {
     const job = await this.#shelf.get(id);
     const others = this.list.filter((one) => one.id !== id);
     if (job && !this.#removed.has(id)) {
-      if (this.#followed.has(id) && !hasEnded(job)) {
+      if (this.#watched.has(id) && !hasEnded(job)) {
+        if (job.state === "stopping" && this.#job(id)?.state !== "stopping") {
+          this.#update(id, { state: "stopping" });
+        }
         return; // this tab sees for itself
+      }
+      if (job.progress?.preview) {
+        this.#look(id);
       }
       this.list = [...others, job].sort((one, other) => other.created - one.created);
       if (!hasEnded(job)) {
@@ -153,7 +161,7 @@ export class ImageJobs {
     }
     this.#followed.add(id);
     try {
-      await this.#watch(id);
+      await alone(`velesio-image-${id}`, this.#ends.signal, () => this.#watch(id));
     } catch (error) {
       if (!this.#ends.signal.aborted && error.status !== 401) {
         const gone = error instanceof ApiError && error.status === 404;
@@ -161,20 +169,26 @@ export class ImageJobs {
       }
     } finally {
       this.#followed.delete(id);
+      this.#watched.delete(id);
       this.previews.delete(id);
       this.lost.delete(id);
     }
   }
 
   async #watch(id) {
+    const job = this.#job(id);
+    if (!job || hasEnded(job)) {
+      return; // another tab saw to it
+    }
+    this.#watched.add(id);
     const onConnection = (state) => {
       this.lost[state === "lost" ? "add" : "delete"](id);
       this.#changed();
     };
-    const after = this.#job(id)?.last;
-    if (this.#job(id)?.progress?.preview) {
+    if (job.progress?.preview) {
       this.#look(id);
     }
+    const after = job.last;
     for await (const { id: last, event, data } of this.#api.events(id, { after, signal: this.#ends.signal, onConnection })) {
       if (event === "start") {
         this.#begin(id, last, data);
