@@ -156,8 +156,8 @@ def test_many_at_a_time_leave_the_page_its_connections(images: Page, gateway: St
     newest = jobs(gateway)[-1]["id"]
     wait_until(lambda: gateway.redis.exists(f"{{result:{newest}}}:cancel"), "the newest is cancelled")
     painter.go(8 * 5)
-    expect(opens(images)).to_have_count(8)
-    expect(opens(other)).to_have_count(8)
+    expect(opens(images)).to_have_count(7)
+    expect(opens(other)).to_have_count(7)
 
 
 def test_the_death_of_the_gateway_costs_no_image(
@@ -200,6 +200,22 @@ def test_a_stop_cancels_the_job(images: Page, gateway: Stage, painter: Painter) 
         expect(images.get_by_role("status")).to_have_text("Stopped")
         images.get_by_role("button", name="Remove this entry").click()
         expect(images.get_by_text("What you make stands here")).to_be_visible()
+
+
+def test_a_stop_in_line_needs_no_worker(images: Page, gateway: Stage) -> None:
+    async def nobody(_: Desk) -> None:
+        return
+
+    gateway.plays(nobody)
+    other = images.context.new_page()
+    other.goto(images.url)
+    make(images)
+    expect(images.get_by_text("Waiting for a worker")).to_be_visible()
+    other.get_by_role("button", name="Stop").click()
+    for page in (other, images):
+        expect(page.get_by_role("listitem").get_by_text("Stopped", exact=True)).to_be_visible()
+    images.reload()
+    expect(images.get_by_role("listitem").get_by_text("Stopped", exact=True)).to_be_visible()
 
 
 def test_an_image_of_a_batch_has_its_own_seed_and_is_deleted_alone(images: Page, gateway: Stage) -> None:

@@ -19,7 +19,7 @@ export class ImageJobs {
   #shelf;
   #ends = new AbortController();
   #followed = new Set(); // those that this tab sees to, or will
-  #watched = new Set(); // those whose stream it reads
+  #watched = new Map(); // those whose stream it reads, with what ends that
   #removed = new Set();
   #looking = new Set();
 
@@ -73,7 +73,7 @@ export class ImageJobs {
     return id;
   }
 
-  /** Has a job stopped; its stream then ends. */
+  /** Has a job stopped. One that waits in line has nobody yet who would end it, and counts as stopped at once. */
   async stop(id) {
     const before = this.#job(id)?.state;
     this.#update(id, { state: "stopping" });
@@ -82,7 +82,13 @@ export class ImageJobs {
     } catch (error) {
       if (error.status !== 404) {
         this.#update(id, { state: before, note: error.message });
+        return;
       }
+    }
+    if (before === "waiting" && this.#job(id)?.state === "stopping") {
+      this.#update(id, { state: "stopped" });
+      this.#announce("Stopped");
+      this.#watched.get(id)?.abort();
     }
   }
 
@@ -137,14 +143,16 @@ export class ImageJobs {
     const others = this.list.filter((one) => one.id !== id);
     if (job && !this.#removed.has(id)) {
       if (this.#watched.has(id) && !hasEnded(job)) {
-        if (job.state === "stopping" && this.#job(id)?.state !== "stopping") {
-          this.#update(id, { state: "stopping" });
+        if (job.state === "stopping") {
+          this.list = this.list.map((one) => (one.id === id ? { ...one, state: job.state } : one)); // kept by whoever stops
+          this.#changed();
         }
-        return; // this tab sees for itself
+        return; // all else this tab sees for itself
       }
       if (job.progress?.preview) {
         this.#look(id);
       }
+      this.#watched.get(id)?.abort(); // it has ended
       this.list = [...others, job].sort((one, other) => other.created - one.created);
       if (!hasEnded(job)) {
         this.#follow(id);
@@ -163,7 +171,8 @@ export class ImageJobs {
     try {
       await alone(`velesio-image-${id}`, this.#ends.signal, () => this.#watch(id));
     } catch (error) {
-      if (!this.#ends.signal.aborted && error.status !== 401) {
+      const isOver = this.#ends.signal.aborted || this.#watched.get(id)?.signal.aborted;
+      if (!isOver && error.status !== 401) {
         const gone = error instanceof ApiError && error.status === 404;
         this.#fail(id, gone ? "The gateway knows nothing of this image any more." : error.message);
       }
@@ -180,7 +189,9 @@ export class ImageJobs {
     if (!job || hasEnded(job)) {
       return; // another tab saw to it
     }
-    this.#watched.add(id);
+    const line = new AbortController();
+    const signal = AbortSignal.any([this.#ends.signal, line.signal]);
+    this.#watched.set(id, line);
     const onConnection = (state) => {
       this.lost[state === "lost" ? "add" : "delete"](id);
       this.#changed();
@@ -189,7 +200,7 @@ export class ImageJobs {
       this.#look(id);
     }
     const after = job.last;
-    for await (const { id: last, event, data } of this.#api.events(id, { after, signal: this.#ends.signal, onConnection })) {
+    for await (const { id: last, event, data } of this.#api.events(id, { after, signal, onConnection })) {
       if (event === "start") {
         this.#begin(id, last, data);
       } else if (event === "progress") {
