@@ -123,16 +123,41 @@ def test_a_reload_in_the_middle_goes_on_where_it_was(images: Page, painter: Pain
     assert len(painter.desks) == 1
 
 
-def test_another_tab_sees_the_same(images: Page, painter: Painter) -> None:
+def test_another_tab_sees_the_same_and_takes_over_when_the_first_is_closed(images: Page, painter: Painter) -> None:
+    first = images.context.new_page()
+    first.goto(images.url)
+    first.get_by_label("Prompt", exact=True).fill("A lighthouse")
+    make(first)
+    painter.go()
+    expect(first.get_by_text("Step 1 of 4")).to_be_visible()
+    expect(images.get_by_text("Step 1 of 4")).to_be_visible()
+    expect(images.get_by_role("img", name="The image so far")).to_be_visible()
+    first.close()
     other = images.context.new_page()
     other.goto(images.url)
-    make(images)
-    painter.go(2)
+    painter.go()
+    expect(images.get_by_text("Step 2 of 4")).to_be_visible()
     expect(other.get_by_text("Step 2 of 4")).to_be_visible()
+    other.get_by_role("button", name="Stop").wait_for()
     painter.go(3)
     expect(opens(other)).to_be_visible()
     other.get_by_role("button", name="Delete", exact=True).click()
     expect(opens(images)).to_have_count(0)
+
+
+def test_many_at_a_time_leave_the_page_its_connections(images: Page, gateway: Stage, painter: Painter) -> None:
+    other = images.context.new_page()
+    other.goto(images.url)
+    for number in range(8):
+        make(images)
+        expect(images.get_by_role("button", name="Stop")).to_have_count(number + 1)
+    expect(images.get_by_text("In the making")).to_have_count(6)
+    images.get_by_role("button", name="Stop").first.click()
+    newest = jobs(gateway)[-1]["id"]
+    wait_until(lambda: gateway.redis.exists(f"{{result:{newest}}}:cancel"), "the newest is cancelled")
+    painter.go(8 * 5)
+    expect(opens(images)).to_have_count(7)
+    expect(opens(other)).to_have_count(7)
 
 
 def test_the_death_of_the_gateway_costs_no_image(
@@ -150,6 +175,7 @@ def test_the_death_of_the_gateway_costs_no_image(
         painter.go(3)
         wait_until(lambda: gateway.redis.exists(f"result:{painter.desks[0].id}"), "the image is made")
         mortal.start()
+        mortal.wait_for("gateway_ready", 2)
         expect(opens(page)).to_be_visible()
         expect(page.get_by_text("The gateway does not answer.")).to_have_count(0)
 
@@ -174,6 +200,22 @@ def test_a_stop_cancels_the_job(images: Page, gateway: Stage, painter: Painter) 
         expect(images.get_by_role("status")).to_have_text("Stopped")
         images.get_by_role("button", name="Remove this entry").click()
         expect(images.get_by_text("What you make stands here")).to_be_visible()
+
+
+def test_a_stop_in_line_needs_no_worker(images: Page, gateway: Stage) -> None:
+    async def nobody(_: Desk) -> None:
+        return
+
+    gateway.plays(nobody)
+    other = images.context.new_page()
+    other.goto(images.url)
+    make(images)
+    expect(images.get_by_text("Waiting for a worker")).to_be_visible()
+    other.get_by_role("button", name="Stop").click()
+    for page in (other, images):
+        expect(page.get_by_role("listitem").get_by_text("Stopped", exact=True)).to_be_visible()
+    images.reload()
+    expect(images.get_by_role("listitem").get_by_text("Stopped", exact=True)).to_be_visible()
 
 
 def test_an_image_of_a_batch_has_its_own_seed_and_is_deleted_alone(images: Page, gateway: Stage) -> None:

@@ -99,6 +99,7 @@ def test_a_stream_goes_on_behind_its_last_entry_at_the_next_gateway(
         wait_until(lambda: page.evaluate("window.states.includes('lost')"), "the page has seen it")
         painter.go(3)
         mortal.start()
+        mortal.wait_for("gateway_ready", 2)
         wait_until(lambda: page.evaluate("window.seen.at(-1) === 'the end'"), "the page has seen it")
         assert page.evaluate("window.seen") == [
             "1-0 start object",

@@ -1,4 +1,4 @@
-import { html } from "../html.js";
+import { html, useId } from "../html.js";
 import { Button, IconButton } from "../ui/button.js";
 import { Icon } from "../ui/icons.js";
 import { ChoiceField, NumberField, SliderField, TextField } from "./fields.js";
@@ -89,6 +89,13 @@ function Engine({ form, errors, set, choices }) {
     </div>`;
 }
 
+function NoWorker({ id }) {
+  return html`<p id=${id} class="image-notice">
+    No worker makes images at the moment. Give one an image engine:${" "}
+    <code>SD_STARTUP_COMMAND</code> or <code>SD_SERVER_URL</code>, and <code>RUN_SD=true</code>.
+  </p>`;
+}
+
 /**
  * What is to be made.
  * @param {object} props
@@ -97,6 +104,7 @@ function Engine({ form, errors, set, choices }) {
  * @param {Record<string, string>} props.errors by field; "" is of the whole
  */
 export function Form({ form, set, errors, start, onStart, choices, active, busy, blocked, onSubmit }) {
+  const notice = useId();
   const submit = (event) => {
     event.preventDefault();
     onSubmit();
@@ -152,7 +160,14 @@ export function Form({ form, set, errors, start, onStart, choices, active, busy,
     </div>
     <div class="image-form-end">
       ${errors[""] && html`<p class="error-text" role="alert">${errors[""]}</p>`}
-      <${Button} type="submit" kind="primary" icon="image" disabled=${busy || blocked}>
+      ${blocked && html`<${NoWorker} id=${notice} />`}
+      <${Button}
+        type="submit"
+        kind="primary"
+        icon="image"
+        disabled=${busy || blocked}
+        aria-describedby=${blocked ? notice : undefined}
+      >
         ${Number(form.batch_size) > 1 ? "Make images" : "Make image"}
       <//>
     </div>

@@ -69,13 +69,6 @@ function useEscape(active, jobs) {
   }, [active, jobs]);
 }
 
-function NoWorker() {
-  return html`<p class="image-notice">
-    No worker makes images at the moment. Give one an image engine: <code>SD_STARTUP_COMMAND</code> or
-    <code>SD_SERVER_URL</code>, and <code>RUN_SD=true</code>.
-  </p>`;
-}
-
 function tilesOf(job, act) {
   if (!hasEnded(job)) {
     return html`<${RunningTile} key=${job.id} job=${job} jobs=${act.jobs} api=${act.api} />`;
@@ -216,7 +209,6 @@ export function Images({ api, models, status, announce, active }) {
       />
     </section>
     <section class="images-made" ref=${made} aria-label="What was made">
-      ${none && html`<${NoWorker} />`}
       <${Gallery} act=${act} />
     </section>
     ${

@@ -2,6 +2,7 @@
 import { ApiError } from "../api.js";
 import { hasEnded, newJob, ofResult } from "./record.js";
 import { Shelf } from "./store.js";
+import { alone } from "./turns.js";
 
 /** All image jobs of this browser, newest first. */
 export class ImageJobs {
@@ -17,7 +18,8 @@ export class ImageJobs {
   #announce;
   #shelf;
   #ends = new AbortController();
-  #followed = new Set();
+  #followed = new Set(); // those that this tab sees to, or will
+  #watched = new Map(); // those whose stream it reads, with what ends that
   #removed = new Set();
   #looking = new Set();
 
@@ -42,7 +44,7 @@ export class ImageJobs {
 
   /** Goes on with what nobody follows, such as what was left for want of a token. */
   resume() {
-    for (const job of this.list) {
+    for (const job of this.list.toReversed()) {
       if (!hasEnded(job)) {
         this.#follow(job.id);
       }
@@ -71,7 +73,7 @@ export class ImageJobs {
     return id;
   }
 
-  /** Has a job stopped; its stream then ends. */
+  /** Has a job stopped. One that waits in line has nobody yet who would end it, and counts as stopped at once. */
   async stop(id) {
     const before = this.#job(id)?.state;
     this.#update(id, { state: "stopping" });
@@ -80,7 +82,13 @@ export class ImageJobs {
     } catch (error) {
       if (error.status !== 404) {
         this.#update(id, { state: before, note: error.message });
+        return;
       }
+    }
+    if (before === "waiting" && this.#job(id)?.state === "stopping") {
+      this.#update(id, { state: "stopped" });
+      this.#announce("Stopped");
+      this.#watched.get(id)?.abort();
     }
   }
 
@@ -134,9 +142,17 @@ export class ImageJobs {
     const job = await this.#shelf.get(id);
     const others = this.list.filter((one) => one.id !== id);
     if (job && !this.#removed.has(id)) {
-      if (this.#followed.has(id) && !hasEnded(job)) {
-        return; // this tab sees for itself
+      if (this.#watched.has(id) && !hasEnded(job)) {
+        if (job.state === "stopping") {
+          this.list = this.list.map((one) => (one.id === id ? { ...one, state: job.state } : one)); // kept by whoever stops
+          this.#changed();
+        }
+        return; // all else this tab sees for itself
       }
+      if (job.progress?.preview) {
+        this.#look(id);
+      }
+      this.#watched.get(id)?.abort(); // it has ended
       this.list = [...others, job].sort((one, other) => other.created - one.created);
       if (!hasEnded(job)) {
         this.#follow(id);
@@ -153,29 +169,38 @@ export class ImageJobs {
     }
     this.#followed.add(id);
     try {
-      await this.#watch(id);
+      await alone(`velesio-image-${id}`, this.#ends.signal, () => this.#watch(id));
     } catch (error) {
-      if (!this.#ends.signal.aborted && error.status !== 401) {
+      const isOver = this.#ends.signal.aborted || this.#watched.get(id)?.signal.aborted;
+      if (!isOver && error.status !== 401) {
         const gone = error instanceof ApiError && error.status === 404;
         this.#fail(id, gone ? "The gateway knows nothing of this image any more." : error.message);
       }
     } finally {
       this.#followed.delete(id);
+      this.#watched.delete(id);
       this.previews.delete(id);
       this.lost.delete(id);
     }
   }
 
   async #watch(id) {
+    const job = this.#job(id);
+    if (!job || hasEnded(job)) {
+      return; // another tab saw to it
+    }
+    const line = new AbortController();
+    const signal = AbortSignal.any([this.#ends.signal, line.signal]);
+    this.#watched.set(id, line);
     const onConnection = (state) => {
       this.lost[state === "lost" ? "add" : "delete"](id);
       this.#changed();
     };
-    const after = this.#job(id)?.last;
-    if (this.#job(id)?.progress?.preview) {
+    if (job.progress?.preview) {
       this.#look(id);
     }
-    for await (const { id: last, event, data } of this.#api.events(id, { after, signal: this.#ends.signal, onConnection })) {
+    const after = job.last;
+    for await (const { id: last, event, data } of this.#api.events(id, { after, signal, onConnection })) {
       if (event === "start") {
         this.#begin(id, last, data);
       } else if (event === "progress") {
