@@ -20,6 +20,7 @@ export class Run {
   #pace = new Pace(() => this.#paint());
   #told = { content: 0, reasoning: 0, version: 0, after: "0" };
   #leads = false;
+  #cancelled = false;
   #keptAt = 0;
   #keeping = Promise.resolve();
   #unsubscribe;
@@ -77,7 +78,8 @@ export class Run {
         return;
       }
     }
-    if (this.answer.phase === "waiting" && this.answer.worker === undefined) {
+    this.#cancelled = true;
+    if (this.answer.worker === undefined) {
       this.#store.tell({ kind: "run-stopped", job: this.job }, { here: true });
     }
   }
@@ -94,6 +96,7 @@ export class Run {
     if (this.answer.worker === undefined) this.answer.phase = "waiting";
     const line = setInterval(() => this.#askForPlace(), ASK_EVERY);
     try {
+      if (this.#cancelled) this.#stopped(); // before this tab led
       await this.#read();
     } finally {
       clearInterval(line);
@@ -104,6 +107,7 @@ export class Run {
 
   async #read() {
     const { signal } = this.#aborted;
+    if (signal.aborted) return;
     const options = { after: this.answer.run.after, signal, onConnection: (on) => this.#connection(on) };
     try {
       for await (const entry of this.#api.events(this.job, options)) {
@@ -216,7 +220,7 @@ export class Run {
   }
 
   #stopped() {
-    if (!this.#leads || this.answer.state !== "running") return;
+    if (!this.#leads || this.answer.state !== "running" || this.answer.worker !== undefined) return;
     apply(this.answer, { event: "done", data: { finish_reason: "cancelled" } });
     this.#aborted.abort();
   }
