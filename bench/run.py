@@ -6,6 +6,7 @@ compare ratios, not numbers.
 Usage: make bench [ARGS="…"]
     sse path pace images        any of them, parts of the path in one process; all of them if none is named
     gateway [--help]            what a viewer of the gateway costs
+    fair                        what taking the next job costs Redis, by how many tenants wait
     relay delay jobs real peers scale figures [--help]
                                 the token path in whole processes, one at a time; figures: all, and the pages' tables
 """
@@ -33,6 +34,7 @@ import orjson
 import redis.asyncio as aioredis
 
 from environments import environment
+from fair import fair
 from gateway import gateway
 from images import images
 from velesio_worker.engines.http import EngineHTTP
@@ -228,6 +230,9 @@ def main() -> None:
             anyio.run(path, backend_options={"use_uvloop": fast})
         elif name == "pace":
             anyio.run(pace, backend_options={"use_uvloop": fast})
+        elif name == "fair":
+            with redis_running() as url:
+                anyio.run(fair, url, backend_options={"use_uvloop": fast})
         elif name == "images":
             anyio.run(images, backend_options={"use_uvloop": fast})
         else:
