@@ -15,6 +15,8 @@ from tests.support.examples import examples
 from tests.support.redis_side import MAX_BYTES, Side, make_side
 from velesio_worker.queue.intake import read_job
 from velesio_worker.queue.keys import Slot
+from velesio_worker.queue.lines import Lines
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -35,7 +37,10 @@ OTHERS: Final = (
     st.tuples(st.just("end"), st.none() | st.integers(200, 600)),
     st.tuples(st.just("back")),
 )
-STEPS: Final = st.lists(st.one_of(PUSH, PUSH, *OTHERS, OTHERS[0]), max_size=40)
+MOVE: Final = st.tuples(st.just("move"), st.sampled_from(TENANTS), *[st.sampled_from(PRIORITIES)] * 2).filter(
+    lambda step: step[2] != step[3]
+)
+STEPS: Final = st.lists(st.one_of(PUSH, PUSH, *OTHERS, OTHERS[0], MOVE), max_size=40)
 
 
 class Held(NamedTuple):
@@ -105,8 +110,16 @@ class Model:
                 await self.take()
             case ("end", cost):
                 await self.end(cost)
+            case ("move", tenant, priority, other):
+                await self.move(tenant, priority, other)
             case _:
                 await self.back()
+
+    async def move(self, tenant: str, priority: str, other: str) -> None:
+        jobs = self.lines[priority, tenant]
+        assert await Lines(self._side.link.redis, self._side.keys).move(tenant, priority, other, Kind.TEXT) == len(jobs)
+        self.lines[other, tenant].extend(jobs)
+        jobs.clear()
 
     async def agrees(self) -> None:
         """Compare all that Redis has with what should be there."""

@@ -137,6 +137,7 @@ class Admission:
 
     async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply, begun: Beginning | None) -> None:
         """End a job that this attempt need not run; what earlier attempts published counts."""
+        self._slots.used(held.slot, 0)
         if reply.first:
             stream, before = self._closer.publisher.open(job.id, held.attempt, begun), NOTHING
         else:

@@ -152,6 +152,12 @@ class Keys:
         """The sorted set of the jobs that wait in lines of their tenants, and since when."""
         return self._derived(f"lines:{kind.value}")
 
+    def line(self, kind: Kind, priority: str, tenant: str) -> str:
+        """The list in which a tenant's jobs of one priority wait; that of those with neither is the kind's own."""
+        if (priority, tenant) == ("normal", ""):
+            return self.ready(kind)
+        return self._derived(f"line:{kind.value}:{priority}:{tenant}")
+
     def ready(self, kind: Kind) -> str:
         """The list of jobs that wait for one kind of capacity."""
         return self._derived(kind.value)

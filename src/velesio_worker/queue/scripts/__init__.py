@@ -61,12 +61,13 @@ _FILES: Final = {
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
+_FAIR: Final = ("ack", "bury", "drop", "got", "move", "pick", "put_back", "reap", "send", "take", "waiting")
 _SHARED: Final = {
     "claim": ("entries",),
     "publish": ("entries",),
     "finish": ("outcome",),
     "close": ("fair", "entries", "outcome"),
-    **dict.fromkeys(("ack", "bury", "got", "pick", "put_back", "reap", "send", "take", "waiting"), ("fair",)),
+    **dict.fromkeys(_FAIR, ("fair",)),
 }
 _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
@@ -210,6 +211,22 @@ class Scripts:
         """Move the job in the slot to the front of the line that it was taken from; False if there was none."""
         args = _named(keys, kind, slot)
         return bool(await self._run("put_back", keys=[slot.key, keys.ready(kind)], args=args))
+
+    async def move(self, keys: Keys, kind: Kind, tenant: str, priority: str, other: str, most: int) -> int:
+        """Move a tenant's oldest jobs to the end of its line of another priority; returns how many, at most ``most``.
+
+        -1: what one of the lines is called is no list.
+        """
+        args = [keys.beginning, kind.value, tenant, priority, other, most]
+        return int(await self._run("move", keys=[keys.ready(kind)], args=args))
+
+    async def drop(
+        self, keys: Keys, kind: Kind, tenant: str, priority: str, jobs: Iterable[bytes], destination: str
+    ) -> set[int]:
+        """Move jobs, the next one first, from the front of a tenant's line; returns the places, from 0, of those."""
+        digests = [hashlib.sha1(job, usedforsecurity=False).hexdigest() for job in jobs]
+        args = [keys.beginning, kind.value, tenant, priority, *digests]
+        return {place - 1 for place in await self._run("drop", keys=[keys.ready(kind), destination], args=args)}
 
     async def waiting(self, keys: Keys, source: str, most: int, largest: int, look: int) -> list[bytes]:
         """Return what waits at the front of a list or a kind's lines, the next one first; sizes are in bytes."""

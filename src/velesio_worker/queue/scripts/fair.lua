@@ -55,6 +55,26 @@ local function queue_of(base, kind)
     return type(tag) == 'string' and sound(string.match(tag, ':(.*)$')) or 0
   end
 
+  -- Have a job that comes into a line count as one that waits since a moment; its cost is kept with it.
+  function self.tag(key, side, cost, since)
+    local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
+    redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
+    redis.call('ZADD', waiting, string.format('%.3f', since), tag)
+    redis.call('HINCRBY', state, 'lined', 1)
+  end
+
+  -- Have one that goes, so far from the front of its line, count no more; returns its tag, and since when it waited.
+  function self.untag(key, place)
+    local tag, since = redis.pcall('LINDEX', tags(key), -place), nil
+    if type(tag) == 'string' then
+      since = redis.call('ZSCORE', waiting, tag)
+      redis.call('LREM', tags(key), -1, tag)
+      redis.call('ZREM', waiting, tag)
+    end
+    redis.call('HINCRBY', state, 'lined', -1)
+    return tag, since
+  end
+
   -- Have a tenant wait that has something to wait for.
   local function join(priority, tenant)
     local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
@@ -162,26 +182,20 @@ local function queue_of(base, kind)
 
   -- Move a job from its place into an empty slot.
   local function move(one, slot, field, job)
-    local plain, cost, tag = is_plain(one.priority, one.tenant), math.max(1, get('mean')), nil
+    local plain, cost = is_plain(one.priority, one.tenant), math.max(1, get('mean'))
     if plain and not job then
       redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
     elseif plain then
       redis.call('LREM', one.key, -1, job)
       redis.call('LPUSH', slot, job)
     else
-      tag = redis.pcall('LINDEX', tags(one.key), -one.place)
-      cost = cost_of(tag)
+      cost = cost_of(self.untag(one.key, one.place))
       if job then
         redis.call('LREM', one.key, -1, job)
         redis.call('LPUSH', slot, job)
       else
         redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
       end
-      if type(tag) == 'string' then
-        redis.call('LREM', tags(one.key), -1, tag)
-        redis.call('ZREM', waiting, tag)
-      end
-      redis.call('HINCRBY', state, 'lined', -1)
     end
     local at = get('at:' .. one.priority)
     set('served', math.max(get('served'), at))
@@ -218,6 +232,36 @@ local function queue_of(base, kind)
     return false
   end
 
+  -- The list in which a tenant's jobs wait, and whether a tag lies beside each; nil if somebody else uses its name.
+  function self.list(priority, tenant)
+    local key = is_plain(priority, tenant) and ready or line(priority, tenant)
+    if type(redis.pcall('LLEN', key)) ~= 'number' then
+      return nil
+    end
+    return key, key ~= ready
+  end
+
+  -- Move the first of a tenant's jobs to a list, or to the end of its line of another priority.
+  function self.shift(priority, tenant, destination, other)
+    local key, tagged = self.list(priority, tenant)
+    local cost, since = math.max(1, get('mean')), nil
+    if tagged then
+      local tag
+      tag, since = self.untag(key, 1)
+      cost = cost_of(tag)
+    end
+    redis.call('LMOVE', key, destination, 'RIGHT', 'LEFT')
+    if length(key) == 0 then
+      leave(priority, tenant)
+    end
+    if other then
+      join(other, tenant)
+    end
+    if other and not is_plain(other, tenant) then
+      self.tag(destination, 'LEFT', cost, sound(since) > 0 and sound(since) or clock())
+    end
+  end
+
   -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
   function self.put(slot, priority, tenant, cost, side)
     local spare = redis.call('LLEN', ready)
@@ -230,10 +274,7 @@ local function queue_of(base, kind)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
       return redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
-      local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
-      redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
-      redis.call('ZADD', waiting, string.format('%.3f', clock()), tag)
-      redis.call('HINCRBY', state, 'lined', 1)
+      self.tag(key, side, cost, clock())
       join(priority, tenant)
     end
     return job
@@ -273,7 +314,9 @@ local function queue_of(base, kind)
     if cost and used then
       charge(priority, tenant, used - cost)
       local mean = get('mean')
-      set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      if used > 0 then  -- else it was ended without having run
+        set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      end
     end
   end
 
