@@ -138,6 +138,12 @@ class Model:
         assert set(await self._commands.zrange("{llama_queue}:lines:text", 0, -1)) == tags
         assert int(await self._commands.hget("{llama_queue}:fair:text", "lined") or 0) == lined
         for priority in PRIORITIES:
+            of_priority = sum(len(jobs) for (of, _), jobs in self.lines.items() if of == priority) - (
+                len(self.lines["normal", ""]) if priority == "normal" else 0
+            )
+            found = set(await self._commands.zrange(f"{{llama_queue}}:lines:text:{priority}", 0, -1))
+            assert found <= tags
+            assert len(found) == of_priority
             who = {tenant for (of, tenant), jobs in self.lines.items() if of == priority and jobs}
             known = {
                 name.decode() for name in await self._commands.zrange(f"{{llama_queue}}:fair:text:{priority}", 0, -1)

@@ -57,6 +57,7 @@ _ENROLLED: Final = (
     "hset",
     "ttl",
     "zadd",
+    "zcard",
     "zrangebyscore",
     "zrem",
     "zscore",
@@ -90,7 +91,9 @@ def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE
     cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
     drain = Rights((f"%W~{keys.drain('*')}",), ("set",))
     line_up = [
-        key for kind in LINED for key in (keys.running(kind), f"{keys.share(kind)}:*", keys.line(kind, "*", "*"))
+        key
+        for kind in LINED
+        for key in (keys.running(kind), f"{keys.share(kind)}:*", f"{keys.lines(kind)}:*", keys.line(kind, "*", "*"))
     ]
     sorting = Rights(
         tuple(f"~{key}" for key in (*map(keys.ready, Kind), *lines, *line_up)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import product
 from typing import Any, Final
 
 import orjson
@@ -30,7 +31,7 @@ from velesio_worker.queue.scripts.replies import Entries as Entries
 from velesio_worker.queue.scripts.replies import LeaseEnd as LeaseEnd
 from velesio_worker.queue.scripts.replies import PublishReply as PublishReply
 from velesio_worker.queue.scripts.replies import PublishStatus as PublishStatus
-from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.jobs import PRIORITIES, Kind
 from velesio_worker.wire.limits import (
     CONTROL_ENTRIES,
     DEAD_LETTERS_BYTES,
@@ -236,21 +237,23 @@ class Scripts:
 
     async def heads(
         self, keys: Keys, lists: Mapping[str, bool], largest: int
-    ) -> tuple[list[tuple[int, bytes, int]], dict[Kind, tuple[int, float | None]]]:
+    ) -> tuple[list[tuple[int, bytes, int]], dict[Kind, dict[str, tuple[int, float | None]]]]:
         """Look at lists; ``lists`` says of each whether its next job is to be read.
 
         Returns:
             for each how many jobs wait in it, the next one, cut to ``largest`` bytes, and its size in bytes; and for
-            each kind with lines how many wait in them, and since when the first does, in Unix time.
+            each kind with lines how many wait in them, and since when the first does, in Unix time: in all (``""``) and
+            of each priority.
         """
         args = [largest, *(int(read) for read in lists.values())]
-        beside = [key for kind in LINED for key in (keys.share(kind), keys.lines(kind))]
+        named = ("", *PRIORITIES)
+        beside = [keys.lines(kind, priority) for kind in LINED for priority in named]
         reply: list[Any] = await self._run("heads", keys=[*lists, *beside], args=args)
         of_lists, of_lines = reply[: 3 * len(lists)], reply[3 * len(lists) :]
-        lines = {
-            kind: (int(jobs), None if since is None else float(since))
-            for kind, jobs, since in zip(LINED, of_lines[::2], of_lines[1::2], strict=True)
-        }
+        found = zip(of_lines[::2], of_lines[1::2], strict=True)
+        lines: dict[Kind, dict[str, tuple[int, float | None]]] = {kind: {} for kind in LINED}
+        for (kind, priority), (jobs, since) in zip(product(LINED, named), found, strict=True):
+            lines[kind][priority] = int(jobs), None if since is None else float(since)
         return list(zip(of_lists[::3], of_lists[1::3], of_lists[2::3], strict=True)), lines
 
     async def pick(self, keys: Keys, source: str, slot: Slot, payload: bytes, most: int) -> bool:

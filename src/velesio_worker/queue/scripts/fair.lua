@@ -3,6 +3,7 @@
 -- {llama_queue}:<kind>                          list: the jobs without priority and tenant; producers of old know no other
 -- {llama_queue}:line:<kind>:<priority>:<tenant> list: a tenant's jobs, each beside its tag in the list …:tags
 -- {llama_queue}:lines:<kind>                    sorted set: tag of each job in such a line -> since when it waits, in seconds
+-- {llama_queue}:lines:<kind>:<priority>         sorted set: the same of those of one priority
 -- {llama_queue}:fair:<kind>                     hash: `served`, `at:<priority>` and `now:<priority>`, see below; `mean`, what
 --                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines
 -- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
@@ -56,20 +57,22 @@ local function queue_of(base, kind)
   end
 
   -- Have a job that comes into a line count as one that waits since a moment; its cost is kept with it.
-  function self.tag(key, side, cost, since)
+  function self.tag(key, priority, side, cost, since)
     local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
     redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
     redis.call('ZADD', waiting, string.format('%.3f', since), tag)
+    redis.call('ZADD', waiting .. ':' .. priority, string.format('%.3f', since), tag)
     redis.call('HINCRBY', state, 'lined', 1)
   end
 
   -- Have one that goes, so far from the front of its line, count no more; returns its tag, and since when it waited.
-  function self.untag(key, place)
+  function self.untag(key, priority, place)
     local tag, since = redis.pcall('LINDEX', tags(key), -place), nil
     if type(tag) == 'string' then
       since = redis.call('ZSCORE', waiting, tag)
       redis.call('LREM', tags(key), -1, tag)
       redis.call('ZREM', waiting, tag)
+      redis.call('ZREM', waiting .. ':' .. priority, tag)
     end
     redis.call('HINCRBY', state, 'lined', -1)
     return tag, since
@@ -189,7 +192,7 @@ local function queue_of(base, kind)
       redis.call('LREM', one.key, -1, job)
       redis.call('LPUSH', slot, job)
     else
-      cost = cost_of(self.untag(one.key, one.place))
+      cost = cost_of(self.untag(one.key, one.priority, one.place))
       if job then
         redis.call('LREM', one.key, -1, job)
         redis.call('LPUSH', slot, job)
@@ -247,7 +250,7 @@ local function queue_of(base, kind)
     local cost, since = math.max(1, get('mean')), nil
     if tagged then
       local tag
-      tag, since = self.untag(key, 1)
+      tag, since = self.untag(key, priority, 1)
       cost = cost_of(tag)
     end
     redis.call('LMOVE', key, destination, 'RIGHT', 'LEFT')
@@ -258,7 +261,7 @@ local function queue_of(base, kind)
       join(other, tenant)
     end
     if other and not is_plain(other, tenant) then
-      self.tag(destination, 'LEFT', cost, sound(since) > 0 and sound(since) or clock())
+      self.tag(destination, other, 'LEFT', cost, sound(since) > 0 and sound(since) or clock())
     end
   end
 
@@ -274,7 +277,7 @@ local function queue_of(base, kind)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
       return redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
-      self.tag(key, side, cost, clock())
+      self.tag(key, priority, side, cost, clock())
       join(priority, tenant)
     end
     return job
