@@ -136,8 +136,8 @@ async def test_a_wait_is_measured_once_from_the_moment_that_the_producer_says(si
     with (
         rise(count, type="tokenize") as waits,
         rise(total, type="tokenize") as waited,
-        rise(by_priority, priority="high") as high,
-        rise(by_priority, priority="normal") as normal,
+        rise(by_priority, kind="text", priority="high") as high,
+        rise(by_priority, kind="text", priority="normal") as normal,
     ):
         await commands.lpush(slot.key, payload)
         claim = await side.admission.admit(slot, payload)

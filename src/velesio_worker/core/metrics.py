@@ -157,9 +157,9 @@ OUTPUT_TOKENS: Final = _counter(
 )
 PRIORITY_WAIT: Final = _histogram(
     "velesio_priority_queue_wait_seconds",
-    "As velesio_job_queue_wait_seconds, by the priority of text and image jobs.",
+    "As velesio_job_queue_wait_seconds, of text and image jobs, by their priority.",
     _WAIT_BUCKETS,
-    "priority",
+    *("kind", "priority"),
 )
 PRIORITY_TOKENS: Final = _counter(
     "velesio_priority_tokens",
@@ -201,7 +201,6 @@ LOOP_LAG: Final = _histogram(
 )
 
 for _priority in PRIORITIES:
-    PRIORITY_WAIT.labels(_priority)
     PRIORITY_TOKENS.labels(_priority)
 for _mode in ("continue", "restart"):  # from 0 on: a counter that begins at 1 has never risen
     RESUMED.labels(_mode)

@@ -88,7 +88,7 @@ class Admission:
         if waited is not None:
             QUEUE_WAIT.labels(job.type).observe(waited)
             if job.kind in LINED:
-                PRIORITY_WAIT.labels(job.priority).observe(waited)
+                PRIORITY_WAIT.labels(job.kind, job.priority).observe(waited)
         last = reply.counted >= job.attempts_allowed
         return Claim(job, held, first=reply.first, last=last, waited=waited, suspect=reply.suspect, begun=begun)
 
