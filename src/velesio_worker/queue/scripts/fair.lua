@@ -93,6 +93,10 @@ local function queue_of(base, kind)
 
   -- Have one that has nothing left wait no more. What it had more than others counts as long as any of them waits.
   local function leave(priority, tenant)
+    local key = line(priority, tenant)
+    for _ = 1, is_plain(priority, tenant) and 0 or math.min(length(tags(key)), 10000) do
+      self.untag(key, priority, 1)  -- of jobs that somebody else took away
+    end
     local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
     local so_far, now = sound(redis.call('ZSCORE', line_up, tenant)), get('now:' .. priority)
     redis.call('ZREM', line_up, tenant)
@@ -216,7 +220,13 @@ local function queue_of(base, kind)
 
   -- Move the next job into an empty slot; returns it, or false if none waits.
   function self.take(slot, field)
-    local next_one = self.order(1)[1]
+    local next_one
+    for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
+      next_one = self.order(1)[1]
+      if next_one or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
+        break
+      end
+    end
     if not next_one then
       return false
     end
