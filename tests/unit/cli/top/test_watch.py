@@ -21,7 +21,7 @@ def test_a_rate_is_of_the_workers_own_count_and_clock() -> None:
 
 
 def test_a_rate_is_of_the_last_seconds_alone() -> None:
-    watch = Watch()
+    watch, picture = Watch(), Picture()
     for second in range(20):
         picture = watch.see(view(worker("a", at=100.0 + second, tokens=second * (100 if second < 10 else 101))), second)
     idle = 19 * 101
