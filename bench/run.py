@@ -7,6 +7,7 @@ Usage: make bench [ARGS="…"]
     sse path pace images        any of them, parts of the path in one process; all of them if none is named
     gateway [--help]            what a viewer of the gateway costs
     paint [--help]              how smoothly the chat page paints 100,000 tokens (it takes chromium)
+    fair                        what taking the next job costs Redis, by how many tenants wait
     relay delay jobs real peers scale figures [--help]
                                 the token path in whole processes, one at a time; figures: all, and the pages' tables
 """
@@ -34,6 +35,7 @@ import orjson
 import redis.asyncio as aioredis
 
 from environments import environment
+from fair import fair
 from gateway import gateway
 from images import images
 from paint import paint
@@ -222,10 +224,14 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, "-m", "bench.token_path", *wanted], environment())  # noqa: S606
     if wanted[0] == "gateway":
         anyio.run(gateway, wanted[1:], backend_options={"use_uvloop": fast})
-        return
-    if wanted[0] == "paint":
+    elif wanted[0] == "paint":
         paint(wanted[1:])
-        return
+    else:
+        in_one_process(wanted, fast=fast)
+
+
+def in_one_process(wanted: list[str], *, fast: bool) -> None:
+    """Run benchmarks one after another; ``fast``: on uvloop."""
     for name in wanted:
         if name == "sse":
             sse()
@@ -233,6 +239,9 @@ def main() -> None:
             anyio.run(path, backend_options={"use_uvloop": fast})
         elif name == "pace":
             anyio.run(pace, backend_options={"use_uvloop": fast})
+        elif name == "fair":
+            with redis_running() as url:
+                anyio.run(fair, url, backend_options={"use_uvloop": fast})
         elif name == "images":
             anyio.run(images, backend_options={"use_uvloop": fast})
         else:

@@ -221,3 +221,35 @@ async def test_jobs_that_wait_in_lines_are_counted(
         assert (await client.queue_depths()).waiting["text"].jobs == 3
     await side.slots.take(TEXT, side.slot())
     assert await commands.zcard("{llama_queue}:lines:text") == 2
+
+
+async def test_what_waits_of_each_priority_is_told_with_the_oldest(
+    side: Side, commands: Any, producer: Producer
+) -> None:
+    for tenant, priority in [("a", "low"), ("b", "low"), (None, None), ("a", "high"), ("a", None)]:
+        await producer.push(tenant, priority)
+    tag = (await commands.lrange("{llama_queue}:line:text:low:b:tags", 0, -1))[0]
+    await commands.zadd("{llama_queue}:lines:text:low", {tag: 1.0})
+    told = (await Survey(side.link, seconds=5).look()).by_priority["text"]
+    assert {priority: one.jobs for priority, one in told.items()} == {"high": 1, "normal": 2, "low": 2}
+    assert told["low"].oldest > 1e9 > told["high"].oldest
+
+
+async def test_lines_that_somebody_deletes_hold_nobody_up_and_are_counted_no_more(
+    side: Side, commands: Any, producer: Producer
+) -> None:
+    for number in range(20):
+        await producer.push(f"gone-{number}")
+    await producer.push("shortened")
+    last = await producer.push("shortened")
+    waiting = await producer.push("z")
+    for number in range(20):
+        await commands.delete(f"{{llama_queue}}:line:text:normal:gone-{number}")
+    await commands.lrem("{llama_queue}:line:text:normal:shortened", 1, last)
+    slot = side.slot()
+    with anyio.fail_after(0.9):
+        served = [await run(side), await run(side)]
+    assert waiting in served
+    assert not await commands.exists("{llama_queue}:lines:text", "{llama_queue}:lines:text:normal")
+    assert await commands.hget("{llama_queue}:fair:text", "lined") == b"0"
+    assert not await commands.exists(slot.key)

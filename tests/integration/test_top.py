@@ -100,7 +100,9 @@ async def test_the_fleet_at_a_glance(top: Top, fleet: Fleet, commands: Any) -> N
             fleet.keys.waiting["text"], orjson.dumps({"id": "x", "type": "completion", "created_at": time.time() - 50})
         )
     async with top.run_test(size=SIZE):
-        page = await shown(top, "llama_queue  2 workers  2/8 slots", "box-a", "box-b", "second", "first")
+        page = await shown(
+            top, "llama_queue  2 workers  2/8 slots", "box-a", "failed", "text 3", "second", "first", "Quit"
+        )
         rows = page.splitlines()
         assert len(rows) == 24
         assert {len(row) for row in rows} == {80}

@@ -172,9 +172,10 @@ class Top(App[None]):
         self._paint()
 
     def _paint(self) -> None:
-        picture, base = self.picture, self.screen_stack[0]
-        if not base.query("#trouble"):  # it is not there yet, or not any more
+        picture, screens = self.picture, self.screen_stack
+        if not screens or not screens[0].query("#trouble"):  # it is not there yet, or not any more
             return
+        base = screens[0]
         jobs = arranged(picture.jobs, self._order, turned=self._turned, words=self._words)
         engines = picture.engines
         keys = [f"{row.worker} {row.kind}" for row in engines]

@@ -3,6 +3,7 @@
 -- {llama_queue}:<kind>                          list: the jobs without priority and tenant; producers of old know no other
 -- {llama_queue}:line:<kind>:<priority>:<tenant> list: a tenant's jobs, each beside its tag in the list …:tags
 -- {llama_queue}:lines:<kind>                    sorted set: tag of each job in such a line -> since when it waits, in seconds
+-- {llama_queue}:lines:<kind>:<priority>         sorted set: the same of those of one priority
 -- {llama_queue}:fair:<kind>                     hash: `served`, `at:<priority>` and `now:<priority>`, see below; `mean`, what
 --                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines
 -- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
@@ -55,6 +56,28 @@ local function queue_of(base, kind)
     return type(tag) == 'string' and sound(string.match(tag, ':(.*)$')) or 0
   end
 
+  -- Have a job that comes into a line count as one that waits since a moment; its cost is kept with it.
+  function self.tag(key, priority, side, cost, since)
+    local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
+    redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
+    redis.call('ZADD', waiting, string.format('%.3f', since), tag)
+    redis.call('ZADD', waiting .. ':' .. priority, string.format('%.3f', since), tag)
+    redis.call('HINCRBY', state, 'lined', 1)
+  end
+
+  -- Have one that goes, so far from the front of its line, count no more; returns its tag, and since when it waited.
+  function self.untag(key, priority, place)
+    local tag, since = redis.pcall('LINDEX', tags(key), -place), nil
+    if type(tag) == 'string' then
+      since = redis.call('ZSCORE', waiting, tag)
+      redis.call('LREM', tags(key), -1, tag)
+      redis.call('ZREM', waiting, tag)
+      redis.call('ZREM', waiting .. ':' .. priority, tag)
+    end
+    redis.call('HINCRBY', state, 'lined', -1)
+    return tag, since
+  end
+
   -- Have a tenant wait that has something to wait for.
   local function join(priority, tenant)
     local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
@@ -70,6 +93,10 @@ local function queue_of(base, kind)
 
   -- Have one that has nothing left wait no more. What it had more than others counts as long as any of them waits.
   local function leave(priority, tenant)
+    local key = line(priority, tenant)
+    for _ = 1, is_plain(priority, tenant) and 0 or math.min(length(tags(key)), 10000) do
+      self.untag(key, priority, 1)  -- of jobs that somebody else took away
+    end
     local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
     local so_far, now = sound(redis.call('ZSCORE', line_up, tenant)), get('now:' .. priority)
     redis.call('ZREM', line_up, tenant)
@@ -178,26 +205,20 @@ local function queue_of(base, kind)
 
   -- Move a job from its place into an empty slot.
   local function move(one, slot, field, job)
-    local plain, cost, tag = is_plain(one.priority, one.tenant), math.max(1, get('mean')), nil
+    local plain, cost = is_plain(one.priority, one.tenant), math.max(1, get('mean'))
     if plain and not job then
       redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
     elseif plain then
       redis.call('LREM', one.key, -1, job)
       redis.call('LPUSH', slot, job)
     else
-      tag = redis.pcall('LINDEX', tags(one.key), -one.place)
-      cost = cost_of(tag)
+      cost = cost_of(self.untag(one.key, one.priority, one.place))
       if job then
         redis.call('LREM', one.key, -1, job)
         redis.call('LPUSH', slot, job)
       else
         redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
       end
-      if type(tag) == 'string' then
-        redis.call('LREM', tags(one.key), -1, tag)
-        redis.call('ZREM', waiting, tag)
-      end
-      redis.call('HINCRBY', state, 'lined', -1)
     end
     serve(one.priority, one.tenant, cost, not job)
     if length(one.key) == 0 then
@@ -208,7 +229,13 @@ local function queue_of(base, kind)
 
   -- Move the next job into an empty slot; returns it, or false if none waits.
   function self.take(slot, field)
-    local next_one = self.order(1)[1]
+    local next_one
+    for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
+      next_one = self.order(1)[1]
+      if next_one or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
+        break
+      end
+    end
     if not next_one then
       return false
     end
@@ -227,6 +254,36 @@ local function queue_of(base, kind)
     return false
   end
 
+  -- The list in which a tenant's jobs wait, and whether a tag lies beside each; nil if somebody else uses its name.
+  function self.list(priority, tenant)
+    local key = is_plain(priority, tenant) and ready or line(priority, tenant)
+    if type(redis.pcall('LLEN', key)) ~= 'number' then
+      return nil
+    end
+    return key, key ~= ready
+  end
+
+  -- Move the first of a tenant's jobs to a list, or to the end of its line of another priority.
+  function self.shift(priority, tenant, destination, other)
+    local key, tagged = self.list(priority, tenant)
+    local cost, since = math.max(1, get('mean')), nil
+    if tagged then
+      local tag
+      tag, since = self.untag(key, priority, 1)
+      cost = cost_of(tag)
+    end
+    redis.call('LMOVE', key, destination, 'RIGHT', 'LEFT')
+    if length(key) == 0 then
+      leave(priority, tenant)
+    end
+    if other then
+      join(other, tenant)
+    end
+    if other and not is_plain(other, tenant) then
+      self.tag(destination, other, 'LEFT', cost, sound(since) > 0 and sound(since) or clock())
+    end
+  end
+
   -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
   function self.put(slot, priority, tenant, cost, side)
     local spare = redis.call('LLEN', ready)
@@ -239,10 +296,7 @@ local function queue_of(base, kind)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
       return redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
-      local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
-      redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
-      redis.call('ZADD', waiting, string.format('%.3f', clock()), tag)
-      redis.call('HINCRBY', state, 'lined', 1)
+      self.tag(key, priority, side, cost, clock())
       join(priority, tenant)
     end
     return job
@@ -282,7 +336,9 @@ local function queue_of(base, kind)
     if cost and used then
       charge(priority, tenant, used - cost)
       local mean = get('mean')
-      set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      if used > 0 then  -- else it was ended without having run
+        set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      end
     end
   end
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import re
 import struct
 import subprocess
 import time
@@ -334,10 +333,12 @@ def test_postscript_starts_no_ghostscript(tmp_path: Path, monkeypatch: pytest.Mo
     assert not started.exists()
 
 
-def test_images_are_opened_in_one_place() -> None:
-    sources = Path(velesio_worker.__file__).parent.rglob("*.py")
-    opened = [path.name for path in sources for _ in re.findall(r"\bImage\.open\(", path.read_text())]
-    assert opened == ["pictures.py"]
+def test_images_are_opened_in_one_place_of_the_worker_and_one_of_the_command_line_each_by_few_formats() -> None:
+    root = Path(velesio_worker.__file__).parent
+    opened = {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*.py")}
+    opened = {name: text for name, text in opened.items() if "Image.open(" in text}
+    assert opened.keys() == {"cli/pictures.py", "engines/webui/pictures.py"}
+    assert all(text.count("Image.open(") == text.count("formats=") == 1 for text in opened.values())
 
 
 def test_whatever_goes_wrong_with_an_image_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
