@@ -9,6 +9,9 @@
 -- {llama_queue}:fair:<kind>:<priority>:had      sorted set: the same of tenants that wait for nothing, while it matters
 -- {llama_queue}:idle:<kind>                     sorted set: worker that waits for a job -> since when, in seconds
 -- {llama_queue}:running:<kind>                  hash: <w>:<n> -> when it was taken, its cost, priority and tenant
+-- {llama_queue}:warm:<session>                  string: the worker whose engine has read what that session begins with
+--
+-- A tag is <number>:<cost>, and of a job of a session <number>:<cost>:<session>; in `running` it is <cost>:<session>.
 --
 -- Among priorities it is stride scheduling, counted in jobs: `at` goes on by 1 / weight with each job, and `served` is
 -- where the last one was taken. Among the tenants of one it is start-time fair queueing, counted in cost: `now` is what
@@ -16,6 +19,7 @@
 -- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024).
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
 local FRESH = 3  -- seconds; a worker that waits says so at least every other second
+local WARM_SECONDS, WARM_WINDOW, WARM_PASSES = 900, 32, 8  -- so long, so far and so often in a row warm jobs go first
 
 local function queue_of(base, kind)
   local self = {}
@@ -52,7 +56,16 @@ local function queue_of(base, kind)
     return list .. ':tags'
   end
   local function cost_of(tag)
-    return type(tag) == 'string' and sound(string.match(tag, ':(.*)$')) or 0
+    return type(tag) == 'string' and sound(string.match(tag, '^%d+:([^:]+)')) or 0
+  end
+  local function session_of(tag)  -- empty for none
+    return type(tag) == 'string' and string.match(tag, '^%d+:[^:]+:(%x+)$') or ''
+  end
+  local function with_session(cost, session)
+    return string.format('%.17g', cost) .. (session ~= '' and ':' .. session or '')
+  end
+  local function warm(session)
+    return base .. 'warm:' .. session
   end
 
   -- Have a tenant wait that has something to wait for.
@@ -141,8 +154,8 @@ local function queue_of(base, kind)
       local key = plain and ready or line(of.priority, tenant.name)
       if length(key) > tenant.place then
         tenant.place = tenant.place + 1
-        order[#order + 1] = {key = key, priority = of.priority, tenant = tenant.name, place = tenant.place}
         local tag = not plain and redis.pcall('LINDEX', tags(key), -tenant.place)
+        order[#order + 1] = {key = key, priority = of.priority, tenant = tenant.name, place = tenant.place, tag = tag}
         tenant.had = tenant.had + (plain and mean or cost_of(tag))
         of.at = of.at + 1 / WEIGHTS[of.priority]
       else
@@ -156,8 +169,9 @@ local function queue_of(base, kind)
   end
 
   -- Take note that a job was begun: it is in a slot, and no longer in its line.
-  local function begun(field, priority, tenant, cost)
-    redis.call('HSET', running, field, string.format('%.3f %.17g %s %s', clock(), cost, priority, tenant))
+  local function begun(field, priority, tenant, cost, session)
+    local counts = with_session(cost, session)
+    redis.call('HSET', running, field, string.format('%.3f %s %s %s', clock(), counts, priority, tenant))
   end
 
   -- Move a job from its place into an empty slot.
@@ -194,17 +208,45 @@ local function queue_of(base, kind)
     if length(one.key) == 0 then
       leave(one.priority, one.tenant)
     end
-    begun(field, one.priority, one.tenant, cost)
+    begun(field, one.priority, one.tenant, cost, session_of(tag))
   end
 
-  -- Move the next job into an empty slot; returns it, or false if none waits.
-  function self.take(slot, field)
-    local next_one = self.order(1)[1]
-    if not next_one then
-      return false
+  -- Whether a job of a session may wait: the oldest job in a line is no younger than the last one of a session.
+  local function sessions_wait()
+    local last = get('session')
+    local oldest = last > 0 and redis.call('ZRANGEBYSCORE', waiting, '-inf', '+inf', 'LIMIT', 0, 1)[1]
+    return oldest and sound(string.match(oldest, '^%d+')) <= last
+  end
+
+  -- The first of some jobs that goes on with what a worker's engine has read; nil for none. Only those of the first one's
+  -- priority are looked at.
+  local function warm_one(order, worker)
+    for _, one in ipairs(order) do
+      local session = one.priority == order[1].priority and session_of(one.tag) or ''
+      if session ~= '' and redis.pcall('GET', warm(session)) == worker then
+        return one
+      end
     end
-    move(next_one, slot, field)
-    return redis.call('LINDEX', slot, -1)
+    return nil
+  end
+
+  -- Move the next job into an empty slot, or one of the next that is warm on the slot's worker. Returns it, or false if
+  -- none waits, and whether it is warm. The one that is next is passed over only so often.
+  function self.take(slot, field)
+    local look = sessions_wait()
+    local passed = look and get('passed') or 0
+    local order = self.order(look and passed < WARM_PASSES and WARM_WINDOW or 1)
+    local first = order[1]
+    if not first then
+      return false, false
+    end
+    local one = look and warm_one(order, string.match(field, '^[^:]+')) or nil
+    local passes = one and one ~= first
+    if passes or passed > 0 then
+      set('passed', passes and passed + 1 or 0)
+    end
+    move(one or first, slot, field, passes and redis.call('LINDEX', one.key, -one.place) or nil)
+    return redis.call('LINDEX', slot, -1), one ~= nil
   end
 
   -- Move a certain job that waits into an empty slot; returns whether it did.
@@ -219,7 +261,7 @@ local function queue_of(base, kind)
   end
 
   -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
-  function self.put(slot, priority, tenant, cost, side)
+  function self.put(slot, priority, tenant, cost, session, side)
     local spare = redis.call('LLEN', ready)
     local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + 1)
     if is_plain(priority, tenant) or #waits > spare then
@@ -230,7 +272,11 @@ local function queue_of(base, kind)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
       return redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
-      local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
+      local number = redis.call('HINCRBY', state, 'tag', 1)
+      local tag = string.format('%d:%s', number, with_session(cost, session))
+      if session ~= '' then
+        set('session', number)
+      end
       redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
       redis.call('ZADD', waiting, string.format('%.3f', clock()), tag)
       redis.call('HINCRBY', state, 'lined', 1)
@@ -249,27 +295,33 @@ local function queue_of(base, kind)
   end
 
   -- Take note of a job that a worker got in another way than from here.
-  function self.got(field, priority, tenant, cost)
+  function self.got(field, priority, tenant, cost, session)
     if redis.call('HEXISTS', running, field) == 0 then
       look_at_plain()
       charge(priority, tenant, cost)
-      begun(field, priority, tenant, cost)
+      begun(field, priority, tenant, cost, session)
     end
   end
 
-  -- What a slot's job was begun as: cost, priority and tenant; nil if it was not begun from here.
+  -- What a slot's job was begun as: cost, priority, tenant and session; nil if it was not begun from here.
   function self.begun(field)
     local cost, priority, tenant = string.match(redis.call('HGET', running, field) or '', '^%S+ (%S+) (%S+) (.*)$')
     if WEIGHTS[priority or ''] then
-      return sound(cost), priority, tenant
+      return sound(string.match(cost, '^[^:]+')), priority, tenant, string.match(cost, ':(%x+)$') or ''
     end
     return nil
   end
 
-  -- Take note that a slot's job is not run any more; `used`: what it did cost, nil if that is as it was estimated.
-  function self.over(field, used)
-    local cost, priority, tenant = self.begun(field)
+  -- Take note that a slot's job is not run any more; `used`: what it did cost, nil if that is as it was estimated;
+  -- `kept`: '1' if the engine holds what the job's session begins with, '0' if it turned out not to, else empty.
+  function self.over(field, used, kept)
+    local cost, priority, tenant, session = self.begun(field)
     redis.call('HDEL', running, field)
+    if cost and session ~= '' and kept == '1' then
+      redis.call('SET', warm(session), string.match(field, '^[^:]+'), 'EX', WARM_SECONDS)
+    elseif cost and session ~= '' and kept == '0' then
+      redis.call('DEL', warm(session))
+    end
     if cost and used then
       charge(priority, tenant, used - cost)
       local mean = get('mean')
@@ -279,13 +331,13 @@ local function queue_of(base, kind)
 
   -- Put what lies in a slot back to the front of its line; returns whether it was begun from here.
   function self.put_back(slot, field)
-    local cost, priority, tenant = self.begun(field)
+    local cost, priority, tenant, session = self.begun(field)
     if not cost then
       return false
     end
     charge(priority, tenant, -cost)
     redis.call('HDEL', running, field)
-    self.put(slot, priority, tenant, cost, 'RIGHT')
+    self.put(slot, priority, tenant, cost, session, 'RIGHT')
     return true
   end
 
