@@ -5,6 +5,7 @@ compare ratios, not numbers.
 
 Usage: make bench [ARGS="…"]
     sse path pace images        any of them, parts of the path in one process; all of them if none is named
+    warm                        what it saves that conversations go on where they were read; some minutes
     gateway [--help]            what a viewer of the gateway costs
     relay delay jobs real peers scale figures [--help]
                                 the token path in whole processes, one at a time; figures: all, and the pages' tables
@@ -47,6 +48,7 @@ from velesio_worker.queue.outage import Outage
 from velesio_worker.stream import Publisher
 from velesio_worker.wire.events import EngineEvent
 from velesio_worker.wire.text_parameters import CompletionParameters
+from warm import warm
 
 HERE = Path(__file__).parent
 TOKEN_PATH = ("relay", "delay", "jobs", "real", "peers", "scale", "figures")
@@ -230,6 +232,8 @@ def main() -> None:
             anyio.run(pace, backend_options={"use_uvloop": fast})
         elif name == "images":
             anyio.run(images, backend_options={"use_uvloop": fast})
+        elif name == "warm":
+            anyio.run(warm, backend_options={"use_uvloop": fast})
         else:
             sys.exit(f"no benchmark {name!r}; --help tells which there are")
 
