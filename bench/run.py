@@ -7,6 +7,7 @@ Usage: make bench [ARGS="…"]
     sse path pace images        any of them, parts of the path in one process; all of them if none is named
     warm                        what it saves that conversations go on where they were read; some minutes
     gateway [--help]            what a viewer of the gateway costs
+    fair                        what taking the next job costs Redis, by how many tenants wait
     relay delay jobs real peers scale figures [--help]
                                 the token path in whole processes, one at a time; figures: all, and the pages' tables
 """
@@ -26,7 +27,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import httpx
@@ -34,6 +35,7 @@ import orjson
 import redis.asyncio as aioredis
 
 from environments import environment
+from fair import fair
 from gateway import gateway
 from images import images
 from velesio_worker.engines.http import EngineHTTP
@@ -212,6 +214,10 @@ def sse(events: int = 50_000) -> None:
     print(f"  ours, from bytes                   {ours:9,.0f} events/CPU-s\n  ratio {ours / plain:.2f}")
 
 
+WHOLE: Final = {"path": path, "pace": pace, "images": images, "warm": warm}
+"""What is run with no more than itself."""
+
+
 def main() -> None:
     wanted = sys.argv[1:] or ["sse", "path", "pace", "images"]
     fast = importlib.util.find_spec("uvloop") is not None
@@ -226,14 +232,11 @@ def main() -> None:
     for name in wanted:
         if name == "sse":
             sse()
-        elif name == "path":
-            anyio.run(path, backend_options={"use_uvloop": fast})
-        elif name == "pace":
-            anyio.run(pace, backend_options={"use_uvloop": fast})
-        elif name == "images":
-            anyio.run(images, backend_options={"use_uvloop": fast})
-        elif name == "warm":
-            anyio.run(warm, backend_options={"use_uvloop": fast})
+        elif name in WHOLE:
+            anyio.run(WHOLE[name], backend_options={"use_uvloop": fast})
+        elif name == "fair":
+            with redis_running() as url:
+                anyio.run(fair, url, backend_options={"use_uvloop": fast})
         else:
             sys.exit(f"no benchmark {name!r}; --help tells which there are")
 

@@ -77,6 +77,8 @@ def _state_numbers() -> str:
 def _at_a_glance() -> list[Json]:
     waiting = "max by (job, list) (velesio_queue_jobs{own})"
     oldest = "max by (job, list) (velesio_queue_oldest_seconds{own})"
+    prior = "max by (job, kind, priority) (velesio_priority_jobs{own})"
+    first = "max by (job, kind, priority) (velesio_priority_oldest_seconds{own})"
     redis = stat("Redis", "none", "min(velesio_redis_up{own})", note="As the worker sees it that sees it worst.")
     ready = "velesio_worker_ready{own} * on (job, instance) group_left (worker, version) velesio_worker_info{own}"
     columns = {"instance": "instance", "worker": "worker", "version": "version", "job": "scrape job", "Value": "state"}
@@ -92,6 +94,8 @@ def _at_a_glance() -> list[Json]:
         stat("Tokens made", TOKENS, _rate("velesio_output_tokens_total"), note="Counted when a job ends."),
         graph("Waiting jobs by list", "short", (waiting, "{{job}} {{list}}"), width=12, stack=True),
         graph("Age of the next job by list", "s", (oldest, "{{job}} {{list}}"), width=12),
+        graph("Waiting jobs by priority", "short", (prior, "{{job}} {{kind}} {{priority}}"), width=12, stack=True),
+        graph("Oldest job by priority", "s", (first, "{{job}} {{kind}} {{priority}}"), width=12),
         named(workers, [(0, "not ready", "orange"), (1, "ready", "green")]),
     ]
 
@@ -99,12 +103,14 @@ def _at_a_glance() -> list[Json]:
 def _latency() -> list[Json]:
     by_model = _quantile(0.95, FIRST_TOKEN, "gen_ai_response_model", OF_MODEL)
     wait = _quantiles("velesio_job_queue_wait_seconds", "type", parts=(0.5, 0.95))
+    by_priority = _quantiles("velesio_priority_queue_wait_seconds", "priority", parts=(0.5, 0.95))
     took = _quantiles(DURATION, "gen_ai_operation_name", OF_MODEL, parts=(0.5, 0.95))
     return [
         graph("Time to first token", "s", *_quantiles(FIRST_TOKEN, match=OF_MODEL), note="From the claim of a job."),
         graph("Time to first token by model, p95", "s", (by_model, "{{gen_ai_response_model}}")),
         graph("Time per token after the first", "s", *_quantiles(PER_TOKEN, match=OF_MODEL)),
         graph("Wait in the queue", "s", *wait, width=12, note="From created_at, else from intake, to the claim."),
+        graph("Wait in the queue by priority", "s", *by_priority, width=12, note="Of text and image jobs."),
         graph("Duration of jobs", "s", *took, width=12, note="From the claim of a job to its last entry."),
     ]
 
@@ -119,6 +125,7 @@ def _throughput() -> list[Json]:
         rate("Jobs by type", JOBS, "velesio_jobs_total", "type"),
         graph("Running jobs", "short", ("sum by (kind) (velesio_jobs_active{own})", "{{kind}}"), stack=True),
         rate("Tokens made, by model", TOKENS, "velesio_output_tokens_total", "model", model),
+        rate("Tokens served, by priority", TOKENS, "velesio_priority_tokens_total", "priority"),
         rate("Tokens of prompts, by model", TOKENS, "velesio_prompt_tokens_total", "model", model),
         rate("Images, by model", "suffix: images/s", "velesio_images_total", "model", model),
     ]

@@ -382,7 +382,7 @@ def test_a_health_check_job_answers_what_health_answers(stage: Stage) -> None:
         until(lambda: ask(scene.port, "/health")[1]["leases"], "the queue was looked at", 30)
         _, said = ask(scene.port, "/health")
         answered = json.loads(redis.get("result:check"))
-        passing = {"timestamp", "uptime", "queues", "leases", "gpus", "gpu_memory"}
+        passing = {"timestamp", "uptime", "queues", "priorities", "leases", "gpus", "gpu_memory"}
         assert {name: said[name] for name in said.keys() - passing} == {
             name: answered[name] for name in answered.keys() - passing
         }

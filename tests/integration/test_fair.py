@@ -221,3 +221,15 @@ async def test_jobs_that_wait_in_lines_are_counted(
         assert (await client.queue_depths()).waiting["text"].jobs == 3
     await side.slots.take(TEXT, side.slot())
     assert await commands.zcard("{llama_queue}:lines:text") == 2
+
+
+async def test_what_waits_of_each_priority_is_told_with_the_oldest(
+    side: Side, commands: Any, producer: Producer
+) -> None:
+    for tenant, priority in [("a", "low"), ("b", "low"), (None, None), ("a", "high"), ("a", None)]:
+        await producer.push(tenant, priority)
+    tag = (await commands.lrange("{llama_queue}:line:text:low:b:tags", 0, -1))[0]
+    await commands.zadd("{llama_queue}:lines:text:low", {tag: 1.0})
+    told = (await Survey(side.link, seconds=5).look()).by_priority["text"]
+    assert {priority: one.jobs for priority, one in told.items()} == {"high": 1, "normal": 2, "low": 2}
+    assert told["low"].oldest > 1e9 > told["high"].oldest

@@ -129,10 +129,16 @@ async def test_dead_letters_are_counted_with_those_that_are_answered(side: Side,
 
 async def test_a_wait_is_measured_once_from_the_moment_that_the_producer_says(side: Side, commands: Any) -> None:
     slot = side.slot()
-    job = {"id": "a", "type": "tokenize", "data": {"content": "x"}, "created_at": time.time() - 30}
+    job = {"id": "a", "type": "tokenize", "data": {"content": "x"}, "created_at": time.time() - 30, "priority": "high"}
     payload = json.dumps(job).encode()
     count, total = "velesio_job_queue_wait_seconds_count", "velesio_job_queue_wait_seconds_sum"
-    with rise(count, type="tokenize") as waits, rise(total, type="tokenize") as waited:
+    by_priority = "velesio_priority_queue_wait_seconds_sum"
+    with (
+        rise(count, type="tokenize") as waits,
+        rise(total, type="tokenize") as waited,
+        rise(by_priority, kind="text", priority="high") as high,
+        rise(by_priority, kind="text", priority="normal") as normal,
+    ):
         await commands.lpush(slot.key, payload)
         claim = await side.admission.admit(slot, payload)
         assert claim is not None
@@ -144,3 +150,4 @@ async def test_a_wait_is_measured_once_from_the_moment_that_the_producer_says(si
         assert (again.first, again.waited) == (False, None)
     assert waits.by == 1
     assert waited.by == pytest.approx(claim.waited)
+    assert (high.by, normal.by) == (pytest.approx(claim.waited), 0)

@@ -17,7 +17,7 @@ from redis.exceptions import NoPermissionError
 
 import velesio_worker
 from tests.support.llama_chunks import COMPLETION
-from tests.support.redis_side import Side, make_side
+from tests.support.redis_side import MAX_BYTES, Side, make_side
 from tests.support.running import Running, run_here
 from tests.support.servers import Topology
 from tests.support.text_bench import PATIENCE, READY, Bench, scripted, whole
@@ -29,7 +29,8 @@ from velesio_worker.execution.results.images import ImageOutput
 from velesio_worker.queue.claims import PART_BYTES
 from velesio_worker.queue.connection import check_redis, connect
 from velesio_worker.queue.control import Control
-from velesio_worker.queue.intake import Arrivals, Intake
+from velesio_worker.queue.intake import Arrivals, Intake, read_job
+from velesio_worker.queue.lines import Lines
 from velesio_worker.queue.rights import Party, rights_of
 from velesio_worker.queue.risks import readings, warn_of_risks
 from velesio_worker.queue.survey import Survey
@@ -272,13 +273,33 @@ async def test_the_client_does_all_that_a_gateway_does_under_its_user(
     assert users.refused() == []
 
 
+@topologies
+async def test_an_operator_sees_moves_and_drops_what_waits(users: Users, worker: Side, commands: Any) -> None:
+    for number in range(3):
+        payload = json.dumps({"id": f"a{number}", "type": "completion", "tenant": "acme", "data": {"prompt": "x"}})
+        slot = worker.slot("intake", home="llama_queue")
+        await commands.lpush(slot.key, payload)
+        await worker.slots.send_in_line(slot, await read_job(payload.encode(), max_bytes=MAX_BYTES), len(payload))
+    await worker.slots.take(f"{QUEUE}:text", worker.slot())
+    async with user(users, Party.OPERATOR) as client:
+        lines = Lines(client, worker.keys)
+        view = await lines.look()
+        assert [(line.tenant, line.jobs) for line in (*view.waiting, *view.running)] == [("acme", 2), ("acme", 1)]
+        assert await lines.move("acme", "normal", "low", Kind.TEXT) == 2
+        assert await lines.drop("acme", "low", Kind.TEXT) == 2
+        await client.lpush(f"{QUEUE}:text", "{}")
+        assert await lines.move("", "normal", "low", Kind.TEXT) == 1
+    assert await commands.llen(f"{QUEUE}:manage") == 2
+    assert users.refused() == []
+
+
 SOURCES: Final = Path(velesio_worker.__file__).parent
 _IN_LUA: Final = re.compile(r"redis\.p?call\('(\w+)'")
 _IN_PYTHON: Final = re.compile(
     r"(?:\bcommands|_commands|_blocking|\bpipe|\bredis)\.(?!execute|pipeline|aclose|asyncio|exceptions|conf\b)([a-z_]+)[,()]"
 )
 _CALLED: Final = {"info": "info", "config_get": "config|get", "delete": "del", "script_load": "script|load"}
-_OTHER_PARTIES: Final = {"retry", "forget"}
+_OTHER_PARTIES: Final = {"retry", "forget", "move", "drop"}
 
 
 def used_by_a_worker() -> set[str]:
@@ -287,7 +308,7 @@ def used_by_a_worker() -> set[str]:
     used = {found.lower() for path in scripts for found in _IN_LUA.findall(path.read_text("utf-8"))}
     code = [*(SOURCES / "queue").rglob("*.py"), *(SOURCES / "execution").rglob("*.py"), SOURCES / "stream.py"]
     for path in code:
-        if path.name not in {"dead.py", "clients.py"}:
+        if path.name not in {"dead.py", "clients.py", "lines.py"}:
             used |= {_CALLED.get(found, found) for found in _IN_PYTHON.findall(path.read_text("utf-8"))}
     return used | {"evalsha", "script|load", "ping", "client|list", "client|setname", "client|setinfo", "hello"}
 

@@ -109,7 +109,9 @@ def test_every_variable_offers_the_values_of_a_label_that_a_worker_has(
 
 
 def test_the_queue_is_counted_once_however_many_workers_report_it(panels: list[dict[str, Any]]) -> None:
-    shared = re.compile(r"velesio_(?:queue_jobs|queue_oldest_seconds|dead_letters_kept|workers)\{")
+    shared = re.compile(
+        r"velesio_(?:queue_jobs|queue_oldest_seconds|priority_jobs|priority_oldest_seconds|dead_letters_kept|workers)\{"
+    )
     for panel in panels:
         for target in panel["targets"]:
             for found in shared.finditer(target["expr"]):

@@ -46,6 +46,7 @@ COMMANDS: Final[Mapping[str, Row]] = {
     "demo": Row("demo", _SERVE, "See it work on a Redis, a server and a model of its own."),
     "submit": Row("submit", _JOBS, "Submit a job, of text or images, and print or write what it yields."),
     "dead": Row("dead", _JOBS, "Look at dead letters, put their jobs back, or drop them."),
+    "queue": Row("queue", _JOBS, "See who waits and what runs, move a tenant's waiting jobs, or drop them."),
     "top": Row("top", _LOOK, "See the fleet: workers, queues and running jobs, live in the terminal."),
     "health": Row(
         "health_command",

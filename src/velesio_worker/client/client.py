@@ -38,6 +38,8 @@ class JobOptions(TypedDict, total=False):
             :meth:`Client.events`, :meth:`Client.text` or :meth:`Client.result` counts as a reader.
         worker: the one worker that may take the job.
         tenant: for whom the job is; the prompt cache gives it answers of jobs of the same tenant alone.
+        priority: ``high``, ``normal`` or ``low``: while all wait, 16 of ``high`` are begun for 4 of ``normal`` and 1 of
+            ``low``; None is ``normal``.
         session: which conversation the job belongs to.
         traceparent: the W3C trace context of whoever asks.
         cache: whether the answer may come from the prompt cache, and is kept there; None leaves that to the worker.
@@ -50,6 +52,7 @@ class JobOptions(TypedDict, total=False):
     unread_timeout: float | None
     worker: str | None
     tenant: str | None
+    priority: Literal["high", "normal", "low"] | None
     session: str | None
     traceparent: str | None
     cache: bool | None

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from velesio_worker.wire.jobs import JobType
+from velesio_worker.wire.jobs import PRIORITIES, JobType
 
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -166,6 +166,17 @@ WARM: Final = _counter(
 OUTPUT_TOKENS: Final = _counter(
     "velesio_output_tokens", "Tokens that were made, by the usage in results.", "type", "model"
 )
+PRIORITY_WAIT: Final = _histogram(
+    "velesio_priority_queue_wait_seconds",
+    "As velesio_job_queue_wait_seconds, of text and image jobs, by their priority.",
+    _WAIT_BUCKETS,
+    *("kind", "priority"),
+)
+PRIORITY_TOKENS: Final = _counter(
+    "velesio_priority_tokens",
+    "Tokens that were served, prompts and answers, by the priority of their jobs.",
+    "priority",
+)
 IMAGES: Final = _counter("velesio_images", "Images that were made.", "type", "model")
 RESUMED: Final = _counter(
     "velesio_jobs_resumed", "Later attempts of jobs, by how they went on: continue or restart.", "mode"
@@ -200,6 +211,8 @@ LOOP_LAG: Final = _histogram(
     "velesio_event_loop_lag_seconds", "How late the event loop is, looked at twice a second.", _LAG_BUCKETS
 )
 
+for _priority in PRIORITIES:
+    PRIORITY_TOKENS.labels(_priority)
 for _mode in ("continue", "restart"):  # from 0 on: a counter that begins at 1 has never risen
     RESUMED.labels(_mode)
 for _result in ("hit", "miss"):
@@ -237,7 +250,7 @@ def operation_label(job_type: str) -> str:
     return _OPERATIONS.get(job_type, job_type)
 
 
-def count_usage(job_type: str, model: str | None, result: Mapping[str, Any]) -> None:
+def count_usage(job_type: str, model: str | None, result: Mapping[str, Any], priority: str = "normal") -> None:
     """Count the tokens, or images, of a job's result."""
     labels = (job_type, model_label(model))
     usage: Any = result.get("usage")
@@ -245,6 +258,8 @@ def count_usage(job_type: str, model: str | None, result: Mapping[str, Any]) -> 
         PROMPT_TOKENS.labels(*labels).inc(figure(usage, "prompt_tokens"))
         OUTPUT_TOKENS.labels(*labels).inc(figure(usage, "completion_tokens"))
         CACHED_TOKENS.labels(*labels).inc(figure(result.get("timings"), "cache_n"))
+        served = figure(usage, "prompt_tokens") + figure(usage, "completion_tokens")
+        PRIORITY_TOKENS.labels(priority).inc(served)
     images: Any = result.get("images")
     if isinstance(images, list) and images:
         IMAGES.labels(*labels).inc(len(cast("list[object]", images)))

@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 
 from velesio_worker.core.logs import fields_in_log, get_logger
-from velesio_worker.core.metrics import QUEUE_WAIT
+from velesio_worker.core.metrics import PRIORITY_WAIT, QUEUE_WAIT
 from velesio_worker.execution.closing import Closer, cancelled_while_waiting
 from velesio_worker.execution.published import NOTHING, Published, complete_stream, read_published
 from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Beginning, Claim, Held
 from velesio_worker.queue.intake import Arrivals, read_job
-from velesio_worker.queue.keys import Slot, result_key, stream_key
+from velesio_worker.queue.keys import LINED, Slot, result_key, stream_key
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus
 from velesio_worker.stream import last_entry
@@ -87,6 +87,8 @@ class Admission:
         waited = self.arrivals.waited(job, began if begun else None) if reply.first else None
         if waited is not None:
             QUEUE_WAIT.labels(job.type).observe(waited)
+            if job.kind in LINED:
+                PRIORITY_WAIT.labels(job.kind, job.priority).observe(waited)
         last = reply.counted >= job.attempts_allowed
         return Claim(job, held, first=reply.first, last=last, waited=waited, suspect=reply.suspect, begun=begun)
 
@@ -137,6 +139,7 @@ class Admission:
 
     async def _end_unrun(self, job: Job, held: Held, reply: ClaimReply, begun: Beginning | None) -> None:
         """End a job that this attempt need not run; what earlier attempts published counts."""
+        self._slots.used(held.slot, 0)
         if reply.first:
             stream, before = self._closer.publisher.open(job.id, held.attempt, begun), NOTHING
         else:

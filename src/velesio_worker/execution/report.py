@@ -146,7 +146,7 @@ def _measure(run: Run, outcome: Done | JobError) -> None:
     error = "" if isinstance(outcome, Done) else outcome.code
     metrics.DURATION.labels(operation, model, error).observe(now - run.times.began)
     if isinstance(outcome, Done) and not run.answer.cached:
-        metrics.count_usage(run.job.type, run.model, outcome.result)
+        metrics.count_usage(run.job.type, run.model, outcome.result, run.job.priority)
     if isinstance(outcome, Done) and outcome.finish_reason != "cancelled":
         _measure_pace(run, outcome, operation, model)
 

@@ -122,6 +122,7 @@ class Jobs:
             "tenant": caller.name,
             "session": caller.session,
             "traceparent": caller.traceparent,
+            "priority": caller.priority,
         }
         self._on_their_way += 1
         try:

@@ -50,6 +50,10 @@ class Submission(BaseModel):
         default=None, description="Cancel the job once nobody has read its stream for so many seconds."
     )
     worker: str | None = Field(default=None, description="The one worker that may take the job.")
+    priority: Literal["high", "normal", "low"] | None = Field(
+        default=None,
+        description="Before which others the job is begun: while all wait, 16 of high for 4 of normal, 1 of low.",
+    )
     session: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="The conversation that the job belongs to."
     )

@@ -86,6 +86,11 @@ class Gauges(Collector):
             "Age of the next job by its created_at, else for how long it has been next.",
             "list",
         )
+        by = "kind", "priority"
+        prior = _gauge("priority_jobs", "Sorted jobs that wait; every worker of a queue says the same.", *by)
+        first = _gauge(
+            "priority_oldest_seconds", "For how long the oldest of them has waited since it was sorted.", *by
+        )
         dead = _gauge("dead_letters_kept", "Dead letters that are kept.")
         workers = _gauge("workers", "Workers of the queue that live.")
         queue = self._monitor.queue
@@ -94,9 +99,13 @@ class Gauges(Collector):
             for name, waiting in queue.waiting.items():
                 jobs.add_metric([name], waiting.jobs)
                 oldest.add_metric([name], waiting.oldest)
+            for kind, of in queue.by_priority.items():
+                for priority, waiting in of.items():
+                    prior.add_metric([kind, priority], waiting.jobs)
+                    first.add_metric([kind, priority], waiting.oldest)
             dead.add_metric([], queue.dead)
             workers.add_metric([], queue.alive)
-        yield from (jobs, oldest, dead, workers)
+        yield from (jobs, oldest, prior, first, dead, workers)
 
 
 def _gpu_gauges(gpus: Sequence[Gpu]) -> Iterator[GaugeMetricFamily]:

@@ -109,9 +109,13 @@ class Health:
         """What is known of the queue; None for each while Redis does not answer."""
         queue = self.monitor.queue
         if queue is None or self.monitor.redis_trouble:
-            return {"queues": None, "dead_letters": None, "leases": None}
+            return {"queues": None, "priorities": None, "dead_letters": None, "leases": None}
         waiting = {
             name: {"jobs": each.jobs, "oldest_seconds": round(each.oldest, 1)} for name, each in queue.waiting.items()
         }
+        priorities = {
+            kind: {name: {"jobs": one.jobs, "oldest_seconds": round(one.oldest, 1)} for name, one in of.items()}
+            for kind, of in queue.by_priority.items()
+        }
         leases = {worker: round(left, 1) for worker, left in queue.leases.items()}
-        return {"queues": waiting, "dead_letters": queue.dead, "leases": leases}
+        return {"queues": waiting, "priorities": priorities, "dead_letters": queue.dead, "leases": leases}

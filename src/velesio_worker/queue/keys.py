@@ -140,7 +140,8 @@ class Keys:
         """The keys by which it is seen whose turn it is, and their types (``scripts/fair.lua``)."""
         by_priority = [f"{self.share(kind)}:{priority}" for priority in PRIORITIES]
         had = [f"{key}:had" for key in by_priority]
-        sets = [*by_priority, *had, self.lines(kind), self._derived(f"idle:{kind.value}")]
+        lines = [self.lines(kind, priority) for priority in ("", *PRIORITIES)]
+        sets = [*by_priority, *had, *lines, self._derived(f"idle:{kind.value}")]
         hashes = [self.share(kind), self.running(kind)]
         return {self.ready(kind): "list", **dict.fromkeys(hashes, "hash"), **dict.fromkeys(sets, "zset")}
 
@@ -148,9 +149,15 @@ class Keys:
         """The hash of what runs: slot -> when its job was taken, and what it counts for."""
         return self._derived(f"running:{kind.value}")
 
-    def lines(self, kind: Kind) -> str:
-        """The sorted set of the jobs that wait in lines of their tenants, and since when."""
-        return self._derived(f"lines:{kind.value}")
+    def lines(self, kind: Kind, priority: str = "") -> str:
+        """The sorted set of the jobs that wait in lines of their tenants, and since when: all, or of one priority."""
+        return self._derived(f"lines:{kind.value}:{priority}" if priority else f"lines:{kind.value}")
+
+    def line(self, kind: Kind, priority: str, tenant: str) -> str:
+        """The list in which a tenant's jobs of one priority wait; that of those with neither is the kind's own."""
+        if (priority, tenant) == ("normal", ""):
+            return self.ready(kind)
+        return self._derived(f"line:{kind.value}:{priority}:{tenant}")
 
     def ready(self, kind: Kind) -> str:
         """The list of jobs that wait for one kind of capacity."""

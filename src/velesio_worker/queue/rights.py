@@ -17,6 +17,7 @@ from velesio_worker.queue.keys import (
     result_key,
     stream_key,
 )
+from velesio_worker.wire.jobs import Kind
 
 
 class Party(StrEnum):
@@ -56,6 +57,7 @@ _ENROLLED: Final = (
     "hset",
     "ttl",
     "zadd",
+    "zcard",
     "zrangebyscore",
     "zrem",
     "zscore",
@@ -88,12 +90,24 @@ def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE
     look = Rights(tuple(f"%R~{key}" for key in looked_at), ("hmget", "lindex", "llen", "pttl", "zrevrange"))
     cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
     drain = Rights((f"%W~{keys.drain('*')}",), ("set",))
+    line_up = [
+        key
+        for kind in LINED
+        for key in (keys.running(kind), f"{keys.share(kind)}:*", f"{keys.lines(kind)}:*", keys.line(kind, "*", "*"))
+    ]
+    sorting = Rights(
+        tuple(f"~{key}" for key in (*map(keys.ready, Kind), *lines, *line_up)),
+        (
+            *("evalsha", "hget", "hincrby", "hscan", "hset", "lindex", "llen", "lmove", "lpush", "lrange", "lrem"),
+            *("script|load", "time", "zadd", "zrange", "zrangebyscore", "zrem", "zscore"),
+        ),
+    )
     parts = {
         Party.PRODUCER: [push],
         Party.READER: [read],
         Party.CANCELLER: [cancel],
         Party.GATEWAY: [push, read, cancel, look],
-        Party.OPERATOR: [read, cancel, look, drain],
+        Party.OPERATOR: [read, cancel, look, drain, sorting],
     }
     of_party = [_of_worker(keys)] if party is Party.WORKER else parts[party]
     commands = {command for rights in of_party for command in rights.commands} | set(_CONNECTING)

@@ -6,6 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import orjson
@@ -61,12 +62,14 @@ class QueueView(NamedTuple):
             in the lines of tenants.
         leases: how long the workers' leases still run, in seconds, by worker; negative once they are over.
         dead: how many dead letters there are.
+        by_priority: what waits of each priority, by kind of job; of what is sorted, so without ``incoming``.
     """
 
     at: float
     waiting: Mapping[str, Waiting]
     leases: Mapping[str, float]
     dead: int
+    by_priority: Mapping[str, Mapping[str, Waiting]] = MappingProxyType({})
 
     @property
     def alive(self) -> int:
@@ -146,9 +149,14 @@ class Survey:
         leases = await self._link.scripts.leases(self._link.keys, LONGEST_LEASE)
         dead: int = await self._link.commands.llen(self._link.keys.dead)
         waiting = {name: self._heads.seen(name, *seen, now) for name, seen in zip(self._lists, heads, strict=True)}
-        for kind, (jobs, since) in lines.items():
-            waiting[kind.value] = waiting[kind.value].with_lines(jobs, since, now)
-        return QueueView(now, waiting, {lease.worker: lease.left for lease in leases if lease.worker}, dead)
+        by_priority: dict[str, dict[str, Waiting]] = {}
+        for kind, of in lines.items():
+            plain = {"": waiting[kind.value], "normal": waiting[kind.value]}
+            told = {name: plain.get(name, Waiting(0, 0.0)).with_lines(*seen, now) for name, seen in of.items()}
+            waiting[kind.value] = told.pop("")
+            by_priority[kind.value] = told
+        left = {lease.worker: lease.left for lease in leases if lease.worker}
+        return QueueView(now, waiting, left, dead, by_priority)
 
 
 def _created_at(head: bytes) -> float | None:

@@ -51,7 +51,7 @@ def test_a_job_is_submitted_for_the_tokens_name_and_followed_to_its_result(
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     response = alice.post(
         "/jobs",
-        json={**COMPLETION, "timeout": 5, "on_crash": "fail"},
+        json={**COMPLETION, "timeout": 5, "on_crash": "fail", "priority": "low"},
         headers={"x-session-id": "s1", "traceparent": traceparent},
     )
     job_id = response.json()["id"]
@@ -60,11 +60,14 @@ def test_a_job_is_submitted_for_the_tokens_name_and_followed_to_its_result(
     assert (standing["state"], standing["result"]) == ("waiting", None)
     assert standing["queue"]["incoming"]["jobs"] in {0, 1}  # known a second ago
     job = worker.take()
-    assert {name: job[name] for name in ("id", "type", "data", "tenant", "session", "timeout", "on_crash")} == {
+    assert {
+        name: job[name] for name in ("id", "type", "data", "tenant", "priority", "session", "timeout", "on_crash")
+    } == {
         "id": job_id,
         "type": "completion",
         "data": COMPLETION["data"],
         "tenant": "alice",
+        "priority": "low",
         "session": "s1",
         "timeout": 5.0,
         "on_crash": "fail",

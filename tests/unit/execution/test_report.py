@@ -262,8 +262,10 @@ async def test_a_job_that_is_done_is_measured(logged: Logged) -> None:
         rise(f"{PER_TOKEN}_sum", **GEN_AI) as each,
         rise("velesio_prompt_tokens_total", **labels) as prompt,
         rise("velesio_output_tokens_total", **labels) as output,
+        rise("velesio_priority_tokens_total", priority="normal") as served,
     ):
         logged(generated(make_run()), DONE)
+    assert served.by == 9
     assert (ended.by, prompt.by, output.by) == (1, 5, 4)
     assert first.by == pytest.approx(0.5)
     assert each.by == pytest.approx(1 / 3), "a second for the three tokens after the first"

@@ -64,9 +64,7 @@ def test_parameters_get_the_names_of_a_chat_job() -> None:
 
 def test_null_is_not_given_and_unknown_fields_are_ignored() -> None:
     nulls = dict.fromkeys(set(ResponsesRequest.model_fields) - {"model", "input"})
-    assert (
-        job(**nulls, client_metadata={"a": 1}, service_tier="flex", store=True, truncation="auto", user="me") == job()
-    )
+    assert job(**nulls, client_metadata={"a": 1}, store=True, truncation="auto", user="me") == job()
 
 
 def test_what_codex_sends_is_taken() -> None:

@@ -98,7 +98,11 @@ def test_the_engines_memory_is_told_as_far_as_it_is_known() -> None:
 
 def test_the_queue_is_told_as_it_was_seen() -> None:
     waiting = {"incoming": Waiting(3, 1.5), "text": Waiting(0, 0.0)}
-    found = samples(MonitorDouble(queue=QueueView(0.0, waiting, {"w1": 5.0, "w2": -1.0}, dead=7)))
+    of_text = {"text": {"high": Waiting(1, 0.25), "low": Waiting(5, 7.0)}}
+    queue = QueueView(0.0, waiting, {"w1": 5.0, "w2": -1.0}, dead=7, by_priority=of_text)
+    found = samples(MonitorDouble(queue=queue))
+    assert [found["velesio_priority_jobs", "text", priority] for priority in ("high", "low")] == [1, 5]
+    assert [found["velesio_priority_oldest_seconds", "text", priority] for priority in ("high", "low")] == [0.25, 7]
     assert (found["velesio_queue_jobs", "incoming"], found["velesio_queue_oldest_seconds", "incoming"]) == (3, 1.5)
     assert (found["velesio_queue_jobs", "text"], found["velesio_queue_oldest_seconds", "text"]) == (0, 0)
     assert (found["velesio_dead_letters_kept",], found["velesio_workers",]) == (7, 1)

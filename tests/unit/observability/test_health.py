@@ -107,11 +107,15 @@ def test_whether_a_worker_lives_has_nothing_to_do_with_redis_or_an_engine() -> N
 
 
 async def test_all_that_is_known_is_told_and_can_be_written_as_json() -> None:
-    queue = QueueView(1.0, {"incoming": Waiting(2, 3.14159)}, {"w1": 9.876, "w2": -1.0}, dead=4)
+    of_text = {"text": {"high": Waiting(1, 0.26), "low": Waiting(5, 7.04)}}
+    queue = QueueView(1.0, {"incoming": Waiting(2, 3.14159)}, {"w1": 9.876, "w2": -1.0}, dead=4, by_priority=of_text)
     patient = Patient(MonitorDouble(queue=queue, gpus=(GPU, GPU), last_job=LAST))
     told = await patient.health.check()
     assert orjson.loads(orjson.dumps(told)).keys() == told.keys()
     assert told["queues"] == {"incoming": {"jobs": 2, "oldest_seconds": 3.1}}
+    assert told["priorities"] == {
+        "text": {"high": {"jobs": 1, "oldest_seconds": 0.3}, "low": {"jobs": 5, "oldest_seconds": 7.0}}
+    }
     assert (told["leases"], told["dead_letters"]) == ({"w1": 9.9, "w2": -1.0}, 4)
     assert (told["gpu_available"], told["gpu_memory"]) == (True, {"total": 20, "used": 8, "free": 12})
     assert told["gpus"][0]["utilisation"] == 50

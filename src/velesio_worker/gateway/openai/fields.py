@@ -96,6 +96,7 @@ class TextBody(Body):
     stop: str | ListOf[str] | None = None
     logit_bias: dict[str, Any] | list[Any] | None = None
     prompt_cache_key: str | None = None
+    service_tier: Any = None
 
     def check_stream(self) -> None:
         """Check the options of a stream.

@@ -75,7 +75,7 @@ class _OpenAI:
         """Answer a chat."""
         caller = self._state.caller_of(request)
         body = await body_of(request, ChatBody)
-        caller = caller.in_session(body.prompt_cache_key)
+        caller = caller.in_session(body.prompt_cache_key).in_tier(body.service_tier)
         named = chosen(await self._jobs.fleet(), body.model, "text")
         parts, about = body.parts(named), (_id("chatcmpl"), _now(), named)
         if body.stream:
@@ -87,7 +87,7 @@ class _OpenAI:
         """Go on from texts."""
         caller = self._state.caller_of(request)
         body = await body_of(request, CompletionBody)
-        caller = caller.in_session(body.prompt_cache_key)
+        caller = caller.in_session(body.prompt_cache_key).in_tier(body.service_tier)
         named = chosen(await self._jobs.fleet(), body.model, "text")
         parts, about = body.parts(named), (_id("cmpl"), _now(), named)
         echoes = await self._echoes(request, caller, body, named)

@@ -65,6 +65,7 @@ class ResponsesRequest(_Body):
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
+    service_tier: Any = None
     safety_identifier: str | None = None
     previous_response_id: Any = None
     conversation: Any = None

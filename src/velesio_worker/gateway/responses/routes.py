@@ -40,7 +40,7 @@ def routes(state: State) -> list[Route]:
         caller = state.caller_of(request)
         body = await body_of(request, ResponsesRequest)
         data = job_of(body) | {"model": chosen(await state.jobs.fleet(), body.model)}
-        caller = caller.in_session(body.prompt_cache_key)
+        caller = caller.in_session(body.prompt_cache_key).in_tier(body.service_tier)
         if body.stream:
             parts = [("chat_completion", data)]
             return LiveResponse(state.jobs, caller, parts, ResponseFrames(body), error_body)

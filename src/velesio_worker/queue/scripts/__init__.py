@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import product
 from typing import Any, Final
 
 import orjson
@@ -30,7 +31,7 @@ from velesio_worker.queue.scripts.replies import Entries as Entries
 from velesio_worker.queue.scripts.replies import LeaseEnd as LeaseEnd
 from velesio_worker.queue.scripts.replies import PublishReply as PublishReply
 from velesio_worker.queue.scripts.replies import PublishStatus as PublishStatus
-from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.jobs import PRIORITIES, Kind
 from velesio_worker.wire.limits import (
     CONTROL_ENTRIES,
     DEAD_LETTERS_BYTES,
@@ -61,12 +62,13 @@ _FILES: Final = {
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
+_FAIR: Final = ("ack", "bury", "drop", "got", "move", "pick", "put_back", "reap", "send", "take", "waiting")
 _SHARED: Final = {
     "claim": ("entries",),
     "publish": ("entries",),
     "finish": ("outcome",),
     "close": ("fair", "entries", "outcome"),
-    **dict.fromkeys(("ack", "bury", "got", "pick", "put_back", "reap", "send", "take", "waiting"), ("fair",)),
+    **dict.fromkeys(_FAIR, ("fair",)),
 }
 _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
@@ -216,6 +218,22 @@ class Scripts:
         args = _named(keys, kind, slot)
         return bool(await self._run("put_back", keys=[slot.key, keys.ready(kind)], args=args))
 
+    async def move(self, keys: Keys, kind: Kind, tenant: str, priority: str, other: str, most: int) -> int:
+        """Move a tenant's oldest jobs to the end of its line of another priority; returns how many, at most ``most``.
+
+        -1: what one of the lines is called is no list.
+        """
+        args = [keys.beginning, kind.value, tenant, priority, other, most]
+        return int(await self._run("move", keys=[keys.ready(kind)], args=args))
+
+    async def drop(
+        self, keys: Keys, kind: Kind, tenant: str, priority: str, jobs: Iterable[bytes], destination: str
+    ) -> set[int]:
+        """Move jobs, the next one first, from the front of a tenant's line; returns the places, from 0, of those."""
+        digests = [hashlib.sha1(job, usedforsecurity=False).hexdigest() for job in jobs]
+        args = [keys.beginning, kind.value, tenant, priority, *digests]
+        return {place - 1 for place in await self._run("drop", keys=[keys.ready(kind), destination], args=args)}
+
     async def waiting(self, keys: Keys, source: str, most: int, largest: int, look: int) -> list[bytes]:
         """Return what waits at the front of a list or a kind's lines, the next one first; sizes are in bytes."""
         kind = keys.lined(source)
@@ -224,21 +242,23 @@ class Scripts:
 
     async def heads(
         self, keys: Keys, lists: Mapping[str, bool], largest: int
-    ) -> tuple[list[tuple[int, bytes, int]], dict[Kind, tuple[int, float | None]]]:
+    ) -> tuple[list[tuple[int, bytes, int]], dict[Kind, dict[str, tuple[int, float | None]]]]:
         """Look at lists; ``lists`` says of each whether its next job is to be read.
 
         Returns:
             for each how many jobs wait in it, the next one, cut to ``largest`` bytes, and its size in bytes; and for
-            each kind with lines how many wait in them, and since when the first does, in Unix time.
+            each kind with lines how many wait in them, and since when the first does, in Unix time: in all (``""``) and
+            of each priority.
         """
         args = [largest, *(int(read) for read in lists.values())]
-        beside = [key for kind in LINED for key in (keys.share(kind), keys.lines(kind))]
+        named = ("", *PRIORITIES)
+        beside = [keys.lines(kind, priority) for kind in LINED for priority in named]
         reply: list[Any] = await self._run("heads", keys=[*lists, *beside], args=args)
         of_lists, of_lines = reply[: 3 * len(lists)], reply[3 * len(lists) :]
-        lines = {
-            kind: (int(jobs), None if since is None else float(since))
-            for kind, jobs, since in zip(LINED, of_lines[::2], of_lines[1::2], strict=True)
-        }
+        found = zip(of_lines[::2], of_lines[1::2], strict=True)
+        lines: dict[Kind, dict[str, tuple[int, float | None]]] = {kind: {} for kind in LINED}
+        for (kind, priority), (jobs, since) in zip(product(LINED, named), found, strict=True):
+            lines[kind][priority] = int(jobs), None if since is None else float(since)
         return list(zip(of_lists[::3], of_lists[1::3], of_lists[2::3], strict=True)), lines
 
     async def pick(self, keys: Keys, source: str, slot: Slot, payload: bytes, most: int) -> bool:

@@ -3,6 +3,7 @@
 -- {llama_queue}:<kind>                          list: the jobs without priority and tenant; producers of old know no other
 -- {llama_queue}:line:<kind>:<priority>:<tenant> list: a tenant's jobs, each beside its tag in the list …:tags
 -- {llama_queue}:lines:<kind>                    sorted set: tag of each job in such a line -> since when it waits, in seconds
+-- {llama_queue}:lines:<kind>:<priority>         sorted set: the same of those of one priority
 -- {llama_queue}:fair:<kind>                     hash: `served`, `at:<priority>` and `now:<priority>`, see below; `mean`, what
 --                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines
 -- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
@@ -66,6 +67,33 @@ local function queue_of(base, kind)
   end
   local function warm(session)
     return base .. 'warm:' .. session
+  end
+
+  -- Have a job that comes into a line count as one that waits since a moment; what it counts for is kept with it. With
+  -- `look`, it is looked for jobs of sessions as long as it waits.
+  function self.tag(key, priority, side, counts, since, look)
+    local number = redis.call('HINCRBY', state, 'tag', 1)
+    local tag = string.format('%d:%s', number, counts)
+    if look then
+      set('session', number)
+    end
+    redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
+    redis.call('ZADD', waiting, string.format('%.3f', since), tag)
+    redis.call('ZADD', waiting .. ':' .. priority, string.format('%.3f', since), tag)
+    redis.call('HINCRBY', state, 'lined', 1)
+  end
+
+  -- Have one that goes, so far from the front of its line, count no more; returns its tag, and since when it waited.
+  function self.untag(key, priority, place)
+    local tag, since = redis.pcall('LINDEX', tags(key), -place), nil
+    if type(tag) == 'string' then
+      since = redis.call('ZSCORE', waiting, tag)
+      redis.call('LREM', tags(key), -1, tag)
+      redis.call('ZREM', waiting, tag)
+      redis.call('ZREM', waiting .. ':' .. priority, tag)
+    end
+    redis.call('HINCRBY', state, 'lined', -1)
+    return tag, since
   end
 
   -- Have a tenant wait that has something to wait for.
@@ -183,7 +211,7 @@ local function queue_of(base, kind)
       redis.call('LREM', one.key, -1, job)
       redis.call('LPUSH', slot, job)
     else
-      tag = redis.pcall('LINDEX', tags(one.key), -one.place)
+      tag = self.untag(one.key, one.priority, one.place)
       cost = cost_of(tag)
       if job then
         redis.call('LREM', one.key, -1, job)
@@ -191,11 +219,6 @@ local function queue_of(base, kind)
       else
         redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
       end
-      if type(tag) == 'string' then
-        redis.call('LREM', tags(one.key), -1, tag)
-        redis.call('ZREM', waiting, tag)
-      end
-      redis.call('HINCRBY', state, 'lined', -1)
     end
     local at = get('at:' .. one.priority)
     set('served', math.max(get('served'), at))
@@ -260,6 +283,36 @@ local function queue_of(base, kind)
     return false
   end
 
+  -- The list in which a tenant's jobs wait, and whether a tag lies beside each; nil if somebody else uses its name.
+  function self.list(priority, tenant)
+    local key = is_plain(priority, tenant) and ready or line(priority, tenant)
+    if type(redis.pcall('LLEN', key)) ~= 'number' then
+      return nil
+    end
+    return key, key ~= ready
+  end
+
+  -- Move the first of a tenant's jobs to a list, or to the end of its line of another priority.
+  function self.shift(priority, tenant, destination, other)
+    local key, tagged = self.list(priority, tenant)
+    local counts, since = string.format('%.17g', math.max(1, get('mean'))), nil
+    if tagged then
+      local tag
+      tag, since = self.untag(key, priority, 1)
+      counts = type(tag) == 'string' and string.match(tag, '^%d+:(.*)$') or '0'
+    end
+    redis.call('LMOVE', key, destination, 'RIGHT', 'LEFT')
+    if length(key) == 0 then
+      leave(priority, tenant)
+    end
+    if other then
+      join(other, tenant)
+    end
+    if other and not is_plain(other, tenant) then
+      self.tag(destination, other, 'LEFT', counts, sound(since) > 0 and sound(since) or clock(), true)
+    end
+  end
+
   -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
   function self.put(slot, priority, tenant, cost, session, side)
     local spare = redis.call('LLEN', ready)
@@ -272,14 +325,7 @@ local function queue_of(base, kind)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
       return redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
-      local number = redis.call('HINCRBY', state, 'tag', 1)
-      local tag = string.format('%d:%s', number, with_session(cost, session))
-      if session ~= '' then
-        set('session', number)
-      end
-      redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
-      redis.call('ZADD', waiting, string.format('%.3f', clock()), tag)
-      redis.call('HINCRBY', state, 'lined', 1)
+      self.tag(key, priority, side, with_session(cost, session), clock(), session ~= '')
       join(priority, tenant)
     end
     return job
@@ -325,7 +371,9 @@ local function queue_of(base, kind)
     if cost and used then
       charge(priority, tenant, used - cost)
       local mean = get('mean')
-      set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      if used > 0 then  -- else it was ended without having run
+        set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      end
     end
   end
 

@@ -1,11 +1,11 @@
 -- How many jobs wait in each list, and the one that is next. Changes nothing.
 --
--- KEYS     lists: jobs that wait, then for each kind with lines {llama_queue}:fair:<kind> and {llama_queue}:lines:<kind>
+-- KEYS     lists: jobs that wait, then sorted sets: {llama_queue}:lines:<kind> and {llama_queue}:lines:<kind>:<priority>
 -- ARGV[1]  the largest job to be read whole, in bytes; of a larger one only so much is read
 -- ARGV[i]  for each list, from the second on: '1' if its next job is to be read, which is dear if that is large
 --
 -- Returns {how many, the next job or its beginning, how many bytes it has, …}; an empty string where none was read.
--- Behind that, for each kind with lines, {how many wait in them, since when the first does; false where none waits}.
+-- Behind that, for each sorted set, {how many wait, since when the first does; false where none waits}.
 local reply = {}
 local lists = #ARGV - 1
 for i = 1, lists do
@@ -15,10 +15,9 @@ for i = 1, lists do
   reply[3 * i - 1] = string.sub(head, 1, tonumber(ARGV[1]))
   reply[3 * i] = #head
 end
-for i = lists + 1, #KEYS, 2 do
-  local lined = redis.call('HGET', KEYS[i], 'lined')
-  local first = redis.call('ZRANGEBYSCORE', KEYS[i + 1], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  reply[#reply + 1] = count(lined, 0) or 0
+for i = lists + 1, #KEYS do
+  local first = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  reply[#reply + 1] = redis.call('ZCARD', KEYS[i])
   reply[#reply + 1] = first[2] or false
 end
 return reply

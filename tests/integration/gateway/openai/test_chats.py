@@ -158,6 +158,18 @@ async def test_what_nobody_knows_and_what_is_null_is_passed_over(
     assert gateway.worker.data == [{"model": "tiny", "messages": HI, "stream": False, "defaults": "engine"}]
 
 
+@pytest.mark.parametrize(
+    ("tier", "priority"), [("priority", "high"), ("flex", "low"), ("default", None), (["x"], None)]
+)
+async def test_the_service_tier_is_the_priority_of_its_jobs(
+    gateway: ScriptedGateway, http: httpx.AsyncClient, tier: Any, priority: str | None
+) -> None:
+    bodies = {"/v1/chat/completions": CHAT, "/v1/completions": {"model": "tiny", "prompt": "hi"}}
+    for path, body in bodies.items():
+        assert (await post(http, path, body | {"service_tier": tier})).status_code == 200
+    assert [job.get("priority") for job in gateway.worker.jobs] == [priority] * 2
+
+
 async def test_a_conversation_is_named_by_the_body_or_by_a_header(
     gateway: ScriptedGateway, openai: AsyncOpenAI
 ) -> None:
