@@ -112,6 +112,21 @@ async def test_no_priority_waits_for_a_session_of_a_lower_one(side: Side, produc
     assert [await run(side), await run(side)] == [urgent, warm]
 
 
+async def test_a_job_is_not_passed_over_for_ever_where_another_priority_has_its_turns(
+    side: Side, producer: Producer
+) -> None:
+    for priority in ("normal", "low"):
+        await producer.push("one", tenant="b", priority=priority)
+        await run(side)
+    cold = await producer.push(priority="low")
+    served: list[str | None] = []
+    while cold not in served:
+        for priority in ("normal", "low"):
+            await producer.push("one", tenant="b", priority=priority)
+        served.append(await run(side, read=1, held=99))
+        assert len(served) < 100
+
+
 async def test_only_the_oldest_are_looked_at(side: Side, producer: Producer) -> None:
     await producer.push("one")
     await run(side)

@@ -5,7 +5,9 @@
 -- {llama_queue}:lines:<kind>                    sorted set: tag of each job in such a line -> since when it waits, in seconds
 -- {llama_queue}:lines:<kind>:<priority>         sorted set: the same of those of one priority
 -- {llama_queue}:fair:<kind>                     hash: `served`, `at:<priority>` and `now:<priority>`, see below; `mean`, what
---                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines
+--                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines;
+--                                               `session`, the last one's of a session; `passed:<priority>`, how often in a
+--                                               row the next one was passed over
 -- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
 -- {llama_queue}:fair:<kind>:<priority>:had      sorted set: the same of tenants that wait for nothing, while it matters
 -- {llama_queue}:idle:<kind>                     sorted set: worker that waits for a job -> since when, in seconds
@@ -257,16 +259,17 @@ local function queue_of(base, kind)
   -- none waits, and whether it is warm. The one that is next is passed over only so often.
   function self.take(slot, field)
     local look = sessions_wait()
-    local passed = look and get('passed') or 0
-    local order = self.order(look and passed < WARM_PASSES and WARM_WINDOW or 1)
+    local order = self.order(look and WARM_WINDOW or 1)
     local first = order[1]
     if not first then
       return false, false
     end
-    local one = look and warm_one(order, string.match(field, '^[^:]+')) or nil
+    local so_often = 'passed:' .. first.priority  -- of each, else the turns of one would be for nothing in another
+    local passed = get(so_often)
+    local one = look and passed < WARM_PASSES and warm_one(order, string.match(field, '^[^:]+')) or nil
     local passes = one and one ~= first
     if passes or passed > 0 then
-      set('passed', passes and passed + 1 or 0)
+      set(so_often, passes and passed + 1 or 0)
     end
     move(one or first, slot, field, passes and redis.call('LINDEX', one.key, -one.place) or nil)
     return redis.call('LINDEX', slot, -1), one ~= nil
