@@ -52,11 +52,11 @@ async def _takes(redis: Redis, count: int) -> tuple[float, float]:
     for _ in range(_TAKES):
         await commands.config_resetstat()
         began = time.perf_counter()
-        payload = await scripts.take(_KEYS, Kind.TEXT, _SLOT)
+        taken = await scripts.take(_KEYS, Kind.TEXT, _SLOT)
         trips.append((time.perf_counter() - began) * 1e6)
         inside.append((await commands.info("commandstats"))["cmdstat_evalsha"]["usec"])
-        tenant = orjson.loads(payload or b"null")["tenant"]
-        await scripts.ack(_SLOT, [_KEYS.beginning, Kind.TEXT.value, _SLOT.field, ""])
+        tenant = orjson.loads(taken[0] if taken else b"null")["tenant"]
+        await scripts.ack(_SLOT, [_KEYS.beginning, Kind.TEXT.value, _SLOT.field, "", ""])
         await _push(commands, scripts, tenant)
     return statistics.median(inside), statistics.median(trips)
 

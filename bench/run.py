@@ -5,6 +5,7 @@ compare ratios, not numbers.
 
 Usage: make bench [ARGS="…"]
     sse path pace images        any of them, parts of the path in one process; all of them if none is named
+    warm                        what it saves that conversations go on where they were read; some minutes
     gateway [--help]            what a viewer of the gateway costs
     paint [--help]              how smoothly the chat page paints 100,000 tokens (it takes chromium)
     fair                        what taking the next job costs Redis, by how many tenants wait
@@ -27,7 +28,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import httpx
@@ -51,6 +52,7 @@ from velesio_worker.queue.outage import Outage
 from velesio_worker.stream import Publisher
 from velesio_worker.wire.events import EngineEvent
 from velesio_worker.wire.text_parameters import CompletionParameters
+from warm import warm
 
 HERE = Path(__file__).parent
 TOKEN_PATH = ("relay", "delay", "jobs", "real", "peers", "scale", "figures")
@@ -214,6 +216,10 @@ def sse(events: int = 50_000) -> None:
     print(f"  ours, from bytes                   {ours:9,.0f} events/CPU-s\n  ratio {ours / plain:.2f}")
 
 
+WHOLE: Final = {"path": path, "pace": pace, "images": images, "warm": warm}
+"""What is run with no more than itself."""
+
+
 def main() -> None:
     wanted = sys.argv[1:] or ["sse", "path", "pace", "images"]
     fast = importlib.util.find_spec("uvloop") is not None
@@ -235,15 +241,11 @@ def in_one_process(wanted: list[str], *, fast: bool) -> None:
     for name in wanted:
         if name == "sse":
             sse()
-        elif name == "path":
-            anyio.run(path, backend_options={"use_uvloop": fast})
-        elif name == "pace":
-            anyio.run(pace, backend_options={"use_uvloop": fast})
+        elif name in WHOLE:
+            anyio.run(WHOLE[name], backend_options={"use_uvloop": fast})
         elif name == "fair":
             with redis_running() as url:
                 anyio.run(fair, url, backend_options={"use_uvloop": fast})
-        elif name == "images":
-            anyio.run(images, backend_options={"use_uvloop": fast})
         else:
             sys.exit(f"no benchmark {name!r}; --help tells which there are")
 

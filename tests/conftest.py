@@ -22,7 +22,7 @@ from velesio_worker.engines.models.wheels import small_model
 from velesio_worker.queue.connection import connect
 
 LONGEST: Final = (
-    *("e2e/test_serve.py", "integration/test_top.py"),
+    *("e2e/test_serve.py", "integration/test_top.py", "e2e/test_prompt_cache.py"),
     *("e2e/test_outages.py", "e2e/test_engines.py", "e2e/test_demo.py", "e2e/test_models.py", "e2e/test_images.py"),
     *("e2e/test_life.py", "docker/test_entry.py", "e2e/test_metrics.py", "e2e/test_health.py", "e2e/test_crashes.py"),
     *("e2e/test_openai_routes.py", "e2e/test_text_types.py", "e2e/test_gateway_agents.py", "docs/test_blocks.py"),

@@ -37,7 +37,7 @@ async def stream(side: Side, commands: Any) -> JobStream:
 
 
 async def close(side: Side, *, first: int = 2, parts: tuple[str | bytes, ...] = LAST) -> bool | None:
-    return await side.scripts.close("a", side.slot(), 1, RESULT, 100, Entries(first, 200, parts), ["", "", "", ""])
+    return await side.scripts.close("a", side.slot(), 1, RESULT, 100, Entries(first, 200, parts), [""] * 5)
 
 
 async def dumped(side: Side, commands: Any) -> list[bytes | None]:

@@ -24,6 +24,10 @@ TEXT: Final = "{llama_queue}:text"
 PRIORITIES: Final = ("high", "normal", "low")
 TENANTS: Final = ("", "a", "b", "c:tags", "d ")
 SLOTS: Final = 3
+SESSIONS: Final = 3
+PASSES: Final = 8
+"""So often in a row a job of a session that is warm goes before the one that is next."""
+
 DEAREST: Final = 3
 """A job costs at most so many times what another one does."""
 
@@ -67,7 +71,9 @@ class Model:
         return sum(map(len, self.lines.values()))
 
     async def push(self, priority: str, tenant: str, tokens: int) -> bytes:
-        job: dict[str, Any] = {"id": f"job-{next(self._numbers)}", "type": "completion", "priority": priority}
+        number = next(self._numbers)
+        job: dict[str, Any] = {"id": f"job-{number}", "type": "completion", "priority": priority}
+        job |= {"session": f"s{number % SESSIONS}" if tenant else None}  # one without would be another tenant's
         job |= {"tenant": tenant or None, "data": {"prompt": "x", "max_tokens": tokens}}
         payload = json.dumps(job).encode()
         slot = self._side.slot("intake", home="llama_queue")
@@ -77,15 +83,19 @@ class Model:
         return payload
 
     async def take(self) -> bytes | None:
-        """Take the next job, which has to be the first of a line; None if no slot is free, or nothing waits."""
+        """Take the next job, the first of a line or of a session; None if no slot is free, or nothing waits."""
         free = {f"text-{number}" for number in range(SLOTS)} - {held.slot.name for held in self.held}
         if not free or not self.waiting:
             return None
         slot = self._side.slot(min(free))
         payload = await self._side.slots.take(TEXT, slot)
         assert payload is not None
-        line = next(line for line, jobs in self.lines.items() if jobs and jobs[0] == payload)
-        self.lines[line].popleft()
+        line = next(line for line, jobs in self.lines.items() if payload in jobs)
+        before = list(itertools.takewhile(lambda job: job != payload, self.lines[line]))
+        session = json.loads(payload)["session"]
+        assert session or not before
+        assert session not in {json.loads(job)["session"] for job in before}
+        self.lines[line].remove(payload)
         self.held.append(Held(slot, line, payload))
         return payload
 
@@ -93,6 +103,7 @@ class Model:
         if self.held:
             held = self.held.popleft()
             self._side.slots.used(held.slot, cost)
+            self._side.slots.read(held.slot, 1, 99)
             await self._side.slots.ack(held.slot, held.job)
             self.begun.append(held.job)
 
@@ -195,7 +206,7 @@ async def test_no_job_waits_for_ever_while_others_come(
         place = len(model.lines[line])
         others = [(priority, tenant) for priority in PRIORITIES for tenant in TENANTS[:3] if (priority, tenant) != line]
         of_priority = {"high": 21 / 16, "normal": 21 / 4, "low": 21}[line[0]]
-        most = of_priority * (place + len(steps)) * len(TENANTS) * DEAREST
+        most = of_priority * (place + len(steps)) * len(TENANTS) * DEAREST * (PASSES + 1)
         cost = itertools.cycle(costs)
         for taken in itertools.count(1):
             for other in others:  # so that each of the other lines has a job, always

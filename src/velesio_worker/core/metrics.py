@@ -152,6 +152,17 @@ QUEUE_WAIT: Final = _histogram(
     "type",
 )
 PROMPT_TOKENS: Final = _counter("velesio_prompt_tokens", "Tokens of prompts, by the usage in results.", "type", "model")
+CACHED_TOKENS: Final = _counter(
+    "velesio_prompt_tokens_cached",
+    "Tokens of prompts that the engine had read for earlier jobs, and did not read again.",
+    *("type", "model"),
+)
+WARM: Final = _counter(
+    "velesio_warm_jobs",
+    "Jobs that were taken before others since this worker's engine should have read what their session begins with. "
+    "outcome: hit, it held half of the prompt at least, or miss.",
+    "outcome",
+)
 OUTPUT_TOKENS: Final = _counter(
     "velesio_output_tokens", "Tokens that were made, by the usage in results.", "type", "model"
 )
@@ -246,6 +257,7 @@ def count_usage(job_type: str, model: str | None, result: Mapping[str, Any], pri
     if isinstance(usage, dict):
         PROMPT_TOKENS.labels(*labels).inc(figure(usage, "prompt_tokens"))
         OUTPUT_TOKENS.labels(*labels).inc(figure(usage, "completion_tokens"))
+        CACHED_TOKENS.labels(*labels).inc(figure(result.get("timings"), "cache_n"))
         served = figure(usage, "prompt_tokens") + figure(usage, "completion_tokens")
         PRIORITY_TOKENS.labels(priority).inc(served)
     images: Any = result.get("images")

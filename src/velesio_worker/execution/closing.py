@@ -10,7 +10,7 @@ import orjson
 from redis.exceptions import ResponseError
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN
+from velesio_worker.core.metrics import FENCED, HANDED_BACK, JOBS, UNKNOWN, figure
 from velesio_worker.job_stream import JobStream
 from velesio_worker.queue.claims import Claims, Held, Standing
 from velesio_worker.queue.keys import Slot, job_key
@@ -65,6 +65,8 @@ class Closer:
         stream = stream or self.publisher.open(held.job_id, held.attempt)
         partial = bool(done.result.get("text"))
         self.slots.used(held.slot, used(done.result.get("usage")))
+        if done.timings and not done.result.get("cached"):
+            self.slots.read(held.slot, figure(done.timings, "prompt_n"), figure(done.timings, "cache_n"))
         last = DONE, orjson.dumps(done.entry())
         try:
             result = self._result_of(done)

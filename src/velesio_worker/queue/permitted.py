@@ -23,7 +23,7 @@ def _needed(keys: Keys) -> list[list[str]]:
             *("llen", "lpush v", "lindex 0", "lrem 0 v", "ltrim 0 0", "exists", "del", "expire 1"),
             *("hset f v", "hget f", "hscan 0", "hmget f", "hdel f", "hincrby f 1", "zadd 1 v", "zrangebyscore 0 0"),
             *("zcard", "zrem v", "zscore v", "xadd * f v", "xrevrange + -", "xtrim maxlen 0", "incrby 1", "ttl"),
-            "type",
+            *("type", "get", "set v"),
         ),
         stream: ("exists", "expire 1", "xadd * f v", "xrange - +", "xrevrange + -"),
         result: ("exists", "expire 1", "get", "set v", "setex 1 v"),

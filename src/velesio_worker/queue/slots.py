@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import time
 from functools import partial
 from typing import Any, Final
 
 import anyio
-import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.metrics import DEAD_LETTERS
+from velesio_worker.core.metrics import DEAD_LETTERS, WARM
 from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPLY_SECONDS
 from velesio_worker.queue.keys import LINED, Slot, count_in_redis, slot_name, worker_name
 from velesio_worker.queue.lease import Lease
+from velesio_worker.queue.letters import letter_of
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, within
 from velesio_worker.queue.remedies import passes
@@ -26,10 +24,6 @@ from velesio_worker.wire.payload import job_id_in
 from velesio_worker.wire.share import share_of
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
-_CONTROL: Final = bytes(range(32))
-_ESCAPED: Final = 6
-"""How many bytes JSON makes of a control character."""
-
 _LETTER_HEAD: Final = 64 * 1024
 _LINGER_SECONDS: Final = 0.25
 _WINDOW: Final = 32
@@ -57,6 +51,8 @@ class Slots:
         self._doubtful: set[str] = set()
         self._begun: dict[str, Kind] = {}
         self._used: dict[str, float] = {}
+        self._promised: set[str] = set()
+        self._kept: dict[str, bool] = {}
         self._backoffs: dict[str, Backoff] = {}
 
     def expect(self, slot: Slot) -> None:
@@ -109,9 +105,13 @@ class Slots:
         kind = keys.lined(source)
         if kind is None:
             return None
-        payload = await within(REPLY_SECONDS, self._link.scripts.take(keys, kind, slot))
-        if payload is not None:
-            self._begun[slot.key] = kind
+        taken = await within(REPLY_SECONDS, self._link.scripts.take(keys, kind, slot))
+        if taken is None:
+            return None
+        payload, warm = taken
+        self._begun[slot.key] = kind
+        if warm:
+            self._promised.add(slot.key)
         return payload
 
     async def got(self, slot: Slot, job: Job, size: int) -> None:
@@ -128,14 +128,26 @@ class Slots:
         if cost is not None:
             self._used[slot.key] = cost
 
+    def read(self, slot: Slot, read: int, held: int) -> None:
+        """Take note how many tokens of the prompt of the job in a slot the engine read, and how many it held before.
+
+        A job that was taken since the engine should hold them is a hit if it held half of them at least.
+        """
+        hit, promised = held >= read, slot.key in self._promised
+        self._kept[slot.key] = hit or not promised
+        if promised:
+            WARM.labels("hit" if hit else "miss").inc()
+
     def over(self, slot: Slot) -> list[Any]:
         """Return what tells the scripts that a slot's job is over, by which they empty it."""
-        return over(self._link.keys, slot, self._begun.get(slot.key), self._used.get(slot.key))
+        key = slot.key
+        return over(self._link.keys, slot, self._begun.get(key), self._used.get(key), kept=self._kept.get(key))
 
     def emptied(self, slot: Slot) -> None:
         """Take note that a slot has been emptied."""
-        self._begun.pop(slot.key, None)
-        self._used.pop(slot.key, None)
+        self._promised.discard(slot.key)
+        for noted in (self._begun, self._used, self._kept):
+            noted.pop(slot.key, None)
 
     async def left_in(self, slot: Slot) -> bytes | None:
         """Return what lies in a slot that may hold something unasked, after a reply was lost; None if nothing does."""
@@ -251,7 +263,7 @@ class Slots:
         kept, why = payload, reason
         if len(payload) > self._largest:
             kept, why = payload[:_LETTER_HEAD], f"{reason} (of {len(payload)} bytes only the first 64 KiB are kept)"
-        letter = _letter(slot.worker, kept, why, size=len(payload))
+        letter = letter_of(slot.worker, kept, why, size=len(payload))
         lists, move = _lists(slot.key, self._link.keys.dead), partial(self._link.scripts.bury, self._link.keys, slot)
         if not await self._link.on_keys(lists, partial(move, letter, self.over(slot))):
             self._doubtful.add(slot.key)
@@ -276,15 +288,3 @@ class Slots:
 def _lists(*keys: str) -> dict[str, str]:
     """Return what :meth:`velesio_worker.queue.link.Link.on_keys` wants to know of keys that are lists."""
     return dict.fromkeys(keys, "list")
-
-
-def _letter(worker: str, payload: bytes, reason: str, *, size: int) -> bytes:
-    """A dead letter (wire protocol, section 2), ``size`` being the whole job's; what is no text is kept as base64."""
-    letter: dict[str, Any] = {"reason": reason, "at": round(time.time(), 3), "worker": worker, "bytes": size}
-    escaped = len(payload) - len(payload.translate(None, _CONTROL))
-    try:
-        if (_ESCAPED - 1) * escaped > len(payload):
-            raise UnicodeError  # noqa: TRY301 (as text it would be many times as large)
-        return orjson.dumps(letter | {"payload": payload.decode()})
-    except UnicodeError:
-        return orjson.dumps(letter | {"payload_base64": base64.b64encode(payload).decode()})

@@ -22,7 +22,14 @@ from velesio_worker.wire.errors import (
     VelesioError,
 )
 from velesio_worker.wire.image_parameters import ImageParameters, Img2ImgParameters, Txt2ImgParameters
-from velesio_worker.wire.limits import LONGEST_LIFE, LONGEST_NAME, LONGEST_TENANT, LONGEST_TRACE, MOST_ATTEMPTS
+from velesio_worker.wire.limits import (
+    LONGEST_LIFE,
+    LONGEST_NAME,
+    LONGEST_SESSION,
+    LONGEST_TENANT,
+    LONGEST_TRACE,
+    MOST_ATTEMPTS,
+)
 from velesio_worker.wire.parameters import (
     DetokenizeParameters,
     EmbeddingParameters,
@@ -146,6 +153,11 @@ def _priority(value: Any) -> Any:  # noqa: ANN401 (any JSON)
     return value if isinstance(value, str) else "normal"
 
 
+def _session(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """Return a producer's ``session``; one that is no text is of his own, too."""
+    return value if isinstance(value, str) else None
+
+
 class Envelope(Fields):
     """The fields of a job beside its parameters. Unknown ones are ignored (wire protocol, section 1)."""
 
@@ -159,6 +171,10 @@ class Envelope(Fields):
     cache: bool | None = None
     tenant: Annotated[str, Field(min_length=1, max_length=LONGEST_TENANT), AfterValidator(_printable)] | None = None
     priority: Annotated[Literal["high", "normal", "low"], BeforeValidator(_priority)] = "normal"
+    session: Annotated[
+        Annotated[str, Field(min_length=1, max_length=LONGEST_SESSION), AfterValidator(_printable)] | None,
+        BeforeValidator(_session),
+    ] = None
     worker: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
     traceparent: Annotated[str, Field(max_length=LONGEST_TRACE)] | None = None
     created_at: Annotated[float | None, Field(ge=0, le=_FARTHEST), BeforeValidator(moment_of)] = None

@@ -79,6 +79,9 @@ LONGEST_NAME: Final = 1024
 LONGEST_TENANT: Final = 128
 """Characters of a `tenant`"""
 
+LONGEST_SESSION: Final = 128
+"""Characters of a `session`"""
+
 LONGEST_TRACE: Final = 256
 """Characters of a `traceparent`"""
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Final, NamedTuple
 
+import orjson
+
+from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.image_parameters import ImageParameters
 from velesio_worker.wire.jobs import Job
 from velesio_worker.wire.text_parameters import TextParameters
@@ -27,6 +31,13 @@ _PATCH: Final = 64 * 64
 """So many pixels of a step are one unit of cost."""
 
 
+_SESSIONS: Final = "\u00a0"
+"""The tenant of jobs with a session and without a tenant; nobody can be called that, since it is not printable."""
+
+_LEADING: Final = 256 * 1024
+"""In jobs of more bytes it is not looked how a chat begins."""
+
+
 class Share(NamedTuple):
     """What a job counts for.
 
@@ -34,11 +45,14 @@ class Share(NamedTuple):
         priority: ``high``, ``normal`` or ``low``.
         tenant: whose it is; empty: nobody's in particular.
         cost: what it is estimated to cost, in tokens of a prompt; of an image from its pixels and steps.
+        session: what stands for the conversation that it belongs to, in hexadecimal digits; empty if it is of none, and
+            of a chat that names none and has neither a priority nor a tenant.
     """
 
     priority: str
     tenant: str
     cost: int
+    session: str = ""
 
     @property
     def plain(self) -> bool:
@@ -48,7 +62,28 @@ class Share(NamedTuple):
 
 def share_of(job: Job, size: int) -> Share:
     """Return what a job of so many bytes counts for, as far as can be told before it has run."""
-    return Share(job.priority, job.tenant or "", _estimated(job, size))
+    named = job.session if isinstance(job.parameters, TextParameters) else None
+    share = Share(job.priority, job.tenant or ("" if named is None else _SESSIONS), _estimated(job, size))
+    return share if share.plain else share._replace(session=_session(job, named, size))
+
+
+def _session(job: Job, named: str | None, size: int) -> str:
+    """Return what stands for a job's conversation: its name, or how it begins; empty if it is of none.
+
+    Engines keep what they have read by model, and a tenant's sessions are his own.
+    """
+    told: Any = named
+    if told is None and isinstance(job.parameters, ChatCompletionParameters) and size <= _LEADING:
+        told = _leading(job.parameters.messages)
+    return "" if told is None else hashlib.sha256(orjson.dumps([job.tenant, job.model, told])).hexdigest()[:32]
+
+
+def _leading(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Return what a chat begins with, up to what its user said first; None before there was an answer."""
+    roles = [message["role"] for message in messages]
+    if "user" not in roles or "assistant" not in roles:
+        return None
+    return messages[: roles.index("user") + 1]
 
 
 def _estimated(job: Job, size: int) -> int:

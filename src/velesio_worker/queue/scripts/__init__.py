@@ -194,18 +194,23 @@ class Scripts:
         of_worker = [keys.only(worker), *keys.of_lease(worker)]
         return bool(await self._run("send_to_worker", keys=[slot.key, *of_worker], args=[worker]))
 
-    async def take(self, keys: Keys, kind: Kind, slot: Slot) -> bytes | None:
-        """Move the next job of a kind into the slot; None if none waits."""
-        return await self._run("take", keys=[slot.key, keys.ready(kind)], args=[*_named(keys, kind, slot), slot.worker])
+    async def take(self, keys: Keys, kind: Kind, slot: Slot) -> tuple[bytes, bool] | None:
+        """Move the next job of a kind into the slot; None if none waits.
+
+        Returned with it is whether it was taken because the worker's engine has read what its session begins with.
+        """
+        args = [*_named(keys, kind, slot), slot.worker]
+        reply: list[Any] | None = await self._run("take", keys=[slot.key, keys.ready(kind)], args=args)
+        return None if reply is None else (reply[0], bool(reply[1]))
 
     async def send(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
         """Move the job in the slot to the end of its tenant's line."""
-        args = [keys.beginning, kind.value, share.priority, share.tenant, share.cost]
+        args = [keys.beginning, kind.value, *share]
         await self._run("send", keys=[slot.key, keys.ready(kind)], args=args)
 
     async def got(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
         """Take note of a job that came into the slot in another way than by :meth:`take`."""
-        args = [*_named(keys, kind, slot), slot.worker, share.priority, share.tenant, share.cost]
+        args = [*_named(keys, kind, slot), slot.worker, *share]
         await self._run("got", keys=[keys.running(kind)], args=args)
 
     async def put_back(self, keys: Keys, kind: Kind, slot: Slot) -> bool:
@@ -338,12 +343,15 @@ def _named(keys: Keys, kind: Kind, slot: Slot) -> list[str]:
     return [keys.beginning, kind.value, slot.field]
 
 
-def over(keys: Keys, slot: Slot, kind: Kind | None, used: float | None) -> list[Any]:
+def over(keys: Keys, slot: Slot, kind: Kind | None, used: float | None, *, kept: bool | None) -> list[Any]:
     """Return what tells fair.lua that a slot's job is over.
 
-    ``kind`` is the one whose lines know of the job, None if none do, ``used`` what it did cost if that is known.
+    ``kind`` is the one whose lines know of the job, None if none do, ``used`` what it did cost if that is known,
+    ``kept`` whether the engine holds what its session begins with.
     """
-    return ["", "", "", ""] if kind is None else [*_named(keys, kind, slot), "" if used is None else used]
+    if kind is None:
+        return [""] * 5
+    return [*_named(keys, kind, slot), "" if used is None else used, "" if kept is None else int(kept)]
 
 
 def packed_publish(key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]) -> bytes:

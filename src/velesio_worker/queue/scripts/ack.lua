@@ -5,6 +5,7 @@
 -- ARGV[2]  kind
 -- ARGV[3]  <w>:<n>
 -- ARGV[4]  what the job did cost; empty if that is as it was estimated
+-- ARGV[5]  '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty
 --
 -- Returns 0: the slot is empty now; 1: nothing was done, since a second job lies in it (Redis carried out a move
 -- long after its caller had given up on it), and only the job that is over may go.
@@ -13,6 +14,6 @@ if redis.call('LLEN', KEYS[1]) > 1 then
 end
 redis.call('DEL', KEYS[1])
 if ARGV[1] ~= '' then
-  pcall(queue_of(ARGV[1], ARGV[2]).over, ARGV[3], tonumber(ARGV[4] or nil))
+  pcall(queue_of(ARGV[1], ARGV[2]).over, ARGV[3], tonumber(ARGV[4] or nil), ARGV[5])
 end
 return 0

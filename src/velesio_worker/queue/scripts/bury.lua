@@ -12,6 +12,7 @@
 -- ARGV[7]  kind
 -- ARGV[8]  <w>:<n>
 -- ARGV[9]  what the job did cost; empty if that is as it was estimated
+-- ARGV[10] '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty
 --
 -- Returns 1: buried, or the slot was empty; 0: nothing was done, since a second job lies in the slot (see ack.lua)
 -- and ARGV[3] does not say which of them is meant.
@@ -26,7 +27,7 @@ else
   removed = redis.call('LREM', KEYS[1], -1, ARGV[3])
 end
 if ARGV[6] ~= '' then
-  pcall(queue_of(ARGV[6], ARGV[7]).over, ARGV[8], tonumber(ARGV[9] or nil))
+  pcall(queue_of(ARGV[6], ARGV[7]).over, ARGV[8], tonumber(ARGV[9] or nil), ARGV[10])
 end
 if removed > 0 then
   redis.call('LPUSH', KEYS[2], ARGV[1])

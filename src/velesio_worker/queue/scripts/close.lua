@@ -18,7 +18,8 @@
 -- ARGV[9]  kind
 -- ARGV[10] <w>:<n>
 -- ARGV[11] what the job did cost; empty if that is as it was estimated
--- ARGV[12…] event and data of each entry
+-- ARGV[12] '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty
+-- ARGV[13…] event and data of each entry
 --
 -- Returns 1: it has ended; 2: it has, but a second job lies in the slot (see ack.lua), which was left; 0: nothing was
 -- done, since finish.lua or publish.lua would not do its part, and says why.
@@ -27,19 +28,19 @@ if whose == 'fenced' then
   return 0
 end
 local first = tonumber(ARGV[6])
-local status, at = followed(KEYS[5], ARGV[2], first, 12)
+local status, at = followed(KEYS[5], ARGV[2], first, 13)
 if status ~= 'written' then
   return 0
 end
 local inside = redis.call('LLEN', KEYS[6])
-followed_up(KEYS[5], ARGV[2], first, 12, at)  -- before all else: it fails where others wrote greater ids and deleted them
+followed_up(KEYS[5], ARGV[2], first, 13, at)  -- before all else: it fails where others wrote greater ids and deleted them
 redis.call('EXPIRE', KEYS[5], ARGV[7])
 if whose == 'owned' then
   redis.call('SETEX', KEYS[2], ARGV[3], ARGV[4])
   ended(KEYS[1], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[5])
 end
 if ARGV[8] ~= '' then
-  pcall(queue_of(ARGV[8], ARGV[9]).over, ARGV[10], tonumber(ARGV[11] or nil))
+  pcall(queue_of(ARGV[8], ARGV[9]).over, ARGV[10], tonumber(ARGV[11] or nil), ARGV[12])
 end
 if inside > 1 then
   return 2

@@ -5,11 +5,16 @@
 -- {llama_queue}:lines:<kind>                    sorted set: tag of each job in such a line -> since when it waits, in seconds
 -- {llama_queue}:lines:<kind>:<priority>         sorted set: the same of those of one priority
 -- {llama_queue}:fair:<kind>                     hash: `served`, `at:<priority>` and `now:<priority>`, see below; `mean`, what
---                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines
+--                                               a job costs; `tag`, the number of the last one; `lined`, how many wait in lines;
+--                                               `session`, the last one's of a session; `passed:<priority>`, how often in a
+--                                               row the next one was passed over
 -- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
 -- {llama_queue}:fair:<kind>:<priority>:had      sorted set: the same of tenants that wait for nothing, while it matters
 -- {llama_queue}:idle:<kind>                     sorted set: worker that waits for a job -> since when, in seconds
 -- {llama_queue}:running:<kind>                  hash: <w>:<n> -> when it was taken, its cost, priority and tenant
+-- {llama_queue}:warm:<session>                  string: the worker whose engine has read what that session begins with
+--
+-- A tag is <number>:<cost>, and of a job of a session <number>:<cost>:<session>; in `running` it is <cost>:<session>.
 --
 -- Among priorities it is stride scheduling, counted in jobs: `at` goes on by 1 / weight with each job, and `served` is
 -- where the last one was taken. Among the tenants of one it is start-time fair queueing, counted in cost: `now` is what
@@ -17,6 +22,7 @@
 -- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024).
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
 local FRESH = 3  -- seconds; a worker that waits says so at least every other second
+local WARM_SECONDS, WARM_WINDOW, WARM_PASSES = 900, 32, 8  -- so long, so far and so often in a row warm jobs go first
 
 local function queue_of(base, kind)
   local self = {}
@@ -53,12 +59,26 @@ local function queue_of(base, kind)
     return list .. ':tags'
   end
   local function cost_of(tag)
-    return type(tag) == 'string' and sound(string.match(tag, ':(.*)$')) or 0
+    return type(tag) == 'string' and sound(string.match(tag, '^%d+:([^:]+)')) or 0
+  end
+  local function session_of(tag)  -- empty for none
+    return type(tag) == 'string' and string.match(tag, '^%d+:[^:]+:(%x+)$') or ''
+  end
+  local function with_session(cost, session)
+    return string.format('%.17g', cost) .. (session ~= '' and ':' .. session or '')
+  end
+  local function warm(session)
+    return base .. 'warm:' .. session
   end
 
-  -- Have a job that comes into a line count as one that waits since a moment; its cost is kept with it.
-  function self.tag(key, priority, side, cost, since)
-    local tag = string.format('%d:%.17g', redis.call('HINCRBY', state, 'tag', 1), cost)
+  -- Have a job that comes into a line count as one that waits since a moment; what it counts for is kept with it. With
+  -- `look`, it is looked for jobs of sessions as long as it waits.
+  function self.tag(key, priority, side, counts, since, look)
+    local number = redis.call('HINCRBY', state, 'tag', 1)
+    local tag = string.format('%d:%s', number, counts)
+    if look then
+      set('session', number)
+    end
     redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
     redis.call('ZADD', waiting, string.format('%.3f', since), tag)
     redis.call('ZADD', waiting .. ':' .. priority, string.format('%.3f', since), tag)
@@ -184,8 +204,8 @@ local function queue_of(base, kind)
       local key = plain and ready or line(of.priority, tenant.name)
       if length(key) > tenant.place then
         tenant.place = tenant.place + 1
-        order[#order + 1] = {key = key, priority = of.priority, tenant = tenant.name, place = tenant.place}
         local tag = not plain and redis.pcall('LINDEX', tags(key), -tenant.place)
+        order[#order + 1] = {key = key, priority = of.priority, tenant = tenant.name, place = tenant.place, tag = tag}
         tenant.had = tenant.had + (plain and mean or cost_of(tag))
         of.at = of.at + 1 / WEIGHTS[of.priority]
       else
@@ -199,20 +219,22 @@ local function queue_of(base, kind)
   end
 
   -- Take note that a job was begun: it is in a slot, and no longer in its line.
-  local function begun(field, priority, tenant, cost)
-    redis.call('HSET', running, field, string.format('%.3f %.17g %s %s', clock(), cost, priority, tenant))
+  local function begun(field, priority, tenant, cost, session)
+    local counts = with_session(cost, session)
+    redis.call('HSET', running, field, string.format('%.3f %s %s %s', clock(), counts, priority, tenant))
   end
 
   -- Move a job from its place into an empty slot.
   local function move(one, slot, field, job)
-    local plain, cost = is_plain(one.priority, one.tenant), math.max(1, get('mean'))
+    local plain, cost, tag = is_plain(one.priority, one.tenant), math.max(1, get('mean')), nil
     if plain and not job then
       redis.call('LMOVE', one.key, slot, 'RIGHT', 'LEFT')
     elseif plain then
       redis.call('LREM', one.key, -1, job)
       redis.call('LPUSH', slot, job)
     else
-      cost = cost_of(self.untag(one.key, one.priority, one.place))
+      tag = self.untag(one.key, one.priority, one.place)
+      cost = cost_of(tag)
       if job then
         redis.call('LREM', one.key, -1, job)
         redis.call('LPUSH', slot, job)
@@ -224,23 +246,51 @@ local function queue_of(base, kind)
     if length(one.key) == 0 then
       leave(one.priority, one.tenant)
     end
-    begun(field, one.priority, one.tenant, cost)
+    begun(field, one.priority, one.tenant, cost, session_of(tag))
   end
 
-  -- Move the next job into an empty slot; returns it, or false if none waits.
+  -- Whether a job of a session may wait: the oldest job in a line is no younger than the last one of a session.
+  local function sessions_wait()
+    local last = get('session')
+    local oldest = last > 0 and redis.call('ZRANGEBYSCORE', waiting, '-inf', '+inf', 'LIMIT', 0, 1)[1]
+    return oldest and sound(string.match(oldest, '^%d+')) <= last
+  end
+
+  -- The first of some jobs that goes on with what a worker's engine has read; nil for none. Only those of the first one's
+  -- priority are looked at.
+  local function warm_one(order, worker)
+    for _, one in ipairs(order) do
+      local session = one.priority == order[1].priority and session_of(one.tag) or ''
+      if session ~= '' and redis.pcall('GET', warm(session)) == worker then
+        return one
+      end
+    end
+    return nil
+  end
+
+  -- Move the next job into an empty slot, or one of the next that is warm on the slot's worker. Returns it, or false if
+  -- none waits, and whether it is warm. The one that is next is passed over only so often.
   function self.take(slot, field)
-    local next_one
+    local look, order = sessions_wait(), {}
     for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
-      next_one = self.order(1)[1]
-      if next_one or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
+      order = self.order(look and WARM_WINDOW or 1)
+      if order[1] or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
         break
       end
     end
-    if not next_one then
-      return false
+    local first = order[1]
+    if not first then
+      return false, false
     end
-    move(next_one, slot, field)
-    return redis.call('LINDEX', slot, -1)
+    local so_often = 'passed:' .. first.priority  -- of each, else the turns of one would be for nothing in another
+    local passed = get(so_often)
+    local one = look and passed < WARM_PASSES and warm_one(order, string.match(field, '^[^:]+')) or nil
+    local passes = one and one ~= first
+    if passes or passed > 0 then
+      set(so_often, passes and passed + 1 or 0)
+    end
+    move(one or first, slot, field, passes and redis.call('LINDEX', one.key, -one.place) or nil)
+    return redis.call('LINDEX', slot, -1), one ~= nil
   end
 
   -- Move a certain job that waits into an empty slot; returns whether it did.
@@ -266,11 +316,11 @@ local function queue_of(base, kind)
   -- Move the first of a tenant's jobs to a list, or to the end of its line of another priority.
   function self.shift(priority, tenant, destination, other)
     local key, tagged = self.list(priority, tenant)
-    local cost, since = math.max(1, get('mean')), nil
+    local counts, since = string.format('%.17g', math.max(1, get('mean'))), nil
     if tagged then
       local tag
       tag, since = self.untag(key, priority, 1)
-      cost = cost_of(tag)
+      counts = type(tag) == 'string' and string.match(tag, '^%d+:(.*)$') or '0'
     end
     redis.call('LMOVE', key, destination, 'RIGHT', 'LEFT')
     if length(key) == 0 then
@@ -280,12 +330,12 @@ local function queue_of(base, kind)
       join(other, tenant)
     end
     if other and not is_plain(other, tenant) then
-      self.tag(destination, other, 'LEFT', cost, sound(since) > 0 and sound(since) or clock())
+      self.tag(destination, other, 'LEFT', counts, sound(since) > 0 and sound(since) or clock(), true)
     end
   end
 
   -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
-  function self.put(slot, priority, tenant, cost, side)
+  function self.put(slot, priority, tenant, cost, session, side)
     local spare = redis.call('LLEN', ready)
     local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + 1)
     if is_plain(priority, tenant) or #waits > spare then
@@ -296,7 +346,7 @@ local function queue_of(base, kind)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
       return redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
-      self.tag(key, priority, side, cost, clock())
+      self.tag(key, priority, side, with_session(cost, session), clock(), session ~= '')
       join(priority, tenant)
     end
     return job
@@ -312,27 +362,33 @@ local function queue_of(base, kind)
   end
 
   -- Take note of a job that a worker got in another way than from here.
-  function self.got(field, priority, tenant, cost)
+  function self.got(field, priority, tenant, cost, session)
     if redis.call('HEXISTS', running, field) == 0 then
       look_at_plain()
       serve(priority, tenant, cost, true)
-      begun(field, priority, tenant, cost)
+      begun(field, priority, tenant, cost, session)
     end
   end
 
-  -- What a slot's job was begun as: cost, priority and tenant; nil if it was not begun from here.
+  -- What a slot's job was begun as: cost, priority, tenant and session; nil if it was not begun from here.
   function self.begun(field)
     local cost, priority, tenant = string.match(redis.call('HGET', running, field) or '', '^%S+ (%S+) (%S+) (.*)$')
     if WEIGHTS[priority or ''] then
-      return sound(cost), priority, tenant
+      return sound(string.match(cost, '^[^:]+')), priority, tenant, string.match(cost, ':(%x+)$') or ''
     end
     return nil
   end
 
-  -- Take note that a slot's job is not run any more; `used`: what it did cost, nil if that is as it was estimated.
-  function self.over(field, used)
-    local cost, priority, tenant = self.begun(field)
+  -- Take note that a slot's job is not run any more; `used`: what it did cost, nil if that is as it was estimated;
+  -- `kept`: '1' if the engine holds what the job's session begins with, '0' if it turned out not to, else empty.
+  function self.over(field, used, kept)
+    local cost, priority, tenant, session = self.begun(field)
     redis.call('HDEL', running, field)
+    if cost and session ~= '' and kept == '1' then
+      redis.call('SET', warm(session), string.match(field, '^[^:]+'), 'EX', WARM_SECONDS)
+    elseif cost and session ~= '' and kept == '0' then
+      redis.call('DEL', warm(session))
+    end
     if cost and used then
       charge(priority, tenant, used - cost)
       local mean = get('mean')
@@ -344,13 +400,13 @@ local function queue_of(base, kind)
 
   -- Put what lies in a slot back to the front of its line; returns whether it was begun from here.
   function self.put_back(slot, field)
-    local cost, priority, tenant = self.begun(field)
+    local cost, priority, tenant, session = self.begun(field)
     if not cost then
       return false
     end
     charge(priority, tenant, -cost)
     redis.call('HDEL', running, field)
-    self.put(slot, priority, tenant, cost, 'RIGHT')
+    self.put(slot, priority, tenant, cost, session, 'RIGHT')
     return true
   end
 

@@ -8,7 +8,8 @@
 -- ARGV[5]  priority
 -- ARGV[6]  tenant
 -- ARGV[7]  what the job is estimated to cost
+-- ARGV[8]  its session, in hexadecimal digits; empty for none
 local queue = queue_of(ARGV[1], ARGV[2])
-pcall(queue.got, ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[7]))
+pcall(queue.got, ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8])
 pcall(queue.waits, ARGV[4], false)
 return 1

@@ -7,5 +7,6 @@
 -- ARGV[3]  priority
 -- ARGV[4]  tenant
 -- ARGV[5]  what the job is estimated to cost
-queue_of(ARGV[1], ARGV[2]).put(KEYS[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), 'LEFT')
+-- ARGV[6]  its session, in hexadecimal digits; empty for none
+queue_of(ARGV[1], ARGV[2]).put(KEYS[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], 'LEFT')
 return 1

@@ -1,0 +1,73 @@
+"""Two real workers, and conversations that wait: each goes on where its last turn was read."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.support.processes import MakeWorker
+from tests.support.streams import LONG, entries, read, result
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+
+SESSIONS = ("Amber", "Basil", "Coral", "Dusk", "Ember", "Fern")
+NUMBERS = count()
+
+
+def push(redis: Any, data: dict[str, Any], **fields: Any) -> str:
+    """Push a job; returns its id."""
+    job_id = f"job-{next(NUMBERS)}"
+    redis.lpush("llama_queue", json.dumps({"id": job_id, "type": "completion", "data": data, **fields}))
+    return job_id
+
+
+def worker_of(redis: Any, job_id: str) -> str:
+    return entries(redis, job_id)[0][2]["worker"]
+
+
+def keep_busy(redis: Any) -> None:
+    """Have both workers run a job that goes on for some seconds."""
+    jobs = [push(redis, LONG | {"max_tokens": 150}) for _ in range(2)]
+    for job_id in jobs:
+        read(redis, job_id, until="token")
+    assert len({worker_of(redis, job_id) for job_id in jobs}) == 2
+
+
+def one_turn(redis: Any, prompts: dict[str, str]) -> dict[str, str]:
+    """Push a turn of each conversation while nobody has room; returns their jobs' ids once all are done."""
+    keep_busy(redis)
+    jobs = {
+        session: push(redis, {"prompt": prompt, "max_tokens": 8, "temperature": 0}, session=session, tenant=session)
+        for session, prompt in prompts.items()
+    }
+    for job_id in jobs.values():
+        read(redis, job_id, until="done")
+    return jobs
+
+
+def test_the_next_turn_is_taken_by_whoever_has_read_the_last_one(plain: Any, make_worker: MakeWorker) -> None:
+    for _ in range(2):
+        make_worker(LLM_CONCURRENCY="1", CONTEXT_SIZE="768")
+    prompts = {session: f"{session} is a colour, and a name. " * 12 for session in SESSIONS}
+    first = one_turn(plain, prompts)
+    prompts = {
+        session: prompts[session] + result(plain, first[session])["text"] + " So" for session in reversed(SESSIONS)
+    }
+    second = one_turn(plain, prompts)
+    stayed: list[str] = []
+    for session in SESSIONS:
+        timings = result(plain, second[session])["timings"]
+        if worker_of(plain, first[session]) == worker_of(plain, second[session]):
+            stayed.append(session)
+            assert timings["cache_n"] > timings["prompt_n"], (session, timings)
+    assert len(stayed) >= len(SESSIONS) - 2, stayed
+    served: dict[str, list[str]] = {}
+    for session in sorted(SESSIONS, key=lambda one: entries(plain, second[one])[0][2]["created"]):
+        served.setdefault(worker_of(plain, second[session]), []).append(session)
+    assert len(served) == 2
+    for worker, sessions in served.items():
+        if any(worker_of(plain, first[session]) == worker for session in SESSIONS):
+            assert sessions[0] in stayed, served
