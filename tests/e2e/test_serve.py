@@ -23,7 +23,7 @@ import pytest
 from tests.support.environment import base_environment
 from tests.support.processes import wait_until_gone
 from tests.support.servers import RedisServer, free_port
-from tests.support.serving import COMMAND, LIMIT, Serve
+from tests.support.serving import COMMAND, LIMIT, Serve, hearing_hangups
 from velesio_worker.client import SyncClient
 from velesio_worker.engines.supervision.process import STOP_SECONDS
 
@@ -143,15 +143,16 @@ def test_nothing_lives_on_when_it_is_killed_or_its_terminal_is_closed(
 def test_a_terminal_that_is_gone_leaves_nothing(tmp_path: Path) -> None:
     """As with the window closed: output fails from then on, and SIGHUP comes."""
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "--port", str(free_port())],
-        env=base_environment() | {"LLM_CONCURRENCY": "2"},
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        cwd=tmp_path,
-        start_new_session=True,
-    )
+    with hearing_hangups():
+        process = subprocess.Popen(
+            [*COMMAND, "--port", str(free_port())],
+            env=base_environment() | {"LLM_CONCURRENCY": "2"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
     os.close(slave)
     shown = b""
     while b"Ctrl-C" not in shown:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,20 +24,31 @@ COMMAND: Final = (sys.executable, "-m", "velesio_worker", "serve")
 LIMIT: Final = 100.0
 
 
+@contextmanager
+def hearing_hangups() -> Generator[None]:
+    """Have processes that are started here hear SIGHUP, whoever started this one: it is ignored below nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 class Serve:
     """``velesio-worker serve``, and what it has said."""
 
     def __init__(self, *arguments: str, cwd: Path, **environment: str) -> None:
         self.port = free_port()
-        self.process = subprocess.Popen(
-            [*COMMAND, "--port", str(self.port), *arguments],
-            env=base_environment() | {"LLM_CONCURRENCY": "2"} | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=cwd,
-        )
+        with hearing_hangups():
+            self.process = subprocess.Popen(
+                [*COMMAND, "--port", str(self.port), *arguments],
+                env=base_environment() | {"LLM_CONCURRENCY": "2"} | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=cwd,
+            )
         self.said = ""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
