@@ -61,6 +61,9 @@ NO_THOUGHTS: Any = {"reasoning": {"effort": "none"}}
 NO_THINKING: Any = {"thinking": {"type": "disabled"}}
 
 USER: Any = {"role": "user", "content": "Name a colour."}
+SURE: Any = {"role": "user", "content": "What is the capital of France? Answer in a whole sentence."}
+"""What the small model has no doubt of: a prompt that it finds in its cache may tip the scales elsewhere."""
+
 SCHEMA: Any = {
     "type": "object",
     "properties": {"place": {"enum": ["Rome", "Oslo"]}},
@@ -104,7 +107,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Iterato
 
 
 def test_a_response_is_the_same_whole_and_streamed(place: Place) -> None:
-    asked: Any = {"model": place.model, "input": [USER], "max_output_tokens": 12, "temperature": 0, **NO_THOUGHTS}
+    asked: Any = {"model": place.model, "input": [SURE], "max_output_tokens": 12, "temperature": 0, **NO_THOUGHTS}
     whole = place.openai.responses.create(**asked)
     with place.openai.responses.stream(**asked) as stream:
         deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]

@@ -82,13 +82,14 @@ def test_the_sentence_goes_on_when_its_worker_is_killed_and_another_one_is_start
     one = serve("--workers", str(workers)).ready()
     pids = [int(pid) for pid in one.says(_STARTED, workers)]
     modes: list[str] = []
-    tokens, ending = 0, ""
+    tokens, ending, worker = 0, "", ""
     for name, data in one.follow(one.submit(max_tokens=120)):
-        modes += [data["mode"]] if name == "start" else []
+        if name == "start":
+            modes.append(data["mode"])
+            worker = data["worker"]
         tokens += name == "token"
         if name == "token" and tokens == 10:
-            busy = _busy(one, pids)
-            os.kill(busy, signal.SIGKILL)
+            os.kill(_process_of(one, worker, pids), signal.SIGKILL)
         ending = data.get("finish_reason", "") if name == "done" else ending
     assert modes == ["fresh", "continue"]
     assert ending == "length"
@@ -111,12 +112,9 @@ def _answers(one: Serve) -> bool:
     return False
 
 
-def _busy(one: Serve, pids: list[int]) -> int:
-    """The process of the worker that runs the job."""
-    told = top(one)["workers"]
-    name = next(worker["worker"] for worker in told if worker["running"])
+def _process_of(one: Serve, worker: str, pids: list[int]) -> int:
     log = Path(one.says(r"Logs +(\S+)")[0]).read_text()
-    return next(pid for pid in pids if re.search(rf"worker {name} .*pid={pid}\b", log))
+    return next(pid for pid in pids if re.search(rf"worker {worker} .*pid={pid}\b", log))
 
 
 def top(one: Serve) -> dict[str, Any]:
