@@ -253,3 +253,13 @@ async def test_lines_that_somebody_deletes_hold_nobody_up_and_are_counted_no_mor
     assert not await commands.exists("{llama_queue}:lines:text", "{llama_queue}:lines:text:normal")
     assert await commands.hget("{llama_queue}:fair:text", "lined") == b"0"
     assert not await commands.exists(slot.key)
+
+
+async def test_nothing_counts_as_running_of_workers_that_older_ones_have_struck_off(
+    side: Side, commands: Any, producer: Producer
+) -> None:
+    await producer.push("a")
+    await side.slots.take(TEXT, side.slot())
+    await commands.hset(RUNNING, mapping={"gone:text-0": "1.0 5 normal a", "odd": "odd"})
+    await side.reaper.look()
+    assert await commands.hkeys(RUNNING) == [b"w1:text-0"]

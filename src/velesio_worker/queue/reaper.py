@@ -6,6 +6,7 @@ more. Fencing makes a mistake cheap: reaping one that lives costs work, never co
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from functools import partial
@@ -18,12 +19,16 @@ from redis.exceptions import ResponseError
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import REAPED_JOBS, REAPED_WORKERS
 from velesio_worker.queue.clients import is_cluster
+from velesio_worker.queue.keys import LINED
 from velesio_worker.queue.lease import LONGEST_LEASE, overdue
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.remedies import NO_RIGHT, kind_of, passes, words
 from velesio_worker.queue.scripts import LeaseEnd
 
 LOOK_SECONDS: Final = 0.5
+SWEEP_SECONDS: Final = 10.0
+"""How often it is looked whether something counts as running of workers that were struck off."""
+
 SETTLE_SECONDS: Final = 4.0
 """How much longer it may take the others to be connected and to beat once Redis was away."""
 
@@ -50,6 +55,8 @@ class Reaper:
         self._lease_seconds = lease_seconds
         self._may_list_clients = True
         self._told: dict[str, None] = {}
+        self._swept_at = -math.inf
+        self._swept_to = ["0"] * len(LINED)
         self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(link.redis) else {}
 
     async def run(self) -> None:
@@ -72,6 +79,7 @@ class Reaper:
         leases = partial(self._link.scripts.leases, self._link.keys, self._lease_seconds - missed, self._lease_seconds)
         found = await self._link.on_keys({self._link.keys.workers: "zset"}, leases, writes=False)
         await self._strike_off([lease.name for lease in found if not lease.worker])
+        await self._sweep()
         for lease in found:
             if lease.worker in {"", self._worker}:
                 continue
@@ -88,6 +96,16 @@ class Reaper:
                     continue
             moved += await self._reap(lease, over=over)
         return moved
+
+    async def _sweep(self) -> None:
+        """Remove what counts as running of workers that were struck off by older ones, who do not know of that."""
+        if time.monotonic() < self._swept_at + SWEEP_SECONDS:
+            return
+        self._swept_at = time.monotonic()
+        keys = self._link.keys
+        types = {keys.workers: "zset", **{keys.running(kind): "hash" for kind in LINED}}
+        sweep = partial(self._link.scripts.sweep, keys, self._swept_to)
+        self._swept_to = await self._link.on_keys(types, sweep)
 
     async def _strike_off(self, names: list[bytes]) -> None:
         """Remove from the list of those that live what no worker is called."""

@@ -306,6 +306,15 @@ class Scripts:
             total += moved
         return total
 
+    async def sweep(self, keys: Keys, ends: Sequence[str]) -> list[str]:
+        """Remove what counts as running of workers that are struck off, a part at a time.
+
+        ``ends`` is where the last look has ended in the hash of each kind with lines, first ``"0"``; returns the same.
+        """
+        hashes = [keys.running(kind) for kind in LINED]
+        reply: list[bytes] = await self._run("sweep", keys=[keys.workers, *hashes], args=[MOST_LEASES, *ends])
+        return [end.decode() for end in reply]
+
     async def forbidden(self, commands: Sequence[Sequence[str]]) -> list[int]:
         """Return the places, from 1 on, of the commands that the user may not run; none is run."""
         return await self._run("rights", keys=[], args=[orjson.dumps(commands)])
