@@ -88,7 +88,11 @@ def make_job(number: int, chance: random.Random) -> tuple[Watched, bytes]:
     )
     data: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
     data |= {"max_tokens": watched.max_tokens, "stream": watched.streamed, "seed": chance.randrange(2**32)}
-    job = {"id": watched.id, "type": watched.type, "max_attempts": 10, "data": data}
+    job: dict[str, Any] = {"id": watched.id, "type": watched.type, "max_attempts": 10, "data": data}
+    if chance.random() < 0.6:  # the others lie in the list that there has always been
+        job |= {"tenant": chance.choice("abc"), "priority": chance.choice(("high", "normal", "low"))}
+    if chance.random() < 0.3:
+        job["session"] = chance.choice("xyz")
     return watched, json.dumps(job).encode()
 
 

@@ -169,6 +169,9 @@ async def test_what_runs_is_counted_and_nothing_is_left_of_it(side: Side, comman
     assert not await commands.exists(
         RUNNING, "{llama_queue}:line:text:normal:a", "{llama_queue}:line:text:normal:a:tags"
     )
+    assert await side.slots.take(TEXT, side.slot()) is None
+    for key in ("fair:text", "fair:text:normal:had", "idle:text"):
+        assert await commands.ttl("{llama_queue}:" + key) != -1, "it has an end, if it is there"
 
 
 async def test_a_worker_that_waits_is_woken_by_a_tenants_job(side: Side, commands: Any, producer: Producer) -> None:

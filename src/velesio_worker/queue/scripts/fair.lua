@@ -21,6 +21,7 @@
 -- the tenant had had whose job was begun last, and whoever comes anew begins there: who was idle has no credit for it
 -- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024).
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
+local KEPT = 7 * 86400  -- seconds; so long it is known what was served, once nothing is any more
 local FRESH = 3  -- seconds; a worker that waits says so at least every other second
 local WARM_SECONDS, WARM_WINDOW, WARM_PASSES = 900, 32, 8  -- so long, so far and so often in a row warm jobs go first
 
@@ -126,6 +127,7 @@ local function queue_of(base, kind)
     end
     if so_far > now then
       score(had, tenant, so_far)
+      redis.call('EXPIRE', had, KEPT)
     end
     for _, past in ipairs(redis.call('ZRANGEBYSCORE', had, '-inf', string.format('%.17g', now), 'LIMIT', 0, 16)) do
       redis.call('ZREM', had, past)
@@ -143,6 +145,7 @@ local function queue_of(base, kind)
     local after = math.max(now, sound(redis.call('ZSCORE', had, tenant))) + cost
     if after > now then
       score(had, tenant, after)
+      redis.call('EXPIRE', had, KEPT)
     else
       redis.call('ZREM', had, tenant)
     end
@@ -155,6 +158,7 @@ local function queue_of(base, kind)
       at = math.max(at, get('served'))
     end
     set('served', math.max(get('served'), at))
+    redis.call('EXPIRE', state, KEPT)
     set('at:' .. priority, at + 1 / WEIGHTS[priority])
     if in_turn then
       local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
@@ -356,6 +360,7 @@ local function queue_of(base, kind)
   function self.waits(worker, whether)
     if whether then
       redis.call('ZADD', idle, string.format('%.3f', clock()), worker)
+      redis.call('EXPIRE', idle, 20 * FRESH)
     else
       redis.call('ZREM', idle, worker)
     end
