@@ -166,10 +166,17 @@ async def commands(redis_url: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def model_path() -> Path:
+def small_model_path() -> Path:
+    """The model of the demo: what it writes makes sense, at a pace at which a text can be struck in the middle."""
     path = small_model()
     assert path is not None, "the small model is not installed: `make test` installs it"
     return path
+
+
+@pytest.fixture(scope="session")
+def model_path(small_model_path: Path) -> Path:
+    """The same, unless a module asks for a tiny one (``tests.support.tiny``)."""
+    return small_model_path
 
 
 @pytest.fixture(autouse=True)

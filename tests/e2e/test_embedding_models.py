@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.model_files import with_pooling
 from tests.support.processes import MakeWorker
 from tests.support.streams import push, read, result
 
 pytestmark = pytest.mark.engine
 
 MEAN, RANK = 1, 4
-_UINT32 = 4
-_BEGIN = struct.Struct("<4sIQQ")
-
-
-def with_pooling(model: Path, target: Path, pooling: int) -> None:
-    """Copy a model, and have its header name a pooling; what is put in keeps the tensors' alignment."""
-    content = model.read_bytes()
-    magic, version, tensors, values = _BEGIN.unpack_from(content)
-    entries = b""
-    for key, value in (("llama.pooling_type", pooling), ("general.filler", 0)):
-        entries += struct.pack(f"<Q{len(key)}sII", len(key), key.encode(), _UINT32, value)
-    assert len(entries) % 32 == 0
-    target.write_bytes(_BEGIN.pack(magic, version, tensors, values + 2) + entries + content[_BEGIN.size :])
 
 
 def cosine(one: list[float], other: list[float]) -> float:

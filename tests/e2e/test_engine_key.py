@@ -14,6 +14,9 @@ import pytest
 
 from tests.support.processes import MakeWorker
 from tests.support.streams import push, read
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

@@ -11,6 +11,9 @@ import pytest
 from tests.support.llama_elsewhere import Elsewhere
 from tests.support.places import Place, wait_for
 from tests.support.processes import MakeWorker
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 

@@ -12,6 +12,9 @@ import pytest
 
 from tests.doubles.paced_server import TOKENS, PacedServer, push
 from tests.support.processes import MakeWorker
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.anyio
 

@@ -27,6 +27,9 @@ from tests.support.painters import (
 )
 from tests.support.processes import MakeWorker, wait_until_gone
 from tests.support.streams import entries, push, read, result
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

@@ -11,6 +11,8 @@ import pytest
 from pydantic import AliasChoices, AliasPath
 
 from tests.support.llama_elsewhere import Elsewhere
+from tests.support.model_files import TINY_WORDS
+from tests.support.tiny import model_path
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.embedded.params import extension
 from velesio_worker.engines.llama.engine import LlamaProperties
@@ -21,6 +23,8 @@ from velesio_worker.wire.errors import BadJobError
 from velesio_worker.wire.parameters import REFUSED
 from velesio_worker.wire.template_parameters import ApplyTemplateParameters
 from velesio_worker.wire.text_parameters import CompletionParameters, InfillParameters, TextParameters
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 
@@ -172,16 +176,16 @@ def test_what_the_server_takes_in_silence_is_refused_with_what_it_says_it_has(se
 
     seen = anyio.run(properties)
     assert isinstance(seen, LlamaProperties)
-    assert (seen.slots, seen.limits) == (2, LlamaLimits(49152, frozenset()))
+    assert (seen.slots, seen.limits) == (2, LlamaLimits(TINY_WORDS, frozenset()))
     silent: list[dict[str, Any]] = [
         {"id_slot": 2},
         {"lora": [{"id": 0, "scale": 1.0}]},
-        {"logit_bias": [[49152, 1.0]]},
-        {"logit_bias": {"49152": 1}},
+        {"logit_bias": [[TINY_WORDS, 1.0]]},
+        {"logit_bias": {str(TINY_WORDS): 1}},
     ]
     for more in silent:
         assert complaint(server, chat=False, more=more) == ""
         with pytest.raises(BadJobError):
             seen.limits.check(CompletionParameters.model_validate({"prompt": "a"} | more), seen.slots)
-    for whole in ({"id_slot": 1}, {"logit_bias": [[49151, 1.0]]}):
+    for whole in ({"id_slot": 1}, {"logit_bias": [[TINY_WORDS - 1, 1.0]]}):
         seen.limits.check(CompletionParameters.model_validate({"prompt": "a"} | whole), seen.slots)

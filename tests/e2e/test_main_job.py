@@ -12,6 +12,9 @@ from redis.cluster import RedisCluster
 
 from tests.support.processes import MakeWorker
 from tests.support.servers import RedisServer, Topology, wait_until
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 Entry = tuple[str, str, dict[str, Any]]
 

@@ -8,20 +8,22 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psutil
 import pytest
 
+from tests.support.model_files import TINY_PARAMETERS, TINY_WORDS
 from tests.support.places import SETTINGS, Place, wait_for
 from tests.support.processes import MakeWorker, WorkerProcess, wait_until_gone
 from tests.support.servers import RedisServer, free_port
 from tests.support.streams import entries
 from tests.support.streams import result as result_of
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
-
-PARAMETERS: Final = 134_515_008
 
 
 class ModelPlace(Place):
@@ -92,7 +94,7 @@ def test_the_models_are_listed_with_what_tells_them_apart(place: ModelPlace) -> 
     assert [name for name, model in models.items() if model["loaded"]] == ["red.gguf"]
     assert all(len(model["hash"]) == 10 and int(model["hash"], 16) >= 0 for model in models.values())
     assert models["red.gguf"]["hash"] == models["blue.gguf"]["hash"] != models["broken.gguf"]["hash"]
-    assert models["red.gguf"]["parameters"] == PARAMETERS
+    assert models["red.gguf"]["parameters"] == TINY_PARAMETERS
     assert "error" in models["broken.gguf"]
 
 
@@ -122,8 +124,8 @@ def test_the_models_that_jobs_may_name_are_told_without_a_job(place: ModelPlace,
 
 def test_the_loaded_model_is_described(place: ModelPlace) -> None:
     info = place.result("model_info")
-    assert (info["name"], info["context_length"], info["vocab_size"]) == ("red", 512, 49152)
-    assert (info["total_params"], info["loaded"], info["slots"]) == (PARAMETERS, True, 2)
+    assert (info["name"], info["context_length"], info["vocab_size"]) == ("red", 512, TINY_WORDS)
+    assert (info["total_params"], info["loaded"], info["slots"]) == (TINY_PARAMETERS, True, 2)
     assert (info["training_context_length"], info["embedding_length"], info["chat_template"]) == (2048 * 4, 576, True)
 
 
@@ -202,8 +204,8 @@ def test_an_unloaded_model_frees_its_memory_until_the_next_job(place: ModelPlace
     health = place.result("health_check")
     assert (health["llm_worker"], health["models_loaded"]) == ("stopped", {"llm": None, "sd": None})
     info = place.result("model_info")
-    assert (info["loaded"], info["context_length"], info["vocab_size"]) == (False, 512, 49152)
-    assert info["total_params"] == PARAMETERS
+    assert (info["loaded"], info["context_length"], info["vocab_size"]) == (False, 512, TINY_WORDS)
+    assert info["total_params"] == TINY_PARAMETERS
     assert info["name"] == "blue", "that which the next job gets"
     assert not psutil.Process(place.worker.pid).children(), "to ask has started nothing"
     assert place.result("unload_models") == {"success": True}
@@ -212,7 +214,7 @@ def test_an_unloaded_model_frees_its_memory_until_the_next_job(place: ModelPlace
 
 def test_a_job_that_runs_is_waited_for_before_its_model_goes(place: ModelPlace) -> None:
     for wish, data in (("unload_models", None), ("load_model", {"model": "blue"})):
-        job = {"prompt": "One, two,", "max_tokens": 60, "stream": True, "logit_bias": [[0, False], [2, False]]}
+        job = {"prompt": "One, two,", "max_tokens": 450, "stream": True, "logit_bias": [[0, False], [2, False]]}
         long = place.push("completion", job)
         wait_for(lambda long=long: any(event == "token" for _, event, _ in entries(place.redis, long)), "a token")
         assert place.result(wish, data)["success"]
@@ -222,7 +224,7 @@ def test_a_job_that_runs_is_waited_for_before_its_model_goes(place: ModelPlace) 
         found = entries(place.redis, long)
         assert [data["mode"] for _, event, data in found if event == "start"] == ["fresh"]
         wait_for(lambda long=long: place.redis.exists(f"result:{long}"), "its result")  # stored once its lease is over
-        assert result_of(place.redis, long)["usage"]["completion_tokens"] == 60
+        assert result_of(place.redis, long)["usage"]["completion_tokens"] == 450
 
 
 def test_a_worker_says_how_it_is(place: ModelPlace) -> None:

@@ -12,6 +12,9 @@ import psutil
 import pytest
 
 from tests.support.processes import MakeWorker
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

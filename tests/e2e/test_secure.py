@@ -11,6 +11,9 @@ from tests.support.processes import MakeWorker
 from tests.support.proxies import TLSProxy
 from tests.support.servers import RedisServer, wait_until
 from tests.support.streams import push, read
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 RIGHTS = "~* &* +@all -@admin -@dangerous"

@@ -24,19 +24,22 @@ from tests.support.environment import base_environment
 from tests.support.processes import wait_until_gone
 from tests.support.servers import RedisServer, free_port
 from tests.support.serving import COMMAND, LIMIT, Serve, hearing_hangups
+from tests.support.tiny import model_path
 from velesio_worker.client import SyncClient
 from velesio_worker.engines.supervision.process import STOP_SECONDS
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 _STARTED: Final = r"worker(?: \d)? is process (\d+)"
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+def serve(tmp_path: Path, model_path: Path) -> Iterator[Callable[..., Serve]]:
     made: list[Serve] = []
 
     def make(*arguments: str, **environment: str) -> Serve:
-        made.append(Serve(*arguments, cwd=tmp_path, **environment))
+        made.append(Serve(*arguments, cwd=tmp_path, **{"MODEL_PATH": str(model_path)} | environment))
         return made[-1]
 
     yield make
@@ -58,7 +61,7 @@ def is_free(port: int) -> bool:
 
 
 def test_an_answer_through_the_gateway_and_nothing_left_at_the_end(serve: Callable[..., Serve]) -> None:
-    one = serve(REDIS_URL="redis://127.0.0.1:1").ready()
+    one = serve(REDIS_URL="redis://127.0.0.1:1", MODEL_PATH="").ready()
     assert "REDIS_URL is set and not used" in one.said
     assert f"http://127.0.0.1:{one.port}/" in one.said
     first = next(data for name, data in one.follow(one.submit(max_tokens=4)) if name == "token")
@@ -79,7 +82,7 @@ def test_an_answer_through_the_gateway_and_nothing_left_at_the_end(serve: Callab
 def test_the_sentence_goes_on_when_its_worker_is_killed_and_another_one_is_started(
     serve: Callable[..., Serve], workers: int
 ) -> None:
-    one = serve("--workers", str(workers)).ready()
+    one = serve("--workers", str(workers), MODEL_PATH="").ready()
     pids = [int(pid) for pid in one.says(_STARTED, workers)]
     modes: list[str] = []
     tokens, ending, worker = 0, "", ""

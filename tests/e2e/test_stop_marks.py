@@ -11,10 +11,13 @@ import pytest
 
 from tests.support.llama_chunks import run
 from tests.support.llama_elsewhere import Elsewhere
+from tests.support.tiny import model_path
 from velesio_worker.engines.http import EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine, LlamaProperties
 from velesio_worker.engines.llama.server import asked
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.generations import events_of
 from tests.support.servers import free_port
+from tests.support.tiny import model_path
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.base import EngineState, Serving, Spec
 from velesio_worker.engines.gpu import Gpus
@@ -24,6 +25,8 @@ from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.events import Done
 from velesio_worker.wire.text_parameters import CompletionParameters
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(400)]
 
