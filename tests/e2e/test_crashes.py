@@ -10,6 +10,9 @@ import pytest
 from bench.judge import Pause, Watched
 
 from tests.support.crashes import MAX_TOKENS, Noise, Pair, assert_right, first_token, modes, report, seconds
+from tests.support.tiny import brisk_model_path as model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(600)]
 

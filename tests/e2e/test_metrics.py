@@ -28,6 +28,9 @@ from tests.support.fleet_of_four import (
 from tests.support.observed import Figures, Page, ask, until
 from tests.support.processes import MakeWorker, WorkerProcess
 from tests.support.servers import free_port
+from tests.support.tiny import brisk_model_path as model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 

@@ -18,14 +18,17 @@ from tests.support.crashes import MAX_TOKENS, Pair, assert_right, modes, report
 from tests.support.processes import WorkerProcess
 from tests.support.proxies import FaultyProxy
 from tests.support.servers import RedisServer
+from tests.support.tiny import brisk_model_path as model_path
 from tests.support.topologies import ClusterServers, SentinelServers
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio, pytest.mark.timeout(600)]
 
 STREAMS = 4
 """Streams at a time."""
 
-LONG = 120
+LONG = 400
 """Tokens of a stream that has to be struck before its end, even if the test is held up for a second meanwhile."""
 
 thread = anyio.to_thread.run_sync

@@ -13,7 +13,10 @@ import pytest
 from tests.support.processes import MakeWorker
 from tests.support.servers import RedisServer, wait_until
 from tests.support.streams import LONG, push, read, result
+from tests.support.tiny import brisk_model_path as model_path
 from velesio_worker.queue.rights import Party, rights_of
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 

@@ -104,7 +104,7 @@ def write_model(path: Path, said: Mapping[str, bytes], tensors: Mapping[str, Ten
         file.writelines(tensor.data for tensor in tensors.values())
 
 
-def tiny_model(small: Path, target: Path) -> None:
+def tiny_model(small: Path, target: Path, layers: int = TINY_LAYERS) -> None:
     """Make the small model tiny: it is read in a tenth of the time, and writes a token in a twentieth."""
     said, tensors = read_model(small)
     words, merges = (_strings(said[f"tokenizer.ggml.{name}"]) for name in ("tokens", "merges"))
@@ -112,7 +112,7 @@ def tiny_model(small: Path, target: Path) -> None:
     kinds = said["tokenizer.ggml.token_type"]
     head = _KIND.size + _ARRAY_HEAD.size
     said |= {
-        "llama.block_count": value(TINY_LAYERS),
+        "llama.block_count": value(layers),
         "llama.vocab_size": value(TINY_WORDS),
         "tokenizer.ggml.tokens": value(words[:TINY_WORDS]),
         "tokenizer.ggml.merges": value([merge for merge in merges if merge.replace(" ", "") in known]),
@@ -120,7 +120,7 @@ def tiny_model(small: Path, target: Path) -> None:
         + _LENGTH.pack(TINY_WORDS)
         + kinds[head : head + 4 * TINY_WORDS],
     }
-    kept = {name: each for name, each in tensors.items() if not name.startswith("blk.") or _layer(name) < TINY_LAYERS}
+    kept = {name: each for name, each in tensors.items() if not name.startswith("blk.") or _layer(name) < layers}
     width, all_words = kept["token_embd.weight"].dimensions
     rows = kept["token_embd.weight"].data
     rows = rows[: len(rows) // all_words * TINY_WORDS]
