@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,10 @@ _ROOT: Final = Path(__file__).parents[2]
 class Forked:
     """A process that was forked; as much of :class:`subprocess.Popen` as tests use."""
 
-    def __init__(self, server: ForkServer, pid: int) -> None:
+    def __init__(self, server: ForkServer, pid: int, out: Path, err: Path) -> None:
         self._server = server
+        self._out = out
+        self._err = err
         self.pid = pid
         self.returncode: int | None = None
 
@@ -48,6 +51,11 @@ class Forked:
                 raise subprocess.TimeoutExpired("velesio-worker", timeout)
             time.sleep(0.01)
         return code
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait until it has ended; returns what it wrote to standard output and error."""
+        self.wait(timeout)
+        return self._out.read_text(), self._err.read_text()
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has ended."""
@@ -104,14 +112,13 @@ class ForkServer:
             err: the same for its standard error; ``out`` by default.
             place: the folder to start it in; this process's by default.
         """
-        streams = [str(path.absolute()) for path in (out, err or out)]
+        err = err or out
+        streams = [str(path.absolute()) for path in (out, err)]
         for path in streams:  # they are there as soon as this returns
             Path(path).touch()
         place = place or Path.cwd()
-        return Forked(
-            self,
-            self.ask(environment=dict(environment), streams=streams, arguments=arguments, place=str(place)),
-        )
+        pid = self.ask(environment=dict(environment), streams=streams, arguments=arguments, place=str(place))
+        return Forked(self, pid, out, err)
 
     def close(self) -> None:
         """End it; what it forked stays."""
@@ -136,8 +143,9 @@ def run_forked(environment: Mapping[str, str], *arguments: str, place: Path | No
     """Run a command of ``velesio-worker``; returns its exit code and what it wrote to standard output and error."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        code = fork_server().start(environment, out, *arguments, err=err, place=place).wait(90)
-        return code, out.read_text(), err.read_text()
+        process = fork_server().start(environment, out, *arguments, err=err, place=place)
+        written = process.communicate(90)
+        return process.wait(0), *written
 
 
 def close_fork_server() -> None:
@@ -157,7 +165,9 @@ def _become(request: Mapping[str, Any]) -> None:
     os.chdir(request["place"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    tempfile.tempdir = None  # it goes by the environment
+    tempfile.tempdir = None  # it goes by the environment, and so does this
+    if os.environ.get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
     sys.argv = ["velesio-worker", *request["arguments"]]
 
 
@@ -186,8 +196,8 @@ def _import_all() -> None:
     commands = [
         f"velesio_worker.cli.{name}" for name in ("main", "run", "health", "submit", "dead", "models", "doctor")
     ]
-    for name in (*commands, "uvloop"):
-        with suppress(ImportError):  # the last is an extra
+    for name in (*commands, "uvloop", "velesio_worker.gateway.server"):
+        with suppress(ImportError):  # the last two need extras
             importlib.import_module(name)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +16,7 @@ import httpx
 import psutil
 
 from tests.support.environment import base_environment
+from tests.support.forks import Forked, fork_server
 from tests.support.servers import free_port, wait_until
 
 QUEUE: Final = "llama_queue"
@@ -38,7 +37,7 @@ class GatewayProcess:
     def __init__(self, folder: Path, redis_url: str, *arguments: str, **settings: str) -> None:
         self.port = free_port()
         self._log = folder / f"gateway-{self.port}.log"
-        self._command = [sys.executable, "-m", "velesio_worker", "gateway", *arguments]
+        self._arguments = arguments
         self._environment = {
             **base_environment(),
             "REDIS_URL": redis_url,
@@ -47,15 +46,14 @@ class GatewayProcess:
             "PYTHONWARNINGS": "error",
             **settings,
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+        self.process = fork_server().start(self._environment, self._log, "gateway", *self._arguments)
 
     def __enter__(self) -> Self:
         self.start()

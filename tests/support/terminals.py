@@ -6,8 +6,6 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
-import sys
 import termios
 import threading
 from collections.abc import Generator, Mapping
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.environment import base_environment
+from tests.support.forks import fork_server
 
 _COLOURS: Final = ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS", "LINES", "TMUX")
 _ROWS, _COLUMNS = 24, 80
@@ -34,18 +33,11 @@ def environment(**more: str) -> dict[str, str]:
 class InTerminal:
     """A ``velesio-worker`` whose standard error, and output unless it is given elsewhere, are a terminal."""
 
-    def __init__(self, env: Mapping[str, str], *arguments: str, stdout: int | None, place: Path | None) -> None:
-        self._ours, its = pty.openpty()
-        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "velesio_worker", *arguments],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=its if stdout is None else stdout,
-            stderr=its,
-            cwd=place,
-        )
-        os.close(its)
+    def __init__(self, env: Mapping[str, str], *arguments: str, stdout: Path | None, place: Path | None) -> None:
+        self._ours, self._its = pty.openpty()  # open here as well, until the command has opened it and has ended
+        fcntl.ioctl(self._its, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
+        terminal = Path(os.ttyname(self._its))
+        self.process = fork_server().start(env, stdout or terminal, *arguments, err=terminal, place=place)
         self._written = bytearray()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -65,19 +57,24 @@ class InTerminal:
     def ended(self) -> tuple[int, str]:
         """Wait for its end; returns the exit code, and all that was shown."""
         code = self.process.wait(60)
-        self._reader.join(60)
+        self._end_reading()
         return code, self.shown
+
+    def _end_reading(self) -> None:
+        if self._reader.is_alive():
+            os.close(self._its)
+            self._reader.join(60)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait(60)
-        self._reader.join(60)
+        self._end_reading()
         os.close(self._ours)
 
 
 @contextmanager
 def in_terminal(
-    env: Mapping[str, str], *arguments: str, stdout: int | None = None, place: Path | None = None
+    env: Mapping[str, str], *arguments: str, stdout: Path | None = None, place: Path | None = None
 ) -> Generator[InTerminal, None, None]:
     """Run a command in a terminal; it is killed should it not have ended."""
     running = InTerminal(env, *arguments, stdout=stdout, place=place)
