@@ -14,6 +14,8 @@ from tests.support.redis_side import Side
 from tests.support.servers import RedisServer, Topology
 from velesio_worker.client import Client, EngineInfo
 from velesio_worker.client import fleet as module
+from velesio_worker.queue import clients
+from velesio_worker.queue.lines import Lines
 from velesio_worker.wire.jobs import Kind
 from velesio_worker.wire.limits import MOST_OFFERED_BYTES, MOST_OFFERED_NAMES
 
@@ -177,13 +179,13 @@ async def test_a_large_job_is_read_once_in_a_while(
     payload = {"id": "a", "type": "completion", "created_at": time.time() - 90, "data": {"prompt": "x" * 200_000}}
     await commands.lpush("llama_queue", json.dumps(payload))
     asked: list[Any] = []
-    plain = module.FleetReader._all  # pyright: ignore[reportPrivateUsage]
+    plain = clients.ask
 
-    async def noted(self: Any, words: Any) -> Any:
+    async def noted(redis: Any, words: Any) -> Any:
         asked.extend(command for command in words if command[:2] == ("LINDEX", "llama_queue"))
-        return await plain(self, words)
+        return await plain(redis, words)
 
-    monkeypatch.setattr(module.FleetReader, "_all", noted)
+    monkeypatch.setattr(module, "ask", noted)
     for _ in range(3):
         assert 90 <= (await client.queue_depths()).waiting["incoming"].oldest < 150
     assert len(asked) == 1
@@ -217,10 +219,12 @@ async def test_on_a_cluster_what_a_pipeline_cannot_have_is_asked_one_by_one(
     await beat(side, "w2", TEXT)
     await commands.set(side.keys.worker("foreign"), "x", ex=60)
     await commands.zadd(WORKERS, {"foreign": time.time() + 60})
-    monkeypatch.setattr(module, "execute", moved)
+    await commands.lpush("llama_queue", "a job")
+    monkeypatch.setattr(clients, "execute", moved)
     if "cluster" in topology.url:
         assert [one.id for one in await client.workers()] == ["w1", "w2"]
         assert (await client.queue_depths()).running["text"] == 2
+        assert (await Lines(commands, side.keys).look()).incoming == 1
     else:
         with pytest.raises(RedisError):
             await client.workers()

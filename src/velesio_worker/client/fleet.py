@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import orjson
 from redis.asyncio import Redis
@@ -13,10 +13,10 @@ from redis.exceptions import RedisError
 
 from velesio_worker.client import details
 from velesio_worker.client.details import NOTHING, Details, details_in
-from velesio_worker.queue.clients import execute, is_cluster
+from velesio_worker.queue.clients import Command, ask, count_of
 from velesio_worker.queue.keys import LINED, Keys, count_in_redis, worker_name
 from velesio_worker.queue.lease import LONGEST_LEASE
-from velesio_worker.queue.remedies import FOREIGN, NO_RIGHT, kind_of
+from velesio_worker.queue.remedies import NO_RIGHT, kind_of
 from velesio_worker.queue.scripts import MOST_LEASES
 from velesio_worker.queue.survey import Heads, Waiting
 from velesio_worker.wire.jobs import Kind
@@ -33,8 +33,6 @@ _FIELDS: Final = (*_OF_WORKER, *(f"{kind}_{name}" for kind in _ENGINES for name 
 _ALL_FIELDS: Final = (*_FIELDS, *details.FIELDS)
 _LONGEST_WORD: Final = 64
 _LONGEST_NAME: Final = 1024
-
-_Command = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,6 @@ class FleetReader:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
-        self._commands: Any = redis
         self._keys = keys
         self._heads = Heads()
 
@@ -151,7 +148,7 @@ class FleetReader:
         Raises:
             redis.exceptions.RedisError: Redis does not answer, or refuses.
         """
-        (names,) = await self._all([self._names])
+        (names,) = await ask(self._redis, [self._names])
         workers, _ = await self._of_workers(names, _FIELDS)
         return workers
 
@@ -168,10 +165,11 @@ class FleetReader:
         lists = keys.waiting
         due = sorted(self._heads.are_due(lists, now))
         counted = [*lists.values(), keys.suspects, keys.dead]
-        names, *replies = await self._all(
-            [self._names, *(("LLEN", key) for key in counted), *(("LINDEX", lists[name], -1) for name in due)]
+        names, *replies = await ask(
+            self._redis,
+            [self._names, *(("LLEN", key) for key in counted), *(("LINDEX", lists[name], -1) for name in due)],
         )
-        *jobs, suspects, dead = map(_count, replies[: len(counted)])
+        *jobs, suspects, dead = map(count_of, replies[: len(counted)])
         heads = dict(zip(due, replies[len(counted) :], strict=True))
         waiting: dict[str, Waiting] = {}
         for name, count in zip(lists, jobs, strict=True):
@@ -189,11 +187,11 @@ class FleetReader:
     async def _add_lines(self, waiting: dict[str, Waiting], now: float) -> None:
         """Add what waits in the lines of tenants; a user of Redis that may not look there has none."""
         keys = self._keys
-        commands: list[_Command] = []
+        commands: list[Command] = []
         for kind in LINED:
             commands += [("HMGET", keys.share(kind), "lined"), ("ZREVRANGE", keys.lines(kind), -1, -1, "WITHSCORES")]
         try:
-            replies = await self._all(commands)
+            replies = await ask(self._redis, commands)
         except RedisError as error:
             if kind_of(error) != NO_RIGHT:
                 raise
@@ -204,64 +202,29 @@ class FleetReader:
             waiting[kind.value] = waiting[kind.value].with_lines(jobs or 0, since, now)
 
     @property
-    def _names(self) -> _Command:
+    def _names(self) -> Command:
         """Those whose leases end last: more than so many workers do not live."""
         return ("ZREVRANGE", self._keys.workers, 0, MOST_LEASES - 1)
 
     async def _of_workers(self, names: list[bytes] | None, wanted: Sequence[str]) -> tuple[tuple[WorkerInfo, ...], int]:
         """Return the workers that live, and how many jobs wait for one of them alone."""
         workers = sorted(_workers_in(names))
-        commands: list[_Command] = []
+        commands: list[Command] = []
         for worker in workers:
             key = self._keys.worker(worker)
             commands += [("PTTL", key), ("HMGET", key, *wanted), ("LLEN", self._keys.only(worker))]
-        replies = await self._all(commands)
+        replies = await ask(self._redis, commands)
         living: list[WorkerInfo] = []
         named = 0
         for worker, life, fields, jobs in zip(workers, replies[::3], replies[1::3], replies[2::3], strict=True):
             if fields is not None and 0 < life <= LONGEST_LEASE * 1000:
                 living.append(_worker_in(worker, dict(zip(wanted, fields, strict=True)), life / 1000))
-                named += _count(jobs)
+                named += count_of(jobs)
         return tuple(living), named
-
-    async def _all(self, commands: Sequence[_Command]) -> list[Any]:
-        """Return the replies to commands that change nothing; None from a key of another type.
-
-        On a Cluster whose slots have moved they are asked one by one, by which the client learns where they are.
-        """
-        if not commands:
-            return []
-        try:
-            async with self._commands.pipeline(transaction=False) as pipe:
-                for words in commands:
-                    pipe.execute_command(*words)
-                return [_told(reply) for reply in await execute(pipe, raise_on_error=False)]
-        except RedisError:
-            if not is_cluster(self._redis):
-                raise
-        return [await self._one(words) for words in commands]
-
-    async def _one(self, words: _Command) -> Any:  # noqa: ANN401 (as Redis answers)
-        try:
-            return await self._commands.execute_command(*words)
-        except RedisError as error:
-            return _told(error)
 
 
 def _workers_in(names: list[bytes] | None) -> list[str]:
     return [worker for name in names or [] if (worker := worker_name(name))]
-
-
-def _told(reply: Any) -> Any:  # noqa: ANN401 (as Redis answers)
-    if isinstance(reply, RedisError):
-        if kind_of(reply) == FOREIGN:
-            return None
-        raise reply
-    return reply
-
-
-def _count(reply: object) -> int:
-    return reply if isinstance(reply, int) else 0
 
 
 def _worker_in(worker: str, fields: Mapping[str, bytes | None], lease: float) -> WorkerInfo:
