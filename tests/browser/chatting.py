@@ -33,6 +33,14 @@ def ask(page: Page, text: str) -> None:
     page.get_by_role("button", name="Send", exact=True).click()
 
 
+def asked(page: Page, gateway: Stage, question: str, script: Script | None = None) -> None:
+    """Open the page and ask a worker that answers by a script; without one as it did before, at first with "Hi."."""
+    if script is not None:
+        gateway.plays(script)
+    opened(page, gateway)
+    ask(page, question)
+
+
 def answer(page: Page) -> Locator:
     """The last answer."""
     return page.get_by_role("article", name="Answer").last
@@ -92,3 +100,10 @@ class Paced:
                 await anyio.sleep(0.005)
             await desk.end(transcript.result("stop", USAGE, None, chat=True))
             tasks.cancel_scope.cancel()
+
+
+def paced(page: Page, gateway: Stage, question: str, *pieces: str | dict[str, Any]) -> Paced:
+    """Open the page and ask what is answered at the test's word."""
+    told = Paced(*pieces)
+    asked(page, gateway, question, told.script)
+    return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
-from tests.browser.chatting import Paced, answer, ask, complete, opened
+from tests.browser.chatting import Paced, answer, ask, asked, complete, opened, paced
 from tests.support.stage import Stage
 
 WORDS = [f"w{number} " for number in range(60)]
@@ -23,13 +23,16 @@ def followers(page: Page) -> list[str]:
     return found
 
 
+def begun(page: Page, gateway: Stage, question: str = "Many words.", words: int = 10) -> Paced:
+    """Open a tab with an answer of which so many words are seen."""
+    told = paced(page, gateway, question, *WORDS)
+    told.go(words)
+    expect(answer(page)).to_contain_text(f"w{words - 1}")
+    return told
+
+
 def test_two_tabs_see_one_answer_grow_over_one_stream(context: BrowserContext, page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(10)
-    expect(answer(page)).to_contain_text("w9")
+    told = begun(page, gateway)
     other = context.new_page()
     asked = followers(other)
     opened(other, gateway)
@@ -45,12 +48,7 @@ def test_two_tabs_see_one_answer_grow_over_one_stream(context: BrowserContext, p
 
 
 def test_a_tab_that_is_closed_hands_its_run_to_another(context: BrowserContext, page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(10)
-    expect(answer(page)).to_contain_text("w9")
+    told = begun(page, gateway)
     other = opened(context.new_page(), gateway)
     expect(answer(other)).to_contain_text("w9")
     page.close()
@@ -63,11 +61,7 @@ def test_a_tab_that_is_closed_hands_its_run_to_another(context: BrowserContext, 
 
 
 def test_a_stop_in_one_tab_is_seen_in_the_other(context: BrowserContext, page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(3)
+    begun(page, gateway, words=3)
     other = opened(context.new_page(), gateway)
     expect(answer(other)).to_contain_text("w2")
     other.get_by_role("button", name="Stop").click()
@@ -78,8 +72,7 @@ def test_a_stop_in_one_tab_is_seen_in_the_other(context: BrowserContext, page: P
 def test_what_is_asked_or_deleted_in_one_tab_is_so_in_the_other(
     context: BrowserContext, page: Page, gateway: Stage
 ) -> None:
-    opened(page, gateway)
-    ask(page, "One?")
+    asked(page, gateway, "One?")
     complete(page)
     other = opened(context.new_page(), gateway)
     complete(other)
@@ -92,12 +85,7 @@ def test_what_is_asked_or_deleted_in_one_tab_is_so_in_the_other(
 
 
 def test_an_answer_goes_on_while_another_conversation_is_looked_at(page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "First")
-    told.go(3)
-    expect(answer(page)).to_contain_text("w2")
+    told = begun(page, gateway, "First", 3)
     page.get_by_role("button", name="New chat").click()
     expect(page.get_by_role("heading", name="Ask anything")).to_be_visible()
     told.go(20)
@@ -116,12 +104,7 @@ crypto.randomUUID = undefined;
 
 def test_without_tls_it_works_as_well(context: BrowserContext, page: Page, gateway: Stage) -> None:
     context.add_init_script(INSECURE)
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(10)
-    expect(answer(page)).to_contain_text("w9")
+    told = begun(page, gateway)
     other = opened(context.new_page(), gateway)
     told.go(10)
     expect(answer(other)).to_contain_text("w19")
