@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import MovedError, NoPermissionError, RedisError
 
 from tests.support.redis_side import Side
 from tests.support.servers import RedisServer, Topology
@@ -159,6 +159,35 @@ async def test_jobs_are_counted_wherever_they_wait(client: Client, side: Side, c
     assert (depths.suspects, depths.dead, depths.named) == (6, 7, 8)
     assert depths.jobs == 1 + 2 + 3 + 4 + 5 + 6 + 8
     assert (depths.slots, depths.running) == ({"text": 8, "image": 1}, {"text": 4, "image": 1})
+
+
+async def test_what_waits_is_told_by_priority(
+    client: Client, side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for priority, ages in {"high": [5], "normal": [7], "low": [90, 3, 2]}.items():
+        for age in ages:
+            for key in (side.keys.lines(Kind.TEXT), side.keys.lines(Kind.TEXT, priority)):
+                await commands.zadd(key, {f"{age}:1": now - age})
+    await commands.hset(side.keys.share(Kind.TEXT), "lined", 5)
+    await commands.lpush(side.keys.ready(Kind.TEXT), json.dumps({"id": "a", "created_at": now - 20}))
+    await commands.set(side.keys.lines(Kind.IMAGE, "low"), "in the way")
+    depths = await client.queue_depths()
+    assert {name: one.jobs for name, one in depths.by_priority["text"].items()} == {"high": 1, "normal": 2, "low": 3}
+    ages = {name: round(one.oldest, -1) for name, one in depths.by_priority["text"].items()}
+    assert (ages["normal"], ages["low"]) == (20, 90)
+    assert {one.jobs for one in depths.by_priority["image"].values()} == {0}
+    assert depths.waiting["text"].jobs == 6
+    plain = clients.ask
+
+    async def narrow(redis: Any, words: Any) -> Any:
+        if any(command[0] == "ZCARD" for command in words):
+            raise NoPermissionError("this user has no permissions to run the 'zcard' command")
+        return await plain(redis, words)
+
+    monkeypatch.setattr(module, "ask", narrow)
+    depths = await client.queue_depths()
+    assert (depths.by_priority, depths.waiting["text"].jobs) == ({}, 6)
 
 
 async def test_the_oldest_job_is_as_old_as_it_says(client: Client, commands: Any) -> None:

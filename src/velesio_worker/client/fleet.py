@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
 import orjson
 from redis.asyncio import Redis
@@ -19,7 +19,7 @@ from velesio_worker.queue.lease import LONGEST_LEASE
 from velesio_worker.queue.remedies import NO_RIGHT, kind_of
 from velesio_worker.queue.scripts import MOST_LEASES
 from velesio_worker.queue.survey import Heads, Waiting
-from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.jobs import PRIORITIES, Kind
 from velesio_worker.wire.limits import LONGEST_ERROR, MOST_OFFERED_BYTES, MOST_OFFERED_NAMES
 from velesio_worker.wire.printable import printable
 
@@ -104,6 +104,8 @@ class QueueDepths:
         slots: how many jobs run at a time, by kind.
         running: how many run now, by kind.
         dead: how many dead letters there are.
+        by_priority: what waits of each priority, ``high``, ``normal`` and ``low``, by kind: ``text`` and ``image``; of
+            what is sorted, so without ``incoming``. Empty where the user of Redis may not look there.
     """
 
     waiting: Mapping[str, Waiting]
@@ -112,6 +114,7 @@ class QueueDepths:
     slots: Mapping[str, int]
     running: Mapping[str, int]
     dead: int
+    by_priority: Mapping[str, Mapping[str, Waiting]] = field(default_factory=dict[str, Mapping[str, Waiting]])
 
     @property
     def jobs(self) -> int:
@@ -175,31 +178,45 @@ class FleetReader:
         for name, count in zip(lists, jobs, strict=True):
             head = heads.get(name) or b""
             waiting[name] = self._heads.seen(name, count, head, len(head), now)
-        await self._add_lines(waiting, now)
+        by_priority = await self._add_lines(waiting, now)
         workers, named = await self._of_workers(names, fields)
         engines = {kind.value: [one.engines[kind] for one in workers if kind in one.engines] for kind in _ENGINES}
         slots = {kind: sum(engine.slots for engine in these) for kind, these in engines.items()}
         running = {kind: sum(engine.running for engine in these) for kind, these in engines.items()}
         known = {worker.id for worker in workers}
         lost = tuple(sorted({worker for worker in _workers_in(names) if worker not in known}))
-        return FleetView(workers, lost, QueueDepths(waiting, named, suspects, slots, running, dead))
+        return FleetView(workers, lost, QueueDepths(waiting, named, suspects, slots, running, dead, by_priority))
 
-    async def _add_lines(self, waiting: dict[str, Waiting], now: float) -> None:
-        """Add what waits in the lines of tenants; a user of Redis that may not look there has none."""
+    async def _add_lines(self, waiting: dict[str, Waiting], now: float) -> dict[str, dict[str, Waiting]]:
+        """Add what waits in the lines of tenants; returns what waits of each priority.
+
+        A user of Redis that may not look there has none of it; one of an older release may not look at priorities.
+        """
         keys = self._keys
         commands: list[Command] = []
         for kind in LINED:
-            commands += [("HMGET", keys.share(kind), "lined"), ("ZREVRANGE", keys.lines(kind), -1, -1, "WITHSCORES")]
+            commands += [("HMGET", keys.share(kind), "lined"), _first(keys.lines(kind))]
+        of = [(kind.value, priority, keys.lines(kind, priority)) for kind in LINED for priority in PRIORITIES]
+        counts = [words for *_, key in of for words in (("ZCARD", key), _first(key))]
+        replies = await self._permitted([*commands, *counts]) or await self._permitted(commands)
+        pairs = list(zip(replies[::2], replies[1::2], strict=True))
+        by_priority: dict[str, dict[str, Waiting]] = {}
+        for (kind, priority, _), (jobs, first) in zip(of, pairs[len(LINED) :], strict=False):  # or there are none
+            plain = waiting[kind] if priority == "normal" else Waiting(0, 0.0)
+            by_priority.setdefault(kind, {})[priority] = plain.with_lines(count_of(jobs), _since(first), now)
+        for kind, (lined, first) in zip(LINED, pairs, strict=False):
+            jobs = count_in_redis(lined[0]) if lined else None
+            waiting[kind.value] = waiting[kind.value].with_lines(jobs or 0, _since(first), now)
+        return by_priority
+
+    async def _permitted(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies; none if one of the commands is not permitted."""
         try:
-            replies = await ask(self._redis, commands)
+            return await ask(self._redis, commands)
         except RedisError as error:
             if kind_of(error) != NO_RIGHT:
                 raise
-            return
-        for kind, lined, first in zip(LINED, replies[::2], replies[1::2], strict=True):
-            jobs = count_in_redis(lined[0]) if lined else None
-            since = float(first[1]) if first else None
-            waiting[kind.value] = waiting[kind.value].with_lines(jobs or 0, since, now)
+            return []
 
     @property
     def _names(self) -> Command:
@@ -221,6 +238,15 @@ class FleetReader:
                 living.append(_worker_in(worker, dict(zip(wanted, fields, strict=True)), life / 1000))
                 named += count_of(jobs)
         return tuple(living), named
+
+
+def _first(lines: str) -> Command:
+    """The one that has waited longest in a set of those that wait."""
+    return ("ZREVRANGE", lines, -1, -1, "WITHSCORES")
+
+
+def _since(first: list[Any] | None) -> float | None:
+    return float(first[1]) if first else None
 
 
 def _workers_in(names: list[bytes] | None) -> list[str]:
