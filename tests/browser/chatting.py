@@ -16,9 +16,9 @@ ANOTHER: Final = "Another answer"
 """The button that is there once an answer is complete."""
 
 
-def opened(page: Page, gateway: Stage) -> Page:
+def opened(page: Page, gateway: Stage, path: str = "") -> Page:
     """Open the page; returns it once it can be written in."""
-    page.goto(gateway.url)
+    page.goto(f"{gateway.url}{path}")
     expect(message_field(page)).to_be_visible()
     return page
 
