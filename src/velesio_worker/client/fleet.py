@@ -160,7 +160,7 @@ class FleetReader:
         return (await self._look(_FIELDS)).depths
 
     async def look(self) -> FleetView:
-        """Return both, and what workers tell beside: two round trips, on a Cluster too; else as :meth:`workers`."""
+        """Return both, and what workers tell beside: three round trips, on a Cluster too; else as :meth:`workers`."""
         return await self._look(_ALL_FIELDS)
 
     async def _look(self, fields: Sequence[str]) -> FleetView:
