@@ -120,6 +120,10 @@ def _throughput() -> list[Json]:
         return graph(title, unit, (_rate(metric, by, match), f"{{{{{by}}}}}"), stack=True)
 
     model = ', model=~"$model"'
+    tokens = [_rate(f"velesio_prompt_tokens_{part}", "model", model) for part in ("cached_total", "total")]
+    kept = (" / ".join(tokens), "{{model}}")
+    warm = (_rate("velesio_warm_jobs_total", "outcome"), "{{outcome}}")
+    missed = "Misses: the engine had forgotten the conversation. Give it more memory for prompts, or more slots."
     return [
         rate("Jobs by outcome", JOBS, "velesio_jobs_total", "outcome"),
         rate("Jobs by type", JOBS, "velesio_jobs_total", "type"),
@@ -127,6 +131,8 @@ def _throughput() -> list[Json]:
         rate("Tokens made, by model", TOKENS, "velesio_output_tokens_total", "model", model),
         rate("Tokens served, by priority", TOKENS, "velesio_priority_tokens_total", "priority"),
         rate("Tokens of prompts, by model", TOKENS, "velesio_prompt_tokens_total", "model", model),
+        graph("Share of prompts that engines had read", "percentunit", kept, note="For earlier jobs; not read again."),
+        graph("Jobs taken first for their session", JOBS, warm, stack=True, note=missed),
         rate("Images, by model", "suffix: images/s", "velesio_images_total", "model", model),
     ]
 

@@ -16,9 +16,9 @@ ANOTHER: Final = "Another answer"
 """The button that is there once an answer is complete."""
 
 
-def opened(page: Page, gateway: Stage) -> Page:
+def opened(page: Page, gateway: Stage, path: str = "") -> Page:
     """Open the page; returns it once it can be written in."""
-    page.goto(gateway.url)
+    page.goto(f"{gateway.url}{path}")
     expect(message_field(page)).to_be_visible()
     return page
 
@@ -31,6 +31,14 @@ def ask(page: Page, text: str) -> None:
     """Write a question and send it by the button."""
     message_field(page).fill(text)
     page.get_by_role("button", name="Send", exact=True).click()
+
+
+def asked(page: Page, gateway: Stage, question: str, script: Script | None = None) -> None:
+    """Open the page and ask a worker that answers by a script; without one as it did before, at first with "Hi."."""
+    if script is not None:
+        gateway.plays(script)
+    opened(page, gateway)
+    ask(page, question)
 
 
 def answer(page: Page) -> Locator:
@@ -92,3 +100,10 @@ class Paced:
                 await anyio.sleep(0.005)
             await desk.end(transcript.result("stop", USAGE, None, chat=True))
             tasks.cancel_scope.cancel()
+
+
+def paced(page: Page, gateway: Stage, question: str, *pieces: str | dict[str, Any]) -> Paced:
+    """Open the page and ask what is answered at the test's word."""
+    told = Paced(*pieces)
+    asked(page, gateway, question, told.script)
+    return told

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.chatting import Paced, answer, ask, complete, message_field, opened
+from tests.browser.chatting import answer, ask, asked, complete, message_field, opened, paced
 from tests.support.scripted_worker import ROLE, Desk, delta, fails, says
 from tests.support.servers import wait_until
 from tests.support.stage import Stage
@@ -16,10 +16,7 @@ from velesio_worker.wire.errors import OutOfMemoryError
 
 
 def test_an_answer_is_seen_while_it_is_written_and_its_figures_afterwards(page: Page, gateway: Stage) -> None:
-    told = Paced("Once ", "upon ", "a time.")
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Tell me a story.")
+    told = paced(page, gateway, "Tell me a story.", "Once ", "upon ", "a time.")
     expect(page.get_by_text("Tell me a story.").first).to_be_visible()
     told.go()
     expect(answer(page)).to_contain_text("Once")
@@ -41,8 +38,7 @@ def test_an_answer_is_seen_while_it_is_written_and_its_figures_afterwards(page: 
 
 
 def test_what_was_said_before_goes_with_the_next_question_of_the_same_session(page: Page, gateway: Stage) -> None:
-    opened(page, gateway)
-    ask(page, "One?")
+    asked(page, gateway, "One?")
     complete(page)
     ask(page, "Two?")
     wait_until(lambda: len(gateway.worker.jobs) == 2, "the second question has come")
@@ -52,10 +48,7 @@ def test_what_was_said_before_goes_with_the_next_question_of_the_same_session(pa
 
 
 def test_a_stop_cancels_the_job_and_what_is_there_stays(page: Page, gateway: Stage) -> None:
-    told = Paced("One, ", "two, ", "three.")
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Count.")
+    told = paced(page, gateway, "Count.", "One, ", "two, ", "three.")
     told.go()
     expect(answer(page)).to_contain_text("One,")
     page.get_by_role("button", name="Stop").click()
@@ -67,10 +60,7 @@ def test_a_stop_cancels_the_job_and_what_is_there_stays(page: Page, gateway: Sta
 
 
 def test_escape_stops_too(page: Page, gateway: Stage) -> None:
-    told = Paced("One, ", "two.")
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Count.")
+    told = paced(page, gateway, "Count.", "One, ", "two.")
     told.go()
     expect(answer(page)).to_contain_text("One,")
     page.keyboard.press("Escape")
@@ -81,19 +71,14 @@ def test_a_stop_in_line_needs_no_worker(page: Page, gateway: Stage) -> None:
     async def nobody(_: Desk) -> None:
         return
 
-    gateway.plays(nobody)
-    opened(page, gateway)
-    ask(page, "Anybody?")
+    asked(page, gateway, "Anybody?", nobody)
     expect(answer(page)).to_contain_text("Waiting for a worker")
     page.get_by_role("button", name="Stop").click()
     expect(answer(page)).to_contain_text("Stopped before it began.")
 
 
 def test_a_reload_in_mid_answer_loses_nothing_and_doubles_nothing(page: Page, gateway: Stage) -> None:
-    told = Paced(*(f"w{number} " for number in range(40)))
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words, please.")
+    told = paced(page, gateway, "Many words, please.", *(f"w{number} " for number in range(40)))
     told.go(20)
     expect(answer(page)).to_contain_text("w19")
     page.reload()
@@ -110,10 +95,7 @@ def test_a_reload_in_mid_answer_loses_nothing_and_doubles_nothing(page: Page, ga
 def test_an_answer_that_ended_while_the_page_was_closed_is_there_when_it_is_opened_again(
     page: Page, gateway: Stage
 ) -> None:
-    told = Paced("One, ", "two.")
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Count.")
+    told = paced(page, gateway, "Count.", "One, ", "two.")
     told.go()
     expect(answer(page)).to_contain_text("One,")
     page.goto("about:blank")
@@ -124,10 +106,7 @@ def test_an_answer_that_ended_while_the_page_was_closed_is_there_when_it_is_open
 
 
 def test_of_an_answer_whose_stream_is_gone_the_stored_result_is_shown(page: Page, gateway: Stage) -> None:
-    told = Paced("One, ", "two.")
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Count.")
+    told = paced(page, gateway, "Count.", "One, ", "two.")
     told.go()
     expect(answer(page)).to_contain_text("One,")
     page.goto("about:blank")
@@ -141,8 +120,7 @@ def test_of_an_answer_whose_stream_is_gone_the_stored_result_is_shown(page: Page
 
 
 def test_a_question_is_edited_and_what_came_after_it_goes(page: Page, gateway: Stage) -> None:
-    opened(page, gateway)
-    ask(page, "One?")
+    asked(page, gateway, "One?")
     complete(page)
     ask(page, "Two?")
     complete(page)
@@ -159,8 +137,7 @@ def test_a_question_is_edited_and_what_came_after_it_goes(page: Page, gateway: S
 
 
 def test_another_answer_takes_the_place_of_one(page: Page, gateway: Stage) -> None:
-    opened(page, gateway)
-    ask(page, "One?")
+    asked(page, gateway, "One?")
     complete(page).get_by_role("button", name="Another answer").click()
     gateway.plays(says(ROLE, delta({"content": "Otherwise."})))
     wait_until(lambda: len(gateway.worker.jobs) == 2, "it was asked again")
@@ -170,9 +147,7 @@ def test_another_answer_takes_the_place_of_one(page: Page, gateway: Stage) -> No
 
 
 def test_an_answer_that_was_cut_off_says_so_and_goes_on_where_it_ends(page: Page, gateway: Stage) -> None:
-    gateway.plays(says(ROLE, delta({"content": "One, two,"}), reason="length"))
-    opened(page, gateway)
-    ask(page, "Count.")
+    asked(page, gateway, "Count.", says(ROLE, delta({"content": "One, two,"}), reason="length"))
     expect(complete(page)).to_contain_text("Cut off")
     gateway.plays(says(ROLE, delta({"content": " three."})))
     answer(page).get_by_role("button", name="Continue").click()
@@ -185,9 +160,7 @@ def test_an_answer_that_goes_on_can_be_stopped_in_line(page: Page, gateway: Stag
     async def nobody(_: Desk) -> None:
         return
 
-    gateway.plays(says(ROLE, delta({"content": "One, two,"}), reason="length"))
-    opened(page, gateway)
-    ask(page, "Count.")
+    asked(page, gateway, "Count.", says(ROLE, delta({"content": "One, two,"}), reason="length"))
     complete(page)
     gateway.plays(nobody)
     answer(page).get_by_role("button", name="Continue").click()
@@ -198,8 +171,7 @@ def test_an_answer_that_goes_on_can_be_stopped_in_line(page: Page, gateway: Stag
 
 
 def test_what_is_typed_in_the_drawer_at_once_is_kept_whole(page: Page, gateway: Stage) -> None:
-    opened(page, gateway)
-    ask(page, "Hello.")
+    asked(page, gateway, "Hello.")
     complete(page)
     page.get_by_role("button", name="Settings of this chat").click()
     field = page.get_by_role("dialog").get_by_label("System prompt")
@@ -236,10 +208,9 @@ def test_only_what_was_set_in_the_drawer_is_sent(page: Page, gateway: Stage) -> 
 
 
 def test_reasoning_is_folded_away_and_shown_to_whoever_unfolds_it(page: Page, gateway: Stage) -> None:
-    told = Paced({"reasoning_content": "First I "}, {"reasoning_content": "think."}, "Then I say.")
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Think.")
+    told = paced(
+        page, gateway, "Think.", {"reasoning_content": "First I "}, {"reasoning_content": "think."}, "Then I say."
+    )
     told.go(2)
     summary = answer(page).locator("summary")
     expect(summary).to_have_text("Thinking…")
@@ -254,9 +225,12 @@ def test_reasoning_is_folded_away_and_shown_to_whoever_unfolds_it(page: Page, ga
 def test_calls_of_tools_are_shown_as_text(page: Page, gateway: Stage) -> None:
     call = {"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"town": '}}
     rest = {"index": 0, "function": {"arguments": '"<b>Oslo</b>"}'}}
-    gateway.plays(says(ROLE, delta({"tool_calls": [call]}), delta({"tool_calls": [rest]}), reason="tool_calls"))
-    opened(page, gateway)
-    ask(page, "What is the weather?")
+    asked(
+        page,
+        gateway,
+        "What is the weather?",
+        says(ROLE, delta({"tool_calls": [call]}), delta({"tool_calls": [rest]}), reason="tool_calls"),
+    )
     tools = complete(page).get_by_role("list", name="Tool calls")
     expect(tools).to_contain_text("weather")
     expect(tools).to_contain_text('"town": "<b>Oslo</b>"')
@@ -270,9 +244,7 @@ def test_a_worker_that_is_lost_is_a_quiet_note(page: Page, gateway: Stage) -> No
         await desk.write("token", {"choices": [delta({"content": "two."})]})
         await desk.end({"text": "One, two.", "finish_reason": "stop"})
 
-    gateway.plays(lost)
-    opened(page, gateway)
-    ask(page, "Count.")
+    asked(page, gateway, "Count.", lost)
     expect(complete(page)).to_contain_text("One, two.")
     expect(answer(page)).to_contain_text("Worker lost, going on where the text ended")
 
@@ -285,17 +257,13 @@ def test_an_answer_that_begins_anew_says_so_and_its_old_text_is_gone(page: Page,
         await desk.write("token", {"choices": [delta({"content": "Uno, dos."})]})
         await desk.end({"text": "Uno, dos.", "finish_reason": "stop"})
 
-    gateway.plays(lost)
-    opened(page, gateway)
-    ask(page, "Count.")
+    asked(page, gateway, "Count.", lost)
     expect(complete(page).locator(".text-view")).to_have_text("Uno, dos.")
     expect(answer(page)).to_contain_text("Worker lost, began anew")
 
 
 def test_an_error_comes_with_its_remedy_and_a_button_that_tries_again(page: Page, gateway: Stage) -> None:
-    gateway.plays(fails(OutOfMemoryError("It does not fit."), delta({"content": "Half"})))
-    opened(page, gateway)
-    ask(page, "Long.")
+    asked(page, gateway, "Long.", fails(OutOfMemoryError("It does not fit."), delta({"content": "Half"})))
     expect(answer(page)).to_contain_text("It does not fit.")
     expect(answer(page)).to_contain_text("Try again, with a shorter conversation or a smaller model.")
     gateway.plays(says(ROLE, delta({"content": "Now it does."})))
@@ -321,9 +289,7 @@ def test_progress_is_told_while_the_prompt_is_read_and_the_model_loaded(page: Pa
         await desk.write("progress", {"stage": "loading", "processed": 12.0, "total": None, "state": "starting"})
         await desk.write("progress", {"stage": "prompt", "processed": 1024, "total": 4096})
 
-    gateway.plays(slow)
-    opened(page, gateway)
-    ask(page, "Long.")
+    asked(page, gateway, "Long.", slow)
     expect(answer(page)).to_contain_text("Reading the prompt: 1,024 of 4,096 tokens")
     expect(answer(page).get_by_role("progressbar", name="Prompt read")).to_have_attribute("value", "1024")
 
@@ -343,8 +309,7 @@ def test_the_place_in_the_line_is_told(page: Page, gateway: Stage) -> None:
 def test_conversations_are_kept_found_again_exported_imported_and_deleted(
     page: Page, gateway: Stage, tmp_path: Path
 ) -> None:
-    opened(page, gateway)
-    ask(page, "First chat")
+    asked(page, gateway, "First chat")
     complete(page)
     page.get_by_role("button", name="New chat").click()
     expect(page.get_by_role("heading", name="Ask anything")).to_be_visible()
@@ -430,9 +395,7 @@ def test_a_model_that_does_not_see_is_sent_no_pictures(page: Page, gateway: Stag
 def test_the_answer_and_its_code_are_copied(page: Page, gateway: Stage) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     text = "Look:\n\n```python\nprint(1 < 2)\n```\n"
-    gateway.plays(says(ROLE, delta({"content": text})))
-    opened(page, gateway)
-    ask(page, "Code.")
+    asked(page, gateway, "Code.", says(ROLE, delta({"content": text})))
     complete(page).get_by_role("button", name="Copy", exact=True).click()
     expect(answer(page).get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "print(1 < 2)\n"
@@ -442,8 +405,7 @@ def test_the_answer_and_its_code_are_copied(page: Page, gateway: Stage) -> None:
 
 
 def test_what_was_typed_and_not_sent_outlives_a_reload(page: Page, gateway: Stage) -> None:
-    opened(page, gateway)
-    ask(page, "One?")
+    asked(page, gateway, "One?")
     complete(page)
     message_field(page).fill("Not yet")
     page.reload()

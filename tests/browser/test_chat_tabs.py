@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import BrowserContext, Page, Request, expect
+from collections.abc import Callable
 
-from tests.browser.chatting import Paced, answer, ask, complete, opened
+from playwright.sync_api import BrowserContext, Page, Request, Response, expect
+
+from tests.browser.chatting import Paced, answer, ask, asked, complete, opened, paced
+from tests.support.gateway import ALICE
 from tests.support.stage import Stage
 
 WORDS = [f"w{number} " for number in range(60)]
@@ -23,13 +26,16 @@ def followers(page: Page) -> list[str]:
     return found
 
 
+def begun(page: Page, gateway: Stage, question: str = "Many words.", words: int = 10) -> Paced:
+    """Open a tab with an answer of which so many words are seen."""
+    told = paced(page, gateway, question, *WORDS)
+    told.go(words)
+    expect(answer(page)).to_contain_text(f"w{words - 1}")
+    return told
+
+
 def test_two_tabs_see_one_answer_grow_over_one_stream(context: BrowserContext, page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(10)
-    expect(answer(page)).to_contain_text("w9")
+    told = begun(page, gateway)
     other = context.new_page()
     asked = followers(other)
     opened(other, gateway)
@@ -45,12 +51,7 @@ def test_two_tabs_see_one_answer_grow_over_one_stream(context: BrowserContext, p
 
 
 def test_a_tab_that_is_closed_hands_its_run_to_another(context: BrowserContext, page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(10)
-    expect(answer(page)).to_contain_text("w9")
+    told = begun(page, gateway)
     other = opened(context.new_page(), gateway)
     expect(answer(other)).to_contain_text("w9")
     page.close()
@@ -63,11 +64,7 @@ def test_a_tab_that_is_closed_hands_its_run_to_another(context: BrowserContext, 
 
 
 def test_a_stop_in_one_tab_is_seen_in_the_other(context: BrowserContext, page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(3)
+    begun(page, gateway, words=3)
     other = opened(context.new_page(), gateway)
     expect(answer(other)).to_contain_text("w2")
     other.get_by_role("button", name="Stop").click()
@@ -78,8 +75,7 @@ def test_a_stop_in_one_tab_is_seen_in_the_other(context: BrowserContext, page: P
 def test_what_is_asked_or_deleted_in_one_tab_is_so_in_the_other(
     context: BrowserContext, page: Page, gateway: Stage
 ) -> None:
-    opened(page, gateway)
-    ask(page, "One?")
+    asked(page, gateway, "One?")
     complete(page)
     other = opened(context.new_page(), gateway)
     complete(other)
@@ -92,12 +88,7 @@ def test_what_is_asked_or_deleted_in_one_tab_is_so_in_the_other(
 
 
 def test_an_answer_goes_on_while_another_conversation_is_looked_at(page: Page, gateway: Stage) -> None:
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "First")
-    told.go(3)
-    expect(answer(page)).to_contain_text("w2")
+    told = begun(page, gateway, "First", 3)
     page.get_by_role("button", name="New chat").click()
     expect(page.get_by_role("heading", name="Ask anything")).to_be_visible()
     told.go(20)
@@ -116,12 +107,7 @@ crypto.randomUUID = undefined;
 
 def test_without_tls_it_works_as_well(context: BrowserContext, page: Page, gateway: Stage) -> None:
     context.add_init_script(INSECURE)
-    told = Paced(*WORDS)
-    gateway.plays(told.script)
-    opened(page, gateway)
-    ask(page, "Many words.")
-    told.go(10)
-    expect(answer(page)).to_contain_text("w9")
+    told = begun(page, gateway)
     other = opened(context.new_page(), gateway)
     told.go(10)
     expect(answer(other)).to_contain_text("w19")
@@ -147,3 +133,58 @@ def test_a_question_that_no_tab_sends_any_more_can_be_asked_again(page: Page, ga
     expect(answer(page)).to_contain_text("The question was not sent.")
     answer(page).get_by_role("button", name="Try again").click()
     expect(complete(page)).to_contain_text("Hi.")
+
+
+def enter(page: Page, token: str) -> None:
+    """Give the token that is asked for."""
+    dialog = page.get_by_role("dialog", name="A token is needed")
+    dialog.get_by_label("Token", exact=True).fill(token)
+    dialog.get_by_role("button", name="Use this token").click()
+
+
+def refused(path: str) -> Callable[[Response], bool]:
+    return lambda response: path in response.url and response.status == 401
+
+
+def locked_out(page: Page, guarded: Stage) -> Paced:
+    """Ask, forget the token in mid-answer, and give none."""
+    told = Paced(*WORDS)
+    guarded.plays(told.script)
+    page.goto(guarded.url)
+    enter(page, ALICE)
+    ask(page, "Many words.")
+    told.go(10)
+    expect(answer(page)).to_contain_text("w9")
+    page.evaluate("sessionStorage.removeItem('velesio.token')")
+    with page.expect_response(refused("/events?")), page.expect_response(refused("/queue/status")):
+        page.reload()
+    expect(page.get_by_role("dialog", name="A token is needed")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(answer(page)).to_contain_text("The rest can be read with a token")
+    return told
+
+
+def test_without_a_token_an_answer_goes_on_and_is_read_on_with_one(page: Page, guarded: Stage) -> None:
+    told = locked_out(page, guarded)
+    told.go(10)
+    page.get_by_role("button", name="Enter one").click()
+    enter(page, ALICE)
+    expect(answer(page)).to_contain_text("w19")
+    told.finish()
+    expect(complete(page).locator(".text-view")).to_have_text(ALL)
+    assert len(guarded.worker.jobs) == 1
+
+
+def test_a_tab_without_a_token_leaves_the_reading_to_one_that_has_it(
+    context: BrowserContext, page: Page, guarded: Stage
+) -> None:
+    told = locked_out(page, guarded)
+    other = context.new_page()
+    other.goto(guarded.url)
+    enter(other, ALICE)
+    told.go(10)
+    expect(answer(other)).to_contain_text("w19")
+    expect(answer(page)).to_contain_text("w19")
+    told.finish()
+    for tab in (page, other):
+        expect(complete(tab).locator(".text-view")).to_have_text(ALL)

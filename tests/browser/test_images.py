@@ -248,6 +248,18 @@ def test_a_download_is_the_image_itself(images: Page, painter: Painter) -> None:
     assert Path(download.value.path()).read_bytes() == png()
 
 
+def test_all_images_are_downloaded_one_after_the_other(images: Page, painter: Painter) -> None:
+    names: list[str] = []
+    images.on("download", lambda download: names.append(download.suggested_filename))
+    for number in range(2):
+        make(images)
+        painter.go(5)
+        expect(opens(images)).to_have_count(number + 1)
+    with images.expect_event("download", lambda _: len(names) == 2):
+        images.get_by_role("button", name="Download all").click()
+    assert names == ["a-lighthouse-7.png"] * 2
+
+
 def test_an_image_begins_with_another_that_was_chosen_pasted_or_made(
     images: Page, gateway: Stage, painter: Painter, tmp_path: Path
 ) -> None:

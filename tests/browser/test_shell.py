@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.browser.chatting import ask, complete, opened
 from tests.support.gateway import ALICE
 from tests.support.paintings import Painter
 from tests.support.stage import Stage
@@ -38,6 +39,33 @@ def test_nothing_comes_from_another_host(page: Page, gateway: Stage) -> None:
     expect(page.get_by_text("1 worker")).to_be_visible()
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith((gateway.url, "data:", "blob:"))] == []
+
+
+def test_it_works_under_a_path_of_a_proxy(page: Page, gateway: Stage) -> None:
+    beside: list[str] = []
+
+    def proxy(route: Route) -> None:
+        """Take the path away, as a proxy does; what is asked for beside it reaches nobody."""
+        url = route.request.url
+        if url.startswith(f"{gateway.url}/llm/"):
+            route.continue_(url=url.replace("/llm/", "/", 1))
+        else:
+            beside.append(url)
+            route.abort()
+
+    page.route(f"{gateway.url}/**", proxy)
+    opened(page, gateway, "/llm/")
+    expect(page.get_by_text("1 worker")).to_be_visible()
+    ask(page, "One?")
+    expect(complete(page)).to_contain_text("Hi.")
+    painter = Painter(gateway.redis)
+    gateway.plays(painter)
+    page.get_by_role("link", name="Images").click()
+    page.get_by_label("Prompt", exact=True).fill("A lighthouse")
+    page.get_by_role("button", name="Make image").click()
+    painter.go(5)
+    expect(page.get_by_role("button", name="Open: A lighthouse")).to_be_visible()
+    assert beside == []
 
 
 def test_neither_a_script_nor_a_style_nor_markup_gets_in_past_the_policy(page: Page, gateway: Stage) -> None:

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import MovedError, NoPermissionError, RedisError
 
 from tests.support.redis_side import Side
 from tests.support.servers import RedisServer, Topology
 from velesio_worker.client import Client, EngineInfo
 from velesio_worker.client import fleet as module
+from velesio_worker.queue import clients
+from velesio_worker.queue.lines import Lines
 from velesio_worker.wire.jobs import Kind
 from velesio_worker.wire.limits import MOST_OFFERED_BYTES, MOST_OFFERED_NAMES
 
@@ -159,6 +161,35 @@ async def test_jobs_are_counted_wherever_they_wait(client: Client, side: Side, c
     assert (depths.slots, depths.running) == ({"text": 8, "image": 1}, {"text": 4, "image": 1})
 
 
+async def test_what_waits_is_told_by_priority(
+    client: Client, side: Side, commands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for priority, ages in {"high": [5], "normal": [7], "low": [90, 3, 2]}.items():
+        for age in ages:
+            for key in (side.keys.lines(Kind.TEXT), side.keys.lines(Kind.TEXT, priority)):
+                await commands.zadd(key, {f"{age}:1": now - age})
+    await commands.hset(side.keys.share(Kind.TEXT), "lined", 5)
+    await commands.lpush(side.keys.ready(Kind.TEXT), json.dumps({"id": "a", "created_at": now - 20}))
+    await commands.set(side.keys.lines(Kind.IMAGE, "low"), "in the way")
+    depths = await client.queue_depths()
+    assert {name: one.jobs for name, one in depths.by_priority["text"].items()} == {"high": 1, "normal": 2, "low": 3}
+    ages = {name: round(one.oldest, -1) for name, one in depths.by_priority["text"].items()}
+    assert (ages["normal"], ages["low"]) == (20, 90)
+    assert {one.jobs for one in depths.by_priority["image"].values()} == {0}
+    assert depths.waiting["text"].jobs == 6
+    plain = clients.ask
+
+    async def narrow(redis: Any, words: Any) -> Any:
+        if any(command[0] == "ZCARD" for command in words):
+            raise NoPermissionError("this user has no permissions to run the 'zcard' command")
+        return await plain(redis, words)
+
+    monkeypatch.setattr(module, "ask", narrow)
+    depths = await client.queue_depths()
+    assert (depths.by_priority, depths.waiting["text"].jobs) == ({}, 6)
+
+
 async def test_the_oldest_job_is_as_old_as_it_says(client: Client, commands: Any) -> None:
     def job(age: float) -> bytes:
         return json.dumps({"id": "a", "type": "completion", "created_at": time.time() - age}).encode()
@@ -177,13 +208,13 @@ async def test_a_large_job_is_read_once_in_a_while(
     payload = {"id": "a", "type": "completion", "created_at": time.time() - 90, "data": {"prompt": "x" * 200_000}}
     await commands.lpush("llama_queue", json.dumps(payload))
     asked: list[Any] = []
-    plain = module.FleetReader._all  # pyright: ignore[reportPrivateUsage]
+    plain = clients.ask
 
-    async def noted(self: Any, words: Any) -> Any:
+    async def noted(redis: Any, words: Any) -> Any:
         asked.extend(command for command in words if command[:2] == ("LINDEX", "llama_queue"))
-        return await plain(self, words)
+        return await plain(redis, words)
 
-    monkeypatch.setattr(module.FleetReader, "_all", noted)
+    monkeypatch.setattr(module, "ask", noted)
     for _ in range(3):
         assert 90 <= (await client.queue_depths()).waiting["incoming"].oldest < 150
     assert len(asked) == 1
@@ -217,10 +248,12 @@ async def test_on_a_cluster_what_a_pipeline_cannot_have_is_asked_one_by_one(
     await beat(side, "w2", TEXT)
     await commands.set(side.keys.worker("foreign"), "x", ex=60)
     await commands.zadd(WORKERS, {"foreign": time.time() + 60})
-    monkeypatch.setattr(module, "execute", moved)
+    await commands.lpush("llama_queue", "a job")
+    monkeypatch.setattr(clients, "execute", moved)
     if "cluster" in topology.url:
         assert [one.id for one in await client.workers()] == ["w1", "w2"]
         assert (await client.queue_depths()).running["text"] == 2
+        assert (await Lines(commands, side.keys).look()).incoming == 1
     else:
         with pytest.raises(RedisError):
             await client.workers()

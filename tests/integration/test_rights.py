@@ -211,6 +211,7 @@ async def test_each_other_user_can_do_its_part_and_nothing_of_the_others(users: 
         "see a worker": ("HMGET", f"{QUEUE}:worker:w1", "version"),
         "see how long it lives": ("PTTL", f"{QUEUE}:worker:w1"),
         "count": ("LLEN", f"{QUEUE}:text"),
+        "count a priority": ("ZCARD", f"{QUEUE}:lines:text:low"),
         "see the next job": ("LINDEX", "llama_queue", "-1"),
     }
     of_nobody: list[tuple[Any, ...]] = [
@@ -228,6 +229,7 @@ async def test_each_other_user_can_do_its_part_and_nothing_of_the_others(users: 
         ("HMGET", f"{QUEUE}:slots:w1", "text-0"),
         ("LLEN", f"{QUEUE}:active:w1:text-0"),
         ("DEL", "llama_queue"),
+        ("ZCARD", f"{QUEUE}:fair:text:low"),
         ("EVAL", "return 1", "0"),
         ("GET", "prompt_cache:a"),
         ("ZADD", f"{QUEUE}:workers", "1", "x"),

@@ -19,6 +19,7 @@ from velesio_worker.cli.main import main
 from velesio_worker.cli.top.panes import Help, Question, Stream
 from velesio_worker.cli.top.screen import Top
 from velesio_worker.client import Client
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = pytest.mark.anyio
 
@@ -99,16 +100,19 @@ async def test_the_fleet_at_a_glance(top: Top, fleet: Fleet, commands: Any) -> N
         await commands.lpush(
             fleet.keys.waiting["text"], orjson.dumps({"id": "x", "type": "completion", "created_at": time.time() - 50})
         )
+    for priority, tag in (("high", "1:9"), ("low", "2:9"), ("low", "3:9")):
+        await commands.zadd(fleet.keys.lines(Kind.TEXT, priority), {tag: time.time() - 5})
+    await commands.hset(fleet.keys.share(Kind.TEXT), "lined", 3)
     async with top.run_test(size=SIZE):
         page = await shown(
-            top, "llama_queue  2 workers  2/8 slots", "box-a", "failed", "text 3", "second", "first", "Quit"
+            top, "llama_queue  2 workers  2/8 slots", "box-a", "failed", "text 6", "second", "first", "Quit"
         )
         rows = page.splitlines()
         assert len(rows) == 24
         assert {len(row) for row in rows} == {80}
         assert rows[2].split() == ["box-a", "text", "ready", "model-of-box-a", "2/4", "70.0/141G", "93%", "-"]
         assert rows[3].split()[2] == "failed"
-        assert re.match(r"waiting: text 3 \(oldest 5\ds\), image 0 ", rows[4])
+        assert re.match(r"waiting: text 6 \(1 high, 2 low, oldest 5\ds\), image 0 ", rows[4])
         assert "2 jobs by age" in rows[4]
         second, first = rows[6].split(), rows[7].split()
         assert (second[0], second[3][0], second[-1]) == ("second", "9", "-")

@@ -7,19 +7,18 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import anyio
-import orjson
 import typer
 from redis.exceptions import RedisError
 
+from velesio_worker.cli import submit_options as options
 from velesio_worker.cli.base import EXIT_FAILED, complain, harmless, print_json
 from velesio_worker.cli.progress import Note, spinner, step_bar
 from velesio_worker.cli.redis_trouble import run_with_redis
 from velesio_worker.cli.submit_images import Output, init_image
-from velesio_worker.client import Client
+from velesio_worker.client import Client, JobOptions
 from velesio_worker.core.logs import configure_logging
 from velesio_worker.core.settings import LogFormat, Settings
 from velesio_worker.queue.connection import connect
@@ -35,79 +34,31 @@ MOMENT_SECONDS: Final = 3.0
 ANY_TIME: Final = 10**9
 """Seconds; every lease ends sooner."""
 
-Type = Literal["chat_completion", "completion", "embedding", "txt2img", "img2img"]
-_TEXT, _IMAGES = "Text", "Images"
-_TAKEN_BY: Final = {_TEXT: ("chat_completion", "completion"), _IMAGES: ("txt2img", "img2img")}
-"""Which types take the options of a panel of the help."""
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter("not a JSON object")
-    return value  # pyright: ignore[reportUnknownVariableType]
-
 
 def command(  # noqa: PLR0913 (each is an option)
     context: typer.Context,
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The prompt; standard input if it is - or left out.")
-    ] = None,
+    prompt: options.Prompt = None,
     *,
-    job_type: Annotated[Type, typer.Option("--type", help="Its type.")] = "chat_completion",
-    data: Annotated[
-        dict[str, Any] | None,
-        typer.Option(parser=_json_object, metavar="JSON", help="More parameters: '{\"temperature\": 0}'."),
-    ] = None,
-    job_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The job's id; drawn at random if left out.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; of images, where they are.")] = False,
-    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come.", rich_help_panel=_TEXT)] = False,
-    system: Annotated[
-        str | None,
-        typer.Option(help="A system message in front of the prompt (chat_completion).", rich_help_panel=_TEXT),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="The most tokens of the answer.", rich_help_panel=_TEXT)
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Where the PNG goes, a file or a folder; ID.png if left out.", rich_help_panel=_IMAGES
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write over files that are there.", rich_help_panel=_IMAGES)
-    ] = False,
-    show: Annotated[
-        bool | None,
-        typer.Option(
-            "--show/--no-show",
-            help="Show the image in the terminal; if left out, where that is known to show images.",
-            rich_help_panel=_IMAGES,
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="How many steps.", rich_help_panel=_IMAGES)] = None,
-    width: Annotated[int | None, typer.Option(metavar="N", help="In pixels.", rich_help_panel=_IMAGES)] = None,
-    height: Annotated[int | None, typer.Option(metavar="N", help="In pixels.", rich_help_panel=_IMAGES)] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="The seed; drawn at random if left out.", rich_help_panel=_IMAGES)
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many images; their files are numbered.", rich_help_panel=_IMAGES),
-    ] = None,
-    negative: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the image is not to show.", rich_help_panel=_IMAGES)
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option("--init-image", metavar="FILE", help="What img2img begins with.", rich_help_panel=_IMAGES),
-    ] = None,
+    job_type: options.JobType = "chat_completion",
+    data: options.Data = None,
+    job_id: options.JobId = None,
+    json: options.Json = False,
+    priority: options.Priority = None,
+    tenant: options.Tenant = None,
+    session: options.Session = None,
+    stream: options.Stream = False,
+    system: options.System = None,
+    max_tokens: options.MaxTokens = None,
+    output: options.OutputPath = None,
+    force: options.Force = False,
+    show: options.Show = None,
+    steps: options.Steps = None,
+    width: options.Pixels = None,
+    height: options.Pixels = None,
+    seed: options.Seed = None,
+    count: options.Count = None,
+    negative: options.Negative = None,
+    init: options.InitImage = None,
 ) -> int:
     """Submit a job and print, or write, what it yields; returns the exit code. Raises SettingsError."""
     configure_logging("WARNING", LogFormat.CONSOLE)
@@ -115,8 +66,9 @@ def command(  # noqa: PLR0913 (each is an option)
     image = {"steps": steps, "width": width, "height": height, "seed": seed, "batch_size": count}
     image |= {"negative_prompt": negative, "init_images": init and [init_image(init)]}
     whole = {name: value for name, value in image.items() if value is not None} | (data or {})
+    turn = JobOptions(priority=priority, tenant=tenant, session=session)
     job_id = uuid.uuid4().hex if job_id is None else job_id
-    if job_type in _TAKEN_BY[_IMAGES]:
+    if job_type in options.TAKEN_BY[options.IMAGES]:
         if job_type == "img2img" and "init_images" not in whole:
             raise typer.BadParameter("img2img needs --init-image FILE")
         images = Output(output, force=force, show=show, json=json)
@@ -125,22 +77,25 @@ def command(  # noqa: PLR0913 (each is an option)
     else:
         answer = partial(_print_answer, stream=stream, json=json or job_type == "embedding")
     text = sys.stdin.read() if prompt is None or prompt == "-" else prompt
-    return _run(job_type, _job_data(job_type, text, system, max_tokens, stream=stream) | whole, job_id, answer)
+    whole = _job_data(job_type, text, system, max_tokens, stream=stream) | whole
+    return _run(partial(Client.submit, job_type=job_type, data=whole, job_id=job_id, **turn), job_id, answer)
 
 
-def _refuse_what_does_not_fit(context: typer.Context, job_type: Type) -> None:
+def _refuse_what_does_not_fit(context: typer.Context, job_type: options.Type) -> None:
     """Refuse an option that would have no effect. Raises typer.BadParameter."""
     for param in context.command.params:
-        types = _TAKEN_BY.get(getattr(param, "rich_help_panel", None) or "", (job_type,))
+        types = options.TAKEN_BY.get(getattr(param, "rich_help_panel", None) or "", (job_type,))
         source = context.get_parameter_source(param.name)
         if job_type not in types and source is not None and source.name == "COMMANDLINE":
             raise typer.BadParameter(f"{param.opts[0]} is for --type {' and '.join(types)}, and not for {job_type}")
 
 
-def _job_data(job_type: Type, text: str, system: str | None, max_tokens: int | None, *, stream: bool) -> dict[str, Any]:
+def _job_data(
+    job_type: options.Type, text: str, system: str | None, max_tokens: int | None, *, stream: bool
+) -> dict[str, Any]:
     if job_type == "embedding":
         return {"input": text}
-    if job_type in _TAKEN_BY[_IMAGES]:
+    if job_type in options.TAKEN_BY[options.IMAGES]:
         return {"prompt": text}
     data: dict[str, Any] = {"stream": stream} | ({} if max_tokens is None else {"max_tokens": max_tokens})
     if job_type == "completion":
@@ -149,10 +104,12 @@ def _job_data(job_type: Type, text: str, system: str | None, max_tokens: int | N
     return data | {"messages": [*before, {"role": "user", "content": text}]}
 
 
-def _run(job_type: Type, data: dict[str, Any], job_id: str, answer: Callable[[Client, str], Awaitable[None]]) -> int:
+def _run(
+    submit: Callable[[Client], Awaitable[str]], job_id: str, answer: Callable[[Client, str], Awaitable[None]]
+) -> int:
     async def main(settings: Settings) -> int:
         async with Client(settings.redis_url, queue_name=settings.queue_name) as client:
-            await client.submit(job_type, data, job_id=job_id)
+            await submit(client)
             print(f"job {job_id}", file=sys.stderr)
             try:
                 await _answered(partial(answer, client, job_id), settings)

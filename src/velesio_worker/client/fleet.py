@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import orjson
@@ -13,13 +13,13 @@ from redis.exceptions import RedisError
 
 from velesio_worker.client import details
 from velesio_worker.client.details import NOTHING, Details, details_in
-from velesio_worker.queue.clients import execute, is_cluster
+from velesio_worker.queue.clients import Command, ask, count_of
 from velesio_worker.queue.keys import LINED, Keys, count_in_redis, worker_name
 from velesio_worker.queue.lease import LONGEST_LEASE
-from velesio_worker.queue.remedies import FOREIGN, NO_RIGHT, kind_of
+from velesio_worker.queue.remedies import NO_RIGHT, kind_of
 from velesio_worker.queue.scripts import MOST_LEASES
 from velesio_worker.queue.survey import Heads, Waiting
-from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.jobs import PRIORITIES, Kind
 from velesio_worker.wire.limits import LONGEST_ERROR, MOST_OFFERED_BYTES, MOST_OFFERED_NAMES
 from velesio_worker.wire.printable import printable
 
@@ -33,8 +33,6 @@ _FIELDS: Final = (*_OF_WORKER, *(f"{kind}_{name}" for kind in _ENGINES for name 
 _ALL_FIELDS: Final = (*_FIELDS, *details.FIELDS)
 _LONGEST_WORD: Final = 64
 _LONGEST_NAME: Final = 1024
-
-_Command = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +104,8 @@ class QueueDepths:
         slots: how many jobs run at a time, by kind.
         running: how many run now, by kind.
         dead: how many dead letters there are.
+        by_priority: what waits of each priority, ``high``, ``normal`` and ``low``, by kind: ``text`` and ``image``; of
+            what is sorted, so without ``incoming``. Empty where the user of Redis may not look there.
     """
 
     waiting: Mapping[str, Waiting]
@@ -114,6 +114,7 @@ class QueueDepths:
     slots: Mapping[str, int]
     running: Mapping[str, int]
     dead: int
+    by_priority: Mapping[str, Mapping[str, Waiting]] = field(default_factory=dict[str, Mapping[str, Waiting]])
 
     @property
     def jobs(self) -> int:
@@ -141,7 +142,6 @@ class FleetReader:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
-        self._commands: Any = redis
         self._keys = keys
         self._heads = Heads()
 
@@ -151,7 +151,7 @@ class FleetReader:
         Raises:
             redis.exceptions.RedisError: Redis does not answer, or refuses.
         """
-        (names,) = await self._all([self._names])
+        (names,) = await ask(self._redis, [self._names])
         workers, _ = await self._of_workers(names, _FIELDS)
         return workers
 
@@ -160,7 +160,7 @@ class FleetReader:
         return (await self._look(_FIELDS)).depths
 
     async def look(self) -> FleetView:
-        """Return both, and what workers tell beside: two round trips, on a Cluster too; else as :meth:`workers`."""
+        """Return both, and what workers tell beside: three round trips, on a Cluster too; else as :meth:`workers`."""
         return await self._look(_ALL_FIELDS)
 
     async def _look(self, fields: Sequence[str]) -> FleetView:
@@ -168,100 +168,89 @@ class FleetReader:
         lists = keys.waiting
         due = sorted(self._heads.are_due(lists, now))
         counted = [*lists.values(), keys.suspects, keys.dead]
-        names, *replies = await self._all(
-            [self._names, *(("LLEN", key) for key in counted), *(("LINDEX", lists[name], -1) for name in due)]
+        names, *replies = await ask(
+            self._redis,
+            [self._names, *(("LLEN", key) for key in counted), *(("LINDEX", lists[name], -1) for name in due)],
         )
-        *jobs, suspects, dead = map(_count, replies[: len(counted)])
+        *jobs, suspects, dead = map(count_of, replies[: len(counted)])
         heads = dict(zip(due, replies[len(counted) :], strict=True))
         waiting: dict[str, Waiting] = {}
         for name, count in zip(lists, jobs, strict=True):
             head = heads.get(name) or b""
             waiting[name] = self._heads.seen(name, count, head, len(head), now)
-        await self._add_lines(waiting, now)
+        by_priority = await self._add_lines(waiting, now)
         workers, named = await self._of_workers(names, fields)
         engines = {kind.value: [one.engines[kind] for one in workers if kind in one.engines] for kind in _ENGINES}
         slots = {kind: sum(engine.slots for engine in these) for kind, these in engines.items()}
         running = {kind: sum(engine.running for engine in these) for kind, these in engines.items()}
         known = {worker.id for worker in workers}
         lost = tuple(sorted({worker for worker in _workers_in(names) if worker not in known}))
-        return FleetView(workers, lost, QueueDepths(waiting, named, suspects, slots, running, dead))
+        return FleetView(workers, lost, QueueDepths(waiting, named, suspects, slots, running, dead, by_priority))
 
-    async def _add_lines(self, waiting: dict[str, Waiting], now: float) -> None:
-        """Add what waits in the lines of tenants; a user of Redis that may not look there has none."""
+    async def _add_lines(self, waiting: dict[str, Waiting], now: float) -> dict[str, dict[str, Waiting]]:
+        """Add what waits in the lines of tenants; returns what waits of each priority.
+
+        A user of Redis that may not look there has none of it; one of an older release may not look at priorities.
+        """
         keys = self._keys
-        commands: list[_Command] = []
+        commands: list[Command] = []
         for kind in LINED:
-            commands += [("HMGET", keys.share(kind), "lined"), ("ZREVRANGE", keys.lines(kind), -1, -1, "WITHSCORES")]
+            commands += [("HMGET", keys.share(kind), "lined"), _first(keys.lines(kind))]
+        of = [(kind.value, priority, keys.lines(kind, priority)) for kind in LINED for priority in PRIORITIES]
+        counts = [words for *_, key in of for words in (("ZCARD", key), _first(key))]
+        replies = await self._permitted([*commands, *counts]) or await self._permitted(commands)
+        pairs = list(zip(replies[::2], replies[1::2], strict=True))
+        by_priority: dict[str, dict[str, Waiting]] = {}
+        for (kind, priority, _), (jobs, first) in zip(of, pairs[len(LINED) :], strict=False):  # or there are none
+            plain = waiting[kind] if priority == "normal" else Waiting(0, 0.0)
+            by_priority.setdefault(kind, {})[priority] = plain.with_lines(count_of(jobs), _since(first), now)
+        for kind, (lined, first) in zip(LINED, pairs, strict=False):
+            jobs = count_in_redis(lined[0]) if lined else None
+            waiting[kind.value] = waiting[kind.value].with_lines(jobs or 0, _since(first), now)
+        return by_priority
+
+    async def _permitted(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies; none if one of the commands is not permitted."""
         try:
-            replies = await self._all(commands)
+            return await ask(self._redis, commands)
         except RedisError as error:
             if kind_of(error) != NO_RIGHT:
                 raise
-            return
-        for kind, lined, first in zip(LINED, replies[::2], replies[1::2], strict=True):
-            jobs = count_in_redis(lined[0]) if lined else None
-            since = float(first[1]) if first else None
-            waiting[kind.value] = waiting[kind.value].with_lines(jobs or 0, since, now)
+            return []
 
     @property
-    def _names(self) -> _Command:
+    def _names(self) -> Command:
         """Those whose leases end last: more than so many workers do not live."""
         return ("ZREVRANGE", self._keys.workers, 0, MOST_LEASES - 1)
 
     async def _of_workers(self, names: list[bytes] | None, wanted: Sequence[str]) -> tuple[tuple[WorkerInfo, ...], int]:
         """Return the workers that live, and how many jobs wait for one of them alone."""
         workers = sorted(_workers_in(names))
-        commands: list[_Command] = []
+        commands: list[Command] = []
         for worker in workers:
             key = self._keys.worker(worker)
             commands += [("PTTL", key), ("HMGET", key, *wanted), ("LLEN", self._keys.only(worker))]
-        replies = await self._all(commands)
+        replies = await ask(self._redis, commands)
         living: list[WorkerInfo] = []
         named = 0
         for worker, life, fields, jobs in zip(workers, replies[::3], replies[1::3], replies[2::3], strict=True):
             if fields is not None and 0 < life <= LONGEST_LEASE * 1000:
                 living.append(_worker_in(worker, dict(zip(wanted, fields, strict=True)), life / 1000))
-                named += _count(jobs)
+                named += count_of(jobs)
         return tuple(living), named
 
-    async def _all(self, commands: Sequence[_Command]) -> list[Any]:
-        """Return the replies to commands that change nothing; None from a key of another type.
 
-        On a Cluster whose slots have moved they are asked one by one, by which the client learns where they are.
-        """
-        if not commands:
-            return []
-        try:
-            async with self._commands.pipeline(transaction=False) as pipe:
-                for words in commands:
-                    pipe.execute_command(*words)
-                return [_told(reply) for reply in await execute(pipe, raise_on_error=False)]
-        except RedisError:
-            if not is_cluster(self._redis):
-                raise
-        return [await self._one(words) for words in commands]
+def _first(lines: str) -> Command:
+    """The one that has waited longest in a set of those that wait."""
+    return ("ZREVRANGE", lines, -1, -1, "WITHSCORES")
 
-    async def _one(self, words: _Command) -> Any:  # noqa: ANN401 (as Redis answers)
-        try:
-            return await self._commands.execute_command(*words)
-        except RedisError as error:
-            return _told(error)
+
+def _since(first: list[Any] | None) -> float | None:
+    return float(first[1]) if first else None
 
 
 def _workers_in(names: list[bytes] | None) -> list[str]:
     return [worker for name in names or [] if (worker := worker_name(name))]
-
-
-def _told(reply: Any) -> Any:  # noqa: ANN401 (as Redis answers)
-    if isinstance(reply, RedisError):
-        if kind_of(reply) == FOREIGN:
-            return None
-        raise reply
-    return reply
-
-
-def _count(reply: object) -> int:
-    return reply if isinstance(reply, int) else 0
 
 
 def _worker_in(worker: str, fields: Mapping[str, bytes | None], lease: float) -> WorkerInfo:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from velesio_worker.client import QueueDepths, WorkerInfo
+from velesio_worker.client import QueueDepths, Waiting, WorkerInfo
 from velesio_worker.gateway.app_state import gateway_of
 
 
@@ -19,15 +20,18 @@ async def status(request: Request) -> Response:
     fleet = await gateway.jobs.fleet()
     depths: QueueDepths = fleet.depths
     content = {
-        "waiting": {
-            name: {"jobs": one.jobs, "oldest_seconds": round(one.oldest, 1)} for name, one in depths.waiting.items()
-        },
+        "waiting": _waiting(depths.waiting),
+        "waiting_by_priority": {kind: _waiting(of) for kind, of in depths.by_priority.items()},
         "waiting_for_one_worker": depths.named,
         "slots": dict(depths.slots),
         "running": dict(depths.running),
         "workers": [_worker(worker) for worker in fleet.workers],
     }
     return Response(orjson.dumps(content), media_type="application/json")
+
+
+def _waiting(of: Mapping[str, Waiting]) -> dict[str, Any]:
+    return {name: {"jobs": one.jobs, "oldest_seconds": round(one.oldest, 1)} for name, one in of.items()}
 
 
 def _worker(worker: WorkerInfo) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -14,11 +15,15 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from velesio_worker.core.redis_url import RedisURL, Topology
 from velesio_worker.queue.exchange import exchange, raised
+from velesio_worker.queue.remedies import FOREIGN, kind_of
 
 ODD: Final = (RedisClusterException, AttributeError, RuntimeError)
 """What comes instead of a RedisError when a connection breaks at an odd moment: the first of a Cluster that lacks a
 node, the second when one task closes idle connections while another has just taken one of them, the third from
 uvloop's transports (``the handler is closed``)."""
+
+Command = Sequence[str | int | bytes]
+"""A command of Redis in its words."""
 
 
 class _Single(Redis):
@@ -147,6 +152,48 @@ def _in_order(reply: object) -> object:
     if isinstance(reply, Exception) and not isinstance(reply, RedisError):
         return RedisConnectionError(f"the connection was lost ({reply})")
     return reply
+
+
+async def ask(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    """Return the replies to commands that change nothing; None from a key of another type.
+
+    On a Cluster whose slots have moved they are asked one by one, by which the client learns where they are.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer, or refuses.
+    """
+    if not commands:
+        return []
+    client: Any = redis
+    try:
+        async with client.pipeline(transaction=False) as pipe:
+            for words in commands:
+                pipe.execute_command(*words)
+            return [_told(reply) for reply in await execute(pipe, raise_on_error=False)]
+    except RedisError:
+        if not is_cluster(redis):
+            raise
+    return [await _ask_one(client, words) for words in commands]
+
+
+async def _ask_one(client: Any, words: Command) -> Any:  # noqa: ANN401 (as Redis answers)
+    try:
+        return await client.execute_command(*words)
+    except RedisError as error:
+        return _told(error)
+
+
+def _told(reply: Any) -> Any:  # noqa: ANN401 (as Redis answers)
+    if isinstance(reply, RedisError):
+        if kind_of(reply) == FOREIGN:
+            return None
+        raise reply
+    return reply
+
+
+def count_of(reply: object) -> int:
+    """Return a reply that is a number; 0 in place of any other."""
+    return reply if isinstance(reply, int) else 0
 
 
 async def forget_topology(redis: Redis | RedisCluster) -> None:

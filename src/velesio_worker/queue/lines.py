@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from velesio_worker.queue.clients import execute
+from velesio_worker.queue.clients import Command, ask, count_of
 from velesio_worker.queue.control import FLAG_SECONDS, request_cancel
 from velesio_worker.queue.keys import LINED, Keys, cancel_key
-from velesio_worker.queue.remedies import FOREIGN, kind_of
 from velesio_worker.queue.scripts import Scripts
 from velesio_worker.wire.errors import VelesioError
 from velesio_worker.wire.jobs import PRIORITIES, Kind
@@ -82,14 +80,14 @@ class Lines:
     async def look(self) -> LinesView:
         """Return who waits, and what runs; what is damaged, or somebody else's, is passed over."""
         now = time.time()
-        (incoming,) = await self._all([("LLEN", self._keys.incoming)])
+        (incoming,) = await ask(self._redis, [("LLEN", self._keys.incoming)])
         waiting: list[Line] = []
         running: list[Line] = []
         for kind in LINED:
             for priority in PRIORITIES:
                 waiting += await self._waiting(kind, priority, now)
             running += await self._running(kind, now)
-        return LinesView(_count(incoming), tuple(waiting), tuple(running))
+        return LinesView(count_of(incoming), tuple(waiting), tuple(running))
 
     async def move(self, tenant: str, priority: str, other: str, kind: Kind) -> int:
         """Move what waits of a tenant's now to the end of its line of another priority; returns how many jobs.
@@ -132,14 +130,14 @@ class Lines:
 
     async def count(self, tenant: str, priority: str, kind: Kind) -> int:
         """Count what waits of a tenant's."""
-        (jobs,) = await self._all([("LLEN", self._keys.line(kind, priority, tenant))])
-        return _count(jobs)
+        (jobs,) = await ask(self._redis, [("LLEN", self._keys.line(kind, priority, tenant))])
+        return count_of(jobs)
 
     async def _waiting(self, kind: Kind, priority: str, now: float) -> list[Line]:
         who = f"{self._keys.share(kind)}:{priority}"
         names: list[str] = []
         for start in range(0, MOST_TENANTS, _PORTION):
-            (found,) = await self._all([("ZRANGE", who, start, start + _PORTION - 1)])
+            (found,) = await ask(self._redis, [("ZRANGE", who, start, start + _PORTION - 1)])
             page = cast("list[bytes]", found or [])
             names += [name.decode(errors="replace") for name in page]
             if len(page) < _PORTION:
@@ -153,17 +151,17 @@ class Lines:
 
     async def _lines(self, kind: Kind, priority: str, names: Sequence[str], now: float) -> list[Line]:
         keys = [self._keys.line(kind, priority, name) for name in names]
-        commands: list[tuple[str | int, ...]] = []
+        commands: list[Command] = []
         for key in keys:  # beside jobs with neither there are no tags
             tag = ("LLEN", key) if key == self._keys.ready(kind) else ("LINDEX", f"{key}:tags", -1)
             commands += [("LLEN", key), tag]
-        replies = await self._all(commands)
+        replies = await ask(self._redis, commands)
         tags = [tag if isinstance(tag, bytes) else b"" for tag in replies[1::2]]
-        since = await self._all([("ZSCORE", self._keys.lines(kind), tag) for tag in tags])
+        since = await ask(self._redis, [("ZSCORE", self._keys.lines(kind), tag) for tag in tags])
         return [
-            Line(kind, priority, name, _count(jobs), _age(first, now))
+            Line(kind, priority, name, count_of(jobs), _age(first, now))
             for name, jobs, first in zip(names, replies[::2], since, strict=True)
-            if _count(jobs)
+            if count_of(jobs)
         ]
 
     async def _running(self, kind: Kind, now: float) -> list[Line]:
@@ -171,7 +169,7 @@ class Lines:
         oldest: dict[tuple[str, str], float] = {}
         cursor: Any = 0
         while True:
-            (found,) = await self._all([("HSCAN", self._keys.running(kind), cursor, "COUNT", _PORTION)])
+            (found,) = await ask(self._redis, [("HSCAN", self._keys.running(kind), cursor, "COUNT", _PORTION)])
             cursor, pairs = cast("tuple[Any, dict[bytes, bytes]]", found or (0, {}))
             for value in pairs.values():
                 parts = value.decode(errors="replace").split(" ", _RUNNING_PARTS - 1)
@@ -184,26 +182,6 @@ class Lines:
         places = {priority: place for place, priority in enumerate(PRIORITIES)}
         ordered = sorted(jobs.items(), key=lambda one: (places[one[0][0]], -one[1], one[0][1]))
         return [Line(kind, *line, count, oldest[line]) for line, count in ordered]
-
-    async def _all(self, commands: Sequence[tuple[str | int | bytes, ...]]) -> list[Any]:
-        """Return the replies to commands of one hash slot; None from a key of another type."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for words in commands:
-                pipe.execute_command(*words)
-            replies = await execute(pipe, raise_on_error=False)
-        return [_told(reply) for reply in replies]
-
-
-def _told(reply: Any) -> Any:  # noqa: ANN401 (as Redis answers)
-    if isinstance(reply, RedisError):
-        if kind_of(reply) == FOREIGN:
-            return None
-        raise reply
-    return reply
-
-
-def _count(reply: object) -> int:
-    return reply if isinstance(reply, int) else 0
 
 
 def _age(since: bytes | float | None, now: float) -> float | None:

@@ -85,9 +85,10 @@ def rights_of(party: Party, queue: str, topology: Topology = Topology.STANDALONE
         ("get", "set", "xrange", "xread", "xrevrange"),
     )
     lines = [key for kind in LINED for key in (keys.share(kind), keys.lines(kind))]
+    by_priority = [f"{keys.lines(kind)}:*" for kind in LINED]
     lists = (*keys.waiting.values(), *lines, keys.suspects, keys.dead, keys.only("*"))
-    looked_at = (*lists, keys.workers, keys.worker("*"))
-    look = Rights(tuple(f"%R~{key}" for key in looked_at), ("hmget", "lindex", "llen", "pttl", "zrevrange"))
+    looked_at = (*lists, *by_priority, keys.workers, keys.worker("*"))
+    look = Rights(tuple(f"%R~{key}" for key in looked_at), ("hmget", "lindex", "llen", "pttl", "zcard", "zrevrange"))
     cancel = Rights((f"%W~{cancel_key('*')}", f"%W~{keys.control}"), ("set", "xadd"))
     drain = Rights((f"%W~{keys.drain('*')}",), ("set",))
     line_up = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 import orjson
@@ -19,6 +20,7 @@ from velesio_worker.wire.limits import (
     MOST_TOOLS,
 )
 from velesio_worker.wire.parameters import FETCHED, INT32, Count, OpenAIFields
+from velesio_worker.wire.prompt_parts import Part, parts_of_chat
 from velesio_worker.wire.text_parameters import TextParameters
 
 
@@ -200,6 +202,11 @@ class ChatCompletionParameters(TemplateFields, TextParameters):
         if self.grammar and self.response_format is not None and self.response_format.get("type") != "text":
             raise ValueError("a grammar and a response_format exclude each other: give one of them")
         return self
+
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        return parts_of_chat(self.messages, self.tools)
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:

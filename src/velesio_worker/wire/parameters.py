@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from velesio_worker.wire.bounded import LongText, within
 from velesio_worker.wire.limits import LONGEST_NAME, MOST_ASIDE, MOST_DOCUMENTS, MOST_TOKENS
+from velesio_worker.wire.prompt_parts import Part, parts_in
 
 INT32: Final = 2**31 - 1
 FETCHED: Final = re.compile(r"\s{0,64}[a-z][a-z0-9+.-]{0,31}://", re.IGNORECASE)
@@ -64,8 +66,26 @@ class ModelParameters(Fields):
         own = self.defaults == "engine"
         return self.model_dump(exclude_none=True, exclude_unset=own, exclude={"model", "defaults", *but})
 
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read, in texts and numbers of tokens; nothing where that is not known."""
+        return ()
+
 
 Count = Annotated[int, Field(ge=0, le=INT32)]
+
+
+def prompt_in(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
+    """Return a completion's prompt. Raises ValueError."""
+    if isinstance(value, str):
+        return value
+    tokens = cast("list[Any]", value) if isinstance(value, list) else []
+    if not tokens or not all(type(token) is int and 0 <= token <= INT32 for token in tokens):
+        raise ValueError("a text is wanted, or a list of token ids")
+    return tokens
+
+
+Prompt = Annotated[str | list[int], PlainValidator(prompt_in), within(MOST_TOKENS)]
 
 
 class OpenAIFields(ModelParameters):
@@ -101,6 +121,11 @@ class EmbeddingParameters(AnswerParameters):
             raise ValueError("an embedding needs input or content, one of the two")
         return self
 
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        return parts_in(self.content if self.input is None else self.input)
+
 
 class RerankParameters(AnswerParameters):
     """Parameters of a ``rerank`` job."""
@@ -108,6 +133,12 @@ class RerankParameters(AnswerParameters):
     query: LongText
     documents: Annotated[list[LongText], Field(min_length=1, max_length=MOST_DOCUMENTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1, le=INT32)] | None = None
+
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """The query is read with each of the documents."""
+        for document in self.documents:
+            yield from (self.query, document)
 
 
 class TokenizeParameters(AnswerParameters):
@@ -118,11 +149,21 @@ class TokenizeParameters(AnswerParameters):
     parse_special: bool | None = None
     with_pieces: bool | None = None
 
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        return [self.content]
+
 
 class DetokenizeParameters(AnswerParameters):
     """Parameters of a ``detokenize`` job."""
 
     tokens: Annotated[list[Count], Field(max_length=MOST_TOKENS, fail_fast=True)]
+
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        return [len(self.tokens)]
 
 
 class ManagementParameters(Fields):

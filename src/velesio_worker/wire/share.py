@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -10,16 +11,15 @@ import orjson
 from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.image_parameters import ImageParameters
 from velesio_worker.wire.jobs import Job
+from velesio_worker.wire.parameters import ModelParameters
+from velesio_worker.wire.prompt_parts import Part
 from velesio_worker.wire.text_parameters import TextParameters
 
 _BYTES: Final = 4
-"""How many bytes of a job make a token of its prompt, about."""
-
-_ENVELOPE: Final = 160
-"""So many bytes of a job are not its prompt, about."""
+"""How many bytes of a prompt make a token, about."""
 
 _LONGEST: Final = 32768
-"""More tokens than so many nobody is believed to need before he has: of a picture in a chat, say, or ``max_tokens``."""
+"""More tokens than so many nobody is believed to need before he has: of a prompt, or of ``max_tokens``."""
 
 _ANSWER: Final = 2
 """A token of an answer costs as much as so many of a prompt."""
@@ -63,7 +63,7 @@ class Share(NamedTuple):
 def share_of(job: Job, size: int) -> Share:
     """Return what a job of so many bytes counts for, as far as can be told before it has run."""
     named = job.session if isinstance(job.parameters, TextParameters) else None
-    share = Share(job.priority, job.tenant or ("" if named is None else _SESSIONS), _estimated(job, size))
+    share = Share(job.priority, job.tenant or ("" if named is None else _SESSIONS), _estimated(job))
     return share if share.plain else share._replace(session=_session(job, named, size))
 
 
@@ -86,7 +86,7 @@ def _leading(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     return messages[: roles.index("user") + 1]
 
 
-def _estimated(job: Job, size: int) -> int:
+def _estimated(job: Job) -> int:
     asked = job.parameters
     if isinstance(asked, ImageParameters):
         width, height = asked.final_size
@@ -94,7 +94,18 @@ def _estimated(job: Job, size: int) -> int:
     answer = 0
     if isinstance(asked, TextParameters):
         answer = min(asked.max_tokens, _LONGEST) if asked.max_tokens > 0 else _OPEN_END
-    return max(1, min(max(0, size - _ENVELOPE) // _BYTES, _LONGEST) + _ANSWER * answer)
+    prompt = _length(asked.prompt_parts) if isinstance(asked, ModelParameters) else 0
+    return max(1, prompt + _ANSWER * answer)
+
+
+def _length(parts: Iterable[Part]) -> int:
+    """Return about how many tokens a prompt has; of a long one no more is looked at than counts."""
+    size, most = 0, _LONGEST * _BYTES
+    for part in parts:
+        size += part * _BYTES if isinstance(part, int) else len(part[:most].encode(errors="replace"))
+        if size >= most:
+            return _LONGEST
+    return size // _BYTES
 
 
 def used(usage: Any) -> int | None:  # noqa: ANN401 (any JSON)

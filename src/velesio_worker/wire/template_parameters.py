@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 from pydantic import field_validator, model_validator
 
 from velesio_worker.wire.chat_parameters import Messages, TemplateFields, without_empty_end
-from velesio_worker.wire.parameters import AnswerParameters
-from velesio_worker.wire.text_parameters import Prompt
+from velesio_worker.wire.parameters import AnswerParameters, Prompt
+from velesio_worker.wire.prompt_parts import Part, parts_of_chat
 
 
 class ApplyTemplateParameters(TemplateFields, AnswerParameters):
@@ -17,6 +18,11 @@ class ApplyTemplateParameters(TemplateFields, AnswerParameters):
     messages: Messages
 
     _with_something_last = field_validator("messages")(without_empty_end)
+
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        return parts_of_chat(self.messages, self.tools)
 
 
 class CountTokensParameters(TemplateFields, AnswerParameters):
@@ -39,3 +45,10 @@ class CountTokensParameters(TemplateFields, AnswerParameters):
         if self.prompt is not None and more:
             raise ValueError(f"{', '.join(more)} go with messages: a prompt is counted as it is")
         return self
+
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        if self.messages is not None:
+            return parts_of_chat(self.messages, self.tools)
+        return [self.prompt if isinstance(self.prompt, str) else len(self.prompt or [])]

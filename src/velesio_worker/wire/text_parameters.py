@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from velesio_worker.wire.answer_schemas import WITHIN_SCHEMA, checked_schema
 from velesio_worker.wire.bounded import LongText, NotNegative, Number, within
@@ -24,9 +24,9 @@ from velesio_worker.wire.limits import (
     MOST_SAMPLERS,
     MOST_STOP_CHARACTERS,
     MOST_STOPS,
-    MOST_TOKENS,
 )
-from velesio_worker.wire.parameters import INT32, REFUSED, Count, Fields, NoEffect, Only1, OpenAIFields
+from velesio_worker.wire.parameters import INT32, REFUSED, Count, Fields, NoEffect, Only1, OpenAIFields, Prompt
+from velesio_worker.wire.prompt_parts import Part, parts_in
 
 _RANDOM_SEED: Final = 2**32 - 1
 """To llama.cpp, a seed of this value asks for any seed, as -1 does."""
@@ -263,19 +263,6 @@ class TextParameters(OpenAIFields):
         return greedy and not self.dynatemp_range and not self.xtc_probability
 
 
-def prompt_in(value: Any) -> str | list[int]:  # noqa: ANN401 (any JSON)
-    """Return a completion's prompt. Raises ValueError."""
-    if isinstance(value, str):
-        return value
-    tokens = cast("list[Any]", value) if isinstance(value, list) else []
-    if not tokens or not all(type(token) is int and 0 <= token <= INT32 for token in tokens):
-        raise ValueError("a text is wanted, or a list of token ids")
-    return tokens
-
-
-Prompt = Annotated[str | list[int], PlainValidator(prompt_in), within(MOST_TOKENS)]
-
-
 class CompletionParameters(TextParameters):
     """Parameters of a ``completion`` job."""
 
@@ -291,6 +278,11 @@ class CompletionParameters(TextParameters):
             self.n_probs = self.logprobs
         return self
 
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        return [self.prompt if isinstance(self.prompt, str) else len(self.prompt)]
+
 
 class InfillParameters(TextParameters):
     """Parameters of an ``infill`` job: what stands between a prefix and a suffix. They go to the engine as they are."""
@@ -299,3 +291,10 @@ class InfillParameters(TextParameters):
     input_suffix: LongText
     input_extra: Annotated[list[dict[str, Any]], Field(fail_fast=True), within(MOST_EXTRA_VALUES)] | None = None
     prompt: LongText = ""
+
+    @property
+    def prompt_parts(self) -> Iterable[Part]:
+        """What the model has to read."""
+        yield from (self.input_prefix, self.input_suffix, self.prompt)
+        for extra in self.input_extra or []:
+            yield from parts_in(extra)

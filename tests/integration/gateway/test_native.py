@@ -279,6 +279,8 @@ def test_the_queue_and_its_workers_are_told_without_what_is_the_operators(
     assert (told["id"], told["engines"]["text"]["model"], told["engines"]["text"]["slots"]) == ("w1", "small", 4)
     assert status.json()["slots"] == {"text": 4, "image": 4}
     assert set(status.json()["waiting"]) == {"incoming", "text", "image", "manage", "manage-image"}
+    priorities = {(kind, name) for kind, of in status.json()["waiting_by_priority"].items() for name in of}
+    assert priorities == {(kind, name) for kind in ("text", "image") for name in ("high", "normal", "low")}
     assert "/secret" not in status.text
 
 

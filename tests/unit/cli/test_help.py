@@ -84,6 +84,13 @@ def test_without_a_command_the_worker_runs(monkeypatch: pytest.MonkeyPatch) -> N
                 "see velesio-worker submit --help"
             ),
         ),
+        (
+            ["submit", "--type", "embedding", "--session", "one", "hi"],
+            (
+                "--session is for --type chat_completion and completion, and not for embedding: "
+                "see velesio-worker submit --help"
+            ),
+        ),
         (["submit", "--type", "img2img", "hi"], "img2img needs --init-image FILE: see velesio-worker submit --help"),
         (["submit\x1b[2J"], r"no such command 'submit\x1b[2J' (did you mean submit?): see velesio-worker --help"),
     ],

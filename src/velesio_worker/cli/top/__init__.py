@@ -2,7 +2,7 @@
 
 Owns what is made of two looks at the fleet (``watch``), how that is arranged and written (``arranging``, ``writing``),
 and the screens (``screen``, ``panes``), which alone need textual (extra
-``top``). All data comes through the client: two round trips a look, whatever there is.
+``top``). All data comes through the client: three round trips a look, whatever there is.
 """
 
 from velesio_worker.cli.top.command import command

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from velesio_worker.cli.top.watch import EngineRow, JobRow, Picture
+from velesio_worker.client import Waiting
 
 ENGINES: Final = ("WORKER", "KIND", "STATE", "MODEL", "SLOTS", "GPU MEM", "GPU", "TOK/S")
 JOBS: Final = ("JOB", "TYPE", "WORKER", "AGE", "ATT", "TOKENS", "TTFT")
@@ -87,15 +88,20 @@ def summary(picture: Picture, queue: str) -> str:
 
 
 def queues(picture: Picture) -> str:
-    """Say in a line how much waits, and for how long."""
+    """Say in a line how much waits, for how long, and how many jobs of it are of another priority than ``normal``."""
     depths = picture.depths
+    others = {
+        name: [f"{one.jobs} {priority}" for priority, one in of.items() if one.jobs and priority != "normal"]
+        for name, of in depths.by_priority.items()
+    }
     lists = [
-        f"{name} {waiting.jobs}" + (f" (oldest {seconds(waiting.oldest)})" if waiting.jobs else "")
+        f"{name} {waiting.jobs}"
+        + (f" ({', '.join([*others.get(name, ()), f'oldest {seconds(waiting.oldest)}'])})" if waiting.jobs else "")
         for name, waiting in picture.waiting.items()
         if waiting.jobs or name in {"text", "image"}
     ]
-    others = {"for one worker": depths.named, "put aside": depths.suspects, "dead letters": depths.dead}
-    return "waiting: " + ", ".join([*lists, *(f"{name} {count}" for name, count in others.items() if count)])
+    beside = {"for one worker": depths.named, "put aside": depths.suspects, "dead letters": depths.dead}
+    return "waiting: " + ", ".join([*lists, *(f"{name} {count}" for name, count in beside.items() if count)])
 
 
 def lines(picture: Picture, queue: str, jobs: Sequence[JobRow]) -> list[Sequence[Sequence[str]] | str]:
@@ -116,9 +122,8 @@ def as_json(picture: Picture, queue: str, jobs: Sequence[JobRow]) -> dict[str, A
     return {
         "queue": queue,
         "workers": [_worker(row) for row in picture.engines],
-        "waiting": {
-            name: {"jobs": one.jobs, "oldest_seconds": round(one.oldest, 1)} for name, one in picture.waiting.items()
-        },
+        "waiting": _waiting(picture.waiting),
+        "waiting_by_priority": {kind: _waiting(of) for kind, of in depths.by_priority.items()},
         "waiting_for_one_worker": depths.named,
         "put_aside": depths.suspects,
         "dead_letters": depths.dead,
@@ -137,6 +142,10 @@ def as_json(picture: Picture, queue: str, jobs: Sequence[JobRow]) -> dict[str, A
         ],
         "jobs_untold": picture.untold,
     }
+
+
+def _waiting(of: Mapping[str, Waiting]) -> dict[str, Any]:
+    return {name: {"jobs": one.jobs, "oldest_seconds": round(one.oldest, 1)} for name, one in of.items()}
 
 
 def _worker(row: EngineRow) -> dict[str, Any]:

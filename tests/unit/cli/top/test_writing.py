@@ -55,6 +55,21 @@ def test_a_table_says_all_of_it_in_words(picture: Picture) -> None:
     assert str(more).startswith("and 2 more jobs")
 
 
+def test_jobs_of_other_priorities_are_told_apart_within_eighty_columns(picture: Picture) -> None:
+    of_text = {"high": Waiting(12, 8.0), "normal": Waiting(100, 75.0), "low": Waiting(888, 70.0)}
+    by_priority = {
+        "text": of_text,
+        "image": {"high": Waiting(0, 0.0), "normal": Waiting(2, 5.0), "low": Waiting(0, 0.0)},
+    }
+    waiting = {"text": Waiting(1000, 75.0), "image": Waiting(2, 5.0)}
+    depths = replace(picture.depths, waiting=waiting, by_priority=by_priority)
+    written = writing.queues(replace(picture, depths=depths))
+    assert written == "waiting: text 1000 (12 high, 888 low, oldest 75s), image 2 (oldest 5.0s)"
+    assert len(written) <= 80
+    told = writing.as_json(replace(picture, depths=depths), "q", ())
+    assert told["waiting_by_priority"]["text"]["high"] == {"jobs": 12, "oldest_seconds": 8.0}
+
+
 def test_programs_get_the_same_with_units_in_the_names(picture: Picture) -> None:
     told = orjson.loads(orjson.dumps(writing.as_json(picture, "q", picture.jobs)))
     assert told["tokens_per_second"] == 12.0

@@ -72,8 +72,8 @@ def test_modules_import_files_that_are_there_and_libraries_load_nothing_from_els
 
 def test_the_markup_and_the_styles_name_files_that_are_there() -> None:
     for path in (STATIC / "index.html", *STATIC.glob("*.css")):
-        for name in re.findall(r"""(?:href|src)="/static/([^"]+)\"""", path.read_text()):
-            assert (STATIC / name).is_file(), name
+        for name in re.findall(r"""(?:href|src)="([^"]+)\"""", path.read_text()):
+            assert (STATIC.parent / name).is_file(), name  # beside the page, whatever path a proxy has it under
     katex = next(VENDOR.glob("katex-*"))
     for name in re.findall(r"url\(([^)]+\.woff2)\)", (katex / "katex.css").read_text()):
         assert (katex / name).is_file(), name

@@ -2,6 +2,9 @@
 import { readEvents } from "./sse.js";
 import { token, tokenNeeded } from "./token.js";
 
+/** Where the gateway is: a proxy may have it under a path of its own. */
+const BASE = new URL("../../", import.meta.url);
+
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 5000;
 const QUIET_LIMIT = 45_000; // the gateway says every 15 s that it lives
@@ -53,7 +56,7 @@ async function ask(method, path, { body, signal } = {}) {
     let response;
     try {
       const sent = body === undefined ? undefined : JSON.stringify(body);
-      response = await fetch(path, { method, headers, body: sent, signal, credentials: "omit", cache: "no-store" });
+      response = await fetch(new URL(`.${path}`, BASE), { method, headers, body: sent, signal, credentials: "omit", cache: "no-store" });
     } catch (error) {
       if (signal?.aborted) {
         throw error;

@@ -72,7 +72,7 @@ function fleetText({ status, trouble }) {
 function Header({ tab, fleet, showHelp }) {
   const [state, text] = fleetText(fleet);
   return html`<header class="header">
-    <a class="brand" href="#chat" aria-label="Velesio"><img src="/static/icon.svg" alt="" width="26" height="26" /><span>Velesio</span></a>
+    <a class="brand" href="#chat" aria-label="Velesio"><img src="static/icon.svg" alt="" width="26" height="26" /><span>Velesio</span></a>
     <nav class="tabs" aria-label="What to make">
       ${TABS.map(
         ({ id, name, icon }) => html`<a key=${id} href=${`#${id}`} aria-current=${id === tab ? "page" : undefined}>
@@ -115,7 +115,7 @@ function Panel({ tab, active, ...rest }) {
     }
   }, [visited]);
   return html`<main class="panel" hidden=${!active}>
-    ${failed && html`<p class="notice">This part of the page could not be loaded. <a href="/">Load it again</a></p>`}
+    ${failed && html`<p class="notice">This part of the page could not be loaded. <a href=".">Load it again</a></p>`}
     ${Content && html`<${Content} active=${active} ...${rest} />`}
   </main>`;
 }

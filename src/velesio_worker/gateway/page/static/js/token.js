@@ -4,6 +4,7 @@ const KEY = "velesio.token";
 const listeners = new Set();
 let memory = ""; // where there is no storage
 let waiting = null;
+let next = deferred();
 
 function stored() {
   try {
@@ -35,7 +36,12 @@ export const token = {
     store(text.trim());
     waiting?.resolve();
     waiting = null;
+    next.resolve();
+    next = deferred();
   },
+
+  /** Waits until a token is given, for who had to give up without one. */
+  given: () => next.promise,
 
   /** Forgets the token. */
   clear: () => store(""),

@@ -16,8 +16,9 @@ function lasted(milliseconds) {
   return milliseconds < 60_000 ? `${one.format(milliseconds / 1000)} s` : `${Math.round(milliseconds / 60_000)} min`;
 }
 
-function waitsFor({ phase, progress, ahead }, { connected, stopping }) {
+function waitsFor({ phase, progress, ahead }, { connected, locked, stopping }) {
   if (stopping) return "Stopping";
+  if (locked) return "The rest can be read with a token";
   if (!connected) return "Connection lost, trying again";
   if (progress?.stage === "loading")
     return `The model is being loaded, ${Math.round(progress.processed ?? 0)} s so far`;
@@ -37,10 +38,10 @@ function waitsFor({ phase, progress, ahead }, { connected, stopping }) {
 /** What happens while no text comes. */
 export function Waiting({ answer, run }) {
   const { progress } = answer;
-  const state = { connected: run?.connected ?? true, stopping: run?.stopping ?? false };
+  const { connected = true, locked = false, stopping = false } = run ?? {};
   const measured = progress?.stage === "prompt" && progress.total > 0;
   return html`<div class="answer-waits">
-    <p><span class="dots" aria-hidden="true"><i></i><i></i><i></i></span><span>${waitsFor(answer, state)}</span></p>
+    <p><span class="dots" aria-hidden="true"><i></i><i></i><i></i></span><span>${waitsFor(answer, { connected, locked, stopping })}</span></p>
     ${measured &&
     html`<progress max=${progress.total} value=${progress.processed} aria-label="Prompt read"></progress>`}
   </div>`;

@@ -21,6 +21,8 @@ export class Run {
   #told = { content: 0, reasoning: 0, version: 0, after: "0" };
   #leads = false;
   #cancelled = false;
+  /** Whether the stream was refused for want of a token: then it is read on once there is one. */
+  #locked = false;
   #keptAt = 0;
   #keeping = Promise.resolve();
   #unsubscribe;
@@ -33,6 +35,7 @@ export class Run {
     this.#announce = announce;
     this.answer = answer;
     this.connected = true;
+    this.locked = false;
     this.stopping = false;
   }
 
@@ -51,11 +54,25 @@ export class Run {
     this.#unsubscribe = this.#store.subscribe((news) => this.#hear(news));
     this.#store.tell({ kind: "run-state?", job: this.job });
     try {
-      await leading(`velesio-run-${this.job}`, this.#aborted.signal, () => this.#lead());
+      do {
+        await leading(`velesio-run-${this.job}`, this.#aborted.signal, () => this.#lead());
+      } while (await this.#unlocked());
     } finally {
       this.#unsubscribe();
       this.#paint();
     }
+  }
+
+  /** Wait for a token, if the lack of one is all that keeps this tab from reading on; another tab may lead meanwhile. */
+  async #unlocked() {
+    const { signal } = this.#aborted;
+    if (!this.#locked || signal.aborted) return false;
+    await new Promise((resolve) => {
+      this.#api.token.given().then(resolve);
+      signal.addEventListener("abort", resolve, { once: true });
+    });
+    this.#locked = false;
+    return !signal.aborted;
   }
 
   /** Follow no longer; the job goes on. */
@@ -100,7 +117,8 @@ export class Run {
       await this.#read();
     } finally {
       clearInterval(line);
-      if (!this.#aborted.signal.aborted || this.answer.state !== "running") await this.#close();
+      const goesOn = this.#aborted.signal.aborted || this.#locked;
+      if (!goesOn || this.answer.state !== "running") await this.#close();
       this.#leads = false;
     }
   }
@@ -116,8 +134,16 @@ export class Run {
         if (over || this.answer.state !== "running") return;
       }
     } catch (error) {
-      if (!signal.aborted) await this.#complete(error);
+      if (signal.aborted) return;
+      if (error.status === 401) this.#lock();
+      else await this.#complete(error);
     }
+  }
+
+  #lock() {
+    this.#locked = true;
+    this.#keep();
+    this.#connection("locked");
   }
 
   /** The stream cannot be had (any more); the result may be there still. */
@@ -126,7 +152,11 @@ export class Run {
       const shown = await this.#api.show(this.job);
       if (shown.result) completed(this.answer, shown.result);
       else failed(this.answer, { code: "gone", message: "The rest of this answer is not kept any more." });
-    } catch {
+    } catch (refused) {
+      if (refused.status === 401) {
+        this.#lock();
+        return;
+      }
       const gone = error.status === 404;
       const message = gone ? "The rest of this answer is not kept any more." : error.message;
       failed(this.answer, { code: gone ? "gone" : (error.code ?? "lost"), message });
@@ -135,6 +165,7 @@ export class Run {
 
   #connection(state) {
     this.connected = state === "live";
+    this.locked = state === "locked";
     this.#pace.ask();
   }
 
@@ -235,6 +266,7 @@ export class Run {
     const thoughts = anew ? reasoning : answer.reasoning + reasoning;
     Object.assign(answer, rest, { content: text, reasoning: thoughts });
     this.connected = connected;
+    this.locked = false;
     this.#pace.ask();
   }
 

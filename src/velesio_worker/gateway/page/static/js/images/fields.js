@@ -6,87 +6,67 @@ function Mistake({ id, text }) {
   return text ? html`<p id=${id} class="field-error">${text}</p>` : null;
 }
 
-/** A text of several lines. */
-export function TextField({ label, value, error, onInput, rows = 3, ...rest }) {
+/** A label, the input beneath it, and what is wrong with it; `children` makes the input of the attributes it is given. */
+function Field({ label, error, children }) {
   const id = useId();
+  const mistake = `${id}-error`;
+  const given = error ? { id, "aria-invalid": "true", "aria-describedby": mistake } : { id };
   return html`<div class="field">
     <label for=${id}>${label}</label>
-    <textarea
-      id=${id}
-      rows=${rows}
-      value=${value}
-      aria-invalid=${error ? "true" : undefined}
-      aria-describedby=${error ? `${id}-error` : undefined}
-      onInput=${(event) => onInput(event.target.value)}
-      ...${rest}
-    ></textarea>
-    <${Mistake} id=${`${id}-error`} text=${error} />
+    ${children(given)}
+    <${Mistake} id=${mistake} text=${error} />
   </div>`;
+}
+
+/** A text of several lines. */
+export function TextField({ label, value, error, onInput, rows = 3, ...rest }) {
+  const input = (given) => html`<textarea
+    rows=${rows}
+    value=${value}
+    onInput=${(event) => onInput(event.target.value)}
+    ...${given}
+    ...${rest}
+  ></textarea>`;
+  return html`<${Field} label=${label} error=${error}>${input}<//>`;
 }
 
 /** A number of the form; `children` stand beside it. */
-export function NumberField({ field, value, error, onInput, children, ...rest }) {
-  const id = useId();
+export function NumberField({ field, value, error, onInput, children, type = "number", ...rest }) {
   const { name, min, max, step } = NUMBERS[field];
-  return html`<div class="field">
-    <label for=${id}>${name}</label>
-    <div class="row">
-      <input
-        id=${id}
-        type="number"
-        inputmode="decimal"
-        min=${min}
-        max=${max}
-        step=${step}
-        value=${value}
-        aria-invalid=${error ? "true" : undefined}
-        aria-describedby=${error ? `${id}-error` : undefined}
-        onInput=${(event) => onInput(event.target.value)}
-        ...${rest}
-      />
-      ${children}
-    </div>
-    <${Mistake} id=${`${id}-error`} text=${error} />
+  const input = (given) => html`<div class="row">
+    <input
+      type=${type}
+      inputmode="decimal"
+      min=${min}
+      max=${max}
+      step=${step}
+      value=${value}
+      onInput=${(event) => onInput(event.target.value)}
+      ...${given}
+      ...${rest}
+    />
+    ${children}
   </div>`;
+  return html`<${Field} label=${name} error=${error}>${input}<//>`;
 }
 
 /** A number that is set by a slider, and shown beside it. */
-export function SliderField({ field, value, onInput }) {
-  const id = useId();
-  const { name, min, max, step } = NUMBERS[field];
-  return html`<div class="field">
-    <label for=${id}>${name}</label>
-    <div class="row">
-      <input
-        id=${id}
-        type="range"
-        min=${min}
-        max=${max}
-        step=${step}
-        value=${value}
-        onInput=${(event) => onInput(event.target.value)}
-      />
-      <span class="slider-value" aria-hidden="true">${Number(value).toFixed(2)}</span>
-    </div>
-  </div>`;
+export function SliderField({ value, ...rest }) {
+  return html`<${NumberField} type="range" value=${value} ...${rest}>
+    <span class="slider-value" aria-hidden="true">${Number(value).toFixed(2)}</span>
+  <//>`;
 }
 
 /** One of several texts; the first is what the worker chooses itself. */
 export function ChoiceField({ label, value, options, none, error, onInput, ...rest }) {
-  const id = useId();
   const listed = value && !options.includes(value) ? [value, ...options] : options;
-  return html`<div class="field">
-    <label for=${id}>${label}</label>
-    <select
-      id=${id}
-      aria-invalid=${error ? "true" : undefined}
-      aria-describedby=${error ? `${id}-error` : undefined}
-      onChange=${(event) => onInput(event.target.value)}
-      ...${rest}
-    >
-      <option value="" selected=${!value}>${none}</option>
-      ${listed.map((name) => html`<option key=${name} value=${name} selected=${name === value}>${name}</option>`)}
-    </select>
-    <${Mistake} id=${`${id}-error`} text=${error} />
-  </div>`;
+  const input = (given) => html`<select
+    onChange=${(event) => onInput(event.target.value)}
+    ...${given}
+    ...${rest}
+  >
+    <option value="" selected=${!value}>${none}</option>
+    ${listed.map((name) => html`<option key=${name} value=${name} selected=${name === value}>${name}</option>`)}
+  </select>`;
+  return html`<${Field} label=${label} error=${error}>${input}<//>`;
 }

@@ -4,8 +4,8 @@ import { Icon } from "../ui/icons.js";
 import { useChoices } from "./choices.js";
 import { Form } from "./form.js";
 import { ImageJobs } from "./jobs.js";
-import { DEFAULTS, formOf, jobOf, mistakes, seedOf, sizeLike } from "./parameters.js";
-import { fitted } from "./picture.js";
+import { DEFAULTS, fileName, formOf, jobOf, mistakes, seedOf, sizeLike } from "./parameters.js";
+import { fitted, saveAll } from "./picture.js";
 import { hasEnded } from "./record.js";
 import { EmptyTile, ImageTile, LinkTile, RunningTile } from "./tile.js";
 import { Viewer } from "./viewer.js";
@@ -95,6 +95,7 @@ function tilesOf(job, act) {
 function Gallery({ act }) {
   const { jobs } = act;
   const ended = jobs.list.filter(hasEnded);
+  const files = ended.flatMap((job) => job.images.map((blob, number) => ({ blob, name: fileName(job, number) })));
   const clear = () => {
     if (window.confirm("Delete all images that are kept in this browser?")) {
       jobs.remove(...ended.map(({ id }) => id));
@@ -109,7 +110,13 @@ function Gallery({ act }) {
   }
   return html`<div class="gallery-head">
       <h2>Gallery</h2>
-      ${ended.length > 0 && html`<${Button} icon="trash" class="button-quiet" onClick=${clear}>Delete all<//>`}
+      <div class="gallery-acts">
+        ${
+          files.length > 1 &&
+          html`<${Button} icon="download" class="button-quiet" onClick=${() => saveAll(files)}>Download all<//>`
+        }
+        ${ended.length > 0 && html`<${Button} icon="trash" class="button-quiet" onClick=${clear}>Delete all<//>`}
+      </div>
     </div>
     <ul class="gallery">
       ${jobs.list.map((job) => tilesOf(job, act))}

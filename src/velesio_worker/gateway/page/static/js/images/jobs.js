@@ -68,8 +68,8 @@ export class ImageJobs {
     const job = newJob(id, type, data);
     this.list = [job, ...this.list];
     this.#changed();
+    this.#follow(id); // before others hear of it, so that whoever asked for it follows it
     await this.#keep(job);
-    this.#follow(id);
     return id;
   }
 

@@ -49,3 +49,13 @@ export function save(blob, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
+
+const BETWEEN = 200; // milliseconds; browsers drop some of many downloads that begin at once
+
+/** Has the browser save several, which it may ask its user about. @param {{blob: Blob, name: string}[]} files */
+export async function saveAll(files) {
+  for (const { blob, name } of files) {
+    save(blob, name);
+    await new Promise((resolve) => setTimeout(resolve, BETWEEN));
+  }
+}
