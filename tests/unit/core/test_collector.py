@@ -14,8 +14,7 @@ from velesio_worker.core.collector import spare_what_stays
 def collector() -> Generator[None, None, None]:
     before = gc.get_threshold()
     yield
-    gc.unfreeze()
-    gc.set_threshold(*before)
+    gc.set_threshold(*before)  # what is frozen stays so: among it are all tests, which nobody is to look through again
 
 
 @pytest.mark.usefixtures("collector")
