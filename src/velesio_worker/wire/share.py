@@ -45,8 +45,7 @@ class Share(NamedTuple):
         priority: ``high``, ``normal`` or ``low``.
         tenant: whose it is; empty: nobody's in particular.
         cost: what it is estimated to cost, in tokens of a prompt; of an image from its pixels and steps.
-        session: what stands for the conversation that it belongs to, in hexadecimal digits; empty if it is of none, and
-            of a chat that names none and has neither a priority nor a tenant.
+        session: what stands for the conversation that it belongs to, in hexadecimal digits; empty if it is of none.
     """
 
     priority: str
@@ -63,8 +62,8 @@ class Share(NamedTuple):
 def share_of(job: Job, size: int) -> Share:
     """Return what a job of so many bytes counts for, as far as can be told before it has run."""
     named = job.session if isinstance(job.parameters, TextParameters) else None
-    share = Share(job.priority, job.tenant or ("" if named is None else _SESSIONS), _estimated(job, size))
-    return share if share.plain else share._replace(session=_session(job, named, size))
+    tenant = job.tenant or ("" if named is None else _SESSIONS)
+    return Share(job.priority, tenant, _estimated(job, size), _session(job, named, size))
 
 
 def _session(job: Job, named: str | None, size: int) -> str:
@@ -94,7 +93,12 @@ def _estimated(job: Job, size: int) -> int:
     answer = 0
     if isinstance(asked, TextParameters):
         answer = min(asked.max_tokens, _LONGEST) if asked.max_tokens > 0 else _OPEN_END
-    return max(1, min(max(0, size - _ENVELOPE) // _BYTES, _LONGEST) + _ANSWER * answer)
+    return max(1, prompt_tokens(job, size) + _ANSWER * answer)
+
+
+def prompt_tokens(job: Job, size: int) -> int:  # noqa: ARG001
+    """Return about how many tokens the prompt of a text job of so many bytes has."""
+    return min(max(0, size - _ENVELOPE) // _BYTES, _LONGEST)
 
 
 def used(usage: Any) -> int | None:  # noqa: ANN401 (any JSON)
