@@ -386,3 +386,22 @@ async def test_a_job_that_is_handed_back_is_kept_for_nobody(fleet: Fleet, monkey
         assert not await fleet.commands.hget("{llama_queue}:running:text", slot.field)
         assert not await fleet.commands.exists(KEPT)
         assert await fleet.commands.lrange(TEXT, 0, -1) == [payload]
+
+
+async def test_none_is_lost_or_doubled_while_consumers_are_called_back(fleet: Fleet) -> None:
+    """Those that wait for any job are called back over and over, while such jobs come."""
+    async with fleet.worker("w1", consumers=2) as first, fleet.worker("w2", consumers=2) as second:
+        pushed: list[str] = []
+        for number in range(120):
+            session = None if number % 3 else f"session-{number % 4}"
+            pushed.append(await fleet.push(job(session, tenant=None)))
+            if number % 2:
+                await anyio.sleep(0.003)  # so that some come while all wait
+        for job_id in pushed:
+            await fleet.over(job_id)
+        assert sorted(one.job_id for one in fleet.ended) == sorted(pushed)
+        assert sum(side.slots.summons[Kind.TEXT].rung for side in (first, second)) > 0
+        await until(lambda: fleet.waits("w1"))
+        slots = [side.slot(f"text-{number}").key for side in (first, second) for number in range(2)]
+        assert not await fleet.commands.exists(*slots)
+        await nothing_is_left(fleet.commands)

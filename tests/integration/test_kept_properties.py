@@ -67,8 +67,8 @@ class World:
             case ("foreign", name):
                 if not await self._commands.exists(f"{KEPT}{name}"):
                     await self._commands.set(f"{KEPT}{name}", "in the way")
-            case (what, worker):
-                await getattr(self, what)(worker)
+            case _:
+                await getattr(self, step[0])(step[1])
 
     async def push(self, priority: str, tenant: str | None, session: str | None, patience: float) -> None:
         side = self._sides["w1"]
@@ -136,8 +136,10 @@ class World:
         counted = [*beside, *(one.split(b" ")[1] for one in known)]
         assert set(await self._commands.zrange(f"{QUEUE}lines:text", 0, -1)) == set(counted)
         assert int(await self._commands.hget(f"{QUEUE}fair:text", "lined") or 0) == len(counted)
-        by_priority = [await self._commands.zrange(f"{QUEUE}lines:text:{name}", 0, -1) for name in ("high", "normal")]
-        assert sorted(itertools.chain(*by_priority)) == sorted(counted)
+        by_priority: list[bytes] = []
+        for name in ("high", "normal"):
+            by_priority += await self._commands.zrange(f"{QUEUE}lines:text:{name}", 0, -1)
+        assert sorted(by_priority) == sorted(counted)
         for name, jobs in kept.items():
             assert len(jobs) == len(kept[name.removesuffix(":tags") + ":tags"]) <= SLOTS
             ends = [float(one.split(b" ")[0]) for one in kept[name.removesuffix(":tags") + ":tags"]]

@@ -191,7 +191,7 @@ local function queue_of(base, kind)
   end
 
   -- The places of the next jobs, {priority, tenant, how far from the front of its line}, in the order in which they
-  -- are begun if nothing else comes.
+  -- are begun if nothing else comes; and whether any tenant was believed to wait.
   function self.order(most)
     look_at_plain()
     local lines = {}
@@ -204,8 +204,8 @@ local function queue_of(base, kind)
         lines[#lines + 1] = {priority = priority, at = get('at:' .. priority), tenants = here}
       end
     end
-    local order, mean = {}, math.max(1, get('mean'))
-    for _ = 1, 3 * most do  -- each turn finds a job, or a tenant that has no more
+    local order, believed, mean = {}, #lines > 0, #lines > 0 and math.max(1, get('mean'))
+    for _ = 1, believed and 3 * most or 0 do  -- each turn finds a job, or a tenant that has no more
       local of, who
       for _, one in ipairs(lines) do
         of = one.tenants[1] and (not of or one.at < of.at) and one or of
@@ -232,7 +232,7 @@ local function queue_of(base, kind)
         table.remove(of.tenants, who)
       end
     end
-    return order
+    return order, believed
   end
 
   -- Take note that a job was begun: it is in a slot, and no longer in its line.
@@ -293,10 +293,10 @@ local function queue_of(base, kind)
     if kept then
       return kept, own
     end
-    local look, order = sessions_wait(), {}
+    local look, order, believed = sessions_wait(), {}, false
     for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
-      order = self.order(look and WARM_WINDOW or 1)
-      if order[1] or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
+      order, believed = self.order(look and WARM_WINDOW or 1)
+      if order[1] or not believed then
         break
       end
     end

@@ -112,6 +112,9 @@ local function keeps(self, base, kind, inner)
     if own then
       return own, true
     end
+    if redis.call('EXISTS', kept) == 0 then
+      return false, false
+    end
     local due = redis.pcall('ZRANGEBYSCORE', kept, '-inf', string.format('%.6f', clock()), 'LIMIT', 0, 16)
     for _, other in ipairs(due) do  -- of an error there are none
       local job = take_of(other, slot, field)
