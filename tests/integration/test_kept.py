@@ -277,6 +277,7 @@ async def promises(commands: Any) -> list[bytes]:
 
 NOBODYS: Final[dict[str, tuple[dict[str, str | int], dict[str, Any]]]] = {
     "the worker does not serve": ({"text_state": "draining"}, {}),
+    "the worker stops": ({"stage": "stopping"}, {}),
     "it serves another model": ({}, {"data": {"prompt": LONG, "model": "large"}}),
     "its prompt is short": ({}, {"data": {"prompt": "short"}}),
 }

@@ -57,9 +57,9 @@ local function keeps(self, base, kind, inner)
     if not lives(base .. 'workers', hash, worker) then
       return nil
     end
-    local facts = redis.call('HMGET', hash, kind .. '_state', kind .. '_slots', kind .. '_model')
+    local facts = redis.call('HMGET', hash, kind .. '_state', kind .. '_slots', kind .. '_model', 'stage')
     local served = facts[3] or ''
-    if facts[1] ~= 'ready' or (model ~= '' and served ~= '' and served ~= model) then
+    if facts[1] ~= 'ready' or facts[4] == 'stopping' or (model ~= '' and served ~= '' and served ~= model) then
       return nil
     end
     if not (is(list, 'list') and is(beside(list), 'list') and is(kept, 'zset') and is(base .. 'bell:' .. worker, 'stream')) then
