@@ -124,7 +124,8 @@ async def _start(folder: Path, url: str, workers: list[WorkerProcess]) -> None:
     settings = {"REDIS_URL": url, "MODEL_PATH": str(small_model()), "RUN_SD": "false", "GPU_LAYERS": "0"}
     settings |= {"LLM_CONCURRENCY": "1", "CONTEXT_SIZE": "1024", "LLAMA_ARGS": "--threads 1"}
     for number in range(WORKERS):
-        workers.append(await start_worker(folder / f"{number}.log", environment() | settings))
+        worker = await start_worker(folder / f"{number}.log", environment() | settings)
+        workers.append(worker)
     if not await until(lambda: all(worker.ready for worker in workers), limit=START_SECONDS):
         sys.exit("the workers do not get ready: make setup")
 
