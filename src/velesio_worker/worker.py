@@ -171,6 +171,7 @@ class Worker:
             side.start_soon(self._executor.watch)
             side.start_soon(self._redis.fleet.keep_notes)
             side.start_soon(self._control().run)
+            side.start_soon(self._redis.slots.letting_go.run)
             for engine in self._engines.gates:
                 side.start_soon(engine.run)
             jobs.start_soon(self._consumers.intake().run, self._stopping)
@@ -223,7 +224,8 @@ class Worker:
 
     def _control(self) -> Control:
         blocking, link = self._redis.clients.blocking, self._redis.link
-        return Control(blocking, link, jobs=self._executor, worker=self.id, drain=self._drain_once)
+        summons = self._redis.slots.summons
+        return Control(blocking, link, jobs=self._executor, worker=self.id, drain=self._drain_once, summons=summons)
 
     def _drain_once(self) -> None:
         """End as at a first signal; whoever asks for that again changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from itertools import count
 from typing import Any
@@ -71,3 +72,20 @@ def test_the_next_turn_is_taken_by_whoever_has_read_the_last_one(plain: Any, mak
     for worker, sessions in served.items():
         if any(worker_of(plain, first[session]) == worker for session in SESSIONS):
             assert sessions[0] in stayed, served
+
+
+def test_whoever_has_read_it_takes_the_next_turn_although_others_are_free(plain: Any, make_worker: MakeWorker) -> None:
+    for _ in range(3):
+        make_worker(LLM_CONCURRENCY="1", CONTEXT_SIZE="1024")
+    prompts = {session: f"{session} is a colour, and a name. " * 60 for session in SESSIONS[:4]}
+    served: dict[str, list[str]] = {session: [] for session in prompts}
+    for _ in range(4):
+        for session, prompt in prompts.items():
+            data = {"prompt": prompt, "max_tokens": 8, "temperature": 0}
+            job_id = push(plain, data, session=session)
+            read(plain, job_id, until="done")
+            served[session].append(worker_of(plain, job_id))
+            prompts[session] = prompt + result(plain, job_id)["text"] + " So"
+    turns = [pair for workers in served.values() for pair in itertools.pairwise(workers)]
+    stayed = [before == after for before, after in turns]
+    assert sum(stayed) >= len(turns) - 3, served  # the machine may be busy

@@ -103,7 +103,7 @@ class Model:
         if self.held:
             held = self.held.popleft()
             self._side.slots.used(held.slot, cost)
-            self._side.slots.read(held.slot, 1, 99)
+            self._side.slots.warmth.read(held.slot, 1, 99)
             await self._side.slots.ack(held.slot, held.job)
             self.begun.append(held.job)
 

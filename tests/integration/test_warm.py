@@ -58,7 +58,7 @@ async def run(side: Side, *, read: int = 100, held: int | None = 0) -> str | Non
     if payload is None:
         return None
     if held is not None:
-        side.slots.read(slot, read, held)
+        side.slots.warmth.read(slot, read, held)
     await side.slots.ack(slot, payload)
     return json.loads(payload)["id"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from velesio_worker.core.bell import Bell
@@ -38,13 +39,13 @@ class Side(RedisSide):
         return super().slot(name, home=home)
 
 
-def make_side(url: str, worker: str, *clients: Any) -> Side:
-    """Make the Redis side of a worker on the given clients, or on new ones."""
+def make_side(url: str, worker: str, *clients: Any, facts: Mapping[str, str | int] | None = None) -> Side:
+    """Make the Redis side of a worker on the given clients, or on new ones; ``facts`` is what it says of itself."""
     settings = Settings.model_validate(
         {"redis_url": url, "result_ttl": 100, "stream_ttl": 200, "max_job_bytes": MAX_BYTES, "lease_seconds": 60}
     )
     connections = Clients(*clients) if clients else Clients.connected(url, worker)
-    return Side(connections, settings, worker, facts=lambda: {"state": "test"}, changed=Bell())
+    return Side(connections, settings, worker, facts=lambda: facts or {"state": "test"}, changed=Bell())
 
 
 async def take_over(side: Side, commands: Any, payload: bytes, job_id: str = "a") -> None:

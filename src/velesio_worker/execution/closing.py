@@ -66,7 +66,8 @@ class Closer:
         partial = bool(done.result.get("text"))
         self.slots.used(held.slot, used(done.result.get("usage")))
         if done.timings and not done.result.get("cached"):
-            self.slots.read(held.slot, figure(done.timings, "prompt_n"), figure(done.timings, "cache_n"))
+            read, known = figure(done.timings, "prompt_n"), figure(done.timings, "cache_n")
+            self.slots.warmth.read(held.slot, read, known, done.timings.get("prompt_ms"))
         last = DONE, orjson.dumps(done.entry())
         try:
             result = self._result_of(done)

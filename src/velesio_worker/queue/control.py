@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import anyio
@@ -20,6 +21,8 @@ from velesio_worker.queue.keys import Keys, cancel_key, count_in_redis, job_key,
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import within
 from velesio_worker.queue.remedies import FOREIGN, NO_RIGHT, kind_of, words
+from velesio_worker.queue.warmth import Summons
+from velesio_worker.wire.jobs import Kind
 from velesio_worker.wire.limits import CONTROL_ENTRIES
 from velesio_worker.wire.payload import is_job_id
 
@@ -70,42 +73,54 @@ def _nothing() -> None:
 class Control:
     """Hears of jobs that are to be stopped: cancelled, read by nobody, or taken over by another worker.
 
+    Also of jobs that are kept for this worker, so that whoever waits here for any job takes those.
+
     Args:
         blocking: the client for blocking reads; the link is for everything else.
         jobs: the jobs that run here.
         worker: this worker.
         drain: called when somebody wants this worker to end.
+        summons: rung when a job of its kind is kept for this worker.
     """
 
     def __init__(
-        self, blocking: Redis, link: Link, *, jobs: RunningJobs, worker: str = "", drain: Callable[[], None] = _nothing
+        self,
+        blocking: Redis,
+        link: Link,
+        *,
+        jobs: RunningJobs,
+        worker: str = "",
+        drain: Callable[[], None] = _nothing,
+        summons: Mapping[Kind, Summons] = MappingProxyType({}),
     ) -> None:
         self._blocking: Any = blocking
         self._link = link
         self._jobs = jobs
         self._worker = worker
         self._drain = drain
+        self._rings = {kind.encode(): one.ring for kind, one in summons.items()}
+        self._bell = link.keys.bell(worker) if worker and summons else ""
         self._looked_at = -math.inf
         self._unread: dict[str, float] = {}
         self._foreign: set[str] = set()
 
     async def run(self) -> None:
         """Listen for ever: to the doorbell at once, and once a second to the truth, should it not have rung."""
-        after = ""
+        after: dict[str, str] = {}
         while True:
             try:
-                if not after:
+                if self._link.keys.control not in after:
                     after = await self._link.asked(self._newest)
                     await self._look_for_drain()  # it may have rung while nobody listened
-                reply = await self._link.asked(partial(self._next, after))
-                for entry_id, fields in reply[0][1] if reply else ():
-                    after = entry_id.decode()
-                    if self._worker and fields.get(b"drain") == self._worker.encode():
-                        await self._look_for_drain()
-                    await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
+                elif self._bell and self._bell not in after:
+                    after = await self._link.asked(self._newest) | after
+                for stream, entries in await self._link.asked(partial(self._next, after)) or ():
+                    for entry_id, fields in entries:
+                        after[stream.decode()] = entry_id.decode()
+                        await self._heard(stream.decode(), fields)
             except ResponseError as error:
                 await self._passed_over(error)
-                after = ""
+                after = {}
                 await anyio.sleep(BLOCK_SECONDS)
             if time.monotonic() - self._looked_at >= BLOCK_SECONDS:
                 try:
@@ -113,11 +128,20 @@ class Control:
                 except ResponseError as error:
                     await self._passed_over(error)
 
+    async def _heard(self, stream: str, fields: Mapping[bytes, bytes]) -> None:
+        if stream == self._bell:
+            self._rings.get(fields.get(b"kept", b""), _nothing)()
+            return
+        if self._worker and fields.get(b"drain") == self._worker.encode():
+            await self._look_for_drain()
+        await self._rung(fields.get(b"cancel", b"").decode(errors="replace"))
+
     async def _passed_over(self, error: ResponseError) -> None:
         """Say what is the matter with a key that others wrote; only missing rights are no matter of that."""
         if kind_of(error) == NO_RIGHT:
             raise error
-        self._link.outage.noticed(await self._link.foreign({self._link.keys.control: "stream"}, error) or error)
+        streams = dict.fromkeys(filter(None, (self._link.keys.control, self._bell)), "stream")
+        self._link.outage.noticed(await self._link.foreign(streams, error) or error)
 
     async def _rung(self, job_id: str) -> None:
         """Stop a job if its flag says so: it may have ended since, and the next one of that id may run."""
@@ -142,13 +166,22 @@ class Control:
             self._worker = ""
             self._drain()
 
-    async def _next(self, after: str) -> Any:  # noqa: ANN401 (redis-py's)
-        read = self._blocking.xread({self._link.keys.control: after}, block=int(BLOCK_SECONDS * 1000))
+    async def _next(self, after: dict[str, str]) -> Any:  # noqa: ANN401 (redis-py's)
+        read = self._blocking.xread(after, block=int(BLOCK_SECONDS * 1000))
         return await within(BLOCK_SECONDS + REPLY_SECONDS, read)
 
-    async def _newest(self) -> str:
-        entries = await self._link.commands.xrevrange(self._link.keys.control, count=1)
-        return entries[0][0].decode() if entries else "0-0"
+    async def _newest(self) -> dict[str, str]:
+        """Return the last entry of each stream that is listened to; of a bell that somebody else uses nothing."""
+        newest: dict[str, str] = {}
+        for stream in filter(None, (self._link.keys.control, self._bell)):
+            try:
+                entries = await self._link.commands.xrevrange(stream, count=1)
+            except ResponseError as error:
+                if stream != self._bell or kind_of(error) != FOREIGN:
+                    raise
+                continue
+            newest[stream] = entries[0][0].decode() if entries else "0-0"
+        return newest
 
     async def look(self) -> None:
         """Look once at what is true of each job that runs here, and stop those that are to be stopped."""

@@ -141,7 +141,7 @@ class Keys:
         by_priority = [f"{self.share(kind)}:{priority}" for priority in PRIORITIES]
         had = [f"{key}:had" for key in by_priority]
         lines = [self.lines(kind, priority) for priority in ("", *PRIORITIES)]
-        sets = [*by_priority, *had, *lines, self._derived(f"idle:{kind.value}")]
+        sets = [*by_priority, *had, *lines, self._derived(f"idle:{kind.value}"), self.kept(kind)]
         hashes = [self.share(kind), self.running(kind)]
         return {self.ready(kind): "list", **dict.fromkeys(hashes, "hash"), **dict.fromkeys(sets, "zset")}
 
@@ -152,6 +152,14 @@ class Keys:
     def lines(self, kind: Kind, priority: str = "") -> str:
         """The sorted set of the jobs that wait in lines of their tenants, and since when: all, or of one priority."""
         return self._derived(f"lines:{kind.value}:{priority}" if priority else f"lines:{kind.value}")
+
+    def kept(self, kind: Kind) -> str:
+        """The sorted set of the workers for which jobs are kept for a moment, and until when (``scripts/kept.lua``)."""
+        return self._derived(f"kept:{kind.value}")
+
+    def bell(self, worker: str) -> str:
+        """The stream that tells a worker that a job is kept for it."""
+        return self._derived(f"bell:{worker}")
 
     def line(self, kind: Kind, priority: str, tenant: str) -> str:
         """The list in which a tenant's jobs of one priority wait; that of those with neither is the kind's own."""

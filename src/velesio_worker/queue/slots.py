@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from velesio_worker.core.logs import get_logger
-from velesio_worker.core.metrics import DEAD_LETTERS, WARM
+from velesio_worker.core.metrics import DEAD_LETTERS
 from velesio_worker.queue.connection import BLOCK_SECONDS, PAYLOAD_SECONDS, REPLY_SECONDS
 from velesio_worker.queue.keys import LINED, Slot, count_in_redis, slot_name, worker_name
 from velesio_worker.queue.lease import Lease
@@ -18,7 +18,8 @@ from velesio_worker.queue.letters import letter_of
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Backoff, within
 from velesio_worker.queue.remedies import passes
-from velesio_worker.queue.scripts import over
+from velesio_worker.queue.scripts import Taken, over
+from velesio_worker.queue.warmth import LettingGo, Summons, Warmth
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.payload import job_id_in
 from velesio_worker.wire.share import share_of
@@ -41,6 +42,11 @@ class Slots:
         blocking: the client for blocking moves and for reading payloads, patient; the link is for everything else.
         lease: is told of each slot before a job is moved there.
         largest: the largest job that is accepted, in bytes: of a larger one a dead letter keeps the beginning.
+
+    Attributes:
+        warmth: what is known of what this worker's engine has read.
+        summons: whoever waits for a job of a kind is called back by them.
+        letting_go: has jobs that were kept for a worker wait for whoever comes; to be run.
     """
 
     def __init__(self, blocking: Redis, link: Link, lease: Lease, *, largest: int = _LETTER_BYTES) -> None:
@@ -51,9 +57,10 @@ class Slots:
         self._doubtful: set[str] = set()
         self._begun: dict[str, Kind] = {}
         self._used: dict[str, float] = {}
-        self._promised: set[str] = set()
-        self._kept: dict[str, bool] = {}
         self._backoffs: dict[str, Backoff] = {}
+        self.warmth = Warmth()
+        self.summons = {kind: Summons() for kind in LINED}
+        self.letting_go = LettingGo(link)
 
     def expect(self, slot: Slot) -> None:
         """Have the next beat name a slot, so that its first job need not wait for one."""
@@ -74,10 +81,7 @@ class Slots:
         backoff = self._backoffs.setdefault(slot.key, Backoff())
         try:
             await self._lease.cover(slot)
-            payload = await self._next(source, slot)
-            if payload is None:
-                move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
-                payload = await within(BLOCK_SECONDS + REPLY_SECONDS, move)
+            payload = await self._next_or_wait(source, slot)
         except RedisError as error:
             trouble = (
                 error
@@ -99,28 +103,48 @@ class Slots:
         kind = self._link.keys.lined(source)
         return _lists(source, *lists) | ({} if kind is None else self._link.keys.shares(kind))
 
-    async def _next(self, source: str, slot: Slot) -> bytes | None:
-        """Move the job into the slot whose turn it is; None if none waits, or all that wait do so in one list."""
-        keys = self._link.keys
-        kind = keys.lined(source)
+    async def _next_or_wait(self, source: str, slot: Slot) -> bytes | None:
+        kind = self._link.keys.lined(source)
         if kind is None:
-            return None
-        taken = await within(REPLY_SECONDS, self._link.scripts.take(keys, kind, slot))
+            return await self._first(source, slot)
+        summons = self.summons[kind]
+        rung = summons.rung  # before it is looked whether something is kept for this worker
+        payload = await self._next(kind, slot)
+        if payload is None:
+            with summons.heeded(rung) as waits:
+                if waits:
+                    payload = await self._first(source, slot)
+        if payload is None and summons.rung != rung:  # what was moved as the wait ended is found there, too
+            payload = await self._next(kind, slot)
+        return payload
+
+    async def _first(self, source: str, slot: Slot) -> bytes | None:
+        """Move the first job of a list into the slot, which may take a second to come."""
+        move = self._blocking.blmove(source, slot.key, BLOCK_SECONDS, "RIGHT", "LEFT")
+        return await within(BLOCK_SECONDS + REPLY_SECONDS, move)
+
+    async def _next(self, kind: Kind, slot: Slot) -> bytes | None:
+        """Move the job into the slot whose turn it is; None if none waits."""
+        taken = await within(REPLY_SECONDS, self._link.scripts.take(self._link.keys, kind, slot))
         if taken is None:
             return None
-        payload, warm = taken
-        self._begun[slot.key] = kind
-        if warm:
-            self._promised.add(slot.key)
+        payload, how = taken
+        if how is not Taken.BEFORE:
+            self._begun[slot.key] = kind
+        if how is Taken.WARM:
+            self.warmth.promise(slot)
         return payload
 
     async def got(self, slot: Slot, job: Job, size: int) -> None:
         """Take note whose a job of ``size`` bytes in a slot is, unless it was moved there because of that."""
         kind = job.kind
-        if kind not in LINED or slot.key in self._begun:
+        if kind not in LINED:
             return
-        got = partial(self._link.scripts.got, self._link.keys, kind, slot, share_of(job, size))
-        await self._link.done(got)
+        share = share_of(job, size)
+        self.warmth.belongs(slot, share.session)
+        if slot.key in self._begun:
+            return
+        await self._link.done(partial(self._link.scripts.got, self._link.keys, kind, slot, share))
         self._begun[slot.key] = kind
 
     def used(self, slot: Slot, cost: float | None) -> None:
@@ -128,25 +152,16 @@ class Slots:
         if cost is not None:
             self._used[slot.key] = cost
 
-    def read(self, slot: Slot, read: int, held: int) -> None:
-        """Take note how many tokens of the prompt of the job in a slot the engine read, and how many it held before.
-
-        A job that was taken since the engine should hold them is a hit if it held half of them at least.
-        """
-        hit, promised = held >= read, slot.key in self._promised
-        self._kept[slot.key] = hit or not promised
-        if promised:
-            WARM.labels("hit" if hit else "miss").inc()
-
     def over(self, slot: Slot) -> list[Any]:
         """Return what tells the scripts that a slot's job is over, by which they empty it."""
-        key = slot.key
-        return over(self._link.keys, slot, self._begun.get(key), self._used.get(key), kept=self._kept.get(key))
+        held, session = self.warmth.outcome(slot)
+        kind, used = self._begun.get(slot.key), self._used.get(slot.key)
+        return over(self._link.keys, slot, kind, used, held=held, session=session)
 
     def emptied(self, slot: Slot) -> None:
         """Take note that a slot has been emptied."""
-        self._promised.discard(slot.key)
-        for noted in (self._begun, self._used, self._kept):
+        self.warmth.emptied(slot)
+        for noted in (self._begun, self._used):
             noted.pop(slot.key, None)
 
     async def left_in(self, slot: Slot) -> bytes | None:
@@ -231,13 +246,19 @@ class Slots:
         await self._link.on_keys(_lists(slot.key, destination), move)
 
     async def send_in_line(self, slot: Slot, job: Job, size: int) -> None:
-        """Move the job in the slot, of ``size`` bytes, to the end of its tenant's line."""
+        """Move the job in the slot, of ``size`` bytes, to the end of its tenant's line.
+
+        Where nobody has to wait, it may be kept for a moment for the worker whose engine has read its session.
+        """
         keys, kind, share = self._link.keys, job.kind, share_of(job, size)
-        if kind not in LINED or share.plain:
+        patience = self.warmth.patience(job) if share.session else 0.0
+        if kind not in LINED or (share.plain and not patience):
             await self.send(slot, keys.ready(kind))
-        else:
-            send = partial(self._link.scripts.send, keys, kind, slot, share)
-            await self._link.on_keys(self._types(keys.ready(kind), slot.key), send)
+            return
+        send = partial(self._link.scripts.send, keys, kind, slot, share, patience=patience, model=job.model or "")
+        worker = await self._link.on_keys(self._types(keys.ready(kind), slot.key), send)
+        if worker:
+            self.letting_go.due(kind, worker, patience)
 
     async def hand_back(self, slot: Slot) -> bool:
         """Move the job in the slot to the front of its line, or of the slot's home list; False if there was none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -12,7 +11,6 @@ from velesio_worker.wire.chat_parameters import ChatCompletionParameters
 from velesio_worker.wire.image_parameters import ImageParameters
 from velesio_worker.wire.jobs import Job
 from velesio_worker.wire.parameters import ModelParameters
-from velesio_worker.wire.prompt_parts import Part
 from velesio_worker.wire.text_parameters import TextParameters
 
 _BYTES: Final = 4
@@ -45,8 +43,7 @@ class Share(NamedTuple):
         priority: ``high``, ``normal`` or ``low``.
         tenant: whose it is; empty: nobody's in particular.
         cost: what it is estimated to cost, in tokens of a prompt; of an image from its pixels and steps.
-        session: what stands for the conversation that it belongs to, in hexadecimal digits; empty if it is of none, and
-            of a chat that names none and has neither a priority nor a tenant.
+        session: what stands for the conversation that it belongs to, in hexadecimal digits; empty if it is of none.
     """
 
     priority: str
@@ -63,8 +60,8 @@ class Share(NamedTuple):
 def share_of(job: Job, size: int) -> Share:
     """Return what a job of so many bytes counts for, as far as can be told before it has run."""
     named = job.session if isinstance(job.parameters, TextParameters) else None
-    share = Share(job.priority, job.tenant or ("" if named is None else _SESSIONS), _estimated(job))
-    return share if share.plain else share._replace(session=_session(job, named, size))
+    tenant = job.tenant or ("" if named is None else _SESSIONS)
+    return Share(job.priority, tenant, _estimated(job), _session(job, named, size))
 
 
 def _session(job: Job, named: str | None, size: int) -> str:
@@ -94,14 +91,13 @@ def _estimated(job: Job) -> int:
     answer = 0
     if isinstance(asked, TextParameters):
         answer = min(asked.max_tokens, _LONGEST) if asked.max_tokens > 0 else _OPEN_END
-    prompt = _length(asked.prompt_parts) if isinstance(asked, ModelParameters) else 0
-    return max(1, prompt + _ANSWER * answer)
+    return max(1, prompt_tokens(job) + _ANSWER * answer)
 
 
-def _length(parts: Iterable[Part]) -> int:
-    """Return about how many tokens a prompt has; of a long one no more is looked at than counts."""
+def prompt_tokens(job: Job) -> int:
+    """Return about how many tokens a job's prompt has; of a long one no more is looked at than counts."""
     size, most = 0, _LONGEST * _BYTES
-    for part in parts:
+    for part in job.parameters.prompt_parts if isinstance(job.parameters, ModelParameters) else ():
         size += part * _BYTES if isinstance(part, int) else len(part[:most].encode(errors="replace"))
         if size >= most:
             return _LONGEST

@@ -31,6 +31,7 @@ from velesio_worker.queue.scripts.replies import Entries as Entries
 from velesio_worker.queue.scripts.replies import LeaseEnd as LeaseEnd
 from velesio_worker.queue.scripts.replies import PublishReply as PublishReply
 from velesio_worker.queue.scripts.replies import PublishStatus as PublishStatus
+from velesio_worker.queue.scripts.replies import Taken as Taken
 from velesio_worker.wire.jobs import PRIORITIES, Kind
 from velesio_worker.wire.limits import (
     CONTROL_ENTRIES,
@@ -62,17 +63,17 @@ _FILES: Final = {
     for file in files(__name__).iterdir()
     if file.name.endswith(".lua")
 }
-_FAIR: Final = ("ack", "bury", "drop", "got", "move", "pick", "put_back", "reap", "send", "take", "waiting")
+_FAIR: Final = ("ack", "bury", "drop", "got", "let_go", "move", "pick", "put_back", "reap", "send", "take", "waiting")
 _SHARED: Final = {
     "claim": ("entries",),
     "publish": ("entries",),
     "finish": ("outcome",),
-    "close": ("fair", "entries", "outcome"),
-    **dict.fromkeys(_FAIR, ("fair",)),
+    "close": ("kept", "fair", "entries", "outcome"),
+    **dict.fromkeys(_FAIR, ("kept", "fair")),
 }
 _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
-    for name in _FILES.keys() - {"guard", "entries", "fair", "outcome"}
+    for name in _FILES.keys() - {"guard", "entries", "kept", "fair", "outcome"}
 }
 _SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
@@ -194,19 +195,28 @@ class Scripts:
         of_worker = [keys.only(worker), *keys.of_lease(worker)]
         return bool(await self._run("send_to_worker", keys=[slot.key, *of_worker], args=[worker]))
 
-    async def take(self, keys: Keys, kind: Kind, slot: Slot) -> tuple[bytes, bool] | None:
-        """Move the next job of a kind into the slot; None if none waits.
-
-        Returned with it is whether it was taken because the worker's engine has read what its session begins with.
-        """
+    async def take(self, keys: Keys, kind: Kind, slot: Slot) -> tuple[bytes, Taken] | None:
+        """Move the next job of a kind into the slot; None if none waits. Returned with it is how it was taken."""
         args = [*_named(keys, kind, slot), slot.worker]
         reply: list[Any] | None = await self._run("take", keys=[slot.key, keys.ready(kind)], args=args)
-        return None if reply is None else (reply[0], bool(reply[1]))
+        return None if reply is None else (reply[0], Taken(reply[1]))
 
-    async def send(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
-        """Move the job in the slot to the end of its tenant's line."""
-        args = [keys.beginning, kind.value, *share]
-        await self._run("send", keys=[slot.key, keys.ready(kind)], args=args)
+    async def send(
+        self, keys: Keys, kind: Kind, slot: Slot, share: Share, *, patience: float = 0.0, model: str = ""
+    ) -> str:
+        """Move the job in the slot to the end of its tenant's line.
+
+        Where others are free, it may be kept for up to ``patience`` seconds for the worker whose engine has read its
+        session, if that serves the ``model``. Returns that worker; empty if it is not kept.
+        """
+        args = [keys.beginning, kind.value, *share, f"{patience:.6f}", model]
+        worker: bytes | None = await self._run("send", keys=[slot.key, keys.ready(kind)], args=args)
+        return "" if worker is None else worker.decode()
+
+    async def let_go(self, keys: Keys, kind: Kind, worker: str) -> int:
+        """Have jobs that were kept for a worker for long enough wait for whoever comes; returns how many."""
+        args = [keys.beginning, kind.value, worker]
+        return int(await self._run("let_go", keys=[keys.kept(kind)], args=args))
 
     async def got(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
         """Take note of a job that came into the slot in another way than by :meth:`take`."""
@@ -352,15 +362,18 @@ def _named(keys: Keys, kind: Kind, slot: Slot) -> list[str]:
     return [keys.beginning, kind.value, slot.field]
 
 
-def over(keys: Keys, slot: Slot, kind: Kind | None, used: float | None, *, kept: bool | None) -> list[Any]:
+def over(
+    keys: Keys, slot: Slot, kind: Kind | None, used: float | None, *, held: bool | None, session: str = ""
+) -> list[Any]:
     """Return what tells fair.lua that a slot's job is over.
 
     ``kind`` is the one whose lines know of the job, None if none do, ``used`` what it did cost if that is known,
-    ``kept`` whether the engine holds what its session begins with.
+    ``held`` whether the engine holds what its ``session`` begins with.
     """
     if kind is None:
         return [""] * 5
-    return [*_named(keys, kind, slot), "" if used is None else used, "" if kept is None else int(kept)]
+    holds = "" if held is None else f"{int(held)}:{session}"
+    return [*_named(keys, kind, slot), "" if used is None else used, holds]
 
 
 def packed_publish(key: str, attempt: int, first: int, life: int | None, parts: Sequence[str | bytes]) -> bytes:

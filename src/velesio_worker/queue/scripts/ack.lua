@@ -5,7 +5,8 @@
 -- ARGV[2]  kind
 -- ARGV[3]  <w>:<n>
 -- ARGV[4]  what the job did cost; empty if that is as it was estimated
--- ARGV[5]  '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty
+-- ARGV[5]  '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty; behind a
+--          colon the session, if that is not known here
 --
 -- Returns 0: the slot is empty now; 1: nothing was done, since a second job lies in it (Redis carried out a move
 -- long after its caller had given up on it), and only the job that is over may go.

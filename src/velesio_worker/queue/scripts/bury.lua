@@ -12,7 +12,8 @@
 -- ARGV[7]  kind
 -- ARGV[8]  <w>:<n>
 -- ARGV[9]  what the job did cost; empty if that is as it was estimated
--- ARGV[10] '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty
+-- ARGV[10] '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty; behind a
+--          colon the session, if that is not known here
 --
 -- Returns 1: buried, or the slot was empty; 0: nothing was done, since a second job lies in the slot (see ack.lua)
 -- and ARGV[3] does not say which of them is meant.

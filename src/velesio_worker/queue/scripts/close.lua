@@ -18,7 +18,8 @@
 -- ARGV[9]  kind
 -- ARGV[10] <w>:<n>
 -- ARGV[11] what the job did cost; empty if that is as it was estimated
--- ARGV[12] '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty
+-- ARGV[12] '1' if the engine holds what its session begins with, '0' if it turned out not to, else empty; behind a
+--          colon the session, if that is not known here
 -- ARGV[13…] event and data of each entry
 --
 -- Returns 1: it has ended; 2: it has, but a second job lies in the slot (see ack.lua), which was left; 0: nothing was

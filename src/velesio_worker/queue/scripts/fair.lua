@@ -72,31 +72,44 @@ local function queue_of(base, kind)
     return base .. 'warm:' .. session
   end
 
-  -- Have a job that comes into a line count as one that waits since a moment; what it counts for is kept with it. With
-  -- `look`, it is looked for jobs of sessions as long as it waits.
-  function self.tag(key, priority, side, counts, since, look)
-    local number = redis.call('HINCRBY', state, 'tag', 1)
-    local tag = string.format('%d:%s', number, counts)
-    if look then
-      set('session', number)
-    end
-    redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
+  -- Have a job count as one that waits since a moment; returns its tag, which says what it counts for.
+  local function count_in(priority, counts, since)
+    local tag = string.format('%d:%s', redis.call('HINCRBY', state, 'tag', 1), counts)
     redis.call('ZADD', waiting, string.format('%.3f', since), tag)
     redis.call('ZADD', waiting .. ':' .. priority, string.format('%.3f', since), tag)
     redis.call('HINCRBY', state, 'lined', 1)
+    return tag
   end
 
-  -- Have one that goes, so far from the front of its line, count no more; returns its tag, and since when it waited.
-  function self.untag(key, priority, place)
-    local tag, since = redis.pcall('LINDEX', tags(key), -place), nil
+  -- Have one count no more; returns since when it waited. Its tag may be gone.
+  local function count_out(tag, priority)
+    local since
     if type(tag) == 'string' then
       since = redis.call('ZSCORE', waiting, tag)
-      redis.call('LREM', tags(key), -1, tag)
       redis.call('ZREM', waiting, tag)
       redis.call('ZREM', waiting .. ':' .. priority, tag)
     end
     redis.call('HINCRBY', state, 'lined', -1)
-    return tag, since
+    return since
+  end
+
+  -- Have a job that comes into a line count; its tag lies beside it. With `look`, it is looked for jobs of sessions as
+  -- long as it waits.
+  function self.tag(key, priority, side, counts, since, look)
+    local tag = count_in(priority, counts, since)
+    if look then
+      set('session', sound(string.match(tag, '^%d+')))
+    end
+    redis.call(side == 'LEFT' and 'LPUSH' or 'RPUSH', tags(key), tag)
+  end
+
+  -- Have one that goes, so far from the front of its line, count no more; returns its tag, and since when it waited.
+  function self.untag(key, priority, place)
+    local tag = redis.pcall('LINDEX', tags(key), -place)
+    if type(tag) == 'string' then
+      redis.call('LREM', tags(key), -1, tag)
+    end
+    return tag, count_out(tag, priority)
   end
 
   -- Have a tenant wait that has something to wait for.
@@ -178,7 +191,7 @@ local function queue_of(base, kind)
   end
 
   -- The places of the next jobs, {priority, tenant, how far from the front of its line}, in the order in which they
-  -- are begun if nothing else comes.
+  -- are begun if nothing else comes; and whether any tenant was believed to wait.
   function self.order(most)
     look_at_plain()
     local lines = {}
@@ -191,8 +204,8 @@ local function queue_of(base, kind)
         lines[#lines + 1] = {priority = priority, at = get('at:' .. priority), tenants = here}
       end
     end
-    local order, mean = {}, math.max(1, get('mean'))
-    for _ = 1, 3 * most do  -- each turn finds a job, or a tenant that has no more
+    local order, believed, mean = {}, #lines > 0, #lines > 0 and math.max(1, get('mean'))
+    for _ = 1, believed and 3 * most or 0 do  -- each turn finds a job, or a tenant that has no more
       local of, who
       for _, one in ipairs(lines) do
         of = one.tenants[1] and (not of or one.at < of.at) and one or of
@@ -219,7 +232,7 @@ local function queue_of(base, kind)
         table.remove(of.tenants, who)
       end
     end
-    return order
+    return order, believed
   end
 
   -- Take note that a job was begun: it is in a slot, and no longer in its line.
@@ -272,13 +285,18 @@ local function queue_of(base, kind)
     return nil
   end
 
-  -- Move the next job into an empty slot, or one of the next that is warm on the slot's worker. Returns it, or false if
-  -- none waits, and whether it is warm. The one that is next is passed over only so often.
+  -- Move the next job into an empty slot, or one of the next that is warm on the slot's worker; one that is kept for it
+  -- before all. Returns it, or false if none waits, and whether it is warm. The one that is next is passed over only so
+  -- often.
   function self.take(slot, field)
-    local look, order = sessions_wait(), {}
+    local kept, own = self.take_kept(slot, field)
+    if kept then
+      return kept, own
+    end
+    local look, order, believed = sessions_wait(), {}, false
     for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
-      order = self.order(look and WARM_WINDOW or 1)
-      if order[1] or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
+      order, believed = self.order(look and WARM_WINDOW or 1)
+      if order[1] or not believed then
         break
       end
     end
@@ -338,22 +356,30 @@ local function queue_of(base, kind)
     end
   end
 
-  -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it.
-  function self.put(slot, priority, tenant, cost, session, side)
+  -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it: with some
+  -- `patience`, in seconds, the one whose engine has read its session, which is then returned, if it serves the `model`.
+  function self.put(slot, priority, tenant, cost, session, side, patience, model)
     local spare = redis.call('LLEN', ready)
-    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + 1)
+    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + 2)
+    if #waits > spare and session ~= '' and (patience or 0) > 0 then
+      local undisturbed, worker = pcall(self.keep, slot, priority, tenant, cost, session, patience, model, waits)
+      if undisturbed and worker then
+        return worker
+      end
+    end
     if is_plain(priority, tenant) or #waits > spare then
-      return redis.call('LMOVE', slot, ready, 'RIGHT', side)
+      redis.call('LMOVE', slot, ready, 'RIGHT', side)
+      return nil
     end
     local key = line(priority, tenant)
     local job = redis.pcall('LMOVE', slot, key, 'RIGHT', side)
     if type(job) == 'table' then  -- the line is none: somebody else uses its name
-      return redis.call('LMOVE', slot, ready, 'RIGHT', side)
+      redis.call('LMOVE', slot, ready, 'RIGHT', side)
     elseif job then
       self.tag(key, priority, side, with_session(cost, session), clock(), session ~= '')
       join(priority, tenant)
     end
-    return job
+    return nil
   end
 
   -- Say that a worker waits for a job that comes, or that it does not.
@@ -385,13 +411,16 @@ local function queue_of(base, kind)
   end
 
   -- Take note that a slot's job is not run any more; `used`: what it did cost, nil if that is as it was estimated;
-  -- `kept`: '1' if the engine holds what the job's session begins with, '0' if it turned out not to, else empty.
-  function self.over(field, used, kept)
+  -- `held`: '1' if the engine holds what the job's session begins with, '0' if it turned out not to, else empty; behind a
+  -- colon the session, where the worker knows it: beside what lay in the plain list there is none.
+  function self.over(field, used, held)
     local cost, priority, tenant, session = self.begun(field)
     redis.call('HDEL', running, field)
-    if cost and session ~= '' and kept == '1' then
+    local does, told = string.match(held or '', '^([01]):?(%x*)$')
+    session = told and told ~= '' and told or session
+    if cost and session ~= '' and does == '1' then
       redis.call('SET', warm(session), string.match(field, '^[^:]+'), 'EX', WARM_SECONDS)
-    elseif cost and session ~= '' and kept == '0' then
+    elseif cost and session ~= '' and does == '0' then
       redis.call('DEL', warm(session))
     end
     if cost and used then
@@ -415,6 +444,12 @@ local function queue_of(base, kind)
     return true
   end
 
+  local inner = {weights = WEIGHTS, length = length, count_in = count_in, count_out = count_out, serve = serve, begun = begun}
+  function inner.read_tag(tag)
+    return cost_of(tag), session_of(tag)
+  end
+  inner.with_session = with_session
+  keeps(self, base, kind, inner)
   return self
 end
 

@@ -113,7 +113,9 @@ if moved >= most then
   return {moved, 1}
 end
 for i = 11, #ARGV do
-  pcall(queue_of(ARGV[10], ARGV[i]).waits, ARGV[1], false)
+  local queue = queue_of(ARGV[10], ARGV[i])
+  pcall(queue.waits, ARGV[1], false)
+  pcall(queue.let_go, ARGV[1], true)
 end
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('ZREM', KEYS[1], ARGV[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, Self
 
 
@@ -39,6 +39,16 @@ class ClaimReply(NamedTuple):
     base: int
     suspect: bool = False
     begun: bool = False
+
+
+class Taken(IntEnum):
+    """How a job came into a slot that ``take.lua`` was to fill."""
+
+    BEFORE = -1
+    """It lay there, and was not begun from there."""
+    IN_TURN = 0
+    WARM = 1
+    """The worker's engine has read what its session begins with."""
 
 
 class PublishStatus(StrEnum):

@@ -8,5 +8,9 @@
 -- ARGV[4]  tenant
 -- ARGV[5]  what the job is estimated to cost
 -- ARGV[6]  its session, in hexadecimal digits; empty for none
-queue_of(ARGV[1], ARGV[2]).put(KEYS[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], 'LEFT')
-return 1
+-- ARGV[7]  for how long it may be kept for the worker whose engine has read that, although others are free; in seconds
+-- ARGV[8]  the model that the job asks for; empty for none in particular
+--
+-- Returns the worker that it is kept for; false if it is not.
+local queue = queue_of(ARGV[1], ARGV[2])
+return queue.put(KEYS[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], 'LEFT', tonumber(ARGV[7]), ARGV[8]) or false

@@ -7,13 +7,13 @@
 -- ARGV[3]  <w>:<n>
 -- ARGV[4]  worker id
 --
--- Returns {the job, 1 if it is one that goes on with what the worker's engine has read, else 0}; false: none waits, and
--- the worker counts as one that waits.
+-- Returns {the job, 1 if it is one that goes on with what the worker's engine has read, else 0; -1 for what lay in the slot
+-- and was not begun from here}; false: none waits, and the worker counts as one that waits.
+local queue = queue_of(ARGV[1], ARGV[2])
 local held = redis.call('LINDEX', KEYS[1], -1)
 if held then
-  return {held, 0}
+  return {held, queue.begun(ARGV[3]) and 0 or -1}
 end
-local queue = queue_of(ARGV[1], ARGV[2])
 local job, is_warm = queue.take(KEYS[1], ARGV[3])
 queue.waits(ARGV[4], not job)
 return job and {job, is_warm and 1 or 0}
