@@ -21,7 +21,7 @@ from velesio_worker.queue.remedies import passes
 from velesio_worker.queue.scripts import over
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.payload import job_id_in
-from velesio_worker.wire.share import share_of
+from velesio_worker.wire.share import Share, share_of
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024
@@ -114,14 +114,15 @@ class Slots:
             self._promised.add(slot.key)
         return payload
 
-    async def got(self, slot: Slot, job: Job, size: int) -> None:
-        """Take note whose a job of ``size`` bytes in a slot is, unless it was moved there because of that."""
-        kind = job.kind
-        if kind not in LINED or slot.key in self._begun:
-            return
-        got = partial(self._link.scripts.got, self._link.keys, kind, slot, share_of(job, size))
-        await self._link.done(got)
-        self._begun[slot.key] = kind
+    def got(self, slot: Slot, job: Job, size: int) -> tuple[Kind, Share] | None:
+        """Return whose a job of ``size`` bytes in a slot is, of which note is to be taken with its claim.
+
+        None: nothing is to be noted, since it was moved there because of that, or such jobs have no lines.
+        """
+        if job.kind not in LINED or slot.key in self._begun:
+            return None
+        self._begun[slot.key] = job.kind
+        return job.kind, share_of(job, size)
 
     def used(self, slot: Slot, cost: float | None) -> None:
         """Take note what the job in a slot did cost; None if that is not known."""

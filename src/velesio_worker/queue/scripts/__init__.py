@@ -64,7 +64,7 @@ _FILES: Final = {
 }
 _FAIR: Final = ("ack", "bury", "drop", "got", "move", "pick", "put_back", "reap", "send", "take", "waiting")
 _SHARED: Final = {
-    "claim": ("entries",),
+    "claim": ("fair", "entries"),
     "publish": ("entries",),
     "finish": ("outcome",),
     "close": ("fair", "entries", "outcome"),
@@ -74,6 +74,7 @@ _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
     for name in _FILES.keys() - {"guard", "entries", "fair", "outcome"}
 }
+_NO_SHARE: Final = ("",) * 6
 _SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
 
@@ -106,14 +107,16 @@ class Scripts:
         *,
         life: int | None = None,
         start: Entries | None = None,
+        share: Sequence[Any] = _NO_SHARE,
     ) -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had.
 
-        The job's hash is kept for ``life`` seconds, or as those of other jobs. With ``start``, which is not for a
-        Cluster, the first attempt's stream begins with that entry in the same step.
+        The job's hash is kept for ``life`` seconds, or as those of other jobs. What follows is not for a Cluster: with
+        ``start`` the first attempt's stream begins with that entry in the same step, and with ``share``, as
+        :func:`share_in` returns it, note is taken of the job as :meth:`got` does.
         """
         keys = [job_key(job_id), result_key(job_id), cancel_key(job_id)]
-        args: list[Any] = [slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl]
+        args: list[Any] = [slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl, *share]
         if start is not None:
             keys.append(stream_key(job_id))
             args += [start.life, *start.parts]
@@ -350,6 +353,11 @@ class Scripts:
 def _named(keys: Keys, kind: Kind, slot: Slot) -> list[str]:
     """What tells fair.lua of a slot: the queue, the kind, and the slot's field."""
     return [keys.beginning, kind.value, slot.field]
+
+
+def share_in(keys: Keys, kind: Kind, share: Share) -> list[Any]:
+    """Return what tells a claim whose a job is that came into its slot in another way than by :meth:`Scripts.take`."""
+    return [keys.beginning, kind.value, *share]
 
 
 def over(keys: Keys, slot: Slot, kind: Kind | None, used: float | None, *, kept: bool | None) -> list[Any]:
