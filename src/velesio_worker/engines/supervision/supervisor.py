@@ -24,7 +24,7 @@ from velesio_worker.engines.supervision.failures import Failures
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.inbox import Inbox
 from velesio_worker.engines.supervision.leases import Leases
-from velesio_worker.engines.supervision.lifecycle import Ended, EngineRun
+from velesio_worker.engines.supervision.lifecycle import SEEN_SECONDS, Ended, EngineRun
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import EngineFailedError, EngineRefusedError, NoCapacityError
 
@@ -32,9 +32,6 @@ ASK_SECONDS: Final = 1.0
 """How often it is asked whether an engine without jobs may rest."""
 
 NOTICE_SECONDS: Final = 2.0
-
-SEEN_SECONDS: Final = 0.05
-"""How long it is believed, before a job begins, what an engine that somebody else runs has said that it is."""
 
 log = get_logger(__name__)
 
@@ -156,6 +153,11 @@ class Supervisor(Generic[E]):
                 if self._engine is None or await self._engine.look(SEEN_SECONDS) is not False:
                     yield engine
                     return
+
+    def expect(self) -> None:
+        """Take note that a job may come in a moment."""
+        if self._engine is not None:
+            self._engine.expect()
 
     async def look(self, age: float = 0.0) -> bool:
         """Have an engine that somebody else runs say what it is, unless it has ``age`` seconds ago at most.
