@@ -125,7 +125,7 @@ async def test_one_command_claims_a_job_that_came_by_itself_begins_it_and_tells_
 ) -> None:
     bench.executor()
     expected: list[Kind] = []
-    bench.side.admission.expected = expected.append
+    bench.side.admission.arrivals.expected = expected.append
     await bench.submit(tenant="a")
     slot = bench.side.slot()
     assert await commands.blmove("{llama_queue}:text", slot.key, 1, "RIGHT", "LEFT") == bench.payload

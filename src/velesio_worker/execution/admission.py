@@ -30,7 +30,7 @@ from velesio_worker.wire.errors import (
     WorkerLostError,
 )
 from velesio_worker.wire.events import FOREIGN_RESULT, START, split_id, start_entry
-from velesio_worker.wire.jobs import ALL_TYPES, DEFAULT_MAX_ATTEMPTS, Job, JobType, Kind, RefusedJobError, refuse_others
+from velesio_worker.wire.jobs import ALL_TYPES, DEFAULT_MAX_ATTEMPTS, Job, JobType, RefusedJobError, refuse_others
 
 log = get_logger(__name__)
 
@@ -46,9 +46,8 @@ class Admission:
         types: the types of job that are taken (``JOB_TYPES``).
 
     Attributes:
-        arrivals: since when jobs wait; whoever sees them come in tells it.
+        arrivals: since when jobs wait, and whom to tell that one comes; whoever sees them come in tells it.
         announced: returns the ``start`` entry's data of a job's first attempt, if whoever runs jobs knows it before.
-        expected: called with the kind of a job that is about to be claimed.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class Admission:
         self._slots = closer.slots
         self.arrivals = Arrivals()
         self.announced: Callable[[Job, str], dict[str, Any] | None] = lambda job, worker: None  # noqa: ARG005
-        self.expected: Callable[[Kind], None] = lambda kind: None  # noqa: ARG005
         self._max_bytes = max_bytes
         self._stream_ttl = stream_ttl
         self._types = types
@@ -77,7 +75,7 @@ class Admission:
             await self.refuse(refusal, slot, payload)
             return None
         with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
-            self.expected(job.kind)
+            self.arrivals.expected(job.kind)
             began, beginning, noting = time.time(), self._beginning(job, slot), self._slots.got(slot, job, len(payload))
             claim = self._claims.claim(job.id, slot, job.attempts_allowed, beginning=beginning, noting=noting)
             reply = await claim

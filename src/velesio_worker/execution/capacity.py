@@ -51,8 +51,9 @@ class EngineSet:
 
     def expect(self, kind: Kind) -> None:
         """Take note that a job of a kind may come on its engine in a moment."""
-        if kind in self.kinds:
-            self.supervisors[kind].expect()
+        for gate in self.gates:
+            if gate.kind is kind:
+                gate.supervisor.expect()
 
     def facts(self) -> dict[str, str | int]:
         """What is known of the engines and their models, for the worker's hash in Redis."""
