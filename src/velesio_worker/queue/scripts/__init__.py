@@ -285,9 +285,13 @@ class Scripts:
 
     async def leases(self, keys: Keys, within: float, beyond: float | None = None) -> list[LeaseEnd]:
         """Return the workers whose leases end within so many seconds, or have ended, or run ``beyond`` so many."""
+        return (await self.census(keys, within, beyond))[1]
+
+    async def census(self, keys: Keys, within: float, beyond: float | None = None) -> tuple[int, list[LeaseEnd]]:
+        """Return how many workers there are, and what :meth:`leases` does."""
         args = [within, "" if beyond is None else beyond, MOST_LEASES]
-        reply: list[Any] = await self._run("leases", keys=[keys.workers], args=args)
-        return [
+        workers, *reply = await self._run("leases", keys=[keys.workers], args=args)
+        return int(workers), [
             LeaseEnd(worker_name(name), ends.decode(), left / 1000, name)
             for name, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]

@@ -178,7 +178,7 @@ local function queue_of(base, kind)
   end
 
   -- The places of the next jobs, {priority, tenant, how far from the front of its line}, in the order in which they
-  -- are begun if nothing else comes.
+  -- are begun if nothing else comes; and of how many priorities anybody seemed to wait.
   function self.order(most)
     look_at_plain()
     local lines = {}
@@ -219,7 +219,7 @@ local function queue_of(base, kind)
         table.remove(of.tenants, who)
       end
     end
-    return order
+    return order, #lines
   end
 
   -- Take note that a job was begun: it is in a slot, and no longer in its line.
@@ -275,10 +275,10 @@ local function queue_of(base, kind)
   -- Move the next job into an empty slot, or one of the next that is warm on the slot's worker. Returns it, or false if
   -- none waits, and whether it is warm. The one that is next is passed over only so often.
   function self.take(slot, field)
-    local look, order = sessions_wait(), {}
+    local look, order, priorities = sessions_wait(), {}, 0
     for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
-      order = self.order(look and WARM_WINDOW or 1)
-      if order[1] or #tenants('high', 1) + #tenants('normal', 1) + #tenants('low', 1) == 0 then
+      order, priorities = self.order(look and WARM_WINDOW or 1)
+      if order[1] or priorities == 0 then
         break
       end
     end
