@@ -107,6 +107,11 @@ class EngineRun(Generic[E]):
         """The engine, while it serves."""
         return None if self._over.is_set() else self._serving
 
+    @property
+    def exchanged(self) -> bool:
+        """Whether it is known that the engine is another one now."""
+        return self._exchanged
+
     async def live(self, *, in_doubt: bool = False) -> Ended:
         """Start the engine and have it serve until it is stopped; one in doubt, since it hung, does some work first."""
         began = anyio.current_time()

@@ -78,6 +78,7 @@ class Supervisor(Generic[E]):
         self._failures = Failures(launcher.name, launcher.kind, patience)
         self._warm = eager
         self._in_doubt = False
+        self._exchanged = False
         self._unloads: set[asyncio.Future[str]] = set()
         self._since = time.time()
         self._changed = Bell()
@@ -162,13 +163,16 @@ class Supervisor(Generic[E]):
     async def look(self, age: float = 0.0) -> bool:
         """Have an engine that somebody else runs say what it is, unless it has ``age`` seconds ago at most.
 
-        If it is another one now, that is waited for, ``NOTICE_SECONDS`` at most. Returns whether it says so.
+        If it is another one now, whoever has noticed that, the other is waited for, ``NOTICE_SECONDS`` at most. Returns
+        whether it says so.
         """
         engine = self._engine
         same = await engine.look(age) if engine is not None else True
-        if same is False:
+        replaced = same is False or (engine is not None and engine.exchanged)
+        if replaced or self._exchanged:
+            same = False  # which is said, whether or not what was asked still serves
             with anyio.move_on_after(NOTICE_SECONDS):
-                while self._engine is engine or self.state is not EngineState.READY:
+                while self._exchanged or (replaced and self._engine is engine) or self.state is not EngineState.READY:
                     await self._changed.wait()
         return same is not None
 
@@ -264,11 +268,12 @@ class Supervisor(Generic[E]):
 
     def _started(self) -> None:
         self._warm = True
-        self._in_doubt = False
+        self._in_doubt = self._exchanged = False
         self._failures.started(with_default=self.loaded == self._leases.default)
 
     def _conclude(self, ended: Ended) -> None:
         self._engine = None
+        self._exchanged = ended.exchanged  # until the other one serves
         self._in_doubt = self._in_doubt or ended.hangs or ended.by_job  # until one has served
         self._turns.leave(self._inbox.wake)
         self._failures.conclude(ended, self._leases, now := anyio.current_time())

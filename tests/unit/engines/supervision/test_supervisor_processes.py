@@ -345,6 +345,21 @@ async def test_a_server_elsewhere_is_looked_at_as_soon_as_a_job_is_expected_and_
             assert len(double.requests) == 1, "it has just said what it is"
 
 
+async def test_of_a_server_elsewhere_that_is_seen_to_be_another_the_other_is_waited_for(double: EngineDouble) -> None:
+    watched = foreign(double)
+    async with watched.ready():
+        before = await watched.supervisor.identity(None)
+        double.answers["/props"] = [document(PROPS | {"model_path": "/models/other.gguf"})]
+        await anyio.sleep(lifecycle.SEEN_SECONDS)
+        watched.supervisor.expect()
+        for _ in range(1000):  # whenever it is asked for
+            if watched.supervisor.state is not READY:
+                break
+            await anyio.sleep(0.001)
+        assert await watched.supervisor.identity(None) not in {None, before}
+        assert watched.engine.model == "other"
+
+
 async def test_a_server_elsewhere_is_waited_for() -> None:
     watched = Watched(startup_command=None, llama_server_url=f"http://127.0.0.1:{free_port()}")
     async with watched.running():
