@@ -117,9 +117,10 @@ class Slots:
     def got(self, slot: Slot, job: Job, size: int) -> tuple[Kind, Share] | None:
         """Return whose a job of ``size`` bytes in a slot is, of which note is to be taken with its claim.
 
-        None: nothing is to be noted, since it was moved there because of that, or such jobs have no lines.
+        None: nothing is to be noted, since it was moved there because of that, or it stood in no line: such jobs have
+        none, or it names this worker, and were it put back to a line, another one would take it.
         """
-        if job.kind not in LINED or slot.key in self._begun:
+        if job.kind not in LINED or job.worker is not None or slot.key in self._begun:
             return None
         self._begun[slot.key] = job.kind
         return job.kind, share_of(job, size)
