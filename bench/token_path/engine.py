@@ -18,6 +18,7 @@ import heapq
 import json
 import math
 import re
+import secrets
 import sys
 import time
 from contextlib import suppress
@@ -29,6 +30,9 @@ _GOLDEN: Final = 0.6180339887498949
 
 BURST: Final = 16
 """So many tokens a stream writes at a time where it has no pace."""
+
+_MARKER: Final = f"<__media_{secrets.token_hex(16)}__>"
+"""Drawn anew at each start, as llama-server does."""
 
 _LENGTH: Final = re.compile(rb"(?i)content-length: *(\d+)")
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -229,6 +233,7 @@ class Wire(asyncio.Protocol):
                 "default_generation_settings": {"n_ctx": 4096},
                 "total_slots": self._slots,
                 "model_path": "double.gguf",
+                "media_marker": _MARKER,
             },
         }
         self.transport.write(_answer(documents.get(path)))

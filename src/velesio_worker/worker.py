@@ -243,6 +243,7 @@ class Worker:
             longest=settings.worker_timeout,
         )
         redis.admission.announced = performer.announced
+        redis.admission.arrivals.expected = self._engines.expect
         return Executor(
             performer,
             redis.closer,

@@ -7,6 +7,7 @@ import time
 from typing import Any, Final
 
 import pytest
+from redis.exceptions import ResponseError
 
 from tests.support.llama_chunks import COMPLETION
 from tests.support.redis_side import Side
@@ -14,6 +15,7 @@ from tests.support.text_bench import Bench, whole
 from velesio_worker.queue.claims import Beginning
 from velesio_worker.queue.scripts import ClaimReply, ClaimStatus, Entries
 from velesio_worker.wire.events import start_entry
+from velesio_worker.wire.jobs import Kind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -116,6 +118,46 @@ async def test_a_start_that_names_another_model_is_followed_by_the_right_one(ben
     ]
     assert starts[0]["model"] == "old"
     assert starts[-1]["model"] != "old"
+
+
+async def test_one_command_claims_a_job_that_came_by_itself_begins_it_and_tells_whose_it_is(
+    bench: Bench, commands: Any
+) -> None:
+    bench.executor()
+    expected: list[Kind] = []
+    bench.side.admission.arrivals.expected = expected.append
+    await bench.submit(tenant="a")
+    slot = bench.side.slot()
+    assert await commands.blmove("{llama_queue}:text", slot.key, 1, "RIGHT", "LEFT") == bench.payload
+    before = await scripts_run(commands)
+    claim = await bench.side.admission.admit(slot, bench.payload)
+    assert claim is not None
+    assert claim.begun
+    assert await scripts_run(commands) == before + 1
+    assert expected == [Kind.TEXT]
+    _, _, priority, tenant = (await commands.hget("{llama_queue}:running:text", slot.field)).split(b" ")
+    assert (priority, tenant) == (b"normal", b"a")
+    await bench.side.slots.ack(slot, bench.payload)
+    assert not await commands.exists("{llama_queue}:running:text")
+
+
+async def scripts_run(commands: Any) -> int:
+    return (await commands.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
+
+
+async def test_a_claim_that_fails_of_the_jobs_own_keys_leaves_nobody_counted_as_running(
+    bench: Bench, commands: Any
+) -> None:
+    bench.executor()
+    await bench.submit(tenant="a")
+    await commands.set("{result:a}:job", "no hash")
+    slot = bench.side.slot()
+    assert await commands.blmove("{llama_queue}:text", slot.key, 1, "RIGHT", "LEFT") == bench.payload
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await bench.side.admission.admit(slot, bench.payload)
+    assert await commands.hlen("{llama_queue}:running:text") == 1
+    await bench.side.slots.bury(slot, bench.payload, "why")
+    assert not await commands.exists("{llama_queue}:running:text")
 
 
 async def test_what_has_expired_does_not_begin(bench: Bench, commands: Any) -> None:

@@ -195,6 +195,33 @@ async def test_a_worker_that_waits_is_woken_by_a_tenants_job(side: Side, command
         assert got == [pushed]
 
 
+async def test_a_job_that_came_by_itself_counts_as_its_tenants_once_it_is_claimed(side: Side, commands: Any) -> None:
+    payload = json.dumps({"id": "a", "type": "completion", "tenant": "t", "data": {"prompt": "x"}}).encode()
+    slot = side.slot()
+    await commands.lpush(slot.key, payload)
+    assert await side.admission.admit(slot, payload) is not None
+    assert (await commands.hget(RUNNING, slot.field)).endswith(b" normal t")
+    await side.slots.ack(slot, payload)
+    assert not await commands.exists(RUNNING)
+
+
+@pytest.mark.parametrize("way", ["handed back", "lost"])
+async def test_a_job_that_names_a_worker_is_put_back_into_no_line(way: str, side: Side, commands: Any) -> None:
+    payload = json.dumps({"id": "a", "type": "completion", "worker": "w1", "data": {"prompt": "x"}}).encode()
+    slot = side.slot("only-0", home="llama_queue")
+    side.slots.expect(slot)
+    await side.lease.beat()
+    await commands.lpush(slot.key, payload)
+    claim = await side.admission.admit(slot, payload)
+    assert claim is not None
+    if way == "handed back":
+        await side.claims.hand_back(claim.held, in_good_order=True)
+    else:
+        await side.lease.end()
+    assert await commands.lrange("llama_queue", 0, -1) == [payload]
+    assert not await commands.exists(TEXT)
+
+
 async def test_what_somebody_else_puts_in_the_way_is_told_and_waited_out(
     side: Side, commands: Any, producer: Producer, caplog: pytest.LogCaptureFixture
 ) -> None:

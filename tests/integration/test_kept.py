@@ -97,7 +97,7 @@ class Fleet:
     def _process(self, side: Side) -> Callable[[Slot, bytes], Awaitable[None]]:
         async def process(slot: Slot, payload: bytes) -> None:
             read = await read_job(payload, max_bytes=MAX_BYTES)
-            await side.slots.got(slot, read, len(payload))
+            await side.got(slot, read, len(payload))
             self.begun.append(read.id)
             if read.id in self.blocks:
                 await self.blocks[read.id].wait()

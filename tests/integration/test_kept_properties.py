@@ -89,7 +89,7 @@ class World:
         slot = side.slot(min(free))
         payload = await side.slots.take(TEXT, slot)
         if payload is not None:
-            await side.slots.got(slot, await read_job(payload, max_bytes=MAX_BYTES), len(payload))
+            await side.got(slot, await read_job(payload, max_bytes=MAX_BYTES), len(payload))
             held.append((slot, payload))
         return payload is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from velesio_worker.core.bell import Bell
@@ -12,6 +13,7 @@ from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.outage import Outage
 from velesio_worker.queue.scripts import Scripts
+from velesio_worker.wire.jobs import Job
 
 MAX_BYTES = 10_000
 
@@ -37,6 +39,13 @@ class Side(RedisSide):
 
     def slot(self, name: str = "text-0", *, home: str = "{llama_queue}:text") -> Slot:
         return super().slot(name, home=home)
+
+    async def got(self, slot: Slot, job: Job, size: int) -> None:
+        """Take note whose a job of ``size`` bytes in a slot is, as its claim does."""
+        noting = self.slots.got(slot, job, size)
+        if noting is not None:
+            kind, share = noting
+            await self.link.done(partial(self.scripts.got, self.keys, kind, slot, share))
 
 
 def make_side(url: str, worker: str, *clients: Any, facts: Mapping[str, str | int] | None = None) -> Side:

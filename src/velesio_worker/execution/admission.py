@@ -46,7 +46,7 @@ class Admission:
         types: the types of job that are taken (``JOB_TYPES``).
 
     Attributes:
-        arrivals: since when jobs wait; whoever sees them come in tells it.
+        arrivals: since when jobs wait, and whom to tell that one comes; whoever sees them come in tells it.
         announced: returns the ``start`` entry's data of a job's first attempt, if whoever runs jobs knows it before.
     """
 
@@ -75,9 +75,10 @@ class Admission:
             await self.refuse(refusal, slot, payload)
             return None
         with fields_in_log(job_id=job.id, engine=job.kind.engine.value):
-            await self._slots.got(slot, job, len(payload))
-            began, beginning = time.time(), self._beginning(job, slot)
-            reply = await self._claims.claim(job.id, slot, job.attempts_allowed, beginning=beginning)
+            self.arrivals.expected(job.kind)
+            began, beginning, noting = time.time(), self._beginning(job, slot), self._slots.got(slot, job, len(payload))
+            claim = self._claims.claim(job.id, slot, job.attempts_allowed, beginning=beginning, noting=noting)
+            reply = await claim
             begun = beginning if reply.begun else None
             held = Held(job.id, slot, payload, reply.attempt, job.type)
             with fields_in_log(attempt=reply.attempt):

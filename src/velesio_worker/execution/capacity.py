@@ -49,6 +49,12 @@ class EngineSet:
     def _sides(self) -> list[TextModels | ImageModels]:
         return [side for side in (self.text, self.image) if side is not None]
 
+    def expect(self, kind: Kind) -> None:
+        """Take note that a job of a kind may come on its engine in a moment."""
+        for gate in self.gates:
+            if gate.kind is kind:
+                gate.supervisor.expect()
+
     def facts(self) -> dict[str, str | int]:
         """What is known of the engines and their models, for the worker's hash in Redis."""
         return {name: value for side in self._sides for name, value in side.facts().items()}

@@ -112,7 +112,7 @@ class Performer:
 
     async def _on_engine(self, source: EngineSource, run: Run, mode: str) -> Done | JobError:
         job = run.job
-        outcome: Done | JobError = EngineCrashedError()
+        outcome: Done | JobError | None = None
         run.at_work = False
         run.request = EngineRequest(alone=run.claim.suspect)
         try:
@@ -137,7 +137,7 @@ class Performer:
             raise EngineUnavailableError(f"{error} The job only waited for it.") from None  # so it costs no attempt
         if isinstance(outcome, Done):
             return await self._output.place(run.claim.held, outcome)
-        return outcome
+        return outcome or EngineCrashedError()
 
     async def _in_time(self, run: Run, work: Callable[[Run], Awaitable[Done]]) -> Done | JobError:
         with run.clock.watched(running=not run.traits.queues):  # else the engine says when it begins

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -24,11 +24,12 @@ from velesio_worker.queue.keys import (
 )
 from velesio_worker.queue.link import Link
 from velesio_worker.queue.remedies import FOREIGN, kind_of
-from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus, Entries
+from velesio_worker.queue.scripts import REFUSED_SECONDS, ClaimReply, ClaimStatus, Entries, share_in
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.events import START
-from velesio_worker.wire.jobs import Job, JobType
+from velesio_worker.wire.jobs import Job, JobType, Kind
 from velesio_worker.wire.payload import job_id_in
+from velesio_worker.wire.share import Share
 
 PART_BYTES: Final = 1024 * 1024
 """A larger result is sent in parts of so many bytes."""
@@ -127,10 +128,12 @@ class Claims:
         *,
         refused: bool = False,
         beginning: Beginning | None = None,
+        noting: tuple[Kind, Share] | None = None,
     ) -> ClaimReply:
         """Claim the job's next attempt for ``slot``; of one that is ``refused`` not more is kept than its answer.
 
-        With a ``beginning`` a first attempt begins in the same step, where :attr:`at_once` allows that.
+        Where :attr:`at_once` allows that, two things are done in the same step: with a ``beginning`` a first attempt
+        begins, and of what :meth:`velesio_worker.queue.slots.Slots.got` says of the job note is taken (``noting``).
 
         An owner that is gone, or no longer holds the job, is replaced; ``held`` therefore means that the job really
         lies in another slot of a living worker.
@@ -139,9 +142,14 @@ class Claims:
         take_over = ""
         life = self._refused_life if refused else None
         start = Entries(0, beginning.life, (START, beginning.data)) if beginning is not None and self.at_once else None
+        further: dict[str, Any] = {"life": life, "start": start}
+        if noting is not None and self.at_once:
+            further["share"] = share_in(self._link.keys, *noting)
+        elif noting is not None:
+            kind, share = noting
+            await self._link.done(partial(self._link.scripts.got, self._link.keys, kind, slot, share))
         while True:
-            ask = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over)
-            claim = partial(ask, life=life, start=start)
+            claim = partial(self._link.scripts.claim, job_id, slot, nonce, max_attempts, take_over, **further)
             reply = await self._link.done(claim)
             if reply.status is not ClaimStatus.HELD:
                 return reply

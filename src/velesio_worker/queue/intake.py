@@ -14,7 +14,7 @@ import anyio
 from velesio_worker.queue.keys import Keys, Slot
 from velesio_worker.queue.slots import Slots
 from velesio_worker.wire.errors import NoWorkerError, UnusablePayloadError, WorkerLostError
-from velesio_worker.wire.jobs import ALL_TYPES, Job, JobType, RefusedJobError, parse_job, refuse_others
+from velesio_worker.wire.jobs import ALL_TYPES, Job, JobType, Kind, RefusedJobError, parse_job, refuse_others
 from velesio_worker.wire.limits import MOST_LOST_AT_INTAKE
 from velesio_worker.wire.payload import id_at_ends
 
@@ -74,14 +74,17 @@ class Arrivals:
 
     Attributes:
         read: the jobs themselves, as they were read.
+        expected: called with the kind of each job that came in or is about to be claimed: one may be run here soon.
     """
 
     def __init__(self) -> None:
+        self.expected: Callable[[Kind], None] = lambda kind: None  # noqa: ARG005
         self.read = JobsRead()
         self._seen: dict[str, float] = {}
 
     def note(self, job: Job) -> None:
         """Take note that a job came in now."""
+        self.expected(job.kind)
         if job.submitted_at is None:
             self._seen.pop(job.id, None)
             self._seen[job.id] = time.time()

@@ -26,6 +26,9 @@ from velesio_worker.queue.remedies import NO_RIGHT, kind_of, passes, words
 from velesio_worker.queue.scripts import LeaseEnd
 
 LOOK_SECONDS: Final = 0.5
+ALONE_SECONDS: Final = 2.0
+"""How often a worker that is alone looks at least: whoever comes has beaten by then, and is not lost at once."""
+
 SWEEP_SECONDS: Final = 10.0
 """How often it is looked whether something counts as running of workers that were struck off."""
 
@@ -54,15 +57,17 @@ class Reaper:
         self._worker = worker
         self._lease_seconds = lease_seconds
         self._may_list_clients = True
+        self._alone = False
         self._told: dict[str, None] = {}
         self._swept_at = -math.inf
         self._swept_to = ["0"] * len(LINED)
         self._everywhere = {"target_nodes": RedisCluster.PRIMARIES} if is_cluster(link.redis) else {}
 
     async def run(self) -> None:
-        """Look for ever, twice a second; of what goes wrong only missing rights end that."""
+        """Look for ever, twice a second while there are others; of what goes wrong only missing rights end that."""
+        alone = max(LOOK_SECONDS, min(ALONE_SECONDS, overdue(self._lease_seconds)))
         while True:
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(alone if self._alone else LOOK_SECONDS)
             try:
                 await self._link.asked(self.look)
             except (ResponseError, ValueError) as error:
@@ -76,8 +81,9 @@ class Reaper:
         missed = overdue(self._lease_seconds)
         connected: set[str] | None = None
         moved = 0
-        leases = partial(self._link.scripts.leases, self._link.keys, self._lease_seconds - missed, self._lease_seconds)
-        found = await self._link.on_keys({self._link.keys.workers: "zset"}, leases, writes=False)
+        census = partial(self._link.scripts.census, self._link.keys, self._lease_seconds - missed, self._lease_seconds)
+        workers, found = await self._link.on_keys({self._link.keys.workers: "zset"}, census, writes=False)
+        self._alone = workers <= 1
         await self._strike_off([lease.name for lease in found if not lease.worker])
         await self._sweep()
         for lease in found:

@@ -22,7 +22,7 @@ from velesio_worker.queue.scripts import Taken, over
 from velesio_worker.queue.warmth import LettingGo, Summons, Warmth
 from velesio_worker.wire.jobs import Job, Kind
 from velesio_worker.wire.payload import job_id_in
-from velesio_worker.wire.share import share_of
+from velesio_worker.wire.share import Share, share_of
 
 _LETTER_BYTES: Final = 64 * 1024 * 1024
 _LETTER_HEAD: Final = 64 * 1024
@@ -135,17 +135,20 @@ class Slots:
             self.warmth.promise(slot)
         return payload
 
-    async def got(self, slot: Slot, job: Job, size: int) -> None:
-        """Take note whose a job of ``size`` bytes in a slot is, unless it was moved there because of that."""
-        kind = job.kind
-        if kind not in LINED:
-            return
+    def got(self, slot: Slot, job: Job, size: int) -> tuple[Kind, Share] | None:
+        """Return whose a job of ``size`` bytes in a slot is, of which note is to be taken with its claim.
+
+        None: nothing is to be noted, since it was moved there because of that, or it stood in no line: such jobs have
+        none, or it names this worker, and were it put back to a line, another one would take it.
+        """
+        if job.kind not in LINED:
+            return None
         share = share_of(job, size)
         self.warmth.belongs(slot, share.session)
-        if slot.key in self._begun:
-            return
-        await self._link.done(partial(self._link.scripts.got, self._link.keys, kind, slot, share))
-        self._begun[slot.key] = kind
+        if job.worker is not None or slot.key in self._begun:
+            return None
+        self._begun[slot.key] = job.kind
+        return job.kind, share
 
     def used(self, slot: Slot, cost: float | None) -> None:
         """Take note what the job in a slot did cost; None if that is not known."""

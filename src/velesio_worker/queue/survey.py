@@ -145,9 +145,11 @@ class Survey:
         now = time.time()
         due = self._heads.are_due(self._lists, now)
         lists = {key: name in due for name, key in self._lists.items()}
-        heads, lines = await self._link.scripts.heads(self._link.keys, lists, HEAD_BYTES)
+        heads, lines = await self._link.scripts.heads(
+            self._link.keys, lists | {self._link.keys.dead: False}, HEAD_BYTES
+        )
+        *heads, (dead, _, _) = heads
         leases = await self._link.scripts.leases(self._link.keys, LONGEST_LEASE)
-        dead: int = await self._link.commands.llen(self._link.keys.dead)
         waiting = {name: self._heads.seen(name, *seen, now) for name, seen in zip(self._lists, heads, strict=True)}
         by_priority: dict[str, dict[str, Waiting]] = {}
         for kind, of in lines.items():

@@ -99,20 +99,17 @@ class JobType(StrEnum):
     HEALTH_CHECK = "health_check", ManagementParameters
 
     parameters: type[Parameters]
+    kind: Kind
+    """The capacity that a job of this type takes up, unless its parameters say otherwise."""
 
     def __new__(cls, name: str, parameters: type[Parameters]) -> Self:
         """Make a type of job whose value is its name alone."""
         job_type = str.__new__(cls, name)
         job_type._value_ = name
         job_type.parameters = parameters
+        managed = Kind.MANAGE if issubclass(parameters, ManagementParameters) else Kind.TEXT
+        job_type.kind = Kind.IMAGE if issubclass(parameters, ImageParameters) else managed
         return job_type
-
-    @property
-    def kind(self) -> Kind:
-        """The capacity that a job of this type takes up, unless its parameters say otherwise."""
-        if issubclass(self.parameters, ImageParameters):
-            return Kind.IMAGE
-        return Kind.MANAGE if issubclass(self.parameters, ManagementParameters) else Kind.TEXT
 
 
 PRIORITIES: Final = ("high", "normal", "low")

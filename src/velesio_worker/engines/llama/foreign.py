@@ -61,6 +61,8 @@ class ForeignServer:
     async def look(self, age: float) -> str | None:
         """Ask it what it is; see :class:`velesio_worker.engines.base.Serving`."""
         wanted = anyio.current_time() - age
+        if self._looked_at >= wanted and not self._one_at_a_time.locked():
+            return self._found
         async with self._one_at_a_time:
             if self._looked_at < wanted:
                 self._looked_at = anyio.current_time()

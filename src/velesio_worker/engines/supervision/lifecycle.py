@@ -10,6 +10,7 @@ from typing import Final, Generic
 
 import anyio
 
+from velesio_worker.core.bell import Bell
 from velesio_worker.core.logs import get_logger
 from velesio_worker.core.metrics import LOAD, STARTS
 from velesio_worker.engines.base import E, EngineState, Launcher, Serving, Spec, SpoiltError
@@ -30,6 +31,9 @@ from velesio_worker.wire.errors import (
 
 LOOK_SECONDS: Final = 2.0
 """How often an engine that somebody else runs is looked at while nobody asks for it."""
+
+SEEN_SECONDS: Final = 0.05
+"""How long it is believed, before a job begins, what such an engine has said that it is."""
 
 log = get_logger(__name__)
 
@@ -88,6 +92,7 @@ class EngineRun(Generic[E]):
         self._exchanged = False
         self._hangs_elsewhere = False
         self._over = anyio.Event()
+        self._expected = Bell()
         self._reason = ""
 
     @property
@@ -101,6 +106,11 @@ class EngineRun(Generic[E]):
     def serving(self) -> Serving[E] | None:
         """The engine, while it serves."""
         return None if self._over.is_set() else self._serving
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether it is known that the engine is another one now."""
+        return self._exchanged
 
     async def live(self, *, in_doubt: bool = False) -> Ended:
         """Start the engine and have it serve until it is stopped; one in doubt, since it hung, does some work first."""
@@ -211,9 +221,16 @@ class EngineRun(Generic[E]):
 
     async def _keep_looking(self, serving: Serving[E]) -> None:
         while True:
-            await anyio.sleep(LOOK_SECONDS)
-            if await self.look(LOOK_SECONDS) is None and not self._leases.live:  # jobs find out by themselves
+            with anyio.move_on_after(LOOK_SECONDS) as rest:
+                await self._expected.wait()
+            if not rest.cancelled_caught:
+                await self.look(SEEN_SECONDS)
+            elif await self.look(LOOK_SECONDS) is None and not self._leases.live:  # jobs find out by themselves
                 serving.report()
+
+    def expect(self) -> None:
+        """Look at an engine that somebody else runs now: a job comes, and is not to wait for that then."""
+        self._expected.ring()
 
     async def look(self, age: float) -> bool | None:
         """Return whether the engine is what it was ``age`` seconds ago at most; None if it does not say."""

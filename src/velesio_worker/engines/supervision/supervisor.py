@@ -24,7 +24,7 @@ from velesio_worker.engines.supervision.failures import Failures
 from velesio_worker.engines.supervision.gpu_turns import GpuTurns
 from velesio_worker.engines.supervision.inbox import Inbox
 from velesio_worker.engines.supervision.leases import Leases
-from velesio_worker.engines.supervision.lifecycle import Ended, EngineRun
+from velesio_worker.engines.supervision.lifecycle import SEEN_SECONDS, Ended, EngineRun
 from velesio_worker.engines.supervision.watchdog import Patience
 from velesio_worker.wire.errors import EngineFailedError, EngineRefusedError, NoCapacityError
 
@@ -32,9 +32,6 @@ ASK_SECONDS: Final = 1.0
 """How often it is asked whether an engine without jobs may rest."""
 
 NOTICE_SECONDS: Final = 2.0
-
-SEEN_SECONDS: Final = 0.05
-"""How long it is believed, before a job begins, what an engine that somebody else runs has said that it is."""
 
 log = get_logger(__name__)
 
@@ -81,6 +78,7 @@ class Supervisor(Generic[E]):
         self._failures = Failures(launcher.name, launcher.kind, patience)
         self._warm = eager
         self._in_doubt = False
+        self._exchanged = False
         self._unloads: set[asyncio.Future[str]] = set()
         self._since = time.time()
         self._changed = Bell()
@@ -157,16 +155,24 @@ class Supervisor(Generic[E]):
                     yield engine
                     return
 
+    def expect(self) -> None:
+        """Take note that a job may come in a moment."""
+        if self._engine is not None:
+            self._engine.expect()
+
     async def look(self, age: float = 0.0) -> bool:
         """Have an engine that somebody else runs say what it is, unless it has ``age`` seconds ago at most.
 
-        If it is another one now, that is waited for, ``NOTICE_SECONDS`` at most. Returns whether it says so.
+        If it is another one now, whoever has noticed that, the other is waited for, ``NOTICE_SECONDS`` at most. Returns
+        whether it says so.
         """
         engine = self._engine
         same = await engine.look(age) if engine is not None else True
-        if same is False:
+        replaced = same is False or (engine is not None and engine.exchanged)
+        if replaced or self._exchanged:
+            same = False  # which is said, whether or not what was asked still serves
             with anyio.move_on_after(NOTICE_SECONDS):
-                while self._engine is engine or self.state is not EngineState.READY:
+                while self._exchanged or (replaced and self._engine is engine) or self.state is not EngineState.READY:
                     await self._changed.wait()
         return same is not None
 
@@ -262,11 +268,12 @@ class Supervisor(Generic[E]):
 
     def _started(self) -> None:
         self._warm = True
-        self._in_doubt = False
+        self._in_doubt = self._exchanged = False
         self._failures.started(with_default=self.loaded == self._leases.default)
 
     def _conclude(self, ended: Ended) -> None:
         self._engine = None
+        self._exchanged = ended.exchanged  # until the other one serves
         self._in_doubt = self._in_doubt or ended.hangs or ended.by_job  # until one has served
         self._turns.leave(self._inbox.wake)
         self._failures.conclude(ended, self._leases, now := anyio.current_time())

@@ -65,7 +65,7 @@ _FILES: Final = {
 }
 _FAIR: Final = ("ack", "bury", "drop", "got", "let_go", "move", "pick", "put_back", "reap", "send", "take", "waiting")
 _SHARED: Final = {
-    "claim": ("entries",),
+    "claim": ("kept", "fair", "entries"),
     "publish": ("entries",),
     "finish": ("outcome",),
     "close": ("kept", "fair", "entries", "outcome"),
@@ -75,6 +75,7 @@ _SOURCES: Final = {
     name: b"".join(_FILES[part] for part in ("guard", *_SHARED.get(name, ()), name))
     for name in _FILES.keys() - {"guard", "entries", "kept", "fair", "outcome"}
 }
+_NO_SHARE: Final = ("",) * 6
 _SHAS: Final = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SOURCES.items()}
 """Read here, once for a process and before its event loop runs: who needs a script has it at hand."""
 
@@ -107,14 +108,16 @@ class Scripts:
         *,
         life: int | None = None,
         start: Entries | None = None,
+        share: Sequence[Any] = _NO_SHARE,
     ) -> ClaimReply:
         """Make ``slot`` the owner of the job's next attempt, if that is to be had.
 
-        The job's hash is kept for ``life`` seconds, or as those of other jobs. With ``start``, which is not for a
-        Cluster, the first attempt's stream begins with that entry in the same step.
+        The job's hash is kept for ``life`` seconds, or as those of other jobs. What follows is not for a Cluster: with
+        ``start`` the first attempt's stream begins with that entry in the same step, and with ``share``, as
+        :func:`share_in` returns it, note is taken of the job as :meth:`got` does.
         """
         keys = [job_key(job_id), result_key(job_id), cancel_key(job_id)]
-        args: list[Any] = [slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl]
+        args: list[Any] = [slot.worker, slot.name, nonce, max_attempts, take_over, life or self._job_ttl, *share]
         if start is not None:
             keys.append(stream_key(job_id))
             args += [start.life, *start.parts]
@@ -292,9 +295,13 @@ class Scripts:
 
     async def leases(self, keys: Keys, within: float, beyond: float | None = None) -> list[LeaseEnd]:
         """Return the workers whose leases end within so many seconds, or have ended, or run ``beyond`` so many."""
+        return (await self.census(keys, within, beyond))[1]
+
+    async def census(self, keys: Keys, within: float, beyond: float | None = None) -> tuple[int, list[LeaseEnd]]:
+        """Return how many workers there are, and what :meth:`leases` does."""
         args = [within, "" if beyond is None else beyond, MOST_LEASES]
-        reply: list[Any] = await self._run("leases", keys=[keys.workers], args=args)
-        return [
+        workers, *reply = await self._run("leases", keys=[keys.workers], args=args)
+        return int(workers), [
             LeaseEnd(worker_name(name), ends.decode(), left / 1000, name)
             for name, ends, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
@@ -360,6 +367,11 @@ class Scripts:
 def _named(keys: Keys, kind: Kind, slot: Slot) -> list[str]:
     """What tells fair.lua of a slot: the queue, the kind, and the slot's field."""
     return [keys.beginning, kind.value, slot.field]
+
+
+def share_in(keys: Keys, kind: Kind, share: Share) -> list[Any]:
+    """Return what tells a claim whose a job is that came into its slot in another way than by :meth:`Scripts.take`."""
+    return [keys.beginning, kind.value, *share]
 
 
 def over(

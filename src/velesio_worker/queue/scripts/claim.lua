@@ -10,9 +10,16 @@
 -- ARGV[4]  max_attempts
 -- ARGV[5]  claim (its nonce) that may be taken over, because its owner was found gone; '' for none
 -- ARGV[6]  life of the hash, in seconds
--- ARGV[7]  life of the stream, in seconds; this and the next two only with KEYS[4]
--- ARGV[8]  event of the entry that begins attempt 1, start
--- ARGV[9]  its data, JSON
+-- ARGV[7]  what all the queue's keys begin with, {llama_queue}:, if note is to be taken of the job as got.lua does, which
+--          is not for a Cluster, else empty; with it the next five are got.lua's:
+-- ARGV[8]  kind
+-- ARGV[9]  priority
+-- ARGV[10] tenant
+-- ARGV[11] what the job is estimated to cost
+-- ARGV[12] its session, in hexadecimal digits; empty for none
+-- ARGV[13] life of the stream, in seconds; this and the next two only with KEYS[4]
+-- ARGV[14] event of the entry that begins attempt 1, start
+-- ARGV[15] its data, JSON
 --
 -- Returns {status, attempt, first, owner, slot, nonce, counted, base, suspect, begun}; `first` is 1 on the first attempt of a
 -- submission, `counted` is how many attempts of it count, this one too, `base` how many belong to earlier ones,
@@ -29,6 +36,11 @@
 -- Hash: attempt (counts up for ever), base (attempts of earlier submissions under this id), returned (attempts
 -- handed back in good order, which do not count), owner, slot, nonce, cancel, suspect, claimed_at, finished_at,
 -- finished_by.
+if ARGV[7] ~= '' then  -- first: of whatever is wrong with the job's own keys its slot knows nothing
+  local queue = queue_of(ARGV[7], ARGV[8])
+  pcall(queue.got, ARGV[1] .. ':' .. ARGV[2], ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12])
+  pcall(queue.waits, ARGV[1], false)
+end
 local state = redis.call('HMGET', KEYS[1],
   'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by', 'claimed_at', 'suspect')
 local attempt, base, returned = count(state[1], 0), count(state[2], 0), count(state[3], 0)
@@ -74,16 +86,16 @@ local begun = 0
 if KEYS[4] and attempt == 1 then
   local kind, how, at = redis.call('TYPE', KEYS[4]).ok, 'written', -1
   if kind == 'stream' then
-    how, at = followed(KEYS[4], '1', 0, 8)
+    how, at = followed(KEYS[4], '1', 0, 14)
   elseif kind ~= 'none' then
     how = kind  -- somebody else's: whoever writes there next says so
   end
   if how == 'written' and at < 0 and status == 'claimed' then
     -- In vain where others wrote greater ids and deleted them.
-    local added = redis.pcall('XADD', KEYS[4], '1-0', 'event', ARGV[8], 'data', ARGV[9])
+    local added = redis.pcall('XADD', KEYS[4], '1-0', 'event', ARGV[14], 'data', ARGV[15])
     if type(added) == 'string' then
       at = 0
-      redis.call('EXPIRE', KEYS[4], ARGV[7])
+      redis.call('EXPIRE', KEYS[4], ARGV[13])
     end
   end
   begun = (how == 'written' and at == 0) and 1 or 0

@@ -10,14 +10,16 @@ local reply = {}
 local lists = #ARGV - 1
 for i = 1, lists do
   local key = KEYS[i]
-  local head = ARGV[i + 1] == '1' and redis.call('LINDEX', key, -1) or ''
-  reply[3 * i - 2] = redis.call('LLEN', key)
+  local waiting = redis.call('LLEN', key)
+  local head = waiting > 0 and ARGV[i + 1] == '1' and redis.call('LINDEX', key, -1) or ''
+  reply[3 * i - 2] = waiting
   reply[3 * i - 1] = string.sub(head, 1, tonumber(ARGV[1]))
   reply[3 * i] = #head
 end
 for i = lists + 1, #KEYS do
-  local first = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  reply[#reply + 1] = redis.call('ZCARD', KEYS[i])
+  local waiting = redis.call('ZCARD', KEYS[i])
+  local first = waiting > 0 and redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1) or {}
+  reply[#reply + 1] = waiting
   reply[#reply + 1] = first[2] or false
 end
 return reply

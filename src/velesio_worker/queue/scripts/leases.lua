@@ -5,8 +5,9 @@
 -- ARGV[2]  what is oddly long, in seconds; '' for none
 -- ARGV[3]  how many of each are looked at
 --
--- Returns {worker, end of its lease as it stands there, milliseconds until then, …}; negative for what is past.
-local now, reply = clock(), {}
+-- Returns {how many there are in all}, and behind that {worker, end of its lease as it stands there, milliseconds until
+-- then, …}; negative for what is past.
+local now, reply = clock(), {redis.call('ZCARD', KEYS[1])}
 local function add(from, to)
   local found = redis.call('ZRANGEBYSCORE', KEYS[1], from, to, 'WITHSCORES', 'LIMIT', 0, ARGV[3])
   for i = 1, #found, 2 do

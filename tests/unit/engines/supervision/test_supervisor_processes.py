@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.doubles import llama_server as server_double
-from tests.doubles.engine import LOADING, Answer, EngineDouble, document, healthy
+from tests.doubles.engine import LOADING, PROPS, Answer, EngineDouble, document, healthy
 from tests.doubles.launcher import PATIENT
 from tests.support.generations import events_of
 from tests.support.servers import free_port
@@ -27,7 +27,7 @@ from velesio_worker.engines.gpu import Gpu, Gpus
 from velesio_worker.engines.http import ConnectionLostError, EngineHTTP
 from velesio_worker.engines.llama.engine import LlamaEngine
 from velesio_worker.engines.llama.launch import LlamaLauncher
-from velesio_worker.engines.supervision import failures
+from velesio_worker.engines.supervision import failures, lifecycle, supervisor
 from velesio_worker.engines.supervision.supervisor import Supervisor
 from velesio_worker.wire.errors import EngineCrashedError, EngineFailedError, EngineUnavailableError
 from velesio_worker.wire.text_parameters import CompletionParameters
@@ -327,6 +327,37 @@ async def test_a_server_elsewhere_that_is_lost_is_looked_for_again(double: Engin
         async with watched.supervisor.ensure() as engine:
             assert engine.model == "tiny.Q4_1"
         assert watched.states[2:] == DIED
+
+
+async def test_a_server_elsewhere_is_looked_at_as_soon_as_a_job_is_expected_and_once_for_it(
+    double: EngineDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SEEN_SECONDS", 600.0)
+    marked = PROPS | {"media_marker": "<__media_one__>"}
+    double.answers["/props"] = [document(marked)]
+    watched = foreign(double)
+    async with watched.ready():
+        double.requests.clear()
+        await anyio.sleep(lifecycle.SEEN_SECONDS)
+        watched.supervisor.expect()
+        await until(lambda: [request.path for request in double.requests] == ["/props"])
+        async with watched.supervisor.ensure():
+            assert len(double.requests) == 1, "it has just said what it is"
+
+
+async def test_of_a_server_elsewhere_that_is_seen_to_be_another_the_other_is_waited_for(double: EngineDouble) -> None:
+    watched = foreign(double)
+    async with watched.ready():
+        before = await watched.supervisor.identity(None)
+        double.answers["/props"] = [document(PROPS | {"model_path": "/models/other.gguf"})]
+        await anyio.sleep(lifecycle.SEEN_SECONDS)
+        watched.supervisor.expect()
+        for _ in range(1000):  # whenever it is asked for
+            if watched.supervisor.state is not READY:
+                break
+            await anyio.sleep(0.001)
+        assert await watched.supervisor.identity(None) not in {None, before}
+        assert watched.engine.model == "other"
 
 
 async def test_a_server_elsewhere_is_waited_for() -> None:
