@@ -19,6 +19,9 @@ import pytest
 
 from tests.support.environment import base_environment
 from tests.support.servers import free_port, wait_until
+from tests.support.tiny import model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 
@@ -156,8 +159,10 @@ def test_a_signal_ends_it_while_an_answer_streams_to_a_client_that_stays(start: 
         assert server.end(signal.SIGTERM) == 0
 
 
-def test_a_signal_ends_it_while_a_long_prompt_is_read(start: Start) -> None:
-    server = start("--ctx-size", "8192", "--batch-size", "8192", "--ubatch-size", "4096", "--slots")
+def test_a_signal_ends_it_while_a_long_prompt_is_read(start: Start, small_model_path: Path) -> None:
+    server = start(
+        *("--ctx-size", "8192", "--batch-size", "8192", "--ubatch-size", "4096", "--slots"), model=small_model_path
+    )
     with closing(server.send("/completion", {"prompt": "word " * 4000, "n_predict": 1})):
         wait_until(lambda: any(slot["is_processing"] for slot in server.ask("/slots")[1]), "the prompt is read")
         assert server.end(signal.SIGTERM) == 0
@@ -232,8 +237,8 @@ def test_without_standard_streams_no_client_gets_the_log(start: Start) -> None:
     assert server.end(signal.SIGTERM) == 0
 
 
-def test_a_client_that_leaves_frees_its_slot(start: Start) -> None:
-    server = start("--slots")
+def test_a_client_that_leaves_frees_its_slot(start: Start, small_model_path: Path) -> None:
+    server = start("--slots", model=small_model_path)
     with streaming(server):
         assert any(slot["is_processing"] for slot in server.ask("/slots")[1])
     wait_until(lambda: not any(slot["is_processing"] for slot in server.ask("/slots")[1]), "the slot is free")

@@ -14,7 +14,10 @@ import pytest
 from tests.doubles.paced_server import next_entry, paced, push
 from tests.support.processes import MakeWorker
 from tests.support.streams import LONG, read
+from tests.support.tiny import brisk_model_path as model_path
 from velesio_worker.client import Client
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +100,7 @@ async def test_an_engine_that_hangs_is_replaced_and_its_jobs_go_on(plain: Any, m
     await anyio.to_thread.run_sync(worker.wait_for, "worker_ready")
     engine = worker.engine()
     for name in ("one", "two"):
-        plain.lpush("llama_queue", json.dumps({"id": name, "type": "completion", "data": LONG | {"max_tokens": 80}}))
+        plain.lpush("llama_queue", json.dumps({"id": name, "type": "completion", "data": LONG}))
         read(plain, name, until="token")
     engine.send_signal(signal.SIGSTOP)
     for name in ("one", "two"):

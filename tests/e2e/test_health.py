@@ -23,6 +23,9 @@ from tests.support.processes import wait_until_gone
 from tests.support.scenes import SLACK, WITHIN, Lone, Scene, StickyWorker
 from tests.support.servers import RedisServer
 from tests.support.streams import push, read
+from tests.support.tiny import brisk_model_path as model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 
@@ -225,7 +228,8 @@ def check_answers(scene: Scene, case: Case) -> None:
     if case.engine is _ENGINE_AWAY:
         assert engine["restarts"] == 1
         assert engine["last_error"].startswith("llama-server ")
-    assert health["models_loaded"]["llm"] == (None if engine["state"] != "ready" else "SmolLM2-135M-Instruct.Q4_1")
+    model = Path(scene.worker.environment["MODEL_PATH"]).stem
+    assert health["models_loaded"]["llm"] == (model if engine["state"] == "ready" else None)
     for name in ("queues", "leases", "dead_letters"):
         assert (health[name] is not None) is case.reachable, name
     page = fetch(scene.port, "/metrics")[1].decode()

@@ -15,6 +15,9 @@ from tests.support.forks import run_forked
 from tests.support.processes import MakeWorker, WorkerProcess, wait_until_gone
 from tests.support.servers import RedisServer, wait_until
 from tests.support.streams import LONG, joined, push, read
+from tests.support.tiny import brisk_model_path as model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = pytest.mark.engine
 
@@ -23,7 +26,7 @@ def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain
     first = make_worker(DRAIN_SECONDS="0")
     first.wait_for("worker_ready")
     engine = first.engine()
-    push(plain, "long", max_tokens=100, stream=True, endless=True)
+    push(plain, "long", max_tokens=400, stream=True, endless=True)
     read(plain, "long", until="token")
     assert first.stop() == 0
     wait_until_gone(engine)
@@ -40,7 +43,7 @@ def test_a_stop_hands_running_jobs_to_another_worker_and_leaves_no_process(plain
 def test_a_stop_lets_running_jobs_end(plain: Any, make_worker: MakeWorker) -> None:
     worker = make_worker()
     worker.wait_for("worker_ready")
-    push(plain, "short", max_tokens=60, stream=True)
+    push(plain, "short", max_tokens=300, stream=True, endless=True)
     read(plain, "short", until="token")
     assert worker.stop() == 0
     assert json.loads(plain.get("result:short"))["finish_reason"] in {"stop", "length"}

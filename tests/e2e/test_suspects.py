@@ -15,6 +15,9 @@ from tests.doubles import deadly_server
 from tests.doubles.deadly_server import GROWS, KILLS, STOPS
 from tests.support.processes import MakeWorker, WorkerProcess
 from tests.support.streams import entries, joined, push, read, result
+from tests.support.tiny import brisk_model_path as model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

@@ -17,6 +17,7 @@ from velesio_worker.engines.llama.embedded.params import (
     WheelError,
     check_wheel,
     extension,
+    flush_log,
     read_params,
 )
 
@@ -75,6 +76,7 @@ def _serve(params: Params) -> int:
     except RuntimeError as error:
         if FAILED not in str(error):
             _write(_STDERR, f"error: {error}")
+        flush_log()
         return 1
     _wait_for_stop()
     _leave(server)

@@ -20,7 +20,7 @@ import os
 import re
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any, Final
 
@@ -38,6 +38,9 @@ PARSER: Final = "_Z19common_params_parseiPPcR13common_params13llama_examplePFviS
 """``common_params_parse(int, char **, common_params &, llama_example, void (*)(int, char **))``."""
 LOG: Final = "_Z11common_initv"
 """``common_init()``: the log's lines get their time and level, those of the parser as well."""
+_LOG_FLUSH: Final = "_Z16common_log_flushP10common_log"
+_LOG_MAIN: Final = "_Z15common_log_mainv"
+"""``common_log_flush(common_log *)`` and ``common_log_main()``."""
 SERVER: Final = 12
 """``LLAMA_EXAMPLE_SERVER``, whose flags are read."""
 
@@ -166,6 +169,15 @@ def _parse(package: Any, params: Params, words: Sequence[str]) -> bool:  # noqa:
     start_log()
     argv = [b"llama-server", *(os.fsencode(word) for word in words)]
     return parser(len(argv), (ctypes.c_char_p * (len(argv) + 1))(*argv, None), _address(params), SERVER, None)
+
+
+def flush_log() -> None:
+    """Have llama.cpp's log be written to its end: a thread of its own does so, which lags behind on a busy machine."""
+    library = ctypes.CDLL(extension().xllamacpp.__file__)
+    with suppress(AttributeError):  # a wheel that does not export them
+        flush, log = getattr(library, _LOG_FLUSH), getattr(library, _LOG_MAIN)
+        flush.argtypes, flush.restype, log.restype = [ctypes.c_void_p], None, ctypes.c_void_p
+        flush(log())
 
 
 @contextmanager
