@@ -11,6 +11,9 @@ import pytest
 
 from tests.support.processes import MakeWorker
 from tests.support.streams import LONG, entries, read, result
+from tests.support.tiny import brisk_model_path as model_path
+
+__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -31,7 +34,7 @@ def worker_of(redis: Any, job_id: str) -> str:
 
 def keep_busy(redis: Any) -> None:
     """Have both workers run a job that goes on for some seconds."""
-    jobs = [push(redis, LONG | {"max_tokens": 150}) for _ in range(2)]
+    jobs = [push(redis, LONG) for _ in range(2)]
     for job_id in jobs:
         read(redis, job_id, until="token")
     assert len({worker_of(redis, job_id) for job_id in jobs}) == 2
@@ -51,7 +54,7 @@ def one_turn(redis: Any, prompts: dict[str, str]) -> dict[str, str]:
 
 def test_the_next_turn_is_taken_by_whoever_has_read_the_last_one(plain: Any, make_worker: MakeWorker) -> None:
     for _ in range(2):
-        make_worker(LLM_CONCURRENCY="1", CONTEXT_SIZE="768")
+        make_worker(LLM_CONCURRENCY="1", CONTEXT_SIZE="1024")
     prompts = {session: f"{session} is a colour, and a name. " * 12 for session in SESSIONS}
     first = one_turn(plain, prompts)
     prompts = {
@@ -76,7 +79,7 @@ def test_the_next_turn_is_taken_by_whoever_has_read_the_last_one(plain: Any, mak
 
 def test_whoever_has_read_it_takes_the_next_turn_although_others_are_free(plain: Any, make_worker: MakeWorker) -> None:
     for _ in range(3):
-        make_worker(LLM_CONCURRENCY="1", CONTEXT_SIZE="1024")
+        make_worker(LLM_CONCURRENCY="1", CONTEXT_SIZE="2048")
     prompts = {session: f"{session} is a colour, and a name. " * 60 for session in SESSIONS[:4]}
     served: dict[str, list[str]] = {session: [] for session in prompts}
     for _ in range(4):
