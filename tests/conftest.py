@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,9 @@ from velesio_worker.core.logs import ENGINES
 from velesio_worker.core.settings import Settings
 from velesio_worker.engines.models.wheels import small_model
 from velesio_worker.queue.connection import connect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 LONGEST: Final = (
     *("e2e/test_serve.py", "integration/test_top.py", "e2e/test_prompt_cache.py"),
@@ -177,6 +181,21 @@ def small_model_path() -> Path:
 def model_path(small_model_path: Path) -> Path:
     """The same, unless a module asks for a tiny one (``tests.support.tiny``)."""
     return small_model_path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium: one for all, since Playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (few tests need it)
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no chromium on PATH: Debian's and Ubuntu's package has one")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.examples.conftest import EXAMPLES, ChatWorker, program
 from tests.support.gateway import GatewayProcess
@@ -20,18 +18,6 @@ from velesio_worker.wire.errors import OutOfMemoryError
 pytestmark = [pytest.mark.browser, pytest.mark.processes]
 PATIENCE_MS: Final = 30_000
 """EventSource waits some seconds before it connects again."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("there is no chromium on PATH: Debian's and Ubuntu's package has one")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
