@@ -73,7 +73,6 @@ class Tail:
         users: how many follow it, or are about to once they have caught up.
         shown: whether Redis was told that somebody reads.
         held: whether it was not read on because nobody has taken what is here.
-        parked: whether the read that waits for silent streams has it.
     """
 
     def __init__(self, job_id: str, after: EntryId, now: float, bounds: Bounds) -> None:
@@ -90,7 +89,6 @@ class Tail:
         self.users = 0
         self.shown = False
         self.held = False
-        self.parked = False
         self._bounds = bounds
         self._entries: list[Entry] = []
         self._bytes = 0
@@ -115,7 +113,6 @@ class Tail:
         self.last = new[-1].id
         self.last_name = entry_name(self.last)
         self._chunk = None
-        self.parked = False
         self._heard_at = self._read_at = now
         self._look_at = now + _LOOK_SECONDS
         return new
@@ -134,18 +131,13 @@ class Tail:
             self.base += drop
             del self._entries[:drop]
 
-    def reach_back(self, after: EntryId) -> bool:
-        """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none.
-
-        Returns whether it does; what is being read from where it began before is of no use then.
-        """
-        if self.end or after >= self.start:
-            return False
-        self.start = self.last = after
-        self.last_name = entry_name(after)
-        self.over = self.parked = False
-        self._look_at = math.inf
-        return True
+    def reach_back(self, after: EntryId) -> None:
+        """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none."""
+        if not self.end and after < self.start:
+            self.start = self.last = after
+            self.last_name = entry_name(after)
+            self.over = False
+            self._look_at = math.inf
 
     def position_after(self, after: EntryId) -> int | None:
         """Return the position of what follows an entry; None if that is not here any more."""
@@ -179,12 +171,8 @@ class Tail:
         return self._bytes
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be read now: it is not parked, it can be, and somebody has taken all that is here."""
-        return now >= self._read_at and not self.parked and self.is_wanted()
-
-    def is_wanted(self) -> bool:
-        """Whether it can be read, and somebody has taken all that is here."""
-        if self.over or self.failure is not None:
+        """Whether it is to be read now: it can be, and somebody has taken all that is here."""
+        if now < self._read_at or self.over or self.failure is not None:
             return False
         end = self.end
         for follower in self.followers:  # (asked of each tail before each read: nothing is as fast)
@@ -201,8 +189,7 @@ class Tail:
     @property
     def read_at(self) -> float:
         """When it is read next, in monotonic seconds; infinite if it is not."""
-        rests = self.over or self.held or self.parked or self.failure is not None
-        return math.inf if rests else self._read_at
+        return math.inf if self.over or self.held or self.failure is not None else self._read_at
 
     def was_silent(self, now: float) -> None:
         """Take note of a read that brought nothing."""
