@@ -215,7 +215,8 @@ class Hub:
             tail = self._tails[job_id] = Tail(job_id, after, time.monotonic(), self._bounds)
             self.counters.tails += 1
             self._reader.has_new()
-        tail.reach_back(after)
+        if tail.reach_back(after):
+            self._wake()
         tail.users += 1
         self.counters.viewers += 1
         return tail

@@ -34,9 +34,10 @@ _COMMANDS: Final = 1024
 
 
 class News(NamedTuple):
-    """What a read brought of one tail: its new entries, or why it cannot be read."""
+    """What a read brought of one tail: the entries behind a certain one, or why it cannot be read."""
 
     tail: Tail
+    after: EntryId
     entries: Sequence[Entry]
     error: RedisError | None = None
 
@@ -80,17 +81,16 @@ class Lines:
         news: list[News] = []
         for at in range(0, len(tails), _KEYS):
             some = tails[at : at + _KEYS]
-            keys, after = [tail.name for tail in some], [tail.last_name for tail in some]
+            asked = {tail.name: (tail, tail.last) for tail in some}
+            streams = *asked, *[tail.last_name for tail in some]
             waits = () if block is None else ("BLOCK", block)
             try:
-                reply = await execute_raw(self._redis, "XREAD", "COUNT", READ_ENTRIES, *waits, "STREAMS", *keys, *after)
+                reply = await execute_raw(self._redis, "XREAD", "COUNT", READ_ENTRIES, *waits, "STREAMS", *streams)
             except RedisError as error:
                 if passes(error):
                     raise
                 return await self._each(tails)  # one of them is none, and that fails the others' reads, too
-            if reply:
-                named = {tail.name: tail for tail in some}
-                news += [News(named[key], _raw_entries(entries)) for key, entries in reply]
+            news += [News(*asked[key], _raw_entries(entries)) for key, entries in reply or ()]
         return news
 
     async def news_aside(self, tails: Sequence[Tail]) -> list[News]:
@@ -100,17 +100,18 @@ class Lines:
 
     async def _each(self, tails: Sequence[Tail]) -> list[News]:
         """Read tails one by one, all in one round trip to each node."""
-        replies = await self._piped([("XREAD", tail.key, entry_name(tail.last)) for tail in tails])
+        asked = [(tail, tail.last) for tail in tails]
+        replies = await self._piped([("XREAD", tail.key, tail.last_name) for tail in tails])
         news: list[News] = []
         trouble: RedisError | None = None
-        for tail, reply in zip(tails, replies, strict=True):
+        for (tail, after), reply in zip(asked, replies, strict=True):
             if isinstance(reply, RedisError):
                 if passes(reply):
                     trouble = reply
                 else:
-                    news.append(News(tail, (), reply))
+                    news.append(News(tail, after, (), reply))
             elif entries := _entries(reply):
-                news.append(News(tail, entries))
+                news.append(News(tail, after, entries))
         if trouble is not None:
             await forget_topology(self._redis)
             if not news:

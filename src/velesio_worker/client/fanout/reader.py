@@ -125,11 +125,11 @@ class Reader:
         """Add what was read to the tails, and hand it to their viewers."""
         self._counters.reads += 1
         turn = time.monotonic()
-        for tail, entries, error in news:
+        for tail, after, entries, error in news:
             now = time.monotonic()
             if error is not None:
                 self.fail(tail, error)
-            elif new := tail.append(entries, now):
+            elif new := tail.append(entries, after, now):
                 self._note(new)
                 self.deliver(tail)
             if now - turn > _TURN_SECONDS:
@@ -196,6 +196,6 @@ class Reader:
         for look in await self._lines.look(silent) if silent else ():
             if look.over:
                 if look.last is not None:
-                    look.tail.append([look.last], now)
+                    look.tail.append([look.last], look.tail.last, now)
                 look.tail.over = True
                 self.deliver(look.tail)

@@ -97,9 +97,12 @@ class Tail:
         self._read_at = now
         self._look_at = math.inf
 
-    def append(self, entries: Sequence[Entry], now: float) -> Sequence[Entry]:
-        """Add what was read; returns those that are new."""
-        new = [entry for entry in entries if entry.id > self.last] if not self.over else []
+    def append(self, entries: Sequence[Entry], after: EntryId, now: float) -> Sequence[Entry]:
+        """Add what was read behind an entry; returns those that are new.
+
+        None is, if the tail has begun further back since that read was sent: what lies between would be missing.
+        """
+        new = [] if self.over or after > self.last else [entry for entry in entries if entry.id > self.last]
         if not new:
             return new
         if new[-1].terminal:
@@ -131,13 +134,18 @@ class Tail:
             self.base += drop
             del self._entries[:drop]
 
-    def reach_back(self, after: EntryId) -> None:
-        """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none."""
-        if not self.end and after < self.start:
-            self.start = self.last = after
-            self.last_name = entry_name(after)
-            self.over = False
-            self._look_at = math.inf
+    def reach_back(self, after: EntryId) -> bool:
+        """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none.
+
+        Returns whether it does, and is to be read at once.
+        """
+        if self.end or after >= self.start:
+            return False
+        self.start = self.last = after
+        self.last_name = entry_name(after)
+        self.over = False
+        self._read_at, self._look_at = -math.inf, math.inf
+        return True
 
     def position_after(self, after: EntryId) -> int | None:
         """Return the position of what follows an entry; None if that is not here any more."""

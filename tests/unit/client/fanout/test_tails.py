@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -31,12 +32,17 @@ def tail_of(entries_kept: int = 4, **bounds: int) -> Tail:
     return Tail("a", (0, 0), 0.0, Bounds(ring_entries=entries_kept, **bounds))
 
 
+def read(tail: Tail, new: Sequence[Entry], now: float) -> Sequence[Entry]:
+    """Have a read of a tail bring entries, which was sent a moment ago."""
+    return tail.append(new, tail.last, now)
+
+
 @given(st.lists(st.integers(min_value=1, max_value=7), max_size=20), st.integers(min_value=1, max_value=300))
 def test_it_holds_all_that_follows_its_start_within_its_bounds_or_what_came_last(batches: list[int], size: int) -> None:
     tail, at = tail_of(6, ring_bytes=500, send_bytes=200), 0
     for batch in batches:
         new = [entry(sequence, size=size) for sequence in range(at + 1, at + 1 + batch)]
-        assert tail.append(new, 0.0) == new
+        assert read(tail, new, 0.0) == new
         at += batch
         kept = tail.entries(tail.base)
         assert [one.id[1] for one in kept] == list(range(tail.start[1] + 1, at + 1))
@@ -55,17 +61,17 @@ def test_it_holds_all_that_follows_its_start_within_its_bounds_or_what_came_last
 
 def test_what_it_has_already_is_not_there_twice() -> None:
     tail = tail_of()
-    tail.append(entries(1, 2), 0.0)
-    assert [one.id for one in tail.append(entries(1, 2, 3), 0.0)] == [(1, 3)]
-    assert tail.append(entries(3), 0.0) == []
+    read(tail, entries(1, 2), 0.0)
+    assert [one.id for one in read(tail, entries(1, 2, 3), 0.0)] == [(1, 3)]
+    assert read(tail, entries(3), 0.0) == []
     assert tail.end == 3
 
 
 def test_nothing_follows_the_last_entry() -> None:
     tail = tail_of()
-    tail.append([entry(1), entry(2, b"done"), entry(3)], 0.0)
+    read(tail, [entry(1), entry(2, b"done"), entry(3)], 0.0)
     assert (tail.over, tail.last) == (True, (1, 2))
-    assert tail.append([entry(4)], 0.0) == []
+    assert read(tail, [entry(4)], 0.0) == []
 
 
 @pytest.mark.parametrize(
@@ -74,8 +80,8 @@ def test_nothing_follows_the_last_entry() -> None:
 )
 def test_an_entry_is_found_by_its_id_as_long_as_it_is_there(after: tuple[int, int], position: int | None) -> None:
     tail = tail_of(5)
-    tail.append(entries(1, 2), 0.0)
-    tail.append([*entries(4, 5, 6, 8), entry(1, attempt=2)], 0.0)
+    read(tail, entries(1, 2), 0.0)
+    read(tail, [*entries(4, 5, 6, 8), entry(1, attempt=2)], 0.0)
     expected = {(1, 2): 2, (1, 3): 2, (1, 4): 3, (1, 6): 5, (1, 7): 5, (2, 1): 7, (9, 9): 7}.get(after)
     assert tail.position_after(after) == expected
     assert (position is None) or expected is not None
@@ -84,14 +90,26 @@ def test_an_entry_is_found_by_its_id_as_long_as_it_is_there(after: tuple[int, in
 def test_it_begins_further_back_as_long_as_nothing_was_read() -> None:
     tail = Tail("a", (5, 5), 0.0, Bounds())
     tail.over = True  # nothing follows 5-5
-    tail.reach_back((6, 6))
+    assert not tail.reach_back((6, 6))
     assert tail.over
-    tail.reach_back((0, 0))
+    assert tail.reach_back((0, 0))
     assert not tail.over
     assert tail.position_after((0, 0)) == 0
-    tail.append(entries(1), 0.0)
-    tail.reach_back((0, 0))
+    read(tail, entries(1), 0.0)
+    assert not tail.reach_back((0, 0))
     assert tail.last == (1, 1)
+
+
+def test_what_was_being_read_as_it_began_further_back_leaves_no_gap() -> None:
+    tail = Tail("a", (1, 3), 0.0, Bounds())
+    tail.followers[Follower()] = None
+    tail.was_silent(100.0)
+    assert not tail.is_due(100.0)
+    tail.reach_back((1, 1))
+    assert tail.is_due(100.0), "at once"
+    assert tail.append(entries(4), (1, 3), 100.0) == []
+    assert [one.id for one in tail.append(entries(1, 2, 3, 4), (1, 0), 100.0)] == [(1, 2), (1, 3), (1, 4)]
+    assert tail.position_after((1, 1)) == 0
 
 
 def test_it_is_read_once_somebody_has_taken_all_that_is_there() -> None:
@@ -102,7 +120,7 @@ def test_it_is_read_once_somebody_has_taken_all_that_is_there() -> None:
     assert tail.held
     tail.followers[quick := Follower()] = None
     assert tail.is_due(0.0)
-    tail.append(entries(1), 0.0)
+    read(tail, entries(1), 0.0)
     assert not tail.is_due(0.0)
     assert tail.read_at == math.inf
     quick.position = tail.end
@@ -120,7 +138,7 @@ def test_the_longer_it_is_silent_the_more_seldom_it_is_read() -> None:
         tail.was_silent(silence)
         assert not tail.is_due(silence)
         assert silence < tail.read_at <= silence + min(silence / 50, 0.5)
-    tail.append([entry(1)], 10_000.0)
+    read(tail, [entry(1)], 10_000.0)
     (follower,) = tail.followers
     follower.position = 1
     assert tail.is_due(10_000.0)
@@ -139,5 +157,5 @@ def test_it_is_looked_at_at_once_when_nothing_is_there_and_seldom_later() -> Non
             looks += 1
         now += 0.5
     assert 20 <= looks <= 40
-    tail.append([entry(1)], now)
+    read(tail, [entry(1)], now)
     assert not tail.wants_look(now)
