@@ -17,7 +17,7 @@ from tests.support.servers import RedisServer, Topology
 from tests.support.topologies import ClusterServers, SentinelServers
 from tests.support.viewing import Screen, shown, write
 from tests.support.waiting import until
-from velesio_worker.client.fanout import Bounds, EndReason, Hub, HubClosedError, ViewEnd
+from velesio_worker.client.fanout import Bounds, EndReason, Hub, HubClosedError, ViewEnd, tails
 from velesio_worker.queue.connection import connect
 from velesio_worker.wire.events import StreamEvent
 
@@ -266,6 +266,66 @@ async def test_a_hub_that_nobody_uses_asks_nothing_and_one_that_waits_little(own
         before = asked()
         await anyio.sleep(0.3)
         assert asked() - before <= 1
+
+
+@pytest.fixture
+def soon_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "LIVELY_SECONDS", 0.2)
+
+
+async def waits_for_silent(redis: Any) -> None:
+    """Wait until a read waits for more than a tick."""
+    for _ in range(1000):
+        waiting = [
+            client for client in await redis.client_list() if client["cmd"] == "xread" and "b" in client["flags"]
+        ]
+        if any(int(client["idle"]) >= 1 for client in waiting):
+            return
+        await anyio.sleep(0.01)
+    pytest.fail("no read waits")
+
+
+async def reads_in_a_second(redis: Any) -> int:
+    before = (await redis.info("commandstats"))["cmdstat_xread"]["calls"]
+    await anyio.sleep(1)
+    return (await redis.info("commandstats"))["cmdstat_xread"]["calls"] - before
+
+
+@pytest.mark.usefixtures("soon_silent")
+async def test_streams_that_are_silent_are_waited_for_by_one_read_and_seen_at_once(own_redis: RedisServer) -> None:
+    own_redis.start()
+    jobs = [f"job-{number}" for number in range(20)]
+    redis: Any = connect(own_redis.url, name="test")
+    async with redis, Hub(own_redis.url) as hub, shown(hub, *[(job, "0-0") for job in jobs]) as screens:
+        for job in jobs:
+            await write(redis, job, ["x"])
+        with anyio.fail_after(10):  # a clock reads them ten times a second until they were silent for longer
+            while await reads_in_a_second(redis) > 1:
+                pass
+        await waits_for_silent(redis)
+        with anyio.fail_after(1):
+            await write(redis, jobs[7], ["y"], first=2)
+            await screens[7].has(3)
+            await write(redis, jobs[7], [], first=3, done=True)
+            await write(redis, jobs[8], ["y"], first=2, done=True)
+            await screens[7].has(4)
+            await screens[8].has(4)
+        for job in jobs[:7] + jobs[9:]:
+            await write(redis, job, ["y"], first=2, done=True)
+    assert [screen.ids for screen in screens] == [ALL] * len(jobs)
+
+
+@pytest.mark.usefixtures("soon_silent")
+async def test_whoever_comes_from_further_back_to_a_silent_stream_sees_all_of_it(own_redis: RedisServer) -> None:
+    own_redis.start()
+    redis: Any = connect(own_redis.url, name="test")
+    async with redis, Hub(own_redis.url) as hub, shown(hub, ("a", "1-1")) as (late,):
+        await waits_for_silent(redis)
+        async with shown(hub, ("a", "0-0")) as (early,):
+            await anyio.wait_all_tasks_blocked()
+            await write(redis, "a", ["x", "y"], done=True)
+    assert early.ids == ALL
+    assert late.ids == ALL[2:]
 
 
 async def test_an_end_of_the_process_tells_viewers_where_to_resume(commands: Any, redis_url: str) -> None:

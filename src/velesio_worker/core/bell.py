@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,16 +17,20 @@ class Ring:
         self._rung = False
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def wait(self) -> None:
-        """Wait until it has rung."""
+    async def wait(self, at_most: float = math.inf) -> None:
+        """Wait until it has rung, or for so many seconds: that ends by a timer alone, which costs less than a scope."""
         if self._rung:
             await asyncio.sleep(0)
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = None if at_most == math.inf else loop.call_later(max(0.0, at_most), _wake, future)
         self._waiting.append(future)
         try:
             await future
         finally:
+            if timer is not None:
+                timer.cancel()
             if not self._rung:
                 self._waiting.remove(future)
 
@@ -33,9 +38,13 @@ class Ring:
         """Wake all who wait."""
         self._rung = True
         for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+            _wake(future)
         self._waiting.clear()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Bell:

@@ -41,7 +41,7 @@ class _Watcher:
 
 
 class Hub:
-    """Shows any number of jobs to any number of viewers, over three connections to Redis (to each node of a Cluster).
+    """Shows any number of jobs to any number of viewers, over four connections to Redis (to each node of a Cluster).
 
     An async context manager; leaving it ends all views. One for a process.
 
@@ -74,6 +74,7 @@ class Hub:
             self._lines, outage, self._tails, pump=self._pump, counters=self.counters, tick=self._tick
         )
         self._group.start_soon(self._reader.run, name="velesio-fanout-reader")
+        self._group.start_soon(self._reader.wait_for_silent, name="velesio-fanout-silent")
         self._group.start_soon(self._reader.care, name="velesio-fanout-care")
         self._group.start_soon(self._pump.run, name="velesio-fanout-sweep")
         self._closed = False

@@ -1,4 +1,4 @@
-"""What the fan-out asks of Redis, over three connections: one that reads what comes, two for everything else.
+"""What the fan-out asks of Redis, over four connections: two that read what comes, two for everything else.
 
 All of it is reading, but for the key that says that somebody reads; so it takes the rights of a reader alone.
 """
@@ -27,7 +27,7 @@ _KEYS: Final = 512
 """How many streams one read has at most: Redis does nothing else meanwhile."""
 
 _ASIDE: Final = 2
-"""How many connections there are beside the reader's."""
+"""How many connections there are beside the reader's two."""
 
 _COMMANDS: Final = 1024
 """How many commands one round trip has at most."""

@@ -36,6 +36,15 @@ _SILENCE_SECONDS: Final = 0.05
 _BLOCKING_KEYS: Final = 256
 """How many streams a blocking read has at most: Redis keeps a list for each meanwhile."""
 
+_PARKED_KEYS: Final = 512
+"""How many silent streams one read waits for at most."""
+
+_PARKED_SECONDS: Final = 2.0
+"""How long it waits; streams that have become silent meanwhile are read as before until it is sent again."""
+
+_PARKED_REST: Final = 0.1
+"""The pause after each such read that brought something: it asks for all of them again."""
+
 _TURN_SECONDS: Final = 0.005
 """How long the pump works before others have a turn."""
 
@@ -89,8 +98,7 @@ class Reader:
             due = [tail for tail in self._tails.values() if tail.is_due(now)]
             if not due:
                 next_at = min((tail.read_at for tail in self._tails.values()), default=math.inf)
-                with anyio.move_on_after(next_at - now):
-                    await rung.wait()
+                await rung.wait(next_at - now)
                 continue
             began = time.thread_time()
             try:
@@ -107,6 +115,41 @@ class Reader:
                 self._silence_at = now + _SILENCE_SECONDS
                 self._note_silence(due)
             await anyio.sleep(self._rest(read, came=bool(news), tails=len(due)))
+
+    async def wait_for_silent(self) -> None:
+        """Wait for ever for entries of silent streams, which cost next to nothing as long as they are that.
+
+        In a Cluster, and of more than ``_PARKED_KEYS``, they are read now and then by :meth:`run`.
+        """
+        backoff = Backoff(first=0.05)
+        while not self._lines.is_cluster:
+            rung = self._care.listen()
+            parked = self._park(time.monotonic())
+            if not parked:
+                await rung.wait(_PARKED_SECONDS if self._tails else math.inf)
+                continue
+            try:
+                news = await self._lines.news(parked, round(_PARKED_SECONDS * 1000))
+            except RedisError as error:
+                self._outage.noticed(error)
+                await backoff.pause(self._outage)
+                continue
+            self._outage.over()
+            backoff.reset()
+            await self._hand_on(news)
+            self._note_silence([tail for tail in parked if tail.parked])
+            if news:
+                self._due.ring()
+                await anyio.sleep(_PARKED_REST)
+
+    def _park(self, now: float) -> list[Tail]:
+        """Return the silent tails that one read waits for; all others are the other reader's."""
+        parked: list[Tail] = []
+        for tail in self._tails.values():
+            tail.parked = len(parked) < _PARKED_KEYS and not tail.is_lively(now) and tail.is_wanted()
+            if tail.parked:
+                parked.append(tail)
+        return parked
 
     def _block(self, due: Sequence[Tail], now: float) -> int | None:
         """How long a round waits for the first entry, in milliseconds."""
@@ -174,8 +217,7 @@ class Reader:
                 self._outage.noticed(error)
             if now >= show_at:
                 show_at = now + _SHOW_SECONDS
-            with anyio.move_on_after(_CARE_SECONDS):
-                await rung.wait()
+            await rung.wait(_CARE_SECONDS)
 
     async def _care_once(self, *, everybody: bool) -> None:
         new = [tail for tail in self._tails.values() if not tail.shown]

@@ -73,6 +73,7 @@ class Tail:
         users: how many follow it, or are about to once they have caught up.
         shown: whether Redis was told that somebody reads.
         held: whether it was not read on because nobody has taken what is here.
+        parked: whether the read that waits for silent streams has it.
     """
 
     def __init__(self, job_id: str, after: EntryId, now: float, bounds: Bounds) -> None:
@@ -89,6 +90,7 @@ class Tail:
         self.users = 0
         self.shown = False
         self.held = False
+        self.parked = False
         self._bounds = bounds
         self._entries: list[Entry] = []
         self._bytes = 0
@@ -116,6 +118,7 @@ class Tail:
         self.last = new[-1].id
         self.last_name = entry_name(self.last)
         self._chunk = None
+        self.parked = False
         self._heard_at = self._read_at = now
         self._look_at = now + _LOOK_SECONDS
         return new
@@ -137,13 +140,13 @@ class Tail:
     def reach_back(self, after: EntryId) -> bool:
         """Begin further back, if nothing was read yet: whoever came first may have named an entry that is none.
 
-        Returns whether it does, and is to be read at once.
+        Returns whether it does, and is to be read at once; what is being read from where it began is of no use then.
         """
         if self.end or after >= self.start:
             return False
         self.start = self.last = after
         self.last_name = entry_name(after)
-        self.over = False
+        self.over = self.parked = False
         self._read_at, self._look_at = -math.inf, math.inf
         return True
 
@@ -179,8 +182,12 @@ class Tail:
         return self._bytes
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be read now: it can be, and somebody has taken all that is here."""
-        if now < self._read_at or self.over or self.failure is not None:
+        """Whether it is to be read now: it is not parked, it can be, and somebody has taken all that is here."""
+        return now >= self._read_at and not self.parked and self.is_wanted()
+
+    def is_wanted(self) -> bool:
+        """Whether it can be read, and somebody has taken all that is here."""
+        if self.over or self.failure is not None:
             return False
         end = self.end
         for follower in self.followers:  # (asked of each tail before each read: nothing is as fast)
@@ -197,7 +204,8 @@ class Tail:
     @property
     def read_at(self) -> float:
         """When it is read next, in monotonic seconds; infinite if it is not."""
-        return math.inf if self.over or self.held or self.failure is not None else self._read_at
+        rests = self.over or self.held or self.parked or self.failure is not None
+        return math.inf if rests else self._read_at
 
     def was_silent(self, now: float) -> None:
         """Take note of a read that brought nothing."""

@@ -129,6 +129,24 @@ def test_it_is_read_once_somebody_has_taken_all_that_is_there() -> None:
     assert not tail.is_due(0.0)
 
 
+def test_it_is_left_alone_while_it_is_parked_until_it_speaks_or_begins_further_back() -> None:
+    tail = tail_of()
+    tail.followers[follower := Follower()] = None
+    tail.parked = True
+    assert not tail.is_due(0.0)
+    assert tail.read_at == math.inf
+    assert tail.is_wanted()
+    read(tail, entries(1), 0.0)
+    follower.position = tail.end
+    assert tail.is_due(0.0)
+    later = Tail("a", (5, 0), 0.0, Bounds())
+    later.parked = True
+    assert not later.reach_back((6, 0))
+    assert later.parked
+    assert later.reach_back((1, 0))
+    assert not later.parked
+
+
 def test_the_longer_it_is_silent_the_more_seldom_it_is_read() -> None:
     tail = tail_of()
     tail.followers[Follower()] = None
