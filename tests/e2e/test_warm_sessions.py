@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.processes import MakeWorker
+from tests.support.servers import wait_until
 from tests.support.streams import LONG, entries, read, result
-from tests.support.tiny import brisk_model_path as model_path
-
-__all__ = ["model_path"]  # a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -32,21 +30,35 @@ def worker_of(redis: Any, job_id: str) -> str:
     return entries(redis, job_id)[0][2]["worker"]
 
 
-def keep_busy(redis: Any) -> None:
-    """Have both workers run a job that goes on for some seconds."""
+def keep_busy(redis: Any) -> list[str]:
+    """Have both workers run a job that goes on for some seconds; returns those jobs' ids."""
     jobs = [push(redis, LONG) for _ in range(2)]
     for job_id in jobs:
         read(redis, job_id, until="token")
     assert len({worker_of(redis, job_id) for job_id in jobs}) == 2
+    return jobs
+
+
+def waiting(redis: Any) -> int:
+    """How many jobs wait for a worker, in lines and beside them."""
+    return int(redis.hget("{llama_queue}:fair:text", "lined") or 0) + redis.llen("{llama_queue}:text")
+
+
+def cancel(redis: Any, job_id: str) -> None:
+    redis.set(f"{{result:{job_id}}}:cancel", 1, ex=60)
+    redis.xadd("{llama_queue}:control", {"cancel": job_id})
 
 
 def one_turn(redis: Any, prompts: dict[str, str]) -> dict[str, str]:
     """Push a turn of each conversation while nobody has room; returns their jobs' ids once all are done."""
-    keep_busy(redis)
+    busy = keep_busy(redis)
     jobs = {
         session: push(redis, {"prompt": prompt, "max_tokens": 8, "temperature": 0}, session=session, tenant=session)
         for session, prompt in prompts.items()
     }
+    wait_until(lambda: waiting(redis) == len(jobs), "all wait")
+    for job_id in busy:  # at once, so that both are there for what waits
+        cancel(redis, job_id)
     for job_id in jobs.values():
         read(redis, job_id, until="done")
     return jobs

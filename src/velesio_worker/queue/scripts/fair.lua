@@ -23,6 +23,7 @@
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
 local KEPT = 7 * 86400  -- seconds; so long it is known what was served, once nothing is any more
 local FRESH = 3  -- seconds; a worker that waits says so at least every other second
+local JUST_NOW = 0.1  -- seconds; so late may come what one of its consumers says, behind what another one says
 local WARM_SECONDS, WARM_WINDOW, WARM_PASSES = 900, 32, 8  -- so long, so far and so often in a row warm jobs go first
 
 local function queue_of(base, kind)
@@ -382,12 +383,13 @@ local function queue_of(base, kind)
     return nil
   end
 
-  -- Say that a worker waits for a job that comes, or that it does not.
+  -- Say that a worker waits for a job that comes, or that it does not. One that has just said that it waits does: whoever
+  -- has a job is another of its consumers, and without this the next job would lie in a line to which nobody is called.
   function self.waits(worker, whether)
     if whether then
       redis.call('ZADD', idle, string.format('%.3f', clock()), worker)
       redis.call('EXPIRE', idle, 20 * FRESH)
-    else
+    elseif clock() - sound(redis.call('ZSCORE', idle, worker)) > JUST_NOW then
       redis.call('ZREM', idle, worker)
     end
   end
