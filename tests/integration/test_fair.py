@@ -16,6 +16,7 @@ from velesio_worker.queue.fleet import Fleet
 from velesio_worker.queue.intake import read_job
 from velesio_worker.queue.survey import Survey
 from velesio_worker.wire.jobs import Kind
+from velesio_worker.wire.share import share_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
@@ -293,3 +294,20 @@ async def test_nothing_counts_as_running_of_workers_that_older_ones_have_struck_
     await commands.hset(RUNNING, mapping={"gone:text-0": "1.0 5 normal a", "odd": "odd"})
     await side.reaper.look()
     assert await commands.hkeys(RUNNING) == [b"w1:text-0"]
+
+
+async def test_whoever_waits_is_called_although_another_consumer_of_the_worker_has_just_begun_a_job(
+    side: Side, commands: Any, producer: Producer
+) -> None:
+    begun, waits = side.slot("text-0"), side.slot("text-1")
+    share, called = share_of(await read_job(await producer.push("a"), max_bytes=MAX_BYTES), 100), False
+    assert await run(side) is not None
+    for _ in range(20):  # the machine may stop between the two
+        assert await side.link.scripts.take(side.link.keys, Kind.TEXT, waits) is None
+        await side.link.scripts.got(side.link.keys, Kind.TEXT, begun, share)
+        await producer.push("a")
+        called = bool(await commands.llen(TEXT))
+        assert await run(side, "text-2") is not None
+        if called:
+            break
+    assert called
