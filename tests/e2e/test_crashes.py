@@ -74,8 +74,9 @@ async def test_a_stream_goes_on_after_a_kill(lanes: list[Pair], strike: str) -> 
     report(strike, [pause for _, pause in struck])
     assert_right(jobs)
     assert len(struck) >= STREAMS
-    # It goes on where it was; twice where whoever took it over was not there for long.
     assert {(*modes(job)[:1], *set(modes(job)[1:])) for job, _ in struck} == {("fresh", "continue")}
+    # One among nine went on twice, once, with nothing lost; why is not known.
+    assert sorted(map(len, (modes(job) for job, _ in struck)))[:-1] == [2] * (len(struck) - 1)
     assert all((job.result or {})["usage"]["completion_tokens"] == MAX_TOKENS for job in jobs)
     # The machine is given what it takes for itself, and as long to read a prompt once more as it took for one before.
     reading = max(first_token(job) for job in jobs)
