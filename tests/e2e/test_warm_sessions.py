@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.painters import cancel
 from tests.support.processes import MakeWorker
 from tests.support.servers import wait_until
 from tests.support.streams import LONG, entries, read, result
@@ -42,11 +43,6 @@ def keep_busy(redis: Any) -> list[str]:
 def waiting(redis: Any) -> int:
     """How many jobs wait for a worker, in lines and beside them."""
     return int(redis.hget("{llama_queue}:fair:text", "lined") or 0) + redis.llen("{llama_queue}:text")
-
-
-def cancel(redis: Any, job_id: str) -> None:
-    redis.set(f"{{result:{job_id}}}:cancel", 1, ex=60)
-    redis.xadd("{llama_queue}:control", {"cancel": job_id})
 
 
 def one_turn(redis: Any, prompts: dict[str, str]) -> dict[str, str]:
