@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.topologies]
 
 TEXT = "{llama_queue}:text"
 RUNNING = "{llama_queue}:running:text"
+IDLE = "{llama_queue}:idle:text"
 
 
 class Producer:
@@ -186,7 +187,7 @@ async def test_a_worker_that_waits_is_woken_by_a_tenants_job(side: Side, command
                     got.append(payload)
 
         group.start_soon(wait)
-        while not await commands.exists("{llama_queue}:idle:text"):
+        while not await commands.exists(IDLE):
             await anyio.sleep(0.005)
         await anyio.sleep(0.02)
         pushed = await producer.push("a")
@@ -194,6 +195,47 @@ async def test_a_worker_that_waits_is_woken_by_a_tenants_job(side: Side, command
             while not got:
                 await anyio.sleep(0.002)
         assert got == [pushed]
+
+
+@pytest.mark.parametrize("way", ["that was taken", "that came by itself"])
+async def test_a_slot_that_has_a_job_waits_no_more_and_others_do(
+    way: str, side: Side, commands: Any, producer: Producer
+) -> None:
+    first, second = side.slot("text-0"), side.slot("text-1")
+    for slot in (first, second):
+        assert await side.slots.take(TEXT, slot) is None
+    payload = await producer.push("a")  # to whoever waits
+    assert await commands.lrange(TEXT, 0, -1) == [payload]
+    if way == "that was taken":
+        assert await side.slots.take(TEXT, first) == payload
+    else:
+        assert await commands.lmove(TEXT, first.key, "RIGHT", "LEFT") == payload
+        assert await side.admission.admit(first, payload) is not None
+    assert await commands.zrange(IDLE, 0, -1) == [second.field.encode()]
+    await producer.push("a")
+    await producer.push("a")
+    assert await commands.llen(TEXT) == 1, "one waits, and the other job of the tenant has its place in line"
+    assert await commands.llen("{llama_queue}:line:text:normal:a") == 1
+
+
+@pytest.mark.parametrize("how", ["in good order", "lost"])
+async def test_what_a_worker_that_ends_held_goes_to_its_line_and_not_to_its_other_slots(
+    how: str, side: Side, commands: Any, producer: Producer
+) -> None:
+    first, second = side.slot("text-0"), side.slot("text-1")
+    for slot in (first, second):
+        side.slots.expect(slot)
+    await side.lease.beat()
+    payload = await producer.push("a")
+    assert await side.slots.take(TEXT, first) == payload
+    assert await side.slots.take(TEXT, second) is None
+    if how == "in good order":
+        await side.lease.end()
+    else:
+        await commands.zadd(side.keys.workers, {"w1": 1})
+        assert await side.scripts.reap(side.keys, "w1", "1", gone=False, lost=True) == 1
+    assert not await commands.exists(IDLE)
+    assert await commands.lrange("{llama_queue}:line:text:normal:a", 0, -1) == [payload]
 
 
 async def test_a_job_that_came_by_itself_counts_as_its_tenants_once_it_is_claimed(side: Side, commands: Any) -> None:

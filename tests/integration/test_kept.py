@@ -107,10 +107,10 @@ class Fleet:
 
         return process
 
-    async def waits(self, name: str) -> bool:
-        """Whether a worker says that it waits, and does."""
-        idle = await self.commands.zscore("{llama_queue}:idle:text", name)
-        return idle is not None
+    async def waits(self, name: str, consumers: int = 1) -> bool:
+        """Whether so many of a worker's consumers say that they wait."""
+        fields = [f"{name}:text-{number}" for number in range(consumers)]
+        return None not in await self.commands.zmscore("{llama_queue}:idle:text", fields)
 
     async def push(self, pushed: dict[str, Any]) -> str:
         await self.commands.lpush("llama_queue", json.dumps(pushed))
@@ -314,11 +314,13 @@ async def test_no_more_is_kept_for_a_worker_than_it_runs_at_a_time(fleet: Fleet)
         await nothing_is_left(fleet.commands)
 
 
-async def test_where_nobody_else_waits_it_costs_nothing(fleet: Fleet, patient: None) -> None:  # noqa: ARG001
-    async with fleet.worker("w1"):
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("consumers", [1, 3])
+async def test_where_nobody_else_waits_it_costs_nothing(fleet: Fleet, consumers: int) -> None:
+    async with fleet.worker("w1", consumers=consumers):
         for _ in range(3):
             assert await fleet.run(job()) == "w1"
-            await until(lambda: fleet.waits("w1"))
+            await until(lambda: fleet.waits("w1", consumers))
         assert not await fleet.commands.exists("{llama_queue}:bell:w1")
 
 
@@ -376,7 +378,7 @@ async def test_a_job_that_is_handed_back_is_kept_for_nobody(fleet: Fleet, monkey
     async with fleet.worker("w1"):
         await fleet.run(job())
     async with fleet.worker("w1", consumers=0) as cold, fleet.worker("w2", consumers=0):
-        await fleet.commands.zadd("{llama_queue}:idle:text", {"w2": time.time() + 100})
+        await fleet.commands.zadd("{llama_queue}:idle:text", {"w2:text-0": time.time() + 100})
         kept = await fleet.push(job())
         await until(lambda: fleet.commands.exists(KEPT))
         slot = cold.slot()

@@ -200,7 +200,7 @@ class Scripts:
 
     async def take(self, keys: Keys, kind: Kind, slot: Slot) -> tuple[bytes, Taken] | None:
         """Move the next job of a kind into the slot; None if none waits. Returned with it is how it was taken."""
-        args = [*_named(keys, kind, slot), slot.worker]
+        args = _named(keys, kind, slot)
         reply: list[Any] | None = await self._run("take", keys=[slot.key, keys.ready(kind)], args=args)
         return None if reply is None else (reply[0], Taken(reply[1]))
 
@@ -223,7 +223,7 @@ class Scripts:
 
     async def got(self, keys: Keys, kind: Kind, slot: Slot, share: Share) -> None:
         """Take note of a job that came into the slot in another way than by :meth:`take`."""
-        args = [*_named(keys, kind, slot), slot.worker, *share]
+        args = [*_named(keys, kind, slot), *share]
         await self._run("got", keys=[keys.running(kind)], args=args)
 
     async def put_back(self, keys: Keys, kind: Kind, slot: Slot) -> bool:

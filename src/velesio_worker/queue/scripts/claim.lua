@@ -37,9 +37,7 @@
 -- handed back in good order, which do not count), owner, slot, nonce, cancel, suspect, claimed_at, finished_at,
 -- finished_by.
 if ARGV[7] ~= '' then  -- first: of whatever is wrong with the job's own keys its slot knows nothing
-  local queue = queue_of(ARGV[7], ARGV[8])
-  pcall(queue.got, ARGV[1] .. ':' .. ARGV[2], ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12])
-  pcall(queue.waits, ARGV[1], false)
+  pcall(queue_of(ARGV[7], ARGV[8]).got, ARGV[1] .. ':' .. ARGV[2], ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12])
 end
 local state = redis.call('HMGET', KEYS[1],
   'attempt', 'base', 'returned', 'owner', 'slot', 'nonce', 'cancel', 'finished_by', 'claimed_at', 'suspect')

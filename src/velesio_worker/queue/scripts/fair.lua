@@ -10,7 +10,7 @@
 --                                               row the next one was passed over
 -- {llama_queue}:fair:<kind>:<priority>          sorted set: tenant that waits -> what it has had (its virtual time)
 -- {llama_queue}:fair:<kind>:<priority>:had      sorted set: the same of tenants that wait for nothing, while it matters
--- {llama_queue}:idle:<kind>                     sorted set: worker that waits for a job -> since when, in seconds
+-- {llama_queue}:idle:<kind>                     sorted set: <w>:<n>, a slot that waits for a job -> since when, in seconds
 -- {llama_queue}:running:<kind>                  hash: <w>:<n> -> when it was taken, its cost, priority and tenant
 -- {llama_queue}:warm:<session>                  string: the worker whose engine has read what that session begins with
 --
@@ -22,8 +22,8 @@
 -- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024).
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
 local KEPT = 7 * 86400  -- seconds; so long it is known what was served, once nothing is any more
-local FRESH = 3  -- seconds; a worker that waits says so at least every other second
-local JUST_NOW = 0.1  -- seconds; so late may come what one of its consumers says, behind what another one says
+local FRESH = 3  -- seconds; who waits says so at least every other second
+local MOST_LOOKED_AT = 64  -- of those that wait, beyond those that have a job coming
 local WARM_SECONDS, WARM_WINDOW, WARM_PASSES = 900, 32, 8  -- so long, so far and so often in a row warm jobs go first
 
 local function queue_of(base, kind)
@@ -357,11 +357,11 @@ local function queue_of(base, kind)
     end
   end
 
-  -- Put what lies in a slot where it is to wait, at one side of its line; where a worker waits, that gets it: with some
+  -- Put what lies in a slot where it is to wait, at one side of its line; where somebody waits, that gets it: with some
   -- `patience`, in seconds, the one whose engine has read its session, which is then returned, if it serves the `model`.
   function self.put(slot, priority, tenant, cost, session, side, patience, model)
     local spare = redis.call('LLEN', ready)
-    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + 2)
+    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + MOST_LOOKED_AT)
     if #waits > spare and session ~= '' and (patience or 0) > 0 then
       local undisturbed, worker = pcall(self.keep, slot, priority, tenant, cost, session, patience, model, waits)
       if undisturbed and worker then
@@ -383,19 +383,19 @@ local function queue_of(base, kind)
     return nil
   end
 
-  -- Say that a worker waits for a job that comes, or that it does not. One that has just said that it waits does: whoever
-  -- has a job is another of its consumers, and without this the next job would lie in a line to which nobody is called.
-  function self.waits(worker, whether)
+  -- Say that a slot waits for a job that comes, or that it does not.
+  function self.waits(field, whether)
     if whether then
-      redis.call('ZADD', idle, string.format('%.3f', clock()), worker)
+      redis.call('ZADD', idle, string.format('%.3f', clock()), field)
       redis.call('EXPIRE', idle, 20 * FRESH)
-    elseif clock() - sound(redis.call('ZSCORE', idle, worker)) > JUST_NOW then
-      redis.call('ZREM', idle, worker)
+    else
+      redis.pcall('ZREM', idle, field)  -- where that is none, nobody waits
     end
   end
 
-  -- Take note of a job that a worker got in another way than from here.
+  -- Take note of a job that came into a slot in another way than from here.
   function self.got(field, priority, tenant, cost, session)
+    self.waits(field, false)
     if redis.call('HEXISTS', running, field) == 0 then
       look_at_plain()
       serve(priority, tenant, cost, true)

@@ -4,12 +4,9 @@
 -- ARGV[1]  what all the queue's keys begin with, {llama_queue}:
 -- ARGV[2]  kind
 -- ARGV[3]  <w>:<n>
--- ARGV[4]  worker id: it does not wait any more
--- ARGV[5]  priority
--- ARGV[6]  tenant
--- ARGV[7]  what the job is estimated to cost
--- ARGV[8]  its session, in hexadecimal digits; empty for none
-local queue = queue_of(ARGV[1], ARGV[2])
-pcall(queue.got, ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8])
-pcall(queue.waits, ARGV[4], false)
+-- ARGV[4]  priority
+-- ARGV[5]  tenant
+-- ARGV[6]  what the job is estimated to cost
+-- ARGV[7]  its session, in hexadecimal digits; empty for none
+pcall(queue_of(ARGV[1], ARGV[2]).got, ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7])
 return 1

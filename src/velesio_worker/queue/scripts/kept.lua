@@ -46,11 +46,21 @@ local function keeps(self, base, kind, inner)
     end
   end
 
+  -- Whether anybody but a worker waits; `waits`: <w>:<n> of those that do.
+  local function others(waits, worker)
+    for _, field in ipairs(waits) do
+      if string.match(field, '^[^:]+') ~= worker then
+        return true
+      end
+    end
+    return false
+  end
+
   -- The list of the worker for which a job may be kept, and that worker; nil for none: it has to live and to serve the
   -- model, and no more is kept for it than it runs at a time. If nobody else waits, it gets the job as it is.
   local function place(session, model, waits)
     local worker = redis.call('GET', base .. 'warm:' .. session)
-    if not worker or not string.find(worker, '^[%w._-]+$') or (#waits == 1 and waits[1] == worker) then
+    if not worker or not string.find(worker, '^[%w._-]+$') or not others(waits, worker) then
       return nil
     end
     local hash, list = base .. 'worker:' .. worker, kept .. ':' .. worker

@@ -72,16 +72,21 @@ local function back(from, to, side)
     moved = moved + 1
   end
 end
+local function field_of(slot)  -- what is behind active:
+  return string.sub(slot, #ARGV[10] + 8)
+end
+local function its_own(slot)
+  return string.sub(slot, 1, #ARGV[4]) == ARGV[4] and string.find(slot, '^[%w-]+$', #ARGV[4] + 1)
+end
 -- Put a job back to the line that it was taken from; false if it was taken from none.
 local function lined(slot, aside)
   for i = 11, #ARGV do
     local queue = queue_of(ARGV[10], ARGV[i])
-    local field = string.sub(slot, #ARGV[10] + 8)  -- behind active:
     local sound, was = pcall(function()
       if not aside and redis.call('LLEN', slot) == 1 then
-        return queue.put_back(slot, field)
+        return queue.put_back(slot, field_of(slot))
       end
-      queue.over(field)
+      queue.over(field_of(slot))
     end)
     if sound and was then
       moved = moved + 1
@@ -92,9 +97,14 @@ local function lined(slot, aside)
 end
 local page = redis.call('HSCAN', KEYS[2], '0', 'COUNT', ARGV[5])
 local slots = page[2]
+for i = 1, #slots, 2 do  -- before any is put back: where a slot waits, that is where it would go
+  for k = 11, its_own(slots[i]) and #ARGV or 0 do
+    queue_of(ARGV[10], ARGV[k]).waits(field_of(slots[i]), false)
+  end
+end
 for i = 1, #slots, 2 do
   local slot, home = slots[i], slots[i + 1]
-  if string.sub(slot, 1, #ARGV[4]) == ARGV[4] and string.find(slot, '^[%w-]+$', #ARGV[4] + 1) then
+  if its_own(slot) then
     local to = place(slot, homes[home] and home or KEYS[4])
     if not lined(slot, to == KEYS[7]) then
       back(slot, to, 'RIGHT')
@@ -113,9 +123,7 @@ if moved >= most then
   return {moved, 1}
 end
 for i = 11, #ARGV do
-  local queue = queue_of(ARGV[10], ARGV[i])
-  pcall(queue.waits, ARGV[1], false)
-  pcall(queue.let_go, ARGV[1], true)
+  pcall(queue_of(ARGV[10], ARGV[i]).let_go, ARGV[1], true)
 end
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('ZREM', KEYS[1], ARGV[1])
