@@ -51,6 +51,15 @@ async def strike_streams(pair: Pair, strike: str, count: int) -> list[tuple[Watc
     return followed
 
 
+def starts(jobs: list[Watched]) -> dict[str, list[tuple[float, str, str]]]:
+    """When, how and on which worker the attempts of jobs began."""
+    begun = {job.id: [entry for entry in job.entries if entry.event == "start"] for job in jobs}
+    return {
+        job_id: [(entry.at, entry.data["mode"], entry.data["worker"]) for entry in entries]
+        for job_id, entries in begun.items()
+    }
+
+
 def was_struck(job: Watched) -> bool:
     return modes(job) != ["fresh"]
 
@@ -74,9 +83,8 @@ async def test_a_stream_goes_on_after_a_kill(lanes: list[Pair], strike: str) -> 
     report(strike, [pause for _, pause in struck])
     assert_right(jobs)
     assert len(struck) >= STREAMS
-    assert {(*modes(job)[:1], *set(modes(job)[1:])) for job, _ in struck} == {("fresh", "continue")}
-    # One among nine went on twice, once, with nothing lost; why is not known.
-    assert sorted(map(len, (modes(job) for job, _ in struck)))[:-1] == [2] * (len(struck) - 1)
+    twice = [job for job, _ in struck if modes(job) != ["fresh", "continue"]]
+    assert not twice, (starts(twice), [line for pair in lanes for line in pair.lost_engines()])
     assert all((job.result or {})["usage"]["completion_tokens"] == MAX_TOKENS for job in jobs)
     # The machine is given what it takes for itself, and as long to read a prompt once more as it took for one before.
     reading = max(first_token(job) for job in jobs)

@@ -100,6 +100,11 @@ class Pair:
         pid = int(await self.redis.hget(f"{{{self.queue}}}:worker:{worker_id}", "pid"))
         return next(worker for worker in self.workers if worker.pid == pid)
 
+    def lost_engines(self) -> list[dict[str, Any]]:
+        """What all workers have logged of engines that they lost, and of their own ends."""
+        told = {"engine_lost", "engine_ready", "worker_stopping", "worker_stopped"}
+        return [line for worker in self.everybody for line in worker.lines() if line.get("action") in told]
+
     async def kill_worker(self, worker_id: str) -> None:
         (await self.owner(worker_id)).process.kill()  # pyright: ignore[reportOptionalMemberAccess]
 
