@@ -112,6 +112,19 @@ class Fleet:
         idle: list[bytes] = await self.commands.zrange("{llama_queue}:idle:text", 0, -1)
         return sum(field.startswith(f"{name}:".encode()) for field in idle) >= slots
 
+    async def hold_up(self) -> Callable[[], Awaitable[str]]:
+        """Have whoever waits run a job that goes on until what is returned is called."""
+        busy = job(None)
+        self.blocks[busy["id"]] = anyio.Event()
+        await self.push(busy)
+        await self.runs(busy["id"])
+
+        async def release() -> str:
+            self.blocks[busy["id"]].set()
+            return await self.over(busy["id"])
+
+        return release
+
     async def push(self, pushed: dict[str, Any]) -> str:
         await self.commands.lpush("llama_queue", json.dumps(pushed))
         return pushed["id"]
@@ -205,16 +218,13 @@ async def test_the_next_turn_goes_to_whoever_has_read_the_last_one_although_anot
 async def test_a_busy_worker_gets_it_if_it_has_room_in_time(fleet: Fleet, patient: None) -> None:  # noqa: ARG001
     async with fleet.worker("w1"):
         await fleet.run(job())
-        busy = job(None)
-        fleet.blocks[busy["id"]] = anyio.Event()
-        await fleet.push(busy)
-        await fleet.runs(busy["id"])
+        release = await fleet.hold_up()
         async with fleet.worker("w2"):
             kept = await fleet.push(job())
             await until(lambda: fleet.commands.exists(KEPT))
             assert await fleet.run(job(None, tenant="b")) == "w2"
             assert int(await fleet.commands.zcard(LINES)) == 1, "autoscalers see that it waits"
-            fleet.blocks[busy["id"]].set()
+            await release()
             assert await fleet.over(kept) == "w1"
         await nothing_is_left(fleet.commands)
 
@@ -222,10 +232,7 @@ async def test_a_busy_worker_gets_it_if_it_has_room_in_time(fleet: Fleet, patien
 async def test_else_another_one_gets_it_when_its_moment_is_over(fleet: Fleet) -> None:
     async with fleet.worker("w1"):
         await fleet.run(job())
-        busy = job(None)
-        fleet.blocks[busy["id"]] = anyio.Event()
-        await fleet.push(busy)
-        await fleet.runs(busy["id"])
+        release = await fleet.hold_up()
         async with fleet.worker("w2"):
             began = time.monotonic()
             assert await fleet.run(job()) == "w2"
@@ -235,8 +242,7 @@ async def test_else_another_one_gets_it_when_its_moment_is_over(fleet: Fleet) ->
             began = time.monotonic()
             assert await fleet.run(job()) == "w2", "who has read the last turn"
             assert time.monotonic() - began < warmth_module.LONGEST_PATIENCE
-        fleet.blocks[busy["id"]].set()
-        await fleet.over(busy["id"])
+        await release()
 
 
 async def test_should_whoever_sorted_it_be_lost_the_next_to_ask_takes_it(fleet: Fleet) -> None:
