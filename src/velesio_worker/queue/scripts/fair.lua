@@ -23,7 +23,7 @@
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
 local KEPT = 7 * 86400  -- seconds; so long it is known what was served, once nothing is any more
 local FRESH = 3  -- seconds; who waits says so at least every other second
-local MOST_LOOKED_AT = 64  -- of those that wait, beyond those that have a job coming
+local MOST_LOOKED_AT = 64  -- of those that wait, to see whether any is another worker's
 local WARM_SECONDS, WARM_WINDOW, WARM_PASSES = 900, 32, 8  -- so long, so far and so often in a row warm jobs go first
 
 local function queue_of(base, kind)
@@ -361,7 +361,8 @@ local function queue_of(base, kind)
   -- `patience`, in seconds, the one whose engine has read its session, which is then returned, if it serves the `model`.
   function self.put(slot, priority, tenant, cost, session, side, patience, model)
     local spare = redis.call('LLEN', ready)
-    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, spare + MOST_LOOKED_AT)
+    local most = spare + (session ~= '' and MOST_LOOKED_AT or 1)
+    local waits = redis.call('ZRANGEBYSCORE', idle, string.format('%.3f', clock() - FRESH), '+inf', 'LIMIT', 0, most)
     if #waits > spare and session ~= '' and (patience or 0) > 0 then
       local undisturbed, worker = pcall(self.keep, slot, priority, tenant, cost, session, patience, model, waits)
       if undisturbed and worker then
