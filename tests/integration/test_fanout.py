@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,10 @@ from tests.support.topologies import ClusterServers, SentinelServers
 from tests.support.viewing import Screen, shown, write
 from tests.support.waiting import until
 from velesio_worker.client.fanout import Bounds, EndReason, Hub, HubClosedError, ViewEnd, tails
+from velesio_worker.client.fanout.lines import Lines
+from velesio_worker.client.fanout.tails import Tail
 from velesio_worker.queue.connection import connect
+from velesio_worker.queue.outage import Outage
 from velesio_worker.wire.events import StreamEvent
 
 pytestmark = pytest.mark.anyio
@@ -120,6 +124,27 @@ async def test_a_job_that_is_over_and_gone_ends_with_what_its_result_says(comman
     assert [(frame.id, frame.event, frame.data["finish_reason"]) for frame in a.frames] == [("1-8", "done", "length")]
     assert (event.id, event.event, event.data["usage"]) == ("1-8", "done", {"total_tokens": 3})
     assert [(frame.event, frame.data["code"]) for frame in b.frames] == [("error", "context_exceeded")]
+
+
+@topologies
+async def test_a_job_that_runs_while_it_is_looked_whether_it_is_over_is_not_gone(
+    commands: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[str] = []
+    piped = Lines._piped  # pyright: ignore[reportPrivateUsage]
+
+    async def after_the_job(self: Lines, asked: Sequence[tuple[str, str, Any]]) -> list[Any]:
+        if ("GET", "result:a", None) in asked:
+            asked_for.append("result:a")
+            await write(commands, "a", ["x", "y"], done=True)
+            await commands.set("result:a", '{"text": "xy"}')
+        return await piped(self, asked)
+
+    monkeypatch.setattr(Lines, "_piped", after_the_job)
+    async with connect(redis_url, name="test") as redis:
+        looks = await Lines(redis, Outage(redis_url)).look([Tail("a", (0, 0), time.monotonic(), Bounds())])
+    assert asked_for
+    assert [look.over for look in looks] == [False], "all of it is there to be read"
 
 
 async def test_a_stream_that_expires_under_its_viewers_ends_all_the_same(commands: Any, redis_url: str) -> None:

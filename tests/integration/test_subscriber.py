@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
 from tests.support.redis_side import Side
-from velesio_worker.client import Client, JobRestartedError
+from velesio_worker.client import Client, JobRestartedError, subscriber
+from velesio_worker.queue.connection import connect
+from velesio_worker.queue.outage import Outage
 from velesio_worker.wire.errors import BadJobError, ContextExceededError, JobError
 from velesio_worker.wire.events import StreamEvent
 
@@ -71,6 +75,30 @@ async def test_a_stream_that_has_expired_ends_with_what_the_result_says(commands
         await commands.set("result:a", '{"error": "too long", "code": "context_exceeded"}')
         (event,) = await collect(client)
         assert (event.event, event.data["code"]) == ("error", "context_exceeded")
+
+
+async def test_a_job_that_runs_while_it_is_looked_whether_it_is_over_is_read_whole(
+    side: Side, commands: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    async def runs_between(found: Callable[..., Awaitable[Any]], *asked: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        answer = await found(*asked)
+        if looked == 1:
+            await write(side, ("start", b"{}"), ("token", token("a")), ("done", DONE))
+            await commands.set("result:a", '{"text": "a"}')
+        return answer
+
+    async with connect(redis_url, name="test") as redis:
+        for place, name in ((redis, "get"), (subscriber, "last_entry")):
+            found: Callable[..., Awaitable[Any]] = getattr(place, name)
+            monkeypatch.setattr(place, name, partial(runs_between, found))
+        with anyio.fail_after(60):
+            events = [event async for event in subscriber.subscribe(redis, "a", outage=Outage(redis_url))]
+    assert looked
+    assert [event.event for event in events] == ["start", "token", "done"]
 
 
 async def test_text_yields_pieces_and_raises_the_jobs_error(side: Side, redis_url: str) -> None:

@@ -103,11 +103,11 @@ async def subscribe(
 
 async def _ended(redis: Redis, job_id: str, after: str) -> tuple[bool, StreamEvent | None]:
     """Whether nothing follows ``after`` any more, and the terminal entry that stands in for a stream that is gone."""
-    last = await last_entry(redis, stream_key(job_id))
-    if last is not None:
-        return last.terminal and split_id(last.id) <= split_id(after), None
     commands: Any = redis
     stored: bytes | None = await commands.get(result_key(job_id))
+    last = await last_entry(redis, stream_key(job_id))  # asked first, one of a job that then begins and ends seems gone
+    if last is not None:
+        return last.terminal and split_id(last.id) <= split_id(after), None
     if stored is None:
         return False, None
     attempt, sequence = split_id(after)

@@ -162,17 +162,20 @@ class Lines:
             newest = await self._piped([("XREVRANGE", tail.key, None) for tail in tails])
             gone = [tail for tail, reply in zip(tails, newest, strict=True) if reply == []]
             results = await self._piped([("GET", result_key(tail.job_id), None) for tail in gone])
-        stored = dict(zip((tail.key for tail in gone), results, strict=True))
+            stored = {tail.key: result for tail, result in zip(gone, results, strict=True) if isinstance(result, bytes)}
+            again = await self._piped([("XREVRANGE", key, None) for key in stored])
+        # one that only now has entries was not gone: its job began and ended meanwhile
+        stored = {key: result for (key, result), reply in zip(stored.items(), again, strict=True) if reply == []}
         looks: list[Look] = []
         for (tail, last), reply in zip(known, newest, strict=True):
-            result = stored.get(tail.key)
             if tail.last != last:  # it has been read meanwhile
                 looks.append(Look(tail, over=False))
             elif reply and not isinstance(reply, RedisError):
                 entry = entry_of(*reply[0])
                 looks.append(Look(tail, over=entry.terminal and entry.id <= last))
-            elif isinstance(result, bytes):
-                looks.append(Look(tail, over=True, last=terminal_entry(last, *terminal_of(read_result(result)))))
+            elif tail.key in stored:
+                ended = terminal_of(read_result(stored[tail.key]))
+                looks.append(Look(tail, over=True, last=terminal_entry(last, *ended)))
             else:
                 looks.append(Look(tail, over=False))
         return looks
