@@ -38,11 +38,11 @@ LONGEST: Final = (
 settings.register_profile(
     "patient",  # a machine that is slow, or held up, is no fault
     deadline=None,
-    max_examples=100,
+    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize="CI" in os.environ,
 )
-settings.register_profile("quick", settings.get_profile("patient"), max_examples=20)
+settings.register_profile("quick", settings.get_profile("patient"), max_examples=10)
 settings.load_profile("patient")
 
 gc.set_threshold(20_000, 20, 50)

@@ -7,11 +7,11 @@ from typing import Any, Final
 from hypothesis import HealthCheck, settings
 
 USUAL: Final = 100
-"""Those of a test that says nothing, in the profile ``patient``."""
+"""Those of a test that says nothing, where ``number`` is meant as it stands; the profiles have a share of that."""
 
 
 def examples(number: int, *, suppress: tuple[HealthCheck, ...] = ()) -> settings:
-    """Have so many examples, and in the profile ``quick`` as much smaller a number as the others have there."""
+    """Have so many examples, as much more or fewer than other tests as that is of the usual number."""
     usual: Any = settings()  # those of the profile
     return settings(
         max_examples=max(1, number * usual.max_examples // USUAL),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.core.job_types import types_named
 from velesio_worker.core.model_source import parse_model_source
@@ -20,6 +19,7 @@ from velesio_worker.core.setting_types import (
     AuthoritiesFile,
     Command,
     Count,
+    EnvironmentSettings,
     HttpUrl,
     LogFormat,
     LogLevel,
@@ -72,10 +72,8 @@ def _api_key(value: str) -> None:
         raise ValueError("printable ASCII characters, without a line break: it goes into an HTTP header")
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """The worker's settings; each field is an environment variable of the same name in capitals."""
-
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
     redis_url: RedisAddress = REDIS_URL
     queue_name: QueueName = QUEUE_NAME

@@ -7,7 +7,6 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from velesio_worker.core.exposure import is_loopback
 from velesio_worker.core.redis_url import with_authorities
@@ -18,6 +17,7 @@ from velesio_worker.core.setting_types import (
     REDIS_URL,
     AuthoritiesFile,
     Count,
+    EnvironmentSettings,
     LogFormat,
     LogLevel,
     LogShape,
@@ -61,10 +61,8 @@ def _rate(value: str) -> None:
         raise ValueError("requests per time, such as 60/minute, 5/second;1000/day or 100/15minutes")
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(EnvironmentSettings):
     """The gateway's settings; each field is an environment variable of the same name in capitals."""
-
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", protected_namespaces=())
 
     redis_url: RedisAddress = REDIS_URL
     queue_name: QueueName = QUEUE_NAME

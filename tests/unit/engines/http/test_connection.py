@@ -61,7 +61,9 @@ async def _answer(reads: Sequence[bytes], *, ends: bool, pulls: bool) -> tuple[i
 
     task = asyncio.ensure_future(ask())
     for read in (b"", *reads):
-        if read and not wire.closed:
+        if wire.closed:
+            break
+        if read:
             connection.data_received(read)
         await asyncio.sleep(0)
     if ends and not wire.closed:
