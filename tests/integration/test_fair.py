@@ -94,6 +94,32 @@ async def test_a_tenant_whose_jobs_cost_more_has_fewer_of_them(side: Side, produ
     assert 3 <= served["large"] <= 6
 
 
+async def test_a_job_that_tells_nothing_of_its_cost_did_cost_what_was_estimated(side: Side, producer: Producer) -> None:
+    for tenant in (None, "a") * 12:
+        await producer.push(tenant)
+    served: list[str] = []
+    for _ in range(12):
+        slot = side.slot("text-0")
+        payload = await side.slots.take(TEXT, slot)
+        assert payload is not None
+        side.slots.got(slot, await read_job(payload, max_bytes=MAX_BYTES), len(payload))
+        await side.slots.ack(slot, payload)
+        served.append(whose(payload))
+    assert Counter(served[2:]) == {"": 5, "a": 5}
+
+
+async def test_a_job_is_charged_nothing_while_no_other_tenant_waits(
+    side: Side, commands: Any, producer: Producer
+) -> None:
+    for _ in range(5):
+        await producer.push()
+        await run(side, cost=200)
+    assert await commands.keys("{llama_queue}:fair:text:*") == []
+    for tenant in (None, "a") * 4:
+        await producer.push(tenant)
+    assert Counter([whose(await run(side)) for _ in range(4)]) == {"": 2, "a": 2}
+
+
 async def test_what_a_job_did_cost_counts_in_the_end(side: Side, producer: Producer) -> None:
     for _ in range(20):
         await producer.push("long")

@@ -96,6 +96,7 @@ class Model:
         assert session or not before
         assert session not in {json.loads(job)["session"] for job in before}
         self.lines[line].remove(payload)
+        assert self._side.slots.got(slot, await read_job(payload, max_bytes=MAX_BYTES), len(payload)) is None
         self.held.append(Held(slot, line, payload))
         return payload
 

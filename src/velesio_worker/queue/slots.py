@@ -144,6 +144,7 @@ class Slots:
         if job.kind not in LINED:
             return None
         share = share_of(job, size)
+        self._used[slot.key] = share.cost
         self.warmth.belongs(slot, share.session)
         if job.worker is not None or slot.key in self._begun:
             return None
@@ -151,7 +152,7 @@ class Slots:
         return job.kind, share
 
     def used(self, slot: Slot, cost: float | None) -> None:
-        """Take note what the job in a slot did cost; None if that is not known."""
+        """Take note what the job in a slot did cost; None if that is not known: then it is what was estimated."""
         if cost is not None:
             self._used[slot.key] = cost
 

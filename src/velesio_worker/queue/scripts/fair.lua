@@ -19,7 +19,8 @@
 -- Among priorities it is stride scheduling, counted in jobs: `at` goes on by 1 / weight with each job, and `served` is
 -- where the last one was taken. Among the tenants of one it is start-time fair queueing, counted in cost: `now` is what
 -- the tenant had had whose job was begun last, and whoever comes anew begins there: who was idle has no credit for it
--- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024).
+-- (Goyal, Vin and Cheng, SIGCOMM 1996; Sheng et al., OSDI 2024). As long as nothing lies in any line, all of that would
+-- come to nothing: jobs without priority and tenant are then begun without it, at a cost of 0.
 local WEIGHTS, PRIORITIES = {high = 16, normal = 4, low = 1}, {'high', 'normal', 'low'}
 local KEPT = 7 * 86400  -- seconds; so long it is known what was served, once nothing is any more
 local FRESH = 3  -- seconds; who waits says so at least every other second
@@ -182,6 +183,11 @@ local function queue_of(base, kind)
     charge(priority, tenant, cost)
   end
 
+  -- Whether nobody waits but, perhaps, those without priority and tenant, who are no tenant either until others wait.
+  local function alone()
+    return redis.call('EXISTS', state .. ':high', state .. ':normal', state .. ':low') == 0
+  end
+
   -- The list without priority and tenant is written to by whoever likes: see whether anything is in it.
   local function look_at_plain()
     if length(ready) > 0 then
@@ -294,6 +300,14 @@ local function queue_of(base, kind)
     if kept then
       return kept, own
     end
+    if alone() then
+      local job = redis.pcall('LMOVE', ready, slot, 'RIGHT', 'LEFT')
+      if type(job) ~= 'string' then
+        return false, false
+      end
+      begun(field, 'normal', '', 0, '')
+      return job, false
+    end
     local look, order, believed = sessions_wait(), {}, false
     for _ = 1, 64 do  -- a tenant whose jobs somebody else took away is not to hold others up
       order, believed = self.order(look and WARM_WINDOW or 1)
@@ -397,11 +411,16 @@ local function queue_of(base, kind)
   -- Take note of a job that came into a slot in another way than from here.
   function self.got(field, priority, tenant, cost, session)
     self.waits(field, false)
-    if redis.call('HEXISTS', running, field) == 0 then
+    if redis.call('HEXISTS', running, field) == 1 then
+      return
+    end
+    if is_plain(priority, tenant) and alone() then
+      cost = 0
+    else
       look_at_plain()
       serve(priority, tenant, cost, true)
-      begun(field, priority, tenant, cost, session)
     end
+    begun(field, priority, tenant, cost, session)
   end
 
   -- What a slot's job was begun as: cost, priority, tenant and session; nil if it was not begun from here.
@@ -427,10 +446,15 @@ local function queue_of(base, kind)
       redis.call('DEL', warm(session))
     end
     if cost and used then
-      charge(priority, tenant, used - cost)
-      local mean = get('mean')
-      if used > 0 then  -- else it was ended without having run
+      if cost > 0 or not is_plain(priority, tenant) then
+        charge(priority, tenant, used - cost)
+      end
+      local mean = used > 0 and get('mean')  -- else it was ended without having run
+      if mean then
         set('mean', mean == 0 and used or mean + (used - mean) / 16)
+      end
+      if mean == 0 then
+        redis.call('EXPIRE', state, KEPT)
       end
     end
   end

@@ -17,10 +17,14 @@ local function moment(value)
   return number and number == number and number or nil
 end
 
--- The time by Redis's own clock, in seconds.
+-- The time by Redis's own clock, in seconds: to a script it stands still.
+local asked_clock
 local function clock()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+  if not asked_clock then
+    local time = redis.call('TIME')
+    asked_clock = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  end
+  return asked_clock
 end
 
 -- Whether a sorted set's lease of a worker runs. One further ahead than any that a worker takes was written by somebody

@@ -118,12 +118,12 @@ local function keeps(self, base, kind, inner)
   -- Returns it, or false, and whether it is the worker's own.
   function self.take_kept(slot, field)
     local worker = string.match(field, '^[^:]+')
+    if redis.call('EXISTS', kept, kept .. ':' .. worker) == 0 then
+      return false, false
+    end
     local own = take_of(worker, slot, field)
     if own then
       return own, true
-    end
-    if redis.call('EXISTS', kept) == 0 then
-      return false, false
     end
     local due = redis.pcall('ZRANGEBYSCORE', kept, '-inf', string.format('%.6f', clock()), 'LIMIT', 0, 16)
     for _, other in ipairs(due) do  -- of an error there are none
