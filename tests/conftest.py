@@ -191,16 +191,22 @@ def model_path(small_model_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's chromium: one for all, since Playwright runs once in a process."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (few tests need it)
-
+def chromium() -> str:
+    """Where Debian's chromium is."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("there is no chromium on PATH: Debian's and Ubuntu's package has one")
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    """One for all, since Playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (few tests need it)
+
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
         browser.close()
 
