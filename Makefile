@@ -54,7 +54,7 @@ test: $(VENV)/.dev
 # In a minute: all that needs no engine and no other process, against a single Redis. It waits less, and each process
 # has to collect the tests.
 test-fast: $(VENV)/.dev
-	@$(PYTEST) -n 4 -m "not engine and not processes and not sd_server and not browser and not several_redis" --ignore tests/e2e --ignore tests/integration/gateway --hypothesis-profile quick $(ARGS)
+	@$(PYTEST) -n 8 -m "not engine and not processes and not sd_server and not browser and not several_redis" --ignore tests/e2e --ignore tests/integration/gateway --hypothesis-profile quick $(ARGS)
 
 # The real image server, built once (about four minutes), and the tests that need it.
 test-sd: $(VENV)/.dev

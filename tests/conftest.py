@@ -53,10 +53,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()
-
-
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

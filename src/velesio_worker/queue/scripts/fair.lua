@@ -150,6 +150,9 @@ local function queue_of(base, kind)
   end
 
   local function charge(priority, tenant, cost)
+    if cost == 0 then
+      return
+    end
     local line_up, had = state .. ':' .. priority, state .. ':' .. priority .. ':had'
     local so_far = redis.call('ZSCORE', line_up, tenant)
     if so_far then
