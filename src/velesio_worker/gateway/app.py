@@ -10,7 +10,6 @@ from typing import Any, Final
 import anyio
 import orjson
 from prometheus_client import disable_created_metrics
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -24,7 +23,7 @@ from velesio_worker.gateway.ids import new_job_id
 from velesio_worker.gateway.jobs import Jobs
 from velesio_worker.gateway.limits import RateLimits
 from velesio_worker.gateway.metrics import FanOutFigures
-from velesio_worker.gateway.middleware import Bodies, Guard, Identify, error_body
+from velesio_worker.gateway.middleware import Bodies, Cors, Guard, Identify, error_body
 from velesio_worker.gateway.openai import routes as openai
 from velesio_worker.gateway.openapi import Operation, document
 from velesio_worker.gateway.page import routes as page
@@ -102,7 +101,7 @@ class Application:
         app = Identify(app, tokens=tokens, limits=limits)
         app = Bodies(app, most=settings.max_body_bytes, seconds=settings.body_seconds)
         if origins := origins_of(settings.cors_origins):
-            app = CORSMiddleware(
+            app = Cors(
                 app,
                 allow_origins=origins,
                 allow_methods=["GET", "POST", "DELETE"],

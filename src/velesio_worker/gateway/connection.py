@@ -34,8 +34,8 @@ class Connection(HttpToolsProtocol):
     """
 
     __slots__ = (
-        *("_flow", "_head_bytes", "_heads", "_in_head", "_in_message", "_lost", "_refused", "_stall", "_timer"),
-        *("_unanswered", "_unsent", "_wants_another", "_when_lost"),
+        *("_flow", "_head_bytes", "_head_read", "_heads", "_in_head", "_in_message", "_lost", "_refused", "_stall"),
+        *("_timer", "_unanswered", "_unsent", "_wants_another", "_when_lost"),
     )
 
     head_seconds: ClassVar[float] = 30.0
@@ -44,7 +44,7 @@ class Connection(HttpToolsProtocol):
         """Give the client so long for its first head."""
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
-        self._unsent = self._head_bytes = self._heads = 0
+        self._unsent = self._head_bytes = self._head_read = self._heads = 0
         self._in_head = self._in_message = self._refused = self._wants_another = self._lost = False
         self._when_lost: Callable[[], None] | None = None
         self._unanswered: list[RequestResponseCycle] = []
@@ -82,7 +82,8 @@ class Connection(HttpToolsProtocol):
             if not self._refused:
                 self._refuse(400, "bad_request", "This is no HTTP request.")
         if went_on and self._in_head and self._heads <= begun:  # the parser keeps what is not whole
-            self._counted(len(data))
+            self._head_read += len(data)
+            self._check_head()
 
     def _go_on_as_asked(self, rest: bytes) -> None:
         """Read a request that would rather speak another protocol, such as h2c, as what it is: there is none.
@@ -102,7 +103,8 @@ class Connection(HttpToolsProtocol):
         """Begin a request."""
         super().on_message_begin()
         self.scope["state"][LINE] = self  # pyright: ignore[reportTypedDictNotRequiredAccess] (it has it)
-        self._head_bytes, self._in_head, self._in_message = 0, True, True
+        self._head_bytes = self._head_read = 0
+        self._in_head = self._in_message = True
         self._heads += 1
         if self._timer is None:
             self._arm()
@@ -124,6 +126,7 @@ class Connection(HttpToolsProtocol):
         self._wants_another = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"  # pyright: ignore[reportOptionalMemberAccess] (as above)
         if not self._refused and not self._wants_another:
             super().on_headers_complete()
+            self.url, self.headers = b"", []  # uvicorn keeps them until the next request's; this one has its own
             self.cycle.message_event = cast(
                 "asyncio.Event", Event()
             )  # the request's task, which waits for it, has not begun
@@ -188,7 +191,10 @@ class Connection(HttpToolsProtocol):
 
     def _counted(self, size: int) -> bool:
         self._head_bytes += size
-        if self._head_bytes > MOST_HEAD_BYTES and not self._refused:
+        return self._check_head()
+
+    def _check_head(self) -> bool:
+        if max(self._head_bytes, self._head_read) > MOST_HEAD_BYTES and not self._refused:
             self._refuse(431, "head_too_large", f"The request's head is larger than {MOST_HEAD_BYTES} bytes.")
         return not self._refused
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from velesio_worker.core.exposure import is_own_name
@@ -237,6 +238,17 @@ class _Body:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, "too_large", f"The body is larger than MAX_BODY_BYTES, {self._most} bytes.")
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, which keeps a request's head until it is answered, for those alone who name an origin."""
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] (ASGI asks for no more)
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:
+        """Answer a request."""
+        asks = scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"])
+        return super().__call__(scope, receive, send) if asks else self.app(scope, receive, send)
 
 
 class Identify:

@@ -25,6 +25,9 @@ from velesio_worker.gateway.seen import LINE, Line, seen_of
 _BEGINNING: Final = "0-0"
 _ENTRY: Final = re.compile(r"[0-9]{1,10}-[0-9]{1,18}")
 
+_NEEDED: Final = ("type", "method", "state")
+"""What uvicorn and the layers above need of a request whose answer has begun; the rest is a kilobyte of each viewer."""
+
 log = get_logger(__name__)
 
 
@@ -66,10 +69,12 @@ def _send_chunk(send: Callable[[bytes], Awaitable[None] | None], body: bytes) ->
 
 
 def _way_out(scope: Scope) -> Callable[[bytes], Awaitable[None] | None]:
-    """Return how pieces are sent of an answer that has begun, whose request needs its headers no more."""
+    """Return how pieces are sent of an answer that has begun; most of what was asked is forgotten."""
     line: Line | None = scope["state"].get(LINE)
     if line is not None:
-        scope["headers"].clear()  # they would be kept as long as the viewer looks
+        needed = {name: scope[name] for name in _NEEDED}
+        scope.clear()
+        scope.update(needed)
         return partial(_send_chunk, line.send_piece)
     send = seen_of(scope).send
 

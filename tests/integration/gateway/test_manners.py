@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.gateway import ALICE, GatewayProcess, received
+from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis, received
 from tests.support.servers import wait_until
 
 NO_REQUESTS = [b"GET * HTTP/1.1", b"CONNECT a:1 HTTP/1.1", b"GET /\xff HTTP/1.1", b"\x16\x03"]
@@ -216,6 +216,33 @@ def test_a_thousand_connections_that_send_nothing_cost_little_and_are_closed(gat
             assert received(connection) == b""
 
     wait_until(lambda: process.num_fds() < 100, "their files are closed")
+
+
+@pytest.mark.parametrize("filler", ["/events?x={} HTTP/1.1\r\nX: y", "/events HTTP/1.1\r\nX: {}"])
+def test_of_what_a_viewer_asked_next_to_nothing_is_kept_while_it_looks(
+    alice: httpx.Client, gateway: GatewayProcess, worker: WorkerInRedis, filler: str
+) -> None:
+    assert gateway.process is not None
+    process = psutil.Process(gateway.process.pid)
+    job_id = alice.post("/jobs", json=COMPLETION).json()["id"]
+    worker.begin(job_id)
+
+    def ask(size: int) -> bytes:
+        target = filler.format("y" * size)
+        return f"GET /jobs/{job_id}{target}\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode()
+
+    with ExitStack() as stack:
+
+        def view(number: int, size: int) -> None:
+            for _ in range(number):
+                connection = stack.enter_context(gateway.connect())
+                connection.sendall(ask(size))
+                assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+        view(50, 60_000)  # what is needed for a while is there from now on
+        before = process.memory_info().rss
+        view(200, 60_000)
+        assert process.memory_info().rss - before < 200 * 25_000
 
 
 def test_many_requests_at_once_on_a_connection_are_answered_each(gateway: GatewayProcess) -> None:

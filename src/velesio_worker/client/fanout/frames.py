@@ -23,6 +23,8 @@ KEEP_ALIVE: Final = b": ping\n"
 CLOSED: Final = "closed"
 """The event by which a viewer is told that its stream ends here and goes on elsewhere."""
 
+_EVENT: Final = b"event: "
+_DATA: Final = b"data: "
 _ID: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
 _TERMINAL: Final = frozenset(event.encode() for event in TERMINAL)
 _START: Final = START.encode()
@@ -45,13 +47,12 @@ class Entry:
     terminal: bool
     frame: bytes
     created: float | None
-    _event: bytes
-    _data_at: int
 
     def event(self) -> StreamEvent:
         """Return the entry as the client's reader has it."""
-        data = json_object(self.frame[self._data_at : -2])
-        return StreamEvent(entry_name(self.id), self._event.decode(errors="replace"), data)
+        _, event, data = self.frame[:-2].split(b"\n")
+        text = event.removeprefix(_EVENT).decode(errors="replace")
+        return StreamEvent(entry_name(self.id), text, json_object(data.removeprefix(_DATA)))
 
 
 def entry_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
@@ -61,13 +62,11 @@ def entry_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
         event = event.translate(_ONE_LINE)
     if b"\n" in data or b"\r" in data:
         data = data.translate(_ONE_LINE)
-    head = b"id: %b\nevent: %b\ndata: " % (entry_id, event)
     found = _CREATED.search(data) if event == _START else None
     created = float(found.group(1)) if found else None
     attempt, _, sequence = entry_id.partition(b"-")
-    return Entry(
-        (int(attempt), int(sequence)), event in _TERMINAL, b"%b%b\n\n" % (head, data), created, event, len(head)
-    )
+    frame = b"id: %b\n%b%b\n%b%b\n\n" % (entry_id, _EVENT, event, _DATA, data)
+    return Entry((int(attempt), int(sequence)), event in _TERMINAL, frame, created)
 
 
 def terminal_entry(after: EntryId, event: str, data: dict[str, object]) -> Entry:

@@ -42,9 +42,6 @@ _PARKED_KEYS: Final = 512
 _PARKED_SECONDS: Final = 2.0
 """How long it waits; streams that have become silent meanwhile are read as before until it is sent again."""
 
-_PARKED_REST: Final = 0.1
-"""The pause after each such read that brought something: it asks for all of them again."""
-
 _TURN_SECONDS: Final = 0.005
 """How long the pump works before others have a turn."""
 
@@ -128,6 +125,7 @@ class Reader:
             if not parked:
                 await rung.wait(_PARKED_SECONDS if self._tails else math.inf)
                 continue
+            began = time.thread_time()
             try:
                 news = await self._lines.news(parked, round(_PARKED_SECONDS * 1000))
             except RedisError as error:
@@ -136,11 +134,12 @@ class Reader:
                 continue
             self._outage.over()
             backoff.reset()
+            read = time.thread_time() - began
             await self._hand_on(news)
             self._note_silence([tail for tail in parked if tail.parked])
             if news:
                 self._due.ring()
-                await anyio.sleep(_PARKED_REST)
+                await anyio.sleep(self._rest(read, came=True, tails=len(parked)))
 
     def _park(self, now: float) -> list[Tail]:
         """Return the silent tails that one read waits for; all others are the other reader's."""
