@@ -34,7 +34,7 @@ class Connection(HttpToolsProtocol):
     """
 
     __slots__ = (
-        *("_flow", "_head_bytes", "_head_read", "_heads", "_in_head", "_in_message", "_lost", "_refused", "_stall"),
+        *("_flow", "_head_bytes", "_head_read", "_heads", "_in_head", "_in_message", "_lost", "_refusal", "_stall"),
         *("_timer", "_unanswered", "_unsent", "_wants_another", "_when_lost"),
     )
 
@@ -45,7 +45,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._unsent = self._head_bytes = self._head_read = self._heads = 0
-        self._in_head = self._in_message = self._refused = self._wants_another = self._lost = False
+        self._in_head = self._in_message = self._wants_another = self._lost = False
+        self._refusal: bytes | None = None
         self._when_lost: Callable[[], None] | None = None
         self._unanswered: list[RequestResponseCycle] = []
         super().connection_made(transport)
@@ -79,7 +80,7 @@ class Connection(HttpToolsProtocol):
             if self._wants_another:
                 self._go_on_as_asked(data[stopped.args[0] :])
         except httptools.HttpParserError:
-            if not self._refused:
+            if self._refusal is None:
                 self._refuse(400, "bad_request", "This is no HTTP request.")
         if went_on and self._in_head and self._heads <= begun:  # the parser keeps what is not whole
             self._head_read += len(data)
@@ -121,10 +122,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""
-        self._in_head = False
         self._disarm()
         self._wants_another = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"  # pyright: ignore[reportOptionalMemberAccess] (as above)
-        if not self._refused and not self._wants_another:
+        if self._refusal is None and not self._wants_another:
             super().on_headers_complete()
             self.url, self.headers = b"", []  # uvicorn keeps them until the next request's; this one has its own
             self.cycle.message_event = cast(
@@ -133,17 +133,18 @@ class Connection(HttpToolsProtocol):
             self._unanswered.append(self.cycle)
             if 1 < len(self._unanswered) <= _MOST_AHEAD:
                 self.flow.resume_reading()
+        self._in_head = False  # not before: what raises here is within the head
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        if not self._refused:
+        if self._refusal is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the request is whole."""
         self._in_message = False
         self._disarm()
-        if not self._refused and not self._wants_another:
+        if self._refusal is None and not self._wants_another:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -151,7 +152,12 @@ class Connection(HttpToolsProtocol):
         self._when_lost = None
         self._unanswered.pop(0)
         super().on_response_complete()
-        if self._in_message and not self._in_head:
+        if self._refusal is not None:
+            if self._unanswered:
+                self.flow.pause_reading()
+            else:
+                self._say_refusal()
+        elif self._in_message and not self._in_head:
             self._arm()
 
     def pause_writing(self) -> None:
@@ -194,22 +200,42 @@ class Connection(HttpToolsProtocol):
         return self._check_head()
 
     def _check_head(self) -> bool:
-        if max(self._head_bytes, self._head_read) > MOST_HEAD_BYTES and not self._refused:
+        if max(self._head_bytes, self._head_read) > MOST_HEAD_BYTES and self._refusal is None:
             self._refuse(431, "head_too_large", f"The request's head is larger than {MOST_HEAD_BYTES} bytes.")
-        return not self._refused
+        return self._refusal is None
 
     def _is_answering(self) -> bool:
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None until there is a first one
         return cycle is not None and not cycle.response_complete
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer what is no request, and hang up."""
-        self._refused = True
+        """Answer what is no request, once those in front of it have been answered, and hang up."""
+        body = orjson.dumps({"error": {"code": code, "message": message, "param": None}})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self._refusal = STATUS_LINE[status] + head + body
         self._disarm()
-        if not self._is_answering():  # else the answer would be within another one
-            body = orjson.dumps({"error": {"code": code, "message": message, "param": None}})
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
+        if self._in_message and not self._in_head:
+            self._give_up_newest()
+        if self._unanswered:
+            self.flow.pause_reading()
+        else:
+            self._say_refusal()
+
+    def _give_up_newest(self) -> None:
+        """Have the request whose body broke off end without an answer of its own."""
+        cycle = self._unanswered[-1] if self._is_answering() else None
+        if cycle is None or cycle.response_started:
+            self._refusal = b""  # it has an answer, or half of one
+        if cycle is not None:
+            self._unanswered.pop()
+            if self.pipeline and self.pipeline[0][0] is cycle:
+                del self.pipeline[0]
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _say_refusal(self) -> None:
+        if self._refusal and not self.transport.is_closing():
+            self.transport.write(self._refusal)
         self.transport.close()
 
     def _arm(self) -> None:

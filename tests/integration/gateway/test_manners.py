@@ -218,6 +218,20 @@ def test_a_thousand_connections_that_send_nothing_cost_little_and_are_closed(gat
     wait_until(lambda: process.num_fds() < 100, "their files are closed")
 
 
+def test_what_comes_before_a_broken_body_is_answered_and_so_is_that(gateway: GatewayProcess) -> None:
+    head = f"POST /jobs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\n".encode()
+    with gateway.connect() as connection:
+        connection.sendall(
+            b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n" + head + b"Content-Length: 2\r\n\r\n{}"
+            + head + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n"
+        )  # fmt: skip
+        found = received(connection)
+    assert [found[at + 9 : at + 12] for at in range(len(found)) if found.startswith(b"HTTP/1.1 ", at)] == [
+        *(b"200", b"400", b"400")
+    ]
+    assert found.endswith(b'"message":"This is no HTTP request.","param":null}}')
+
+
 @pytest.mark.parametrize("filler", ["/events?x={} HTTP/1.1\r\nX: y", "/events HTTP/1.1\r\nX: {}"])
 def test_of_what_a_viewer_asked_next_to_nothing_is_kept_while_it_looks(
     alice: httpx.Client, gateway: GatewayProcess, worker: WorkerInRedis, filler: str
