@@ -153,10 +153,7 @@ class Connection(HttpToolsProtocol):
         self._unanswered.pop(0)
         super().on_response_complete()
         if self._refusal is not None:
-            if self._unanswered:
-                self.flow.pause_reading()
-            else:
-                self._say_refusal()
+            self._say_refusal()
         elif self._in_message and not self._in_head:
             self._arm()
 
@@ -216,10 +213,7 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         if self._in_message and not self._in_head:
             self._give_up_newest()
-        if self._unanswered:
-            self.flow.pause_reading()
-        else:
-            self._say_refusal()
+        self._say_refusal()
 
     def _give_up_newest(self) -> None:
         """Have the request whose body broke off end without an answer of its own."""
@@ -234,7 +228,12 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def _say_refusal(self) -> None:
-        if self._refusal and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._unanswered:  # whose answers come first
+            self.flow.pause_reading()
+            return
+        if self._refusal:
             self.transport.write(self._refusal)
         self.transport.close()
 
