@@ -14,7 +14,7 @@ from tests.support.stage import Stage
 
 STREAM: Final = (
     ': ping\nid: 1-0\r\nevent: start\r\ndata: {"a":\r\ndata: 1}\r\n\r\n'
-    ": ping\nid:1-1\ndata:ü\n\nnonsense\nevent: token\n\n"
+    ": ping\nid:1-1\ndata:ü\n\nnonsense\nevent: token\n\ndata: 2\n\n"
 )
 
 
@@ -45,7 +45,11 @@ def test_events_are_the_same_wherever_a_stream_is_cut(page: Page, gateway: Stage
         STREAM,
     )
     assert found == [
-        [{"id": "1-0", "event": "start", "data": '{"a":\n1}'}, {"id": "1-1", "event": "message", "data": "ü"}]
+        [
+            {"id": "1-0", "event": "start", "data": '{"a":\n1}'},
+            {"id": "1-1", "event": "message", "data": "ü"},
+            {"id": "1-1", "event": "message", "data": "2"},
+        ]
     ]
 
 

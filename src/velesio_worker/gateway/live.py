@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final, Protocol, cast
@@ -30,7 +30,7 @@ QUIET_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 5.0
 """How long an end waits for Redis to take the cancels."""
 
-Part = tuple[str, Mapping[str, Any]]
+Part = tuple[str, dict[str, Any]]
 """A job of a request: its type and its parameters."""
 
 ErrorBody = Callable[[ApiError], Mapping[str, Any]]
@@ -95,9 +95,7 @@ def failure(error: ApiError, error_body: ErrorBody) -> Response:
     return Response(orjson.dumps(error_body(error)), error.status, error.headers, "application/json")
 
 
-async def answer(
-    request: Request, jobs: Jobs, caller: Caller, job_type: str, data: Mapping[str, Any]
-) -> dict[str, Any]:
+async def answer(request: Request, jobs: Jobs, caller: Caller, job_type: str, data: dict[str, Any]) -> dict[str, Any]:
     """Run a job for a request and return its result; a client that hangs up has it cancelled.
 
     Raises:
@@ -107,8 +105,10 @@ async def answer(
     return result
 
 
-async def answers(request: Request, jobs: Jobs, caller: Caller, parts: Sequence[Part]) -> list[dict[str, Any]]:
+async def answers(request: Request, jobs: Jobs, caller: Caller, parts: list[Part]) -> list[dict[str, Any]]:
     """Run several jobs for a request and return their results in order; should one fail, the others are cancelled.
+
+    ``parts`` is emptied.
 
     Raises:
         ApiError: one was not taken, or failed; or the client hung up.
@@ -149,12 +149,15 @@ class _Going(dict[str, None]):
 
 
 @asynccontextmanager
-async def _running(jobs: Jobs, caller: Caller, parts: Sequence[Part]) -> AsyncGenerator[_Going, None]:
-    """Submit jobs; those that have not ended when the block does are cancelled."""
+async def _running(jobs: Jobs, caller: Caller, parts: list[Part]) -> AsyncGenerator[_Going, None]:
+    """Submit jobs; those that have not ended when the block does are cancelled.
+
+    What is submitted is taken from the list: it would be kept else, megabytes perhaps, for as long as its answer takes.
+    """
     going = _Going()
     try:
-        for job_type, data in parts:
-            going[await jobs.submit(caller, job_type, data, unread_timeout=UNREAD_SECONDS)] = None
+        while parts:
+            going[await jobs.submit(caller, *parts.pop(0), unread_timeout=UNREAD_SECONDS)] = None
         yield going
     finally:
         if going:
@@ -192,7 +195,7 @@ class LiveResponse(Response):
     Args:
         jobs: where the jobs go.
         caller: for whom.
-        parts: the jobs.
+        parts: the jobs; the list is emptied.
         frames: how their events are written.
         error_body: how errors are written in front of the first piece.
         quiet: after how many seconds without a word the answer begins all the same, or says that it lives.
@@ -202,7 +205,7 @@ class LiveResponse(Response):
         self,
         jobs: Jobs,
         caller: Caller,
-        parts: Sequence[Part],
+        parts: list[Part],
         frames: Frames,
         error_body: ErrorBody,
         *,

@@ -173,7 +173,7 @@ def _tell(seen: Seen) -> None:
         route=seen.route,
         status=seen.status,
         ms=round(took * 1000, 1),
-        token=seen.caller.name if isinstance(seen.caller, Caller) else None,
+        caller=seen.caller.name if isinstance(seen.caller, Caller) else None,
         jobs=",".join(seen.jobs) or None,
         trace_id=seen.trace_id,
     )

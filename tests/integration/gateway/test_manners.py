@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import time
 from contextlib import ExitStack
@@ -259,6 +260,28 @@ def test_of_what_a_viewer_asked_next_to_nothing_is_kept_while_it_looks(
         assert process.memory_info().rss - before < 200 * 25_000
 
 
+def test_of_a_prompt_nothing_is_kept_while_it_is_answered(gateway: GatewayProcess, worker: WorkerInRedis) -> None:
+    assert gateway.process is not None
+    process = psutil.Process(gateway.process.pid)
+    body = json.dumps({"model": "small", "stream": True, "prompt": "y" * 60_000}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: {len(body)}"
+    with ExitStack() as stack:
+
+        def ask(number: int) -> None:
+            for _ in range(number):
+                connection = stack.enter_context(gateway.connect())
+                connection.sendall(head.encode() + b"\r\n\r\n" + body)
+                job_id = worker.take()["id"]
+                worker.begin(job_id)
+                worker.say(job_id, 1, "a")
+                assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+        ask(30)  # what is needed for a while is there from now on
+        before = process.memory_info().rss
+        ask(100)
+        assert process.memory_info().rss - before < 100 * 40_000
+
+
 def test_many_requests_at_once_on_a_connection_are_answered_each(gateway: GatewayProcess) -> None:
     with gateway.connect() as connection:
         request = f"POST /jobs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: 2\r\n\r\n{{}}"
@@ -334,13 +357,13 @@ def test_a_line_in_the_log_tells_of_a_request_without_what_was_asked(
         "the line is there",
     )
     [line] = [line for line in gateway.lines("request") if line["request"] == response.headers["x-request-id"]]
-    told = {name: line[name] for name in ("method", "route", "status", "token", "trace_id", "jobs")}
+    told = {name: line[name] for name in ("method", "route", "status", "caller", "trace_id", "jobs")}
     job_id = response.json()["id"]
     assert told == {
         "method": "POST",
         "route": "/jobs",
         "status": 202,
-        "token": "alice",
+        "caller": "alice",
         "trace_id": trace,
         "jobs": job_id,
     }

@@ -75,7 +75,7 @@ class Peer:
         return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, self.receive)
 
     async def get(self, jobs: JobsDouble, parts: Sequence[Any] = PARTS, **options: Any) -> None:
-        live = LiveResponse(cast("Jobs", jobs), CALLER, parts, PlainFrames(), error_body, **options)
+        live = LiveResponse(cast("Jobs", jobs), CALLER, list(parts), PlainFrames(), error_body, **options)
         with anyio.fail_after(20):
             await live({"type": "http"}, self.receive, self.send)
 
@@ -175,7 +175,7 @@ async def test_a_mistake_of_the_gateways_is_told_as_one_without_its_words() -> N
             raise RuntimeError("secret")
 
     jobs, peer = JobsDouble([[[start(), done(1)]]]), Peer()
-    await LiveResponse(cast("Jobs", jobs), CALLER, PARTS, Broken(), error_body)(
+    await LiveResponse(cast("Jobs", jobs), CALLER, list(PARTS), Broken(), error_body)(
         {"type": "http"}, peer.receive, peer.send
     )
     assert peer.status == 500

@@ -46,8 +46,10 @@ export class Parser {
       at = end + 1;
       if (line) {
         this.#take(line);
-      } else if (this.#data.length) {
-        found.push({ id: this.#id, event: this.#event || "message", data: this.#data.join("\n") });
+      } else {
+        if (this.#data.length) {
+          found.push({ id: this.#id, event: this.#event || "message", data: this.#data.join("\n") });
+        }
         this.#event = "";
         this.#data = [];
       }
