@@ -51,8 +51,8 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --dist loadfile
 test: $(VENV)/.dev
 	@$(PYTEST) -n 5 -m "not sd_server and not browser" $(ARGS)
 
-# In a minute: all that needs no engine and no other process, against a single Redis. It waits less, and each process
-# has to collect the tests.
+# In a minute: all that needs no engine and no other process, against a single Redis. Four processes leave a quarter of
+# two cores idle; each has to collect the tests.
 test-fast: $(VENV)/.dev
 	@$(PYTEST) -n 8 -m "not engine and not processes and not sd_server and not browser and not several_redis" --ignore tests/e2e --ignore tests/integration/gateway --hypothesis-profile quick $(ARGS)
 

@@ -101,9 +101,19 @@ class GatewayProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
-    def children(self) -> list[psutil.Process]:
+    @property
+    def system_process(self) -> psutil.Process:
+        """The process as the system sees it."""
         assert self.process is not None
-        return psutil.Process(self.process.pid).children()
+        return psutil.Process(self.process.pid)
+
+    @property
+    def memory(self) -> int:
+        """How many bytes it has in memory."""
+        return self.system_process.memory_info().rss
+
+    def children(self) -> list[psutil.Process]:
+        return self.system_process.children()
 
     def end(self) -> None:
         """Leave nothing behind."""

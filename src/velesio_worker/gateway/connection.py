@@ -14,8 +14,10 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from velesio_worker.gateway.errors import ApiError
 from velesio_worker.gateway.flow import Flow
 from velesio_worker.gateway.light import Event, Pipeline
+from velesio_worker.gateway.middleware import error_body
 from velesio_worker.gateway.seen import LINE
 
 MOST_HEAD_BYTES: Final = 64 * 1024
@@ -201,13 +203,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(431, "head_too_large", f"The request's head is larger than {MOST_HEAD_BYTES} bytes.")
         return self._refusal is None
 
-    def _is_answering(self) -> bool:
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # None until there is a first one
-        return cycle is not None and not cycle.response_complete
-
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer what is no request, once those in front of it have been answered, and hang up."""
-        body = orjson.dumps({"error": {"code": code, "message": message, "param": None}})
+        body = orjson.dumps(error_body(ApiError(status, code, message)))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self._refusal = STATUS_LINE[status] + head + body
         self._disarm()
@@ -217,11 +215,10 @@ class Connection(HttpToolsProtocol):
 
     def _give_up_newest(self) -> None:
         """Have the request whose body broke off end without an answer of its own."""
-        cycle = self._unanswered[-1] if self._is_answering() else None
-        if cycle is None or cycle.response_started:
+        if not self._unanswered or self._unanswered[-1].response_started:
             self._refusal = b""  # it has an answer, or half of one
-        if cycle is not None:
-            self._unanswered.pop()
+        if self._unanswered:
+            cycle = self._unanswered.pop()
             if self.pipeline and self.pipeline[0][0] is cycle:
                 del self.pipeline[0]
             cycle.disconnected = True
@@ -250,7 +247,7 @@ class Connection(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if self._is_answering():  # what comes behind the request that is answered can wait
+        if self._unanswered:  # what comes behind the request that is answered can wait
             self._arm()
         elif self._in_head:
             self._refuse(408, "request_timeout", "The request's head came too slowly.")

@@ -38,8 +38,7 @@ BEHIND = {
 
 def held(gateway: GatewayProcess) -> int:
     """How many connections the gateway has whose clients are gone."""
-    assert gateway.process is not None
-    found = psutil.Process(gateway.process.pid).net_connections("tcp")
+    found = gateway.system_process.net_connections("tcp")
     return sum(one.status == psutil.CONN_CLOSE_WAIT for one in found)
 
 

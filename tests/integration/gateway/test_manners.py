@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.gateway import ALICE, GatewayProcess, WorkerInRedis, received
@@ -205,18 +204,16 @@ def test_a_head_that_is_too_large_is_refused(gateway: GatewayProcess, head: byte
 
 
 def test_a_thousand_connections_that_send_nothing_cost_little_and_are_closed(gateway: GatewayProcess) -> None:
-    assert gateway.process is not None
-    process = psutil.Process(gateway.process.pid)
     with gateway.client() as client, ExitStack() as stack:
         assert client.get("/livez").status_code == 200
-        before = process.memory_info().rss
+        before = gateway.memory
         silent = [stack.enter_context(gateway.connect()) for _ in range(1000)]
         assert client.get("/livez").status_code == 200
-        assert process.memory_info().rss - before < 30 * 1024 * 1024
+        assert gateway.memory - before < 30 * 1024 * 1024
         for connection in silent:
             assert received(connection) == b""
 
-    wait_until(lambda: process.num_fds() < 100, "their files are closed")
+    wait_until(lambda: gateway.system_process.num_fds() < 100, "their files are closed")
 
 
 def test_what_comes_before_a_broken_body_is_answered_and_so_is_that(gateway: GatewayProcess) -> None:
@@ -237,32 +234,25 @@ def test_what_comes_before_a_broken_body_is_answered_and_so_is_that(gateway: Gat
 def test_of_what_a_viewer_asked_next_to_nothing_is_kept_while_it_looks(
     alice: httpx.Client, gateway: GatewayProcess, worker: WorkerInRedis, filler: str
 ) -> None:
-    assert gateway.process is not None
-    process = psutil.Process(gateway.process.pid)
     job_id = alice.post("/jobs", json=COMPLETION).json()["id"]
     worker.begin(job_id)
-
-    def ask(size: int) -> bytes:
-        target = filler.format("y" * size)
-        return f"GET /jobs/{job_id}{target}\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode()
-
+    target = f"/jobs/{job_id}{filler.format('y' * 60_000)}"
+    request = f"GET {target}\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\n\r\n".encode()
     with ExitStack() as stack:
 
-        def view(number: int, size: int) -> None:
+        def view(number: int) -> None:
             for _ in range(number):
                 connection = stack.enter_context(gateway.connect())
-                connection.sendall(ask(size))
+                connection.sendall(request)
                 assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
-        view(50, 60_000)  # what is needed for a while is there from now on
-        before = process.memory_info().rss
-        view(200, 60_000)
-        assert process.memory_info().rss - before < 200 * 25_000
+        view(50)  # what is needed for a while is there from now on
+        before = gateway.memory
+        view(200)
+        assert gateway.memory - before < 200 * 25_000
 
 
 def test_of_a_prompt_nothing_is_kept_while_it_is_answered(gateway: GatewayProcess, worker: WorkerInRedis) -> None:
-    assert gateway.process is not None
-    process = psutil.Process(gateway.process.pid)
     body = json.dumps({"model": "small", "stream": True, "prompt": "y" * 60_000}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: {len(body)}"
     with ExitStack() as stack:
@@ -277,9 +267,9 @@ def test_of_a_prompt_nothing_is_kept_while_it_is_answered(gateway: GatewayProces
                 assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
         ask(30)  # what is needed for a while is there from now on
-        before = process.memory_info().rss
+        before = gateway.memory
         ask(100)
-        assert process.memory_info().rss - before < 100 * 40_000
+        assert gateway.memory - before < 100 * 40_000
 
 
 def test_many_requests_at_once_on_a_connection_are_answered_each(gateway: GatewayProcess) -> None:

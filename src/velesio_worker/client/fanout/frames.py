@@ -23,8 +23,7 @@ KEEP_ALIVE: Final = b": ping\n"
 CLOSED: Final = "closed"
 """The event by which a viewer is told that its stream ends here and goes on elsewhere."""
 
-_EVENT: Final = b"event: "
-_DATA: Final = b"data: "
+_FRAME: Final = b"id: %b\nevent: %b\ndata: %b\n\n"
 _ID: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
 _TERMINAL: Final = frozenset(event.encode() for event in TERMINAL)
 _START: Final = START.encode()
@@ -51,8 +50,8 @@ class Entry:
     def event(self) -> StreamEvent:
         """Return the entry as the client's reader has it."""
         _, event, data = self.frame[:-2].split(b"\n")
-        text = event.removeprefix(_EVENT).decode(errors="replace")
-        return StreamEvent(entry_name(self.id), text, json_object(data.removeprefix(_DATA)))
+        text = event.removeprefix(b"event: ").decode(errors="replace")
+        return StreamEvent(entry_name(self.id), text, json_object(data.removeprefix(b"data: ")))
 
 
 def entry_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
@@ -65,8 +64,7 @@ def entry_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
     found = _CREATED.search(data) if event == _START else None
     created = float(found.group(1)) if found else None
     attempt, _, sequence = entry_id.partition(b"-")
-    frame = b"id: %b\n%b%b\n%b%b\n\n" % (entry_id, _EVENT, event, _DATA, data)
-    return Entry((int(attempt), int(sequence)), event in _TERMINAL, frame, created)
+    return Entry((int(attempt), int(sequence)), event in _TERMINAL, _FRAME % (entry_id, event, data), created)
 
 
 def terminal_entry(after: EntryId, event: str, data: dict[str, object]) -> Entry:
@@ -80,7 +78,7 @@ def closing_frame(reason: str, after: EntryId) -> bytes:
     """Return the last frame of a viewer whose stream goes on without it: why, and where it may resume."""
     name = entry_name(after)
     data = orjson.dumps({"reason": reason, "after": name})
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (name.encode(), CLOSED.encode(), data)
+    return _FRAME % (name.encode(), CLOSED.encode(), data)
 
 
 def entry_name(entry_id: EntryId) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -44,6 +44,13 @@ _PARKED_SECONDS: Final = 2.0
 
 _TURN_SECONDS: Final = 0.005
 """How long the pump works before others have a turn."""
+
+
+class _Round(NamedTuple):
+    """What a round of reading was: whether anything came, and for how many seconds the loop's thread worked."""
+
+    came: bool
+    took: float
 
 
 class Reader:
@@ -97,21 +104,13 @@ class Reader:
                 next_at = min((tail.read_at for tail in self._tails.values()), default=math.inf)
                 await rung.wait(next_at - now)
                 continue
-            began = time.thread_time()
-            try:
-                news = await self._lines.news(due, self._block(due, now))
-            except RedisError as error:
-                self._outage.noticed(error)
-                await backoff.pause(self._outage)
+            found = await self._read(due, self._block(due, now), backoff)
+            if found is None:
                 continue
-            self._outage.over()
-            backoff.reset()
-            read = time.thread_time() - began
-            await self._hand_on(news)
-            if not news or now >= self._silence_at:
+            if not found.came or now >= self._silence_at:
                 self._silence_at = now + _SILENCE_SECONDS
                 self._note_silence(due)
-            await anyio.sleep(self._rest(read, came=bool(news), tails=len(due)))
+            await anyio.sleep(self._rest(found, tails=len(due)))
 
     async def wait_for_silent(self) -> None:
         """Wait for ever for entries of silent streams, which cost next to nothing as long as they are that.
@@ -125,21 +124,28 @@ class Reader:
             if not parked:
                 await rung.wait(_PARKED_SECONDS if self._tails else math.inf)
                 continue
-            began = time.thread_time()
-            try:
-                news = await self._lines.news(parked, round(_PARKED_SECONDS * 1000))
-            except RedisError as error:
-                self._outage.noticed(error)
-                await backoff.pause(self._outage)
+            found = await self._read(parked, round(_PARKED_SECONDS * 1000), backoff)
+            if found is None:
                 continue
-            self._outage.over()
-            backoff.reset()
-            read = time.thread_time() - began
-            await self._hand_on(news)
             self._note_silence([tail for tail in parked if tail.parked])
-            if news:
+            if found.came:
                 self._due.ring()
-                await anyio.sleep(self._rest(read, came=True, tails=len(parked)))
+                await anyio.sleep(self._rest(found, tails=len(parked)))
+
+    async def _read(self, tails: Sequence[Tail], block: int | None, backoff: Backoff) -> _Round | None:
+        """Read tails and hand on what came; None, a pause later, if Redis does not answer."""
+        began = time.thread_time()
+        try:
+            news = await self._lines.news(tails, block)
+        except RedisError as error:
+            self._outage.noticed(error)
+            await backoff.pause(self._outage)
+            return None
+        self._outage.over()
+        backoff.reset()
+        took = time.thread_time() - began
+        await self._hand_on(news)
+        return _Round(bool(news), took)
 
     def _park(self, now: float) -> list[Tail]:
         """Return the silent tails that one read waits for; all others are the other reader's."""
@@ -155,12 +161,12 @@ class Reader:
         waits = len(due) <= _BLOCKING_KEYS and any(tail.is_lively(now) for tail in due)
         return max(1, round(self._tick * 1000)) if waits else None
 
-    def _rest(self, read: float, *, came: bool, tails: int) -> float:
+    def _rest(self, found: _Round, *, tails: int) -> float:
         """How long to pause after a round: not at all where that round waited by itself."""
         if self._lines.is_cluster:
-            return min(self._tick, max(_REST * read, self._tick / 5))
-        if came:
-            return min(self._tick, _REST * read)
+            return min(self._tick, max(_REST * found.took, self._tick / 5))
+        if found.came:
+            return min(self._tick, _REST * found.took)
         return self._tick if tails > _BLOCKING_KEYS else 0.0
 
     async def _hand_on(self, news: Sequence[News]) -> None:
